@@ -1,0 +1,60 @@
+"""Makes the weights of this folder again: ``python checkpoints/make.py [name …]``, from the repository's root.
+
+Each is trained by one command, which the manifest records, and is written with what its result row measured.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from lit_unlearn.backbones import save_weights
+from lit_unlearn.cli import run
+from lit_unlearn.reports.report import Report
+
+HERE = Path(__file__).parent
+CONFIGS = {
+    "digits_resnet8": "digits/pretrain",
+    "digits_resnet8_retrain_classes_0_1_2": "digits/retrain",
+    "fashion_mnist_resnet8": "fashion_mnist/pretrain",
+    "fashion_mnist_resnet8_retrain_classes_0_1_2": "fashion_mnist/retrain",
+}
+
+
+def make(name: str) -> None:
+    """Trains one model, writes its weights and its entry in the manifest."""
+    command = ["fit", "--config", f"configs/experiment/{CONFIGS[name]}.yaml"]
+    original = next(other for other in CONFIGS if name.startswith(other))
+    if name != original:
+        # The original need not be there to train a Retrain; it only makes an Original row.
+        command += ["--model.weights", "null"] if not (HERE / f"{original}.pt").exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        cli = run([*command, "--trainer.logger.save_dir", folder])
+    report = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Report))
+    row = report.rows[-1]
+    split = row.split["hash"] if row.split["counts"]["forget"] else None
+    path = HERE / f"{name}.pt"
+    save_weights(cli.model.backbone, path, {"method": row.method, "split": split})
+    manifest_path = HERE / "manifest.json"
+    manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {"format": 1, "weights": {}}
+    manifest["weights"][name] = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "method": row.method,
+        "backbone": row.backbone,
+        "data": row.data,
+        "split": split,
+        "seed": row.seed,
+        "accuracy": row.metrics,
+        "command": "lit-unlearn " + " ".join(command),
+        "versions": row.versions,
+    }
+    manifest["weights"] = dict(sorted(manifest["weights"].items()))
+    manifest_path.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or CONFIGS:
+        sys.argv = sys.argv[:1]
+        make(wanted)

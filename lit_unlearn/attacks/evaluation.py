@@ -1,0 +1,110 @@
+"""Scores Original, Retrain and the unlearned model alike, and lets every attack of the run loose on all three."""
+
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_unlearn.attacks.base import UNLEARNED, attacks_of
+from lit_unlearn.attacks.target import Target, release, target_for, target_of
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.errors import UsageError
+
+ORIGINAL, RETRAIN = "original", "retrain"
+
+
+class Evaluation(Callback):
+    """The numbers without an attack, and the yardsticks beside them.
+
+    Original and Retrain are scored and attacked before unlearning starts, so that even an interrupted run has them.
+
+    Args:
+        retrain: weights of a model trained without the forget set: a file, or a name in the manifest. It must have been trained
+            without exactly this run's forget set; None leaves the yardstick out.
+
+    Attributes:
+        findings: for each subject, its accuracy on each split, as ``<split>_acc``, a fraction.
+        skipped: for each subject, why it has no numbers.
+        seconds: for each subject, how long scoring took.
+        weights: for each yardstick, where its weights came from.
+    """
+
+    title = "evaluate"
+
+    def __init__(self, retrain: str | Path | None = None) -> None:
+        self.retrain = retrain
+        self.findings: dict[str, dict[str, float]] = {}
+        self.skipped: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.weights: dict[str, dict[str, str]] = {}
+        self._retrain: Backbone | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Loads the yardstick's weights.
+
+        Raises:
+            UsageError: if they do not fit the backbone, or belong to another split.
+        """
+        del stage
+        self.findings, self.skipped, self.seconds, self.weights = {}, {}, {}, {}
+        if self.retrain is None:
+            return
+        self._retrain = pl_module.frozen_copy()
+        loaded = load_weights(self._retrain, self.retrain)
+        here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
+        if loaded.split != here:
+            raise UsageError(
+                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this run "
+                f"forgets split {here}: train a Retrain for it, or leave evaluation.retrain out"
+            )
+        self.weights[RETRAIN] = {"source": str(self.retrain), "sha256": loaded.sha256}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores and attacks Original and Retrain."""
+        self._score_yardsticks(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores the unlearned model."""
+        self._score_model(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores the model that ``validate`` was given, and the yardsticks."""
+        if trainer.state.fn == "validate":
+            self._score_model(trainer, pl_module)
+            self._score_yardsticks(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the memory of all passes back."""
+        del trainer, stage
+        release(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the memory of all passes back."""
+        del trainer, exception
+        release(pl_module)
+
+    def _score_model(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.diverged is not None:
+            self.skipped[UNLEARNED] = "the run diverged"
+            return
+        self._score(UNLEARNED, target_of(trainer, module))
+
+    def _score_yardsticks(self, trainer: Trainer, module: LightningModule) -> None:
+        audits_original = trainer.state.fn == "validate" and module.is_original()
+        targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}
+        if self._retrain is not None:
+            targets[RETRAIN] = target_for(trainer, module, self._retrain)
+        for subject, target in targets.items():
+            if target is None:
+                continue
+            rank_zero_info(f"Scoring and attacking the yardstick: {subject}")
+            self._score(subject, target)
+            for attack in attacks_of(trainer):
+                attack.fire(subject, target)
+
+    def _score(self, subject: str, target: Target) -> None:
+        started = time.perf_counter()
+        self.findings[subject] = target.accuracies(lambda batch: batch.logits)
+        self.seconds[subject] = time.perf_counter() - started

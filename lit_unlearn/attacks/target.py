@@ -1,0 +1,174 @@
+"""What an attacker is handed: frozen copies of the networks, and what they make of each split.
+
+All attacks of a run share one pass per network and split. Features stay where they were computed, sharded per rank and
+in order, as long as they fit the budget; beyond it each use is a fresh pass, so memory does not grow with the data.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+
+CACHE_BYTES = 2**30
+"""How much of features one network may keep, over all its splits."""
+
+
+class Encoded(NamedTuple):
+    """One batch as a network sees it: features (B, d), logits (B, C), labels (B,)."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class SplitData(Protocol):
+    """What a target needs of the data: the splits that have samples, and batches of each."""
+
+    @property
+    def split_names(self) -> Sequence[str]: ...  # noqa: D102
+
+    def evaluation_batches(  # noqa: D102
+        self, split: str, device: torch.device, part: str = "all"
+    ) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class EncodedData:
+    """A frozen network together with what it makes of each split.
+
+    Args:
+        backbone: a frozen copy in eval mode; nothing else may change it.
+        data: the splits.
+        device: where to compute.
+        budget: bytes of features that may be kept.
+    """
+
+    def __init__(self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES) -> None:
+        self.backbone = backbone.to(device)
+        self.data = data
+        self.device = device
+        self.room = budget
+        self._kept: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+
+    def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
+        """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, always in the same order."""
+        kept = self._kept.get((split, part))
+        for features, labels in self._pass(split, part) if kept is None else kept:
+            with torch.no_grad():
+                yield Encoded(features, self.backbone.head(features), labels)
+
+    def _pass(self, split: str, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        kept: list[tuple[Tensor, Tensor]] | None = []
+        for images, labels in self.data.evaluation_batches(split, self.device, part):
+            with torch.no_grad():
+                features = self.backbone.features(images)
+            if kept is not None:
+                self.room -= features.nbytes
+                kept = [*kept, (features, labels)] if self.room >= 0 else self._give_up(kept, features)
+            yield features, labels
+        if kept is not None:
+            self._kept[split, part] = kept
+
+    def _give_up(self, kept: list[tuple[Tensor, Tensor]], features: Tensor) -> None:
+        self.room += features.nbytes + sum(item.nbytes for item, _ in kept)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model under attack.
+
+    Attributes:
+        model: the network to attack, with the data.
+        original: the original network on the same data, or None where the attacker does not have it.
+        data: the splits.
+        num_classes: C.
+    """
+
+    model: EncodedData
+    original: EncodedData | None
+    data: SplitData
+    num_classes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks and their features are."""
+        return self.model.device
+
+    def accuracies(self, readout: Callable[[Encoded], Tensor], test_part: str = "all") -> dict[str, float]:
+        """Accuracy of a readout on each split that has samples; each sample counts once over all ranks.
+
+        Args:
+            readout: from a batch to logits (B, C).
+            test_part: the part of the test splits to score; the training splits are scored whole.
+
+        Returns:
+            Fractions by ``<split>_acc``.
+        """
+        found = {}
+        for split in self.data.split_names:
+            counter = SplitAccuracy().to(self.device)
+            for batch in self.model.batches(split, test_part if split.startswith("test") else "all"):
+                counter.update(readout(batch), batch.labels)
+            if (value := counter.value) is not None:
+                found[f"{split}_acc"] = value
+        return found
+
+
+class _Shared:
+    """The originals and the latest target of one module, so that callbacks share their passes."""
+
+    def __init__(self, module: LightningModule, data: SplitData) -> None:
+        original = module.original_copy()
+        self.data = data
+        self.original = None if original is None else EncodedData(original, data, module.device)
+        self.state: tuple[tuple[int, int], ...] = ()
+        self.target: Target | None = None
+
+    def aim(self, backbone: Backbone, device: torch.device) -> Target:
+        return Target(EncodedData(backbone, self.data, device), self.original, self.data, backbone.num_classes)
+
+
+_shared: "WeakKeyDictionary[LightningModule, _Shared]" = WeakKeyDictionary()
+
+
+def target_of(trainer: Trainer, module: LightningModule) -> Target:
+    """The module's backbone as it stands now, as a target; the same object for as long as no weight changes."""
+    shared = _shared_by(trainer, module)
+    tensors = [*module.backbone.parameters(), *module.backbone.buffers()]
+    state = tuple((id(tensor), tensor._version) for tensor in tensors)
+    if shared.target is None or shared.state != state:
+        if module.is_original() and shared.original is not None:
+            shared.target = Target(shared.original, shared.original, shared.data, module.backbone.num_classes)
+        else:
+            shared.target = shared.aim(module.frozen_copy(), module.device)
+        shared.state = state
+    return shared.target
+
+
+def target_for(trainer: Trainer, module: LightningModule, backbone: Backbone | None) -> Target | None:
+    """Another network on the same data as a target; None stands for the original, if the module has one."""
+    shared = _shared_by(trainer, module)
+    if backbone is not None:
+        return shared.aim(backbone, module.device)
+    if shared.original is None:
+        return None
+    return Target(shared.original, shared.original, shared.data, module.backbone.num_classes)
+
+
+def release(module: LightningModule) -> None:
+    """Forgets the passes of a module, with the memory they hold."""
+    _shared.pop(module, None)
+
+
+def _shared_by(trainer: Trainer, module: LightningModule) -> _Shared:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    shared = _shared.get(module)
+    if shared is None or shared.data is not data:
+        shared = _shared[module] = _Shared(module, data)
+    return shared

@@ -1,0 +1,31 @@
+"""Backbones: classifiers split into normalisation, an encoder with named stages, and a head."""
+
+from lit_unlearn.backbones.backbone import Backbone, Normalise
+from lit_unlearn.backbones.custom import Custom
+from lit_unlearn.backbones.library import Timm, Torchvision
+from lit_unlearn.backbones.small_resnet import ResNet8, ResNet18, ResNet20
+from lit_unlearn.backbones.weights import (
+    LoadedWeights,
+    check_checkpoint,
+    load_weights,
+    read_state,
+    resolve,
+    save_weights,
+)
+
+__all__ = [
+    "Backbone",
+    "Custom",
+    "LoadedWeights",
+    "Normalise",
+    "ResNet8",
+    "ResNet18",
+    "ResNet20",
+    "Timm",
+    "Torchvision",
+    "check_checkpoint",
+    "load_weights",
+    "read_state",
+    "resolve",
+    "save_weights",
+]

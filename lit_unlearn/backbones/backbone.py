@@ -1,0 +1,232 @@
+"""A classifier in three parts: normalise → encoder with named stages → linear head.
+
+Images come in [0, 1]; normalisation lives inside, so that attacks and adversarial steps work in pixel space.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from lit_unlearn.errors import UsageError, unknown
+
+FEATURES = "features"
+LOGITS = "logits"
+
+
+class Normalise(nn.Module):
+    """Subtract a mean and divide by a standard deviation, both per channel; they are saved with the weights.
+
+    Args:
+        mean: one value a channel, in the units of images in [0, 1].
+        std: one positive value a channel.
+
+    Raises:
+        UsageError: if the two differ in length, are empty, or a standard deviation is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if not mean or len(mean) != len(std):
+            raise UsageError(f"mean and std need one value a channel each, got mean {list(mean)} and std {list(std)}")
+        if not all(value > 0 for value in std):
+            raise UsageError(f"std must be positive in every channel, got {list(std)}")
+        self.register_buffer("mean", torch.tensor([float(value) for value in mean]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor([float(value) for value in std]).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) in [0, 1] to normalised images of the same shape."""
+        return (x - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """An image classifier whose features, logits and inner stages can be asked for by name.
+
+    Args:
+        encoder: maps normalised images (B, C, H, W) to features (B, d).
+        head: a linear layer from features to logits; it has ``in_features`` and ``out_features``.
+        mean: per-channel mean of images in [0, 1].
+        std: per-channel standard deviation.
+        stages: name of each stage → path of its submodule inside the encoder, in order of depth.
+        channels_last: whether the stages hand on (B, H, W, C) in place of (B, C, H, W), as Swin transformers do.
+
+    Raises:
+        UsageError: if the head has no sizes, a stage is not in the encoder or has a name that is taken.
+    """
+
+    head_path: str | None = None
+    """Where the head was in the network that was split, or None if the backbone was born in two parts."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stages: Mapping[str, str],
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        for size in ("in_features", "out_features"):
+            if not isinstance(getattr(head, size, None), int):
+                raise UsageError(f"the head must be a linear layer, but a {type(head).__name__} has no {size}")
+        self.normalise = Normalise(mean, std)
+        self.encoder = encoder
+        self.head = head
+        self.channels_last = channels_last
+        self._stages = dict(stages)
+        modules = [name for name, _ in encoder.named_modules() if name]
+        for name, path in self._stages.items():
+            if name in (FEATURES, LOGITS):
+                raise UsageError(f"a stage may not be called {name!r}: that name is taken by the backbone's own output")
+            if path not in modules:
+                raise unknown("stage", path, modules)
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits the head gives."""
+        return int(getattr(self.head, "out_features"))  # noqa: B009
+
+    @property
+    def num_features(self) -> int:
+        """Width d of the features."""
+        return int(getattr(self.head, "in_features"))  # noqa: B009
+
+    @property
+    def in_channels(self) -> int:
+        """How many channels an image must have."""
+        return int(self.normalise.mean.numel())
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the encoder's stages, in order of depth."""
+        return tuple(self._stages)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features (B, d) of images (B, C, H, W) in [0, 1]."""
+        out: Tensor = self.encoder(self.normalise(x))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def taps(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Pooled activations of several stages, from one pass through the encoder.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            names: names of stages, ``"features"`` or ``"logits"``.
+
+        Returns:
+            name → (B, c), in the order asked for: feature maps are averaged over positions, token sequences
+            (B, T, D) over tokens, vectors are as they are. Gradients flow. Of a stage that runs several times
+            in one pass, the last output counts.
+
+        Raises:
+            UsageError: for an unknown name, or a stage that the pass does not run or that gives no tensor.
+        """
+        wanted = list(dict.fromkeys(names))
+        found: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for name in wanted:
+                if name in self._stages:
+                    module = self.encoder.get_submodule(self._stages[name])
+                    hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last)))
+                elif name not in (FEATURES, LOGITS):
+                    raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
+            found[FEATURES] = self.features(x)
+        if LOGITS in wanted:
+            found[LOGITS] = self.head(found[FEATURES])
+        silent = [name for name in wanted if name not in found]
+        if silent:
+            raise UsageError(f"the stage {silent[0]!r} does not run in the forward pass: name other stages")
+        return {name: found[name] for name in wanted}
+
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Complain, before anything is trained, where the data does not fit; nothing of the backbone changes.
+
+        Args:
+            image_shape: (C, H, W) of the images.
+            num_classes: how many classes the data has.
+
+        Raises:
+            UsageError: if channels, class count or image size do not fit.
+        """
+        channels = image_shape[0]
+        if channels != self.in_channels:
+            raise UsageError(
+                f"the backbone takes {self.in_channels}-channel images but the data has {channels} channels: "
+                f"set the backbone's in_channels={channels}"
+            )
+        if num_classes != self.num_classes:
+            raise UsageError(
+                f"the backbone has {self.num_classes} classes but the data has {num_classes}: "
+                f"set the backbone's num_classes={num_classes}"
+            )
+        modes = [(module, module.training) for module in self.modules()]
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(2, *image_shape, generator=generator).to(self.normalise.mean)
+        try:
+            with torch.no_grad():
+                self.eval()
+                self._dry_run(images)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _dry_run(self, images: Tensor) -> None:
+        """One pass of a small batch (B, C, H, W) without gradients, in eval mode."""
+        features = attempt(self.features, images)
+        expected = (len(images), self.num_features)
+        if not isinstance(features, Tensor) or features.shape != expected:
+            got = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            raise UsageError(
+                f"for images of {_size(images)} the encoder gives {got}, but the head needs features {expected}"
+            )
+
+
+class _Tap:
+    """A forward hook that puts a module's pooled output into a dictionary."""
+
+    def __init__(self, name: str, found: dict[str, Tensor], channels_last: bool) -> None:
+        self.name = name
+        self.found = found
+        self.channels_last = channels_last
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise UsageError(f"the stage {self.name!r} gives a {type(output).__name__}, not a tensor")
+        self.found[self.name] = pool(output, self.channels_last)
+
+
+def pool(activation: Tensor, channels_last: bool = False) -> Tensor:
+    """Average an activation (B, C, H, W), (B, T, D) or (B, D) over its positions, to (B, channels)."""
+    if activation.dim() == 4:
+        return activation.mean(dim=(1, 2) if channels_last else (2, 3))
+    if activation.dim() == 3:
+        return activation.mean(dim=1)
+    # A copy, because an activation function that works in place would overwrite a vector after it was tapped.
+    return activation.clone()
+
+
+def attempt(function: Callable[[Tensor], object], images: Tensor) -> object:
+    """What a network gives for images (B, C, H, W); whatever it complains about becomes a UsageError of one line."""
+    try:
+        return function(images)
+    except Exception as error:
+        raise UsageError(f"the backbone cannot take images of {_size(images)}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the kind of error if it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _size(images: Tensor) -> str:
+    return "×".join(map(str, images.shape[1:]))

@@ -1,0 +1,47 @@
+"""One's own network as a backbone."""
+
+from copy import deepcopy
+
+from torch import nn
+
+from lit_unlearn.backbones.split import SplitBackbone, per_channel
+from lit_unlearn.errors import UsageError
+
+
+class Custom(SplitBackbone):
+    """Any network that ends in a linear layer, from images to logits.
+
+    Args:
+        network: an instance, or in a config a class path with its arguments; a copy of it is split.
+        num_classes: how many logits; None takes what the head has.
+        head: dotted path of the last linear layer, such as ``classifier.2``; None looks for the last one with
+            num_classes outputs.
+        in_channels: channels of the images.
+        mean: per-channel mean of images in [0, 1]; None is 0: the network sees the images as they are.
+        std: per-channel standard deviation; None is 1.
+        stages: dotted paths inside the network; None is its top-level children that have parameters.
+
+    Raises:
+        UsageError: if there is no such head or stage, or the number of values does not fit in_channels.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        >>> Custom(net, in_channels=1).stages
+        ('0',)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int | None = None,
+        head: str | None = None,
+        in_channels: int = 3,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        stages: list[str] | None = None,
+    ) -> None:
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"network must be a torch module, got a {type(network).__name__}")
+        mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
+        super().__init__(deepcopy(network), num_classes, head, mean, std, stages)

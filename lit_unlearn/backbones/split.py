@@ -1,0 +1,142 @@
+"""Any classifier that ends in a linear layer, split into an encoder and that layer."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, attempt
+from lit_unlearn.errors import UsageError, unknown
+
+
+class SplitBackbone(Backbone):
+    """A network whose last linear layer becomes the head; an identity takes its place in the encoder.
+
+    Weight files of the network before the split load too.
+
+    Args:
+        network: maps normalised images to logits; it is changed and becomes the encoder.
+        num_classes: how many logits the head must give; None accepts any number.
+        head: dotted path of the last linear layer; None looks for it.
+        mean: per-channel mean of images in [0, 1].
+        std: per-channel standard deviation.
+        stages: dotted paths inside the network; None is its top-level children that have parameters. One called
+            ``features`` becomes the stage ``encoder.features``, because that name means the penultimate features.
+        channels_last: whether the stages hand on (B, H, W, C).
+
+    Raises:
+        UsageError: if there is no such head or stage, or the network gives auxiliary logits.
+    """
+
+    head_path: str
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int | None,
+        head: str | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stages: Sequence[str] | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        if getattr(network, "aux_logits", False):
+            raise UsageError(f"{type(network).__name__} gives auxiliary logits in training: set aux_logits to false")
+        path = find_head(network, num_classes, head)
+        layer = network.get_submodule(path)
+        network.set_submodule(path, nn.Identity())
+        super().__init__(network, layer, mean, std, name_stages(network, stages), channels_last)
+        self.head_path = path
+
+    def _dry_run(self, images: Tensor) -> None:
+        """As for every backbone, and the two parts must together do what the network did."""
+        # Random weights, because a head that starts at zero would hide what comes after it.
+        head = deepcopy(self.head)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        identity = self.encoder.get_submodule(self.head_path)
+        self.encoder.set_submodule(self.head_path, head)
+        try:
+            whole = attempt(self.features, images)
+        finally:
+            self.encoder.set_submodule(self.head_path, identity)
+        try:
+            super()._dry_run(images)
+        except UsageError as error:
+            raise self._not_last() from error
+        parts = head(self.features(images))
+        agree = isinstance(whole, Tensor) and whole.shape == parts.shape and _close(whole, parts)
+        if not agree:
+            raise self._not_last()
+
+    def _not_last(self) -> UsageError:
+        return UsageError(
+            f"the head {self.head_path!r} is not the last operation of the network, so the network cannot be split "
+            f"there: name the last linear layer with the argument head of Custom"
+        )
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    return torch.allclose(left, right, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def find_head(network: nn.Module, num_classes: int | None, head: str | None = None) -> str:
+    """Dotted path of the linear layer that gives the logits.
+
+    Args:
+        network: the whole network.
+        num_classes: how many outputs the layer must have; None accepts any number.
+        head: the path, if it is known; None takes the last fitting ``nn.Linear`` in the order of definition.
+
+    Raises:
+        UsageError: if there is no such layer.
+    """
+    linear = {name: module for name, module in network.named_modules() if name and isinstance(module, nn.Linear)}
+    name = type(network).__name__
+    if not linear:
+        raise UsageError(f"{name} has no linear layer inside, so it cannot be split into an encoder and a linear head")
+    if head is not None and head not in linear:
+        raise unknown("head, not a linear layer of the network:", head, linear)
+    fitting = [path for path, module in linear.items() if num_classes in (None, module.out_features)]
+    if head is None and not fitting:
+        last = list(linear)[-1]
+        raise UsageError(
+            f"no linear layer of {name} has num_classes={num_classes} outputs; the last one, {last!r}, has "
+            f"{linear[last].out_features}"
+        )
+    if head is not None and head not in fitting:
+        raise UsageError(f"the head {head!r} has {linear[head].out_features} outputs, but num_classes={num_classes}")
+    return head if head is not None else fitting[-1]
+
+
+def name_stages(encoder: nn.Module, stages: Sequence[str] | None) -> dict[str, str]:
+    """Names of stages → their paths in the encoder; the name is the path unless it is taken.
+
+    Args:
+        encoder: the network without its head.
+        stages: paths; None is the top-level children that have parameters.
+    """
+    if stages is None:
+        stages = [name for name, child in encoder.named_children() if any(True for _ in child.parameters())]
+    return {f"encoder.{path}" if path in (FEATURES, LOGITS) else path: path for path in stages}
+
+
+def per_channel(
+    in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, default: tuple[float, float]
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation for each channel, the default where none are given.
+
+    Raises:
+        UsageError: if there is no channel or the number of values is not in_channels.
+    """
+    if in_channels < 1:
+        raise UsageError(f"in_channels must be at least 1, got {in_channels}")
+    found = [
+        list(given) if given is not None else [value] * in_channels
+        for given, value in zip((mean, std), default, strict=True)
+    ]
+    if any(len(values) != in_channels for values in found):
+        raise UsageError(f"mean and std need {in_channels} values each (in_channels), got {found[0]} and {found[1]}")
+    return found[0], found[1]

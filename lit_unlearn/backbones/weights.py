@@ -1,0 +1,274 @@
+"""Read, verify, load and save weights: strictly, without running code from a file, and all or nothing."""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.backbones.backbone import Backbone, first_line
+from lit_unlearn.errors import UsageError, unknown
+
+FILE_FORMAT = 1
+_PACKAGE = Path(__file__).resolve().parent.parent
+CHECKPOINTS: Path = _PACKAGE / "checkpoints" if (_PACKAGE / "checkpoints").is_dir() else _PACKAGE.parent / "checkpoints"
+"""The folder with ``manifest.json`` and the weights that come with the package."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Where a backbone's weights came from.
+
+    Args:
+        source: the name or path as it was given.
+        path: the file.
+        sha256: of the file, as hexadecimal digits.
+        split: hash of the split that the weights were trained for, if the file or the manifest says so.
+        entry: the manifest's entry, empty for a file of one's own.
+    """
+
+    source: str
+    path: Path
+    sha256: str
+    split: str | None = None
+    entry: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(weights: str | Path) -> Path:
+    """The file behind a path or a name in the manifest; a file goes before a name.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    entries = _manifest()
+    if str(weights) not in entries:
+        raise unknown("weights, neither a file nor a name in the manifest:", weights, entries)
+    path = CHECKPOINTS / str(entries[str(weights)]["file"])
+    if not path.is_file():
+        raise UsageError(f"the weights {str(weights)!r} are in the manifest, but their file {path} is missing")
+    return path
+
+
+def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a weights file, and what it says about itself.
+
+    Args:
+        path: a plain state dict, a file of ``save_weights``, a Lightning checkpoint (only what is below
+            ``backbone.`` counts), or a ``.safetensors`` file.
+
+    Returns:
+        The state dict, on the CPU, and the metadata under ``lit_unlearn`` (empty if there is none).
+
+    Raises:
+        UsageError: if the file is missing, corrupt, would run code, or holds anything but tensors.
+    """
+    path = Path(path)
+    content = _read(path)
+    metadata = content.get("lit_unlearn")
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping):
+        raise UsageError(f"{path}: its state_dict is a {type(state).__name__}, not a dictionary of tensors")
+    if "backbone.normalise.mean" in state:
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UsageError(f"{path}: not a file of weights: {key!r} is a {type(value).__name__}, not a tensor")
+    if not state:
+        raise UsageError(f"{path}: holds no weights")
+    return dict(state), dict(metadata) if isinstance(metadata, Mapping) else {}
+
+
+def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
+    """Load weights strictly into a backbone; if anything is wrong, nothing is loaded.
+
+    Args:
+        backbone: changed in place. The mean and standard deviation come with the weights, unless the file is one
+            of the network that was split (torchvision's, timm's or one's own), which has none.
+        weights: a file, or a name in the manifest, whose sha256 is then checked.
+
+    Raises:
+        UsageError: for an unreadable file, missing or unexpected keys, other shapes, values that are not finite,
+            or a wrong sha256.
+    """
+    path = resolve(weights)
+    entry = {} if Path(weights).expanduser().is_file() else _manifest()[str(weights)]
+    sha256 = _sha256(path)
+    if entry and entry.get("sha256") != sha256:
+        raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
+    state, metadata = read_state(path)
+    current = backbone.state_dict()
+    state = _own_names(backbone, state, current)
+    _verify(path, state, current)
+    backbone.load_state_dict(state, strict=True)
+    split = metadata.get("split", entry.get("split"))
+    split = split.get("hash") if isinstance(split, Mapping) else split
+    return LoadedWeights(str(weights), path, sha256, None if split is None else str(split), dict(entry))
+
+
+def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a backbone's weights so that the file is either whole or absent.
+
+    Args:
+        backbone: what to save.
+        path: the file; its folder is made, a file of that name is replaced.
+        metadata: plain values that JSON can hold, kept under ``lit_unlearn``.
+
+    Raises:
+        UsageError: if the metadata is not plain or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        raise UsageError(f"{path}: weights are written as .pt files, not as .safetensors")
+    try:
+        plain = json.loads(json.dumps(dict(metadata)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the metadata of {path} must be plain values: {error}") from error
+    state = {key: value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save({"state_dict": state, "lit_unlearn": plain}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Complain about a Lightning checkpoint that cannot be read safely, is corrupt or holds no ``state_dict``.
+
+    Raises:
+        UsageError: in each of these cases.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no such checkpoint: {path}")
+    if not isinstance(_read(path).get("state_dict"), Mapping):
+        raise UsageError(f"{path}: not a Lightning checkpoint, it holds no state_dict")
+
+
+def _manifest() -> dict[str, dict[str, Any]]:
+    """The manifest's entries by name; none if there is no manifest."""
+    path = CHECKPOINTS / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FILE_FORMAT:
+            raise UsageError(f"{path}: format {content['format']}, but this version reads format {FILE_FORMAT}")
+        return {str(name): {"file": entry["file"], **entry} for name, entry in content["weights"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: not a manifest of weights ({type(error).__name__}: {error})") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file holds, without running code from it."""
+    if not path.is_file():
+        raise UsageError(f"no such weights file: {path}")
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it holds {found[1]}, and not only plain values" if found else "it is no file of plain weights"
+        raise UsageError(f"{path}: refused: {what}; reading it could run code") from error
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: corrupt, or no file of weights ({first_line(error)[:100]})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def _read_torch(path: Path) -> Any:
+    # torch.load does not look at the checksums of the archive, so a flipped bit would pass.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"the checksum of {bad} is wrong")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise UsageError(f"{path}: to read it, pip install safetensors") from error
+    with safe_open(path, framework="pt", device="cpu") as file:
+        said = (file.metadata() or {}).get("lit_unlearn", "{}")
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+    return {"state_dict": state, "lit_unlearn": json.loads(said)}
+
+
+def _own_names(backbone: Backbone, state: dict[str, Tensor], current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of the network that was split, and fill in what such files do not have."""
+    state = dict(state)
+    if backbone.head_path is not None:
+        native = {_native_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
+        if len(native.keys() & state.keys()) > len(current.keys() & state.keys()):
+            state = {native.get(key, key): value for key, value in state.items()}
+            state = {key: value for key, value in current.items() if key.startswith("normalise.")} | state
+    # Batch norm's counter is absent from old files; torch fills it in likewise, and eval mode does not read it.
+    counters = {key: value for key, value in current.items() if key.endswith(".num_batches_tracked")}
+    return counters | state
+
+
+def _native_name(key: str, head_path: str) -> str:
+    part, _, rest = key.partition(".")
+    return f"{head_path}.{rest}" if part == "head" else rest
+
+
+def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    """Raise a UsageError unless names and shapes agree and all values are finite."""
+    wrong = []
+    for what, keys in (("missing", current.keys() - state.keys()), ("unexpected", state.keys() - current.keys())):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            wrong.append(f"{what} {', '.join(sorted(keys)[:3])}{more}")
+    if wrong:
+        raise UsageError(f"{path}: its weights are of another backbone: {'; '.join(wrong)}")
+    # The head first: a wrong class count is the most common mistake, and the easiest to name.
+    for key in sorted(current, key=lambda name: (not name.startswith(("head.", "normalise.")), name)):
+        if state[key].shape != current[key].shape:
+            raise UsageError(f"{path}: {_mismatch(key, state[key], current[key])}")
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UsageError(f"{path}: {key} has values that are not finite")
+
+
+def _mismatch(key: str, given: Tensor, own: Tensor) -> str:
+    shapes = f"{key} is {tuple(given.shape)} in the file and {tuple(own.shape)} in the backbone"
+    if key.startswith("head.") and given.dim() and given.shape[0] != own.shape[0]:
+        return f"the file is for {given.shape[0]} classes, the backbone for {own.shape[0]} ({shapes})"
+    if key.startswith("normalise."):
+        return f"the file is for {given.numel()}-channel images, the backbone for {own.numel()} ({shapes})"
+    return f"wrong shape: {shapes}"

@@ -1,0 +1,226 @@
+"""The orders in which a method eats forget and retain batches, and exact evaluation batches.
+
+Everything here is a pure function of (seed, epoch, rank, world): no worker processes, no per-sample Python, nothing
+dropped. A batch is cut out of one uint8 tensor by ``index_select``.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.errors import UsageError, unknown
+
+Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
+
+
+class OrderSampler:
+    """Indices of every training step of one rank, in one of six orders.
+
+    ====================  =====================================================================  ====================
+    order                 one epoch                                                              keys of a step
+    ====================  =====================================================================  ====================
+    retain, forget, full  one pass over the set                                                  the order's name
+    paired                one pass over retain; forget is reshuffled every time it runs out      retain and forget
+    forget_then_retain    one pass over forget, then one over retain                             forget, then retain
+    mixed                 one shuffled pass over both                                            mixed
+    ====================  =====================================================================  ====================
+
+    In ``paired`` the passes over forget go on across epochs, so that a forget set longer than an epoch is still seen
+    completely. A forget set smaller than its batch gives smaller batches. No step has a single sample, since BatchNorm
+    cannot train on one: a tail of one joins the batch before it, and a set of one is shown twice in its batch. With
+    several ranks the shuffled set is padded by wrapping to a multiple of ``world`` and rank r takes every world-th
+    from r on, so that all ranks make the same number of steps.
+
+    Args:
+        order: which order.
+        forget: training indices to forget, int64 (Nf,); may be empty for ``retain`` and ``full``.
+        retain: the other training indices, int64 (Nr,).
+        batch_size: samples per step of this rank, at least 2.
+        forget_batch_size: the same for batches that come from forget alone; None means ``batch_size``.
+        seed: seed of all shuffling.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        UsageError: for an unknown order, a batch size below 2 or a set that the order needs and that is empty.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        forget: Tensor,
+        retain: Tensor,
+        batch_size: int,
+        forget_batch_size: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if order not in get_args(Order):
+            raise unknown("batch order", order, get_args(Order))
+        forget_size = batch_size if forget_batch_size is None else forget_batch_size
+        for name, size in (("batch_size", batch_size), ("forget_batch_size", forget_size)):
+            if size < 2:
+                raise UsageError(f"{name} is {size}, it must be at least 2 (BatchNorm cannot train on one sample)")
+        self.order = order
+        self.forget = forget
+        self.retain = retain
+        self.batch_size = batch_size
+        self.forget_batch_size = forget_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self._check_sets()
+
+    def _check_sets(self) -> None:
+        if len(self.forget) == 0 and self.order not in ("retain", "full"):
+            raise UsageError(f"batch order {self.order!r} needs samples to forget and there are none")
+        if len(self.retain) == 0 and self.order not in ("forget", "full"):
+            raise UsageError(f"batch order {self.order!r} needs samples to retain and there are none")
+        if len(self.forget) + len(self.retain) == 0:
+            raise UsageError("there is no training sample")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of steps of one epoch."""
+        if self.order == "paired":
+            return self._steps("retain")
+        if self.order == "forget_then_retain":
+            return self._steps("forget") + self._steps("retain")
+        return self._steps(self.order)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the indices of every step, by the name of the set that they come from."""
+        if self.order == "paired":
+            for retain, forget in zip(self._pass("retain", self.epoch), self._endless_forget(), strict=False):
+                yield {"retain": retain, "forget": forget}
+        elif self.order == "forget_then_retain":
+            yield from ({"forget": indices} for indices in self._pass("forget", self.epoch))
+            yield from ({"retain": indices} for indices in self._pass("retain", self.epoch))
+        else:
+            name: str = self.order
+            yield from ({name: indices} for indices in self._pass(name, self.epoch))
+
+    def _endless_forget(self) -> Iterator[Tensor]:
+        number, skip = divmod(self.epoch * len(self), self._steps("forget"))
+        while True:
+            yield from self._pass("forget", number)[skip:]
+            number, skip = number + 1, 0
+
+    def _pass(self, name: str, number: int) -> list[Tensor]:
+        indices = self._set(name)
+        shuffled = indices[torch.randperm(len(indices), generator=_generator(self.seed, name, number))]
+        return _cut(_share(shuffled, self.rank, self.world), self._size(name))
+
+    def _set(self, name: str) -> Tensor:
+        sets = {"forget": self.forget, "retain": self.retain}
+        return sets[name] if name in sets else torch.cat([self.forget, self.retain]).sort().values
+
+    def _size(self, name: str) -> int:
+        return self.forget_batch_size if name == "forget" else self.batch_size
+
+    def _steps(self, name: str) -> int:
+        counts = {"forget": len(self.forget), "retain": len(self.retain)}
+        share = -(-counts.get(name, sum(counts.values())) // self.world)
+        full, tail = divmod(share, self._size(name))
+        return full + (tail > 1 or (tail == 1 and full == 0))
+
+
+def _generator(seed: int, name: str, number: int) -> torch.Generator:
+    # Hashed, because nearby sums such as seed + epoch make the second epoch of seed 0 the first of seed 1.
+    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _share(indices: Tensor, rank: int, world: int) -> Tensor:
+    padded = -(-len(indices) // world) * world
+    return indices[torch.arange(rank, padded, world) % len(indices)]
+
+
+def _cut(indices: Tensor, size: int) -> list[Tensor]:
+    batches = list(torch.split(indices, size))
+    if len(batches[-1]) == 1:
+        tail = batches.pop()
+        batches.append(torch.cat([batches.pop() if batches else tail, tail]))
+    return batches
+
+
+class Batches:
+    """The training loader: iterates over one epoch of an :class:`OrderSampler`.
+
+    Yields ``{"forget": (images, labels), ...}`` with the keys of the order; in the mixed order
+    ``{"mixed": (images, labels, is_forget)}``. Images are uint8 (B, C, H, W), labels int64 (B,), is_forget bool (B,).
+
+    Args:
+        images: all training images, uint8 (N, C, H, W).
+        labels: all training labels, int64 (N,).
+        sampler: which samples come when. Lightning finds it under this name and sets its epoch.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, sampler: OrderSampler) -> None:
+        self.images = images
+        self.labels = labels
+        self.sampler = sampler
+        self.is_forget = torch.zeros(len(labels), dtype=torch.bool)
+        self.is_forget[sampler.forget] = True
+
+    def __len__(self) -> int:
+        """Number of steps of one epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, tuple[Tensor, ...]]]:
+        """Yield the batches of the sampler's epoch."""
+        for step in self.sampler:
+            yield {name: self._take(name, indices) for name, indices in step.items()}
+
+    def _take(self, name: str, indices: Tensor) -> tuple[Tensor, ...]:
+        batch = (self.images.index_select(0, indices), self.labels[indices])
+        return (*batch, self.is_forget[indices]) if name == "mixed" else batch
+
+
+class EvaluationBatches:
+    """Every sample of a set exactly once, over all ranks together: rank r takes r, r + world, r + 2 world, and so on.
+
+    Every rank yields the same number of batches of nearly equal size; a batch is empty only where a rank has fewer
+    samples than there are batches.
+
+    Args:
+        images: all images, uint8 (N, C, H, W).
+        labels: all labels, int64 (N,).
+        indices: the samples to evaluate, int64 (n,).
+        batch_size: most samples in a batch of this rank.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        UsageError: for a batch size below 1.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"eval_batch_size is {batch_size}, it must be at least 1")
+        self.images = images
+        self.labels = labels
+        self.indices = indices[rank::world]
+        largest_share = -(-len(indices) // world)
+        self.steps = -(-largest_share // batch_size)
+
+    def __len__(self) -> int:
+        """Number of batches, the same on every rank."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images (B, C, H, W) and int64 labels (B,)."""
+        if self.steps == 0:
+            return
+        for indices in self.indices.tensor_split(self.steps):
+            yield self.images.index_select(0, indices), self.labels[indices]

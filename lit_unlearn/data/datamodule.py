@@ -1,0 +1,229 @@
+"""The LightningDataModule that every method, attack and report shares."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lit_unlearn.data.augment import Augment
+from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
+from lit_unlearn.data.source import Dataset, Source
+from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, make_split
+from lit_unlearn.errors import UsageError, unknown
+
+Part = Literal["all", "calibration", "evaluation"]
+PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
+SPLITS = ("forget", "retain", "test_forget", "test_retain")
+
+
+class UnlearnDataModule(LightningDataModule):
+    """Images of a source, split into forget and retain, in the batch order that the method asks for.
+
+    Args:
+        source: where the images come from.
+        forget: what is to be forgotten; None where there is nothing to forget (training the original model).
+        split_seed: seed of the split and of ``train_limit``, apart from the seed of the run.
+        batch_size: samples per training step and device.
+        forget_batch_size: the same for batches of the forget set alone; None means ``batch_size``.
+        eval_batch_size: samples per evaluation step and device.
+        augment: crop and flip of training batches; None trains on the images as they are.
+        train_limit: keep only that many training images, drawn at random, for a quick trial; None keeps all.
+
+    Raises:
+        UsageError: for a size out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        forget: ForgetSpec | None = None,
+        split_seed: int = 0,
+        batch_size: int = 256,
+        forget_batch_size: int | None = None,
+        eval_batch_size: int = 1000,
+        augment: Augment | None = None,
+        train_limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(batch_size, forget_batch_size, eval_batch_size)
+        if train_limit is not None and forget is not None and forget.index_file is not None:
+            raise UsageError(f"train_limit {train_limit} renumbers the images, so it cannot be used with an index_file")
+        self.source = source
+        self.forget = forget
+        self.split_seed = split_seed
+        self.batch_size = batch_size
+        self.forget_batch_size = forget_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.augment = augment
+        self.train_limit = train_limit
+        self._loaded: tuple[Dataset, ForgetSplit] | None = None
+
+    def __str__(self) -> str:
+        """One line that loads nothing; Lightning's own text would ask for every loader."""
+        return f"{type(self).__name__}({self.source.describe()}, forget={self.forget})"
+
+    def prepare_data(self) -> None:
+        """Load and split now, so that every complaint comes before the run writes anything."""
+        rank_zero_info(str(self.split))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split where this process has not done so yet."""
+        self._load()
+
+    def _load(self) -> tuple[Dataset, ForgetSplit]:
+        if self._loaded is None:
+            data = _limit(self.source.load(), self.train_limit, self.split_seed)
+            split = make_split(
+                data.train_labels, data.test_labels, self.forget, self.split_seed, data.class_names, data.train_names
+            )
+            self._loaded = data, split
+        return self._loaded
+
+    @property
+    def data(self) -> Dataset:
+        """All images and labels."""
+        return self._load()[0]
+
+    @property
+    def split(self) -> ForgetSplit:
+        """What is forgotten and what is retained."""
+        return self._load()[1]
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name per class index."""
+        return self.data.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, forgotten ones included."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.data.train_images.shape[1:]
+        return channels, height, width
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that are not empty, in the order of the evaluation loaders."""
+        counts = self.split.counts()
+        return tuple(name for name in SPLITS if counts[name])
+
+    def train_dataloader(self) -> Batches:
+        """Batches in the order that the method declares.
+
+        Raises:
+            UsageError: if the method needs samples to forget and none are named.
+        """
+        if self.trainer is None:
+            raise UsageError("training batches need a trainer: their order is the method's")
+        method = self.trainer.lightning_module
+        order = cast(Order, method.order)
+        if self.forget is None and order not in ("retain", "full"):
+            raise UsageError(
+                f"{type(method).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
+            )
+        rank, world = self._rank_and_world()
+        sampler = OrderSampler(
+            order,
+            self.split.forget,
+            self.split.retain,
+            self.batch_size,
+            self.forget_batch_size,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            rank=rank,
+            world=world,
+        )
+        return Batches(self.data.train_images, self.data.train_labels, sampler)
+
+    def val_dataloader(self) -> list[EvaluationBatches]:
+        """One loader for each of :attr:`split_names`."""
+        return [self._evaluation_loader(name) for name in self.split_names]
+
+    def test_dataloader(self) -> list[EvaluationBatches]:
+        """The same loaders as for validation."""
+        return self.val_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn uint8 images on the device into floats in [0, 1]; augment them first while training."""
+        training = self.trainer is not None and self.trainer.training
+        if isinstance(batch, dict):
+            return {name: (self._to_float(images, training), *rest) for name, (images, *rest) in batch.items()}
+        images, *rest = batch
+        return (self._to_float(images, training), *rest)
+
+    def evaluation_batches(
+        self, split: str, device: torch.device | str, part: Part = "all"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
+
+        Args:
+            split: forget, retain, test_forget or test_retain.
+            device: where the batches are to lie.
+            part: ``calibration`` takes the samples at even positions of the split, ``evaluation`` the others.
+
+        Raises:
+            UsageError: for an unknown split or part.
+        """
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+        for images, labels in self._evaluation_loader(split, part):
+            yield self._to_float(images.to(device), training=False), labels.to(device)
+
+    def describe(self) -> dict[str, object]:
+        """The data as plain values, for a result row."""
+        return {
+            **self.source.describe(),
+            "train": len(self.data.train_labels),
+            "test": len(self.data.test_labels),
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "train_limit": self.train_limit,
+            "augment": None if self.augment is None else dict(vars(self.augment)),
+        }
+
+    def _evaluation_loader(self, name: str, part: Part = "all") -> EvaluationBatches:
+        train = name in ("forget", "retain")
+        images = self.data.train_images if train else self.data.test_images
+        labels = self.data.train_labels if train else self.data.test_labels
+        indices: Tensor = getattr(self.split, name)
+        return EvaluationBatches(images, labels, indices[PARTS[part]], self.eval_batch_size, *self._rank_and_world())
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _to_float(self, images: Tensor, training: bool) -> Tensor:
+        if training and self.augment is not None:
+            images = self.augment(images)
+        pixels = images / 255
+        # Lightning converts a batch to the run's true precision while the images are still uint8, to no effect.
+        return pixels if self.trainer is None else cast(Tensor, self.trainer.precision_plugin.convert_input(pixels))
+
+
+def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:
+    if batch_size < 2:
+        raise UsageError(f"batch_size is {batch_size}, it must be at least 2")
+    if forget_batch_size is not None and forget_batch_size < 2:
+        raise UsageError(f"forget_batch_size is {forget_batch_size}, it must be at least 2")
+    if eval_batch_size < 1:
+        raise UsageError(f"eval_batch_size is {eval_batch_size}, it must be at least 1")
+
+
+def _limit(data: Dataset, limit: int | None, seed: int) -> Dataset:
+    if limit is None:
+        return data
+    count = len(data.train_labels)
+    if not 1 < limit <= count:
+        raise UsageError(f"train_limit is {limit}, it must lie between 2 and the {count} training images")
+    kept = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+    names = None if data.train_names is None else [data.train_names[index] for index in kept.tolist()]
+    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept], train_names=names)

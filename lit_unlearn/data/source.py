@@ -1,0 +1,77 @@
+"""What a data source hands over: every image of a training and a test set as uint8 tensors."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.errors import UsageError
+
+
+@dataclass(eq=False)
+class Dataset:
+    """Images and labels of a training and a test set.
+
+    Args:
+        train_images: uint8 (N, C, H, W).
+        train_labels: int64 (N,), from 0 to ``len(class_names) - 1``.
+        test_images: uint8 (M, C, H, W).
+        test_labels: int64 (M,).
+        class_names: one name per class index, all different.
+        train_names: one name per training image, so that an index file can name images.
+
+    Raises:
+        UsageError: if any of this does not hold.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: list[str]
+    train_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes, types and ranges."""
+        _check_part("training", self.train_images, self.train_labels, len(self.class_names))
+        _check_part("test", self.test_images, self.test_labels, len(self.class_names))
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            shapes = f"{tuple(self.train_images.shape[1:])} and {tuple(self.test_images.shape[1:])}"
+            raise UsageError(f"data: training and test images differ in shape: {shapes}")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise UsageError(f"data: class names repeat: {self.class_names}")
+        if self.train_names is not None and len(self.train_names) != len(self.train_images):
+            raise UsageError(f"data: {len(self.train_names)} names for {len(self.train_images)} training images")
+
+
+def _check_part(part: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise UsageError(f"data: {part} images are {images.dtype} {tuple(images.shape)}, allowed: uint8 (N, C, H, W)")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise UsageError(
+            f"data: {part} labels are {labels.dtype} {tuple(labels.shape)}, allowed: int64 ({len(images)},)"
+        )
+    if len(images) == 0:
+        raise UsageError(f"data: there is no {part} image")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise UsageError(f"data: {part} labels go from {low} to {high}, allowed: 0 to {num_classes - 1}")
+
+
+class Source(ABC):
+    """Where images come from. A subclass keeps its arguments as attributes of the same name and loads on demand."""
+
+    @abstractmethod
+    def load(self) -> Dataset:
+        """Read everything.
+
+        Raises:
+            UsageError: if files are missing or broken; the line says which and what to do.
+        """
+
+    def describe(self) -> dict[str, object]:
+        """Name and arguments as plain values, for a result row."""
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return {"source": type(self).__name__, **arguments}

@@ -1,0 +1,272 @@
+"""What every unlearning method is: a LightningModule around a backbone.
+
+A method names its batch order, takes its own arguments beside the four common ones, and writes one ``training_step``.
+Loading the original weights, evaluation, timing, the watch for divergence and what goes into a checkpoint live here.
+"""
+
+import copy
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.errors import UsageError
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+
+Labelled = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) in [0, 1] and their labels (B,)."""
+
+_FINITE_CHECK_EVERY = 50
+_OBJECTS = ("backbone", "optimizer", "lr_scheduler")
+_TEACHER = "teacher."
+
+
+class UnlearnModule(LightningModule):
+    """Base of all methods: a trained backbone goes in, one that has forgotten comes out.
+
+    Args:
+        backbone: the network, as constructed; its normalisation is inside, so images stay in [0, 1].
+        weights: the original weights θo: a file, or a name in the manifest of ``checkpoints/``. None takes the
+            backbone as it is for the original.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+
+    Attributes:
+        order: the batch order that the method eats, see :mod:`lit_unlearn.data.batches`.
+        from_scratch: whether training starts from the backbone's fresh initialisation and not from θo.
+        needs_forget: whether the method is meaningless without a forget set.
+        diverged: None, or where and how the run diverged.
+        seconds: seconds of unlearning so far; evaluation in between does not count.
+    """
+
+    order: ClassVar[str]
+    from_scratch: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = True
+
+    teacher: Backbone | None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=list(_OBJECTS))
+        self.backbone = backbone
+        self.teacher = None
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.split_accuracy = nn.ModuleDict()
+        self.diverged: str | None = None
+        self.seconds = 0.0
+        self._started: float | None = None
+        fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
+        self.loaded = load_weights(backbone, weights) if weights is not None else None
+        self._original = None if self.from_scratch and weights is None else _clone(backbone.state_dict())
+        if fresh is not None:
+            backbone.load_state_dict(fresh)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.backbone(images)
+        return logits
+
+    def frozen_copy(self) -> Backbone:
+        """A copy of the backbone as it stands, in eval mode, without gradients."""
+        return copy.deepcopy(self.backbone).eval().requires_grad_(False)
+
+    def original_copy(self) -> Backbone | None:
+        """A frozen copy of the original model, or None for a run that has none."""
+        if self._original is None:
+            return None
+        original = self.frozen_copy()
+        original.load_state_dict(self._original)
+        return original
+
+    def is_original(self) -> bool:
+        """Whether the backbone's parameters and buffers are, bit for bit, the original's."""
+        if self._original is None:
+            return False
+        state = self.backbone.state_dict()
+        return all(torch.equal(state[name].cpu(), value.cpu()) for name, value in self._original.items())
+
+    def describe(self) -> dict[str, Any]:
+        """What a result row says of the method's side of a run, in plain types."""
+        optimizers = self.trainer.optimizers
+        settings = dict(self.hparams)
+        weights = settings.pop("weights", None)
+        for name in (*_OBJECTS, "_class_path", "_instantiator"):
+            settings.pop(name, None)
+        return {
+            "method": type(self).__name__,
+            "hyperparameters": _plain(settings),
+            "optimizer": _plain(
+                {"class": type(optimizers[0]).__name__, **optimizers[0].defaults} if optimizers else {}
+            ),
+            "backbone": {
+                "class": type(self.backbone).__name__,
+                "num_classes": self.backbone.num_classes,
+                "num_features": self.backbone.num_features,
+                "parameters": sum(parameter.numel() for parameter in self.backbone.parameters()),
+            },
+            "weights": {"source": str(weights), "sha256": self.loaded.sha256} if self.loaded else {},
+        }
+
+    def prepare_data(self) -> None:
+        """Checks the backbone against the data before a run writes anything.
+
+        Raises:
+            UsageError: if channels, image size or class count do not fit, or the data cannot be split.
+        """
+        data = self._data()
+        self.backbone.check(data.image_shape, data.num_classes)
+        if self.loaded is None and not self.from_scratch:
+            rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
+
+    def setup(self, stage: str) -> None:
+        """Makes a counter for each split that the data has."""
+        del stage
+        self.split_accuracy = nn.ModuleDict({name: SplitAccuracy() for name in self._data().split_names})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over whatever parameters of the backbone still learn, and its schedule."""
+        optimizer = self.make_optimizer([p for p in self.backbone.parameters() if p.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}  # type: ignore[typeddict-item]
+
+    def on_train_start(self) -> None:
+        """Starts the clock and puts the student, and only the student, in train mode."""
+        self._started = time.perf_counter()
+        self.backbone.train()
+        if self.teacher is not None:
+            self.teacher.eval()
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds this epoch, so that a resumed run draws what an uninterrupted one would have drawn."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        torch.manual_seed((seed * 1_000_003 + self.current_epoch) * 4_099 + self.global_rank)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stops a run whose loss is no longer a number."""
+        del batch
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if self.diverged is None and (self.device.type == "cpu" or last or batch_idx % _FINITE_CHECK_EVERY == 0):
+            finite = outputs is None or bool(torch.isfinite(outputs["loss"]).all())
+            self._stop_unless(finite, f"the loss is no longer finite in epoch {self.current_epoch}, step {batch_idx}")
+
+    def on_train_epoch_end(self) -> None:
+        """Reads the clock, and stops a run whose weights are no longer numbers."""
+        finite = all(bool(torch.isfinite(p).all()) for p in self.backbone.parameters())
+        self._stop_unless(finite, f"weights are no longer finite after epoch {self.current_epoch}")
+        self._read_clock()
+
+    def on_validation_epoch_start(self) -> None:
+        """Pauses the clock."""
+        self._read_clock()
+        self._started = None
+
+    def validation_step(self, batch: Labelled, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Counts right answers on one split."""
+        del batch_idx
+        images, labels = batch
+        list(self.split_accuracy.values())[dataloader_idx].update(self(images), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/<split>_acc`` as a fraction, and starts the clock again."""
+        self._log_accuracies("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._started = time.perf_counter()
+
+    def test_step(self, batch: Labelled, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Counts right answers on one split."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/<split>_acc`` as a fraction."""
+        self._log_accuracies("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves teachers out (they are the original) and says what the weights are."""
+        checkpoint["state_dict"] = {
+            name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(_TEACHER)
+        }
+        split = self._data().split.hash
+        checkpoint["lit_unlearn"] = {"method": type(self).__name__, "split": split, "seconds": self.seconds}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts this module's own teachers back, so that loading stays strict, and the clock where it stood."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(_TEACHER)}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
+        self.seconds = checkpoint.get("lit_unlearn", {}).get("seconds", 0.0)
+
+    def forgotten_classes(self) -> list[int]:
+        """The classes of which no sample is retained: those that class unlearning removes."""
+        classes: list[int] = self._data().split.forgotten_classes
+        return classes
+
+    def _data(self) -> Any:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or not hasattr(data, "split_names"):
+            raise UsageError(
+                f"{type(self).__name__} needs an UnlearnDataModule as the Trainer's datamodule, got {type(data).__name__}"
+            )
+        return data
+
+    def _log_accuracies(self, stage: str) -> None:
+        for name, counter in self.split_accuracy.items():
+            value = counter.value
+            if value is not None:
+                self.log(f"{stage}/{name}_acc", value, add_dataloader_idx=False)
+            counter.reset()
+
+    def _stop_unless(self, finite: bool, message: str) -> None:
+        if self.diverged is None and self.trainer.strategy.reduce_boolean_decision(not finite, all=False):
+            self.diverged = message
+            self.trainer.should_stop = True
+
+    def _read_clock(self) -> None:
+        if self._started is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds += now - self._started
+        self._started = now
+
+
+def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
+    """Refuses a hyperparameter below its range.
+
+    Raises:
+        UsageError: naming the argument, the value and the bound.
+    """
+    if not (value > low if strict else value >= low):
+        raise UsageError(f"{name} is {value}, but must be {'above' if strict else 'at least'} {low:g}")
+
+
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Sequence | set):
+        return [_plain(item) for item in value]
+    return str(value)

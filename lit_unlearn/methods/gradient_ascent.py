@@ -1,0 +1,76 @@
+"""GradientAscent (GA): climb the loss of the forget set.
+
+L = −E_Df[CE(z(x), y)]; 5–10 epochs, learning rate 1e-4 (range 1e-5 … 1e-3). The loss has no lower bound, so the climb can
+be clipped, or stopped once enough is forgotten; a run that leaves the numbers is reported as diverged.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+
+
+class GradientAscent(UnlearnModule):
+    """Ascends the cross-entropy of the forget set.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        clip: cross-entropy (nats) of a sample beyond which it is climbed no further; None climbs without end.
+        stop_at: accuracy on the forget set, a fraction, at or below which the run stops after an epoch; None never stops.
+
+    Raises:
+        UsageError: if ``clip`` is not positive or ``stop_at`` lies outside [0, 1].
+    """
+
+    order = "forget"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-4, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        clip: float | None = None,
+        stop_at: float | None = None,
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        if clip is not None:
+            at_least("clip", clip, 0, strict=True)
+        if stop_at is not None and not 0 <= stop_at <= 1:
+            raise UsageError(f"stop_at is {stop_at}, but must be an accuracy in [0, 1]")
+        self.clip, self.stop_at = clip, stop_at
+        self.right: list[Tensor] = []
+
+    def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
+        """The negative cross-entropy of a batch of the forget set."""
+        images, labels = batch["forget"]
+        logits = self(images)
+        loss = -ascent(logits, labels, self.clip)
+        self.right.append((logits.detach().argmax(1) == labels).float().mean())
+        self.log("train/loss", loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the forget accuracy over the epoch's batches and stops where it is low enough."""
+        super().on_train_epoch_end()
+        accuracy = self.trainer.strategy.reduce(torch.stack(self.right).mean(), reduce_op="mean")
+        self.right.clear()
+        self.log("train/forget_acc", accuracy)
+        if self.stop_at is not None and accuracy <= self.stop_at:
+            self.trainer.should_stop = True
+
+
+def ascent(logits: Tensor, labels: Tensor, clip: float | None) -> Tensor:
+    """The mean cross-entropy to climb; samples beyond ``clip`` stop pulling."""
+    losses = cross_entropy(logits, labels, reduction="none")
+    return (losses if clip is None else losses.clamp(max=clip)).mean()

@@ -1,0 +1,27 @@
+"""Pretrain: the original model, trained on everything.
+
+L = E_D[CE(z(x), y)], from a fresh initialisation. It is the model that the other methods start from.
+"""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lit_unlearn.methods.base import Labelled, UnlearnModule
+
+
+class Pretrain(UnlearnModule):
+    """Trains the original model θo on the full training set.
+
+    ``weights``, if given, only says what the Original of the table is; training starts from scratch all the same.
+    """
+
+    order = "full"
+    from_scratch = True
+    needs_forget = False
+
+    def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
+        """Cross-entropy on a batch of the full training set."""
+        images, labels = batch["full"]
+        loss = cross_entropy(self(images), labels)
+        self.log("train/loss", loss)
+        return loss

@@ -1,0 +1,60 @@
+"""Retrain: the yardstick, a model that never saw the forget set.
+
+L = E_Dr[CE(z(x), y)] from a fresh initialisation. A well-known "retrain" resets only the children of the network that
+own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.finetune import FineTune
+
+
+class Retrain(FineTune):
+    """Trains on the retain set from scratch.
+
+    Args:
+        backbone: the network, freshly constructed.
+        weights: the original weights, for the Original of the table and for the check that nothing of them is left.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+
+    Raises:
+        UsageError: if a weight cannot be re-initialised and would keep the original's values.
+    """
+
+    from_scratch = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        given = {name: value.detach().clone() for name, value in backbone.named_parameters() if value.dim() > 1}
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        original = self.original_copy()
+        if original is not None:
+            given = {name: value.detach() for name, value in original.named_parameters() if value.dim() > 1}
+        reinitialise(backbone)
+        kept = [name for name, value in backbone.named_parameters() if name in given and torch.equal(value, given[name])]
+        if kept:
+            raise UsageError(
+                f"Retrain cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone "
+                "and the trained weights as weights"
+            )
+
+
+def reinitialise(network: nn.Module) -> None:
+    """Draws every parameter anew in each module that knows how, and resets running statistics."""
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()

@@ -1,0 +1,99 @@
+"""What contraction of representations is measured by: norms, variance, effective rank and the entropy they allow.
+
+One-Point Contraction (arXiv 2507.07754) argues from the norm of the logits z to the uncertainty of the prediction; the
+bound below is that argument in closed form.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.errors import UsageError
+
+
+def contraction_loss(z: Tensor, target: Tensor, squared: bool = False) -> Tensor:
+    """Mean distance of the samples to the point they shall contract to.
+
+    The gradient of a sample that already lies on the target is 0. Half precision is raised to float32.
+
+    Args:
+        z: representations (B, d); an empty batch costs 0.
+        target: one point, (d,) or (1, d), a point for each sample, (B, d), or a scalar for all coordinates.
+        squared: squared distances in place of distances.
+
+    Returns:
+        The mean over the batch, shape ().
+
+    Raises:
+        UsageError: if the shapes do not fit.
+    """
+    if z.ndim != 2 or tuple(target.shape) not in {(), (z.shape[1],), (1, z.shape[1]), tuple(z.shape)}:
+        shapes = f"{tuple(z.shape)} and {tuple(target.shape)}"
+        raise UsageError(f"representations and target have shapes {shapes}: expected (B, d) and (d,) or (B, d)")
+    difference = _at_least_float32(z) - target
+    distance = difference.square().sum(1) if squared else torch.linalg.vector_norm(difference, dim=1)
+    return distance.sum() / max(len(z), 1)
+
+
+def entropy_floor(norm: Tensor | float, num_classes: int) -> Tensor:
+    """The least entropy that softmax can have when the logits' norm is no larger than ``norm``.
+
+    With a = norm · √(C/(C-1)) and q = (C-1)e^(-a) it is log(1 + q) + a·q/(1 + q): log C at norm 0, falling to 0. It is
+    tight: a vector with one logit against the rest reaches it.
+
+    Args:
+        norm: Euclidean norms of logits, of any shape, at least 0.
+        num_classes: C, the length of the logit vector.
+
+    Returns:
+        Entropies in nats, of the shape of ``norm``.
+
+    Raises:
+        UsageError: if there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise UsageError(f"num_classes is {num_classes}: an entropy floor needs at least 2 classes")
+    norm = _at_least_float32(norm) if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float64)
+    # Beyond a = 1000 the floor is 0 in float64 too; the limit keeps an infinite norm from making inf · 0.
+    gap = (norm * math.sqrt(num_classes / (num_classes - 1))).clamp(max=1000.0)
+    rest = (num_classes - 1) * torch.exp(-gap)
+    return torch.log1p(rest) + gap * rest / (1 + rest)
+
+
+def per_dimension_variance(h: Tensor) -> Tensor:
+    """Population variance of every dimension of h (B, d): (d,), float64; 0 where there are fewer than two samples."""
+    return _centred(h).square().sum(0) / max(len(h), 1)
+
+
+def effective_rank(h: Tensor) -> Tensor:
+    """How many directions the samples spread over: exp of the entropy of the normalised singular values of centred h.
+
+    Between 1 and min(B - 1, d) (Roy and Vetterli, 2007). By convention it is 0 where nothing spreads: constant
+    representations, or fewer than two samples. It is NaN only when h holds values that are not finite.
+
+    Args:
+        h: representations (B, d).
+
+    Returns:
+        The effective rank, shape (), float64; no gradient.
+    """
+    h = h.detach().double()
+    if not h.isfinite().all():
+        return h.new_full((), math.nan)
+    singular = torch.linalg.svdvals(_centred(h))
+    # What centring leaves of a constant is rounding of its size, not spread.
+    rounding = max(h.shape) * torch.finfo(h.dtype).eps * torch.linalg.vector_norm(h)
+    singular = torch.where(singular > rounding, singular, 0.0)
+    total = singular.sum()
+    share = singular / torch.where(total > 0, total, 1.0)
+    return torch.where(total > 0, torch.special.entr(share).sum().exp(), 0.0)
+
+
+def _centred(h: Tensor) -> Tensor:
+    """The samples (B, d) minus their mean, in float64; an empty batch stays empty."""
+    return h.double() - h.double().mean(0)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype in {torch.float32, torch.float64} else x.float()

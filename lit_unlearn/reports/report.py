@@ -1,0 +1,231 @@
+"""The callback that gathers what a run measured and writes it: results.json, report.html and the terminal table.
+
+It knows no method and no attack: it asks the module to describe itself, and takes the findings of every callback that has some.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from lit_unlearn import __version__
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, write_rows
+
+RESULTS, PAGE, CHECKPOINT = "results.json", "report.html", "unlearned.ckpt"
+_METHODS = {"original": ORIGINAL, "retrain": RETRAIN}
+_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+
+Status = Literal["ok", "diverged", "interrupted"]
+
+
+class Report(Callback):
+    """Writes the result row of a run, and of the yardsticks that were measured beside it, as a file, a page and a table.
+
+    It must come after the attacks among the Trainer's callbacks, as it does on the command line.
+
+    Args:
+        page: write ``report.html``.
+        checkpoint: write ``unlearned.ckpt`` after ``fit``.
+
+    Attributes:
+        rows: the rows that were written last.
+        directory: where they were written.
+    """
+
+    def __init__(self, page: bool = True, checkpoint: bool = True) -> None:
+        self.page, self.checkpoint = page, checkpoint
+        self.rows: list[Row] = []
+        self.directory: Path | None = None
+        self._curves: dict[str, list[list[float]]] = {}
+        self._started = ""
+        self._running = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes the run directory, and fails now if nothing can be written there.
+
+        Raises:
+            UsageError: naming the directory.
+        """
+        del pl_module
+        self.rows, self._curves = [], {}
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.directory = run_directory(trainer)
+        if trainer.is_global_zero:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                (self.directory / f".{os.getpid()}.probe").touch()
+                (self.directory / f".{os.getpid()}.probe").unlink()
+            except OSError as error:
+                raise UsageError(f"cannot write to {self.directory}: {error.strerror}") from error
+        rank_zero_info(f"Run directory: {self.directory}")
+        self._running = stage == "validate"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to keep."""
+        del trainer, pl_module
+        self._running = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps what was logged, a point an epoch."""
+        del pl_module
+        for name, value in trainer.callback_metrics.items():
+            if not name.endswith(("_step", "_epoch")) and value.numel() == 1 and bool(value.isfinite()):
+                self._curves.setdefault(name, []).append([trainer.current_epoch, float(value)])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the unlearned model and writes the results."""
+        assert self.directory is not None
+        if self.checkpoint:
+            trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
+        status: Status = "ok" if pl_module.diverged is None else "diverged"
+        self._write(trainer, pl_module, status, pl_module.diverged or "")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the results of ``validate``."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module, "ok", "")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keeps and marks what an interrupted run measured; leaves no empty directory behind one that never began."""
+        if self._running:
+            said = f"{type(exception).__name__}: {exception}".removesuffix(": ").splitlines()[0]
+            self._write(trainer, pl_module, "interrupted", f"{said}, in epoch {trainer.current_epoch}")
+        elif self.directory is not None and trainer.is_global_zero:
+            _remove_if_empty(self.directory)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing more to keep."""
+        del trainer, pl_module, stage
+        self._running = False
+
+    def _write(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> None:
+        self._running = False
+        self.rows = in_order(list(self._rows(trainer, module, status, reason)))
+        self._write_files()
+
+    @rank_zero_only
+    def _write_files(self) -> None:
+        from rich.console import Console
+
+        from lit_unlearn.reports.table import results_table
+
+        assert self.directory is not None
+        write_rows(self.directory / RESULTS, self.rows)
+        if self.page:
+            from lit_unlearn.reports.page import write_page
+
+            write_page(self.directory / PAGE, self.rows)
+        Console().print(results_table(self.rows))
+        written = [name for name in (RESULTS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
+        rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
+
+    def _rows(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> Iterator[Row]:
+        common = _circumstances(trainer, self._started)
+        described = module.describe()
+        found = _findings(trainer)
+        for subject, method in _METHODS.items():
+            if found[subject]["metrics"]:
+                yield Row(method=method, status="ok", backbone=described["backbone"], **common, **found[subject])
+        own = found["unlearned"]
+        own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
+        own["weights"] = own["weights"] or described.pop("weights")
+        described.pop("weights", None)
+        if trainer.state.fn == "validate" and module.is_original():
+            described["method"] = ORIGINAL
+        yield Row(
+            status=status,
+            reason=reason,
+            curves=self._curves,
+            epochs=trainer.current_epoch,
+            **described,
+            **common,
+            **own,
+        )
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
+    logger = trainer.logger
+    if logger is None or isinstance(logger, CSVLogger | TensorBoardLogger):
+        where = Path(trainer.log_dir or trainer.default_root_dir)
+    else:
+        name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        where = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
+    return Path(trainer.strategy.broadcast(where))
+
+
+def _findings(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """For each subject, the fields of a row that callbacks filled."""
+    subjects = ("original", "retrain", "unlearned")
+    found: dict[str, dict[str, Any]] = {
+        subject: {"metrics": {}, "attacks": {}, "skipped": {}, "seconds": {}, "weights": {}} for subject in subjects
+    }
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if not isinstance(getattr(callback, "findings", None), Mapping):
+            continue
+        for subject, fields in found.items():
+            for name, value in callback.findings.get(subject, {}).items():
+                fields["attacks" if "/" in name else "metrics"][name] = value
+            if subject in callback.skipped:
+                fields["skipped"][callback.title] = callback.skipped[subject]
+            if subject in callback.seconds:
+                fields["seconds"][callback.title] = callback.seconds[subject]
+            fields["weights"] = getattr(callback, "weights", {}).get(subject, fields["weights"])
+    return found
+
+
+def _circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
+    """What all rows of a run have in common."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
+    return {
+        "data": data.describe(),
+        "split": data.split.describe(),
+        "seed": int(seed) if seed is not None else None,
+        "batch_size": {
+            "per_device": data.batch_size,
+            "forget_per_device": data.forget_batch_size or data.batch_size,
+            "global": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        },
+        "devices": {"accelerator": accelerator, "devices": trainer.num_devices, "nodes": trainer.num_nodes},
+        "precision": str(trainer.precision),
+        "versions": {
+            "lit_unlearn": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _VERSIONS},
+        },
+        "commit": _commit(),
+        "started": started,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, with a mark if it has changes; None when installed."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _remove_if_empty(directory: Path) -> None:
+    for folder in (directory, directory.parent, directory.parent.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,62 @@
+"""The results as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, SPLITS, Row, chance, in_order, labels, reference
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+UNKNOWN = "\N{EN DASH}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as percent with one decimal; a dash for what is unknown."""
+    return UNKNOWN if fraction is None else f"{100 * fraction:.1f}"
+
+
+def missing_references(rows: Sequence[Row]) -> str:
+    """A sentence on the references that the rows lack on their own splits, or an empty string."""
+    missing = [name for name in (ORIGINAL, RETRAIN) if not rows or any(reference(r, rows, name) is None for r in rows)]
+    if not missing:
+        return ""
+    return f"No {' and no '.join(missing)} row on the same split: how deep the forgetting goes cannot be judged."
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Accuracy in percent on the four splits, for every model as it is and after each attack.
+
+    Args:
+        rows: result rows; Original and Retrain are put first.
+
+    Returns:
+        A table for ``rich.print``. Unknown values are dashes. A run that did not end well is marked with its reason.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = in_order(rows)
+    table = Table(title="Accuracy, %", caption=Text(_caption(rows)), caption_justify="left", title_justify="left")
+    table.add_column("Model", overflow="fold")
+    table.add_column("State", overflow="fold")
+    for name in ("Forget", "Retain", "Test-\nforgotten", "Test-\nretained"):
+        table.add_column(name, justify="right")
+    for row, label in zip(rows, labels(rows), strict=True):
+        for state, known in row.accuracies().items():
+            name, style = (label, "bold") if state == AS_IS else ("", "")
+            cells = [percent(known.get(split)) for split in SPLITS]
+            table.add_row(Text(name, style="bold"), Text(state, style=style), *cells)
+        if row.status != "ok":
+            table.add_row("", Text(f"{row.status}: {row.reason}".removesuffix(": "), style="bold red"))
+        table.add_section()
+    return table
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    lines = [missing_references(rows)]
+    if levels := sorted({value for row in rows if (value := chance(row)) is not None}):
+        lines.append(f"A constant answer among the forgotten classes: {', '.join(map(percent, levels))} %.")
+    return "\n".join(filter(None, lines))

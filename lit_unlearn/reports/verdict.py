@@ -1,0 +1,230 @@
+"""Did the model forget? A rule that turns a row and its two references into plain words.
+
+Every attack is compared with the same attack on Retrain, a model that never saw the data: what Retrain gives away is no
+memory. The attack with the largest excess over Retrain counts, on the forget images themselves and on unseen images of
+the forgotten classes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, Row, chance, reference
+
+DEPTH_TOLERANCE = 0.05
+UTILITY_KEPT = 0.02
+UTILITY_REDUCED = 0.05
+FORGOTTEN = ("test_forget_acc", "forget_acc")
+
+Level = Literal["deep", "part", "shallow", "remembers", "unjudged", "failed"]
+Utility = Literal["kept", "reduced", "damaged", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One accuracy on forgotten data, beside the same of the references (None: unknown)."""
+
+    attack: str
+    split: str
+    value: float
+    retrain: float | None
+    original: float | None
+    tolerance: float = DEPTH_TOLERANCE
+
+    @property
+    def excess(self) -> float | None:
+        """What it gives beyond Retrain, as a fraction."""
+        return None if self.retrain is None else self.value - self.retrain
+
+    @property
+    def above(self) -> bool:
+        """Whether it exceeds Retrain by more than the tolerance."""
+        return self.excess is not None and self.excess > self.tolerance
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement on one row.
+
+    Attributes:
+        level: ``deep`` (as Retrain), ``part``, ``shallow``, ``remembers``, ``unjudged`` or ``failed`` (no such run).
+        utility: accuracy on retained test data beside Original's.
+        utility_lost: Original's minus the row's, as a fraction.
+        as_is: accuracy on forgotten data without an attack, where it exceeds Retrain most.
+        worst: the attack that exceeds Retrain most (without Retrain: that recovers most).
+        uncompared: attacks that Retrain was not given.
+        constant: accuracy of a constant answer, where an attack gets no more and no less; else None.
+    """
+
+    level: Level
+    utility: Utility
+    utility_lost: float | None
+    as_is: Finding | None
+    worst: Finding | None
+    uncompared: tuple[str, ...] = ()
+    constant: float | None = None
+
+    @property
+    def good(self) -> bool:
+        """As deep as Retrain, with utility kept."""
+        return self.level == "deep" and self.utility == "kept"
+
+
+def judge(row: Row, rows: Sequence[Row]) -> Verdict:
+    """Judge one row against the Original and Retrain among ``rows`` that share its split."""
+    original, retrain = reference(row, rows, ORIGINAL), reference(row, rows, RETRAIN)
+    findings = list(_findings(row, original, retrain))
+    as_is = _worst([f for f in findings if f.attack == AS_IS])
+    attacked = [f for f in findings if f.attack != AS_IS]
+    worst = _worst(attacked)
+    utility, lost = _utility(row, original)
+    compared = {f.attack for f in attacked if f.retrain is not None}
+    uncompared = tuple(dict.fromkeys(f.attack for f in attacked if f.attack not in compared))
+    level = chance(row)
+    constant = level if any(abs(f.value - (level or math.inf)) <= DEPTH_TOLERANCE for f in attacked) else None
+    return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant)
+
+
+def exceeds(row: Row, attack: str, split: str, value: float, retrain: float) -> bool:
+    """Whether an accuracy on forgotten data is above Retrain's by more than the tolerance."""
+    return value - retrain > _tolerance(row, split, value, retrain, halved=attack != AS_IS)
+
+
+def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
+    beside_original = original.accuracies() if original else {}
+    beside_retrain = retrain.accuracies() if retrain else {}
+    for attack, known in row.accuracies().items():
+        for split in FORGOTTEN:
+            if split in known:
+                value, base = known[split], beside_retrain.get(attack, {}).get(split)
+                tolerance = _tolerance(row, split, value, base, halved=attack != AS_IS)
+                yield Finding(attack, split, value, base, beside_original.get(attack, {}).get(split), tolerance)
+
+
+def _worst(findings: list[Finding]) -> Finding | None:
+    """Largest excess over Retrain; where nothing exceeds it, or nothing can be compared, largest accuracy."""
+    compared = [f for f in findings if f.excess is not None]
+    if any(f.above for f in compared):
+        return max((f for f in compared if f.above), key=lambda f: f.excess or 0.0)
+    return max(compared or findings, key=lambda f: f.value, default=None)
+
+
+def _tolerance(row: Row, split: str, value: float, base: float | None, halved: bool) -> float:
+    """Five points, or two standard errors of the difference where the images are too few to tell five points.
+
+    Attacks are fitted on one half of the images and scored on the other, hence ``halved``.
+    """
+    counts = row.split.get("counts", row.split)
+    images = counts.get(split.removesuffix("_acc")) if isinstance(counts, dict) else None
+    if not isinstance(images, int) or images < 1 or base is None:
+        return DEPTH_TOLERANCE
+    variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / max(1, images // 2 if halved else images)
+    return max(DEPTH_TOLERANCE, 2 * math.sqrt(variance))
+
+
+def _level(row: Row, as_is: Finding | None, worst: Finding | None) -> Level:
+    if row.status != "ok":
+        return "failed"
+    if as_is and as_is.above and (as_is.original is None or as_is.value > ((as_is.retrain or 0) + as_is.original) / 2):
+        return "remembers"
+    if worst and worst.above:
+        return "shallow"
+    if as_is and as_is.above:
+        return "part"
+    if not worst or worst.retrain is None or not as_is or as_is.retrain is None:
+        return "unjudged"
+    return "deep"
+
+
+def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:
+    mine, before = (r.metrics.get("test_retain_acc") if r else None for r in (row, original))
+    if mine is None or before is None:
+        return "unknown", None
+    lost = before - mine
+    return ("kept" if lost <= UTILITY_KEPT else "reduced" if lost <= UTILITY_REDUCED else "damaged"), lost
+
+
+TITLES: dict[Level, str] = {
+    "deep": "Forgotten as deep as Retrain",
+    "part": "Forgotten in part",
+    "shallow": "Shallow forgetting",
+    "remembers": "Not forgotten",
+    "unjudged": "Depth not judged",
+    "failed": "No result",
+}
+WHERE = {"forget_acc": "the forget images", "test_forget_acc": "unseen images of the forgotten classes"}
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def headline(row: Row, verdict: Verdict) -> str:
+    """One sentence: the judgement with the numbers that it rests on."""
+    as_is, worst = verdict.as_is, verdict.worst
+    if verdict.level == "failed":
+        return f"The run was {row.status}." if row.status == "interrupted" else f"The run {row.status}."
+    if verdict.level in ("remembers", "part") and as_is:
+        degree = "The model has not forgotten" if verdict.level == "remembers" else "The model forgot only in part"
+        return (
+            f"{degree}: as it is, it still names {_points(as_is.value)} % of {WHERE[as_is.split]}, where a model that "
+            f"never saw the data names {_points(as_is.retrain or 0.0)} %."
+        )
+    if verdict.level == "shallow" and worst:
+        return (
+            f"The forgetting is shallow: {worst.attack} brings back {_points(worst.value)} % where a model that never "
+            f"saw the data gives {_points(worst.retrain or 0.0)} %."
+        )
+    if verdict.level == "deep" and worst:
+        return (
+            f"The forgetting is as deep as in a model that never saw the data: the strongest attack, {worst.attack}, "
+            f"brings back {_points(worst.value)} %, there {_points(worst.retrain or 0.0)} %."
+        )
+    return "How deep the forgetting goes cannot be judged yet."
+
+
+def remarks(row: Row, verdict: Verdict) -> list[str]:
+    """Sentences that qualify the headline: utility, what an attack adds, what is missing."""
+    as_is, worst, said = verdict.as_is, verdict.worst, []
+    if row.status != "ok" and row.reason:
+        said.append(f"Reason: {row.reason}.")
+    if verdict.utility_lost is not None:
+        kept = {"kept": "Utility is kept", "reduced": "Utility is reduced", "damaged": "Utility is damaged"}
+        change = f"{'down' if verdict.utility_lost >= 0 else 'up'} {_points(abs(verdict.utility_lost))} points"
+        said.append(f"{kept[verdict.utility]}: accuracy on the retained test images is {change} from Original.")
+    elif row.status == "ok":
+        said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
+    if row.status == "ok":
+        said += _depth_remarks(verdict, as_is, worst)
+    return said
+
+
+def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | None) -> list[str]:
+    said = []
+    if as_is is None:
+        said.append("The accuracy on forgotten data was not measured.")
+    if verdict.level in ("remembers", "part") and worst and worst.above:
+        said.append(f"Under attack ({worst.attack}) it is {_points(worst.value)} %.")
+    if verdict.level == "shallow" and as_is:
+        said.append(f"As it is, the model names {_points(as_is.value)} % of {WHERE[as_is.split]}.")
+    if worst is None:
+        said.append("No attack that measures recovery was run.")
+    elif worst.retrain is None:
+        original = "" if worst.original is None else f" (Original: {_points(worst.original)} %)"
+        said.append(
+            f"{worst.attack} recovers {_points(worst.value)} %{original}, but there is no Retrain to compare with: it "
+            "may be memory, or what any model would know."
+        )
+    elif verdict.level == "deep" and worst.tolerance > DEPTH_TOLERANCE:
+        said.append(f"The few images can tell differences of {_points(worst.tolerance)} points only.")
+    if as_is and as_is.excess is not None and as_is.excess < -as_is.tolerance:
+        said.append("As it is, accuracy is below Retrain's: such over-forgetting can itself give the images away.")
+    if verdict.constant is not None and verdict.level in ("deep", "shallow", "part"):
+        said.append(
+            f"Attacks that end near {_points(verdict.constant)} %, the accuracy of a constant answer, show that it is "
+            "hidden which forgotten class an image had, not that the image was forgotten."
+        )
+    if verdict.uncompared and worst and worst.retrain is not None:
+        said.append(f"Not judged, for Retrain was not given them: {', '.join(verdict.uncompared)}.")
+    return said

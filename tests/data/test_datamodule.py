@@ -1,0 +1,251 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor, nn
+
+from lit_unlearn.data import Augment, Dataset, ForgetSpec, Order, Source, UnlearnDataModule
+from lit_unlearn.errors import UsageError
+
+
+class Recorder(LightningModule):
+    """Keeps every batch that Lightning hands over."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self.order = order
+        self.layer = nn.Linear(1, 1, bias=False)
+        self.trained: list[tuple[int, dict[str, tuple[Tensor, ...]]]] = []
+        self.validated: list[tuple[int, tuple[Tensor, Tensor]]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def training_step(self, batch: dict[str, tuple[Tensor, ...]], batch_idx: int) -> Tensor:
+        self.trained.append((self.current_epoch, batch))
+        return self.layer.weight.sum() * 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validated.append((dataloader_idx, batch))
+
+    test_step = validation_step
+
+
+def trainer(folder: Path, **more: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        **{"max_epochs": 2, **more},
+    )
+
+
+def indices(images: Tensor) -> list[int]:
+    return (images[:, 0, 0, 0] * 255).round().long().tolist()
+
+
+@pytest.fixture(autouse=True)
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_a_method_is_fed_in_its_order_and_every_epoch_anew(order: Order, tiny: Source, tmp_path: Path) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]), batch_size=8, forget_batch_size=4)
+    method = Recorder(order)
+    trainer(tmp_path).fit(method, data)
+    names = {"paired": {"retain", "forget"}, "forget_then_retain": {"retain", "forget"}}.get(order, {order})
+    assert {name for _, batch in method.trained for name in batch} == names
+    wanted = {"retain": data.split.retain, "forget": data.split.forget}
+    for name in names:
+        epochs = [
+            [
+                index
+                for epoch, batch in method.trained
+                if epoch == number and name in batch
+                for index in indices(batch[name][0])
+            ]
+            for number in (0, 1)
+        ]
+        assert set(epochs[0] + epochs[1]) == set(wanted.get(name, torch.arange(40)).tolist())
+        assert epochs[0] != epochs[1]
+    images, labels, *rest = method.trained[0][1][min(names)]
+    assert images.dtype == torch.float32
+    assert images.max() <= 1
+    assert labels.tolist() == [index % 4 for index in indices(images)]
+    assert len(rest) == (order == "mixed")
+
+
+def test_the_run_seed_decides_the_order(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+    for run_seed in ("0", "0", "1"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", run_seed)
+        method = Recorder("full")
+        trainer(tmp_path, max_epochs=1).fit(method, UnlearnDataModule(tiny, batch_size=8))
+        orders.append([index for _, batch in method.trained for index in indices(batch["full"][0])])
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_each_split_has_a_loader_that_sees_each_sample_once(stage: str, tiny: Source, tmp_path: Path) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=[1]), eval_batch_size=3, augment=Augment(2, True))
+    method = Recorder("retain")
+    getattr(trainer(tmp_path), stage)(method, data, verbose=False)
+    assert data.split_names == ("forget", "retain", "test_forget", "test_retain")
+    for number, name in enumerate(data.split_names):
+        seen = [index for loader, (images, _) in method.validated if loader == number for index in indices(images)]
+        assert sorted(seen) == getattr(data.split, name).tolist()
+
+
+def test_empty_splits_have_no_loader(tiny: Source) -> None:
+    assert UnlearnDataModule(tiny).split_names == ("retain", "test_retain")
+    data = UnlearnDataModule(tiny, ForgetSpec(fraction=0.5))
+    assert data.split_names == ("forget", "retain", "test_retain")
+    assert len(data.val_dataloader()) == len(data.test_dataloader()) == 3
+
+
+def test_only_training_batches_are_augmented(tiny: Source, tmp_path: Path) -> None:
+    data = UnlearnDataModule(tiny, batch_size=40, augment=Augment(crop=2))
+    method = Recorder("full")
+    trainer(tmp_path, max_epochs=1).fit(method, data)
+    spread = method.trained[0][1]["full"][0].flatten(1)
+    assert (spread.amin(1) != spread.amax(1)).any()
+    assert all((images == images[:, :1, :1, :1]).all() for _, (images, _) in method.validated)
+    assert all((images == images[:, :1, :1, :1]).all() for images, _ in data.evaluation_batches("retain", "cpu"))
+
+
+def test_images_follow_the_true_precision_of_the_run(tiny: Source, tmp_path: Path) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(fraction=0.5))
+    method = Recorder("mixed")
+    trainer(tmp_path, max_epochs=1, precision="64-true").fit(method, data)
+    images, labels, is_forget = method.trained[0][1]["mixed"]
+    assert (images.dtype, labels.dtype, is_forget.dtype) == (torch.float64, torch.int64, torch.bool)
+
+
+def test_evaluation_batches_work_without_a_trainer_and_halves_complete_each_other(tiny: Source) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=[0]), eval_batch_size=4)
+    parts = {}
+    for part in ("all", "calibration", "evaluation"):
+        batches = list(data.evaluation_batches("test_retain", "cpu", part))  # type: ignore[arg-type]
+        assert all(images.dtype == torch.float32 and len(images) <= 4 for images, _ in batches)
+        assert all(labels.tolist() == [index % 4 for index in indices(images)] for images, labels in batches)
+        parts[part] = [index for images, _ in batches for index in indices(images)]
+    wanted = data.split.test_retain.tolist()
+    assert parts == {"all": wanted, "calibration": wanted[::2], "evaluation": wanted[1::2]}
+
+
+def test_pixel_values_are_exact_at_both_ends() -> None:
+    class Extremes(Source):
+        def load(self) -> Dataset:
+            images = torch.tensor([0, 255, 128], dtype=torch.uint8).view(3, 1, 1, 1)
+            return Dataset(images, torch.arange(3), images, torch.arange(3), ["a", "b", "c"])
+
+    images, _ = next(UnlearnDataModule(Extremes()).evaluation_batches("retain", "cpu"))
+    assert images.flatten().tolist() == [0.0, 1.0, pytest.approx(128 / 255)]
+
+
+def test_a_method_that_needs_a_forget_set_says_so(tiny: Source, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Recorder needs samples to forget"):
+        trainer(tmp_path).fit(Recorder("paired"), UnlearnDataModule(tiny))
+
+
+def test_complaints_come_from_prepare_data_and_loading_happens_once(
+    tiny: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="unknown class 'dgo'"):
+        UnlearnDataModule(tiny, ForgetSpec(classes=["dgo"])).prepare_data()
+    loads = []
+    load = type(tiny).load
+    monkeypatch.setattr(type(tiny), "load", lambda self: loads.append(1) or load(self))
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]))
+    assert str(data).startswith("UnlearnDataModule({'source': 'TinySource'")
+    assert loads == []
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("fit")
+    assert (data.num_classes, data.image_shape, data.class_names[1]) == (4, (3, 4, 4), "dog")
+    assert loads == [1]
+
+
+def test_train_limit_keeps_a_seeded_choice_with_its_labels_and_names(named: Source) -> None:
+    data = UnlearnDataModule(named, ForgetSpec(classes=[2]), train_limit=15)
+    kept = data.data.train_images[:, 0, 0, 0].long()
+    assert len(kept) == 15
+    assert kept.tolist() != list(range(15))
+    assert torch.equal(data.data.train_labels, kept % 4)
+    assert data.data.train_names == [f"{index % 4}/{index:03d}.png" for index in kept.tolist()]
+    assert len(data.data.test_labels) == 20
+    again = UnlearnDataModule(named, train_limit=15, split_seed=0).data.train_images
+    assert torch.equal(again, data.data.train_images)
+    assert not torch.equal(UnlearnDataModule(named, train_limit=15, split_seed=1).data.train_images, again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"forget_batch_size": 1}, "forget_batch_size is 1"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0"),
+        ({"train_limit": 1}, "train_limit is 1"),
+        ({"train_limit": 41}, "train_limit is 41, .* the 40 training images"),
+        ({"train_limit": 5, "forget": ForgetSpec(index_file="x")}, "train_limit 5 renumbers"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str, tiny: Source) -> None:
+    with pytest.raises(UsageError, match=message):
+        UnlearnDataModule(tiny, **arguments).prepare_data()
+
+
+def test_an_unknown_split_or_part_is_refused(tiny: Source) -> None:
+    data = UnlearnDataModule(tiny)
+    with pytest.raises(UsageError, match="unknown split 'forgot'; did you mean 'forget'"):
+        next(data.evaluation_batches("forgot", "cpu"))
+    with pytest.raises(UsageError, match="unknown part 'half'"):
+        next(data.evaluation_batches("forget", "cpu", "half"))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="need a trainer"):
+        data.train_dataloader()
+
+
+def test_the_description_is_plain_json(tiny: Source) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=[1]), augment=Augment(4, True), train_limit=30)
+    described = json.loads(json.dumps(data.describe()))
+    assert described == {
+        "source": "TinySource",
+        "names": False,
+        "train": 30,
+        "test": 20,
+        "image_shape": [3, 4, 4],
+        "num_classes": 4,
+        "train_limit": 30,
+        "augment": {"crop": 4, "flip": True},
+    }
+
+
+def test_the_command_line_makes_it_with_short_names_and_keeps_names_and_numbers_apart() -> None:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(UnlearnDataModule, "data")
+    words = ["--data.source", "FashionMNIST", "--data.source.root", "x", "--data.forget.classes", '[1, "3", dress]']
+    parsed = parser.parse_args([*words, "--data.augment.crop", "4"])
+    assert parsed.data.forget.classes == [1, "3", "dress"]
+    again = parser.parse_string(parser.dump(parsed))
+    assert again.data.forget.classes == [1, "3", "dress"]
+    assert again.data.source.class_path.endswith("FashionMNIST")
+    assert again.data.augment.init_args.crop == 4
+
+
+def test_importing_the_data_package_imports_no_heavy_library() -> None:
+    heavy = {"torchvision", "sklearn", "scipy", "PIL"}
+    code = "import lightning.pytorch, sys; before = set(sys.modules); import lit_unlearn.data; "
+    code += f"print({heavy!r} & (set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

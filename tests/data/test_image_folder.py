@@ -1,0 +1,216 @@
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_unlearn.data import ForgetSpec, ImageFolder, UnlearnDataModule, image_folder
+from lit_unlearn.errors import UsageError
+
+
+def picture(path: Path, size: tuple[int, int] = (6, 6), mode: str = "RGB") -> None:
+    """A picture whose pixels depend on its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32(path.as_posix().encode())
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        for index in range(5):
+            picture(tmp_path / "train" / name / f"{index:03d}.png")
+        for index in range(2):
+            picture(tmp_path / "test" / name / f"{index:03d}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "cat" / ".hidden.png").write_text("not an image")
+    (tmp_path / "train" / ".git").mkdir()
+    return tmp_path
+
+
+def test_images_labels_and_names_belong_together(root: Path) -> None:
+    data = ImageFolder(root, image_size=6).load()
+    assert data.class_names == ["cat", "dog"]
+    assert data.train_labels.tolist() == [0] * 5 + [1] * 5
+    assert data.test_labels.tolist() == [0, 0, 1, 1]
+    assert data.train_names is not None
+    assert data.train_names[6] == "dog/001.png"
+    for image, name in zip(data.train_images, data.train_names, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.array(Image.open(root / "train" / name)))
+    assert np.array_equal(data.test_images[3].permute(1, 2, 0).numpy(), np.array(Image.open(root / "test/dog/001.png")))
+
+
+@pytest.mark.parametrize("size", [(20, 9), (9, 20), (13, 13), (3, 4)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resizes_the_shorter_side_and_cuts_the_centre_as_torchvision_does(
+    root: Path, size: tuple[int, int], channels: int
+) -> None:
+    from torchvision.transforms import v2
+
+    path = root / "train/cat/000.png"
+    picture(path, size)
+    data = ImageFolder(root, image_size=7, channels=channels).load()
+    wanted = v2.Compose([v2.Resize(7), v2.CenterCrop(7), v2.PILToTensor()])(
+        Image.open(path).convert("L" if channels == 1 else "RGB")
+    )
+    assert torch.equal(data.train_images[0], wanted)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+def test_every_eight_bit_picture_is_read(root: Path, mode: str) -> None:
+    path = root / "train/cat/000.png"
+    picture(path, mode=mode)
+    wanted = np.array(Image.open(path).convert("RGB"))
+    assert np.array_equal(ImageFolder(root, image_size=6).load().train_images[0].permute(1, 2, 0).numpy(), wanted)
+
+
+def test_jpegs_and_deeper_folders_are_found(root: Path) -> None:
+    picture(root / "train/dog/more/photo.JPG")
+    data = ImageFolder(root, image_size=6).load()
+    assert data.train_names is not None
+    assert "dog/more/photo.JPG" in data.train_names
+    assert len(data.train_images) == 11
+
+
+def test_val_stands_in_for_test_and_may_lack_a_class(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    for path in (root / "val/cat").iterdir():
+        path.unlink()
+    (root / "val/cat").rmdir()
+    assert ImageFolder(root, image_size=6).load().test_labels.tolist() == [1, 1]
+
+
+def test_a_share_of_every_class_is_held_out_by_seed(root: Path) -> None:
+    (root / "test").rename(root / "elsewhere")
+    data = ImageFolder(root, image_size=6, test_fraction=0.4).load()
+    assert data.train_labels.tolist() == [0] * 3 + [1] * 3
+    assert data.test_labels.tolist() == [0, 0, 1, 1]
+    assert data.train_names is not None
+    for image, name in zip(data.train_images, data.train_names, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.array(Image.open(root / "train" / name)))
+    everything = {tuple(image.flatten().tolist()) for image in torch.cat([data.train_images, data.test_images])}
+    assert len(everything) == 10
+    assert ImageFolder(root, image_size=6, test_fraction=0.4).load().train_names == data.train_names
+    others = [
+        ImageFolder(root, image_size=6, test_fraction=0.4, test_seed=seed).load().train_names for seed in range(1, 4)
+    ]
+    assert any(names != data.train_names for names in others)
+
+
+def test_an_index_file_names_images(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "forget.txt").write_text("dog/001.png\ntrain/cat/004.png\n")
+    module = UnlearnDataModule(ImageFolder(root), ForgetSpec(index_file=tmp_path / "forget.txt"))
+    assert module.split.forget.tolist() == [4, 6]
+
+
+def test_the_cache_gives_the_same_images_without_decoding_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = root / "images.u8"
+    plain = ImageFolder(root, image_size=6).load()
+    first = ImageFolder(root, image_size=6, cache=cache).load()
+    assert cache.stat().st_size == 14 * 3 * 6 * 6 + 32
+    monkeypatch.setattr(image_folder, "_decode", None)
+    again = ImageFolder(root, image_size=6, cache=cache).load()
+    for data in (first, again):
+        assert torch.equal(data.train_images, plain.train_images)
+        assert torch.equal(data.test_images, plain.test_images)
+    assert sorted(path.name for path in root.iterdir()) == ["images.u8", "test", "train"]
+
+
+def test_writing_to_cached_images_does_not_reach_the_file(root: Path) -> None:
+    source = ImageFolder(root, image_size=6, cache=root / "images.u8")
+    source.load()
+    source.load().train_images.zero_()
+    assert source.load().train_images.sum() > 0
+
+
+def _touch(root: Path) -> None:
+    os.utime(root / "train/cat/000.png", ns=(1, 1))
+
+
+def _add(root: Path) -> None:
+    picture(root / "train/cat/zzz.png")
+
+
+def _truncate(root: Path) -> None:
+    cache = root / "images.u8"
+    cache.write_bytes(cache.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("change", [_touch, _add, _truncate])
+def test_a_cache_that_is_out_of_date_is_made_anew(root: Path, change: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = root / "images.u8"
+    ImageFolder(root, image_size=6, cache=cache).load()
+    change(root)  # type: ignore[operator]
+    calls: list[Path] = []
+    decode = image_folder._decode
+    monkeypatch.setattr(image_folder, "_decode", lambda path, into: (calls.append(path), decode(path, into)))
+    data = ImageFolder(root, image_size=6, cache=cache).load()
+    assert len(calls) == len(data.train_images) + len(data.test_images)
+    assert torch.equal(data.train_images, ImageFolder(root, image_size=6).load().train_images)
+
+
+def test_a_cache_of_other_settings_is_made_anew(root: Path) -> None:
+    cache = root / "images.u8"
+    ImageFolder(root, image_size=6, channels=3, cache=cache).load()
+    assert ImageFolder(root, image_size=6, channels=1, cache=cache).load().train_images.shape == (10, 1, 6, 6)
+
+
+def test_a_failed_decode_leaves_no_cache(root: Path) -> None:
+    (root / "train/cat/000.png").write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"cannot decode the image .*cat/000\.png"):
+        ImageFolder(root, image_size=6, cache=root / "images.u8").load()
+    assert sorted(path.name for path in root.iterdir()) == ["test", "train"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot use the image cache .*nowhere"):
+        ImageFolder(root, image_size=6, cache=root / "nowhere" / "images.u8").load()
+
+
+def test_broken_pictures_are_named(root: Path) -> None:
+    path = root / "train/dog/002.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UsageError, match=r"cannot decode the image .*dog/002\.png"):
+        ImageFolder(root, image_size=6).load()
+
+
+def test_sixteen_bit_pictures_are_refused_rather_than_clipped(root: Path) -> None:
+    Image.fromarray(np.full((6, 6), 4096, dtype=np.uint16)).save(root / "train/cat/000.png")
+    with pytest.raises(UsageError, match=r"000\.png: mode I;16 has more than 8 bits"):
+        ImageFolder(root, image_size=6, channels=1).load()
+
+
+def test_layouts_that_do_not_fit_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no folder .*nowhere/train"):
+        ImageFolder(tmp_path / "nowhere").load()
+    with pytest.raises(UsageError, match="test already: give the one or the other"):
+        ImageFolder(root, test_fraction=0.5).load()
+    picture(root / "test/owl/000.png")
+    with pytest.raises(UsageError, match="classes that train has not: owl"):
+        ImageFolder(root).load()
+    (root / "test").rename(root / "elsewhere")
+    with pytest.raises(UsageError, match="test_fraction is None and there is no"):
+        ImageFolder(root).load()
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty has no images"):
+        ImageFolder(root, test_fraction=0.5).load()
+    (tmp_path / "bare" / "train").mkdir(parents=True)
+    with pytest.raises(UsageError, match="has no class folders"):
+        ImageFolder(tmp_path / "bare").load()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0"),
+        ({"channels": 4}, "channels is 4"),
+        ({"test_fraction": 1.0}, "test_fraction is 1.0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ImageFolder("x", **arguments)  # type: ignore[arg-type]

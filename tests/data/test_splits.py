@@ -1,0 +1,178 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_unlearn.data import ForgetSpec, ForgetSplit, make_split
+from lit_unlearn.errors import UsageError
+
+TRAIN = torch.arange(40) % 4
+TEST = torch.arange(20) % 4
+NAMES = ["cat", "dog", "frog", "hare"]
+IMAGES = [f"{NAMES[index % 4]}/{index:03d}.png" for index in range(40)]
+
+
+def split(spec: ForgetSpec | None, seed: int = 0, images: list[str] | None = None) -> ForgetSplit:
+    return make_split(TRAIN, TEST, spec, seed, NAMES, images)
+
+
+def write(folder: Path, text: str) -> ForgetSpec:
+    path = folder / "forget.txt"
+    path.write_text(text)
+    return ForgetSpec(index_file=path)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [None, ForgetSpec(classes=[1]), ForgetSpec(fraction=0.3), ForgetSpec(classes=["cat"], fraction=0.5)],
+)
+def test_forget_and_retain_are_sorted_and_cut_the_training_set_in_two(spec: ForgetSpec | None) -> None:
+    made = split(spec)
+    for indices in (made.forget, made.retain, made.test_forget, made.test_retain):
+        assert indices.dtype == torch.int64
+        assert torch.equal(indices, indices.sort().values)
+    assert torch.equal(torch.cat([made.forget, made.retain]).sort().values, torch.arange(40))
+    assert torch.equal(torch.cat([made.test_forget, made.test_retain]).sort().values, torch.arange(20))
+
+
+def test_whole_classes_leave_training_and_test_set() -> None:
+    made = split(ForgetSpec(classes=["hare", 1]))
+    assert set(TRAIN[made.forget].tolist()) == {1, 3}
+    assert set(TRAIN[made.retain].tolist()) == {0, 2}
+    assert set(TEST[made.test_forget].tolist()) == {1, 3}
+    assert set(TEST[made.test_retain].tolist()) == {0, 2}
+    assert made.forgotten_classes == (1, 3)
+
+
+def test_a_share_is_random_over_the_training_set_and_leaves_the_test_set_whole() -> None:
+    made = split(ForgetSpec(fraction=0.3))
+    assert made.counts() == {"forget": 12, "retain": 28, "test_forget": 0, "test_retain": 20}
+    assert made.forgotten_classes == ()
+    assert not torch.equal(made.forget, torch.arange(12))
+    assert torch.equal(made.forget, split(ForgetSpec(fraction=0.3)).forget)
+    assert not torch.equal(made.forget, split(ForgetSpec(fraction=0.3), seed=1).forget)
+
+
+def test_a_share_of_classes_is_drawn_from_those_classes_alone() -> None:
+    made = split(ForgetSpec(classes=["dog", "frog"], fraction=0.25))
+    assert len(made.forget) == 5
+    assert set(TRAIN[made.forget].tolist()) <= {1, 2}
+    assert made.counts()["test_forget"] == 0
+
+
+def test_nothing_to_forget() -> None:
+    assert split(None).counts() == {"forget": 0, "retain": 40, "test_forget": 0, "test_retain": 20}
+
+
+def test_an_index_file_holds_indices_comments_and_blank_lines(tmp_path: Path) -> None:
+    made = split(write(tmp_path, "# header\n3\n\n 17  # why\n0\n"))
+    assert made.forget.tolist() == [0, 3, 17]
+    assert made.counts()["test_forget"] == 0
+
+
+def test_an_index_file_holds_image_names_with_and_without_the_train_folder(tmp_path: Path) -> None:
+    made = split(write(tmp_path, f"{IMAGES[5]}\ntrain/{IMAGES[2]}\n./{IMAGES[9]}\n7\n"), images=IMAGES)
+    assert made.forget.tolist() == [2, 5, 7, 9]
+
+
+def test_a_name_that_looks_like_a_number_is_a_name(tmp_path: Path) -> None:
+    made = make_split(TRAIN[:3], TEST, write(tmp_path, "0\n"), 0, NAMES, ["2", "1", "0"])
+    assert made.forget.tolist() == [2]
+
+
+def test_text_is_a_class_name_first_and_an_index_second() -> None:
+    assert split(ForgetSpec(classes=["1"])).forgotten_classes == (1,)
+    assert make_split(TRAIN, TEST, ForgetSpec(classes=["1"]), 0, ["1", "2", "3", "4"]).forgotten_classes == (0,)
+
+
+def test_the_hash_names_forget_indices_and_training_labels() -> None:
+    made = split(ForgetSpec(classes=[1]))
+    data = np.arange(1, 40, 4, dtype="<i8").tobytes() + (40).to_bytes(8, "little") + TRAIN.numpy().tobytes()
+    assert made.hash == hashlib.sha256(data).hexdigest()[:16]
+    assert made.hash == split(ForgetSpec(classes=["dog"]), seed=7).hash
+    assert made.hash != split(ForgetSpec(classes=[2])).hash
+    assert made.hash != make_split(TRAIN.flip(0).sort().values, TEST, ForgetSpec(classes=[1]), 0, NAMES).hash
+
+
+def test_description_is_plain_json_and_one_line(tmp_path: Path) -> None:
+    made = split(write(tmp_path, "3\n"), seed=5)
+    described = json.loads(json.dumps(made.describe()))
+    assert described["hash"] == made.hash
+    assert described["seed"] == 5
+    assert described["spec"] == {"index_file": str(tmp_path / "forget.txt")}
+    assert described["counts"] == {"forget": 1, "retain": 39, "test_forget": 0, "test_retain": 20}
+    assert "\n" not in str(made)
+    assert "forget 1, retain 39" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ForgetSpec(), "nothing is named"),
+        (ForgetSpec(classes=[]), "nothing is named"),
+        (ForgetSpec(classes=["Dgo"]), "unknown class 'Dgo'; did you mean 'dog'"),
+        (ForgetSpec(classes=[4]), r"class index 4 is out of range \(allowed: 0 to 3\)"),
+        (ForgetSpec(classes=[-1]), "class index -1 is out of range"),
+        (ForgetSpec(classes=[1, "dog"]), "class 'dog' is named twice"),
+        (ForgetSpec(fraction=0.0), "fraction is 0.0"),
+        (ForgetSpec(fraction=1.0), "fraction is 1.0"),
+        (ForgetSpec(fraction=float("nan")), "fraction is nan"),
+        (ForgetSpec(fraction=1e-3), "selects none of the 40"),
+        (ForgetSpec(fraction=0.999), "selects all 40"),
+        (ForgetSpec(classes=[0, 1, 2, 3]), "selects all 40"),
+        (ForgetSpec(fraction=0.5, index_file="x"), "index_file 'x' cannot be combined"),
+        (ForgetSpec(classes=[0], index_file="x"), "index_file 'x' cannot be combined"),
+        (ForgetSpec(index_file="nowhere.txt"), "cannot read index_file 'nowhere.txt'"),
+    ],
+)
+def test_impossible_wishes_are_refused(spec: ForgetSpec, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split(spec)
+
+
+def test_a_number_that_is_also_the_name_of_another_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="class 1 may mean the index or the name '1'"):
+        make_split(TRAIN, TEST, ForgetSpec(classes=[1]), 0, ["1", "2", "3", "4"])
+
+
+def test_a_class_without_training_images_is_refused() -> None:
+    with pytest.raises(UsageError, match="selects none"):
+        make_split(TRAIN, TEST, ForgetSpec(classes=[4]), 0, [*NAMES, "owl"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n2\n1\n", "line 3 .*'1' was already named in line 1"),
+        ("40\n", "line 1 .*index 40 is out of range .*0 to 39"),
+        ("-1\n", "index -1 is out of range"),
+        ("1\n1.5\n", "line 2 .*'1.5' is not a number"),
+        ("# nothing\n", "selects none"),
+        ("\n".join(map(str, range(40))), "selects all 40"),
+    ],
+)
+def test_bad_index_files_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split(write(tmp_path, text))
+
+
+def test_an_unknown_image_name_gets_near_matches(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"line 1 .*unknown training image 'cat/004\.pgn'; did you mean .*cat/004\.png"
+    ):
+        split(write(tmp_path, "cat/004.pgn\n"), images=IMAGES)
+
+
+def test_the_same_image_by_name_and_by_index_is_a_duplicate(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 2 .*already named in line 1"):
+        split(write(tmp_path, f"{IMAGES[4]}\n4\n"), images=IMAGES)
+
+
+def test_a_binary_index_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "forget.txt"
+    path.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UsageError, match="cannot read index_file"):
+        split(ForgetSpec(index_file=path))
