@@ -1,18 +1,24 @@
 """The command line: Lightning's, with unlearning methods as models and attacks as callbacks.
 
-``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the four splits alone.
+``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the four splits.
 """
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
+from inspect import isabstract
 from pathlib import Path
+from typing import Any
 
+import torch
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, callbacks, loggers, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -25,12 +31,14 @@ from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.reports.report import CHECKPOINT, Report
 
 _ROOMS = {
-    "model": (methods, UnlearnModule),
-    "backbone": (backbones, backbones.Backbone),
-    "data": (data, UnlearnDataModule),
-    "source": (data, data.Source),
-    "callbacks": (attacks, attacks.Attack),
+    "model": ((methods,), UnlearnModule),
+    "backbone": ((backbones,), backbones.Backbone),
+    "data": ((data,), UnlearnDataModule),
+    "source": ((data,), data.Source),
+    "callbacks": ((attacks, callbacks), Callback),
+    "logger": ((loggers,), loggers.Logger),
 }
+_NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 _RESUME_WORDS = ("last", "best", "hpc", "registry")
 _TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
@@ -57,33 +65,59 @@ class UnlearnCLI(LightningCLI):
         """Parses, and looks at the checkpoint before anything is read from it.
 
         Raises:
-            UsageError: if ``ckpt_path`` is no file, is corrupt, or holds more than plain weights.
+            UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them.
         """
         super().parse_arguments(parser, args)
         path = self._settings().get("ckpt_path")
         if path and str(path) not in _RESUME_WORDS and "://" not in str(path):
             check_checkpoint(path)
+            _check_purpose(Path(path), self.config["subcommand"])
 
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and trains the Retrain yardstick if a config was given for it."""
         settings = self._settings()
+        if "verbose" in settings:
+            settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         logger = settings.trainer.logger
-        if hasattr(logger, "get") and str(logger.get("class_path", "")).endswith(".CSVLogger") and not logger.init_args.name:
+        class_path = str(logger.get("class_path", "")) if hasattr(logger, "get") else ""
+        if class_path.endswith(_NAMED_LOGGERS) and not logger.init_args.name:
             logger.init_args.name = settings.model.class_path.rpartition(".")[2]
-        retrain = settings.evaluation.retrain
-        if self.subcommand == "fit" and str(retrain).endswith((".yaml", ".yml")):
-            settings.evaluation.retrain = str(train_yardstick(str(retrain), settings.data.as_dict()))
-            seed_everything(int(os.environ["PL_GLOBAL_SEED"]))
+        retrain = str(settings.evaluation.retrain)
+        if retrain.endswith((".yaml", ".yml")):
+            if self.subcommand != "fit":
+                raise UsageError(
+                    f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
+                )
+            settings.evaluation.retrain = str(train_yardstick(retrain, settings.data.as_dict()))
 
-    def _settings(self):  # type: ignore[no-untyped-def]
+    def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
 
 
-def run(args: ArgsType = None) -> UnlearnCLI:
+class YardstickCLI(UnlearnCLI):
+    """The run within a run that trains a Retrain, and nothing else."""
+
+    def before_fit(self) -> None:
+        """Refuses another method before it trains.
+
+        Raises:
+            UsageError: naming the method.
+        """
+        if type(self.model) is not methods.Retrain:
+            raise UsageError(
+                f"the config of evaluation.retrain trains {type(self.model).__name__}, but must train Retrain"
+            )
+
+
+def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> UnlearnCLI:
     """Runs one subcommand, as :func:`main` does, but lets errors through."""
     set_parsing_settings(add_print_completion_argument=True)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
     parser = {"exit_on_error": False}
-    return UnlearnCLI(
+    return cli_class(
         UnlearnModule,
         UnlearnDataModule,
         subclass_mode_model=True,
@@ -118,10 +152,14 @@ def train_yardstick(config: str, data_settings: dict[str, object]) -> Path:
     """
     if not Path(config).is_file():
         raise UsageError(f"evaluation.retrain names the config {config!r}, but there is no such file")
-    cli = run(["fit", "--config", config, f"--data={json.dumps(data_settings, default=str)}"])
+    seed = os.environ.pop("PL_GLOBAL_SEED", None)
+    settings = json.dumps(data_settings, default=str)
+    cli = run(["fit", "--config", config, f"--data={settings}", "--report.checkpoint=true"], YardstickCLI)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    if seed is not None:
+        seed_everything(int(seed), workers=True, verbose=False)
     report = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Report))  # type: ignore[attr-defined]
-    if type(cli.model) is not methods.Retrain or report.directory is None:
-        raise UsageError(f"evaluation.retrain: {config} trains {type(cli.model).__name__}, but must train Retrain")
+    assert report.directory is not None
     return report.directory / CHECKPOINT
 
 
@@ -131,7 +169,7 @@ def main(args: ArgsType = None) -> None:
         run(args)
     except SIGTERMException:
         sys.exit(143)
-    except (UsageError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:
+    except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
         line = explain(error)
         if line is None:
             raise
@@ -148,7 +186,7 @@ def explain(error: BaseException) -> str | None:
         return _explain_parsing(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return None
+    return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -157,24 +195,48 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _check_purpose(path: Path, subcommand: str) -> None:
+    """Raises a UsageError unless a checkpoint, known to be safe, holds what the subcommand takes from it."""
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    if "pytorch-lightning_version" not in held:
+        raise UsageError(f"ckpt_path: {path} holds weights and no run: give them as --model.weights")
+    if subcommand == "fit" and "optimizer_states" not in held:
+        raise UsageError(
+            f"ckpt_path: {path} holds a finished model, from which no run can resume: give it as --model.weights"
+        )
+
+
 def _explain_parsing(message: str) -> str:
-    keys = re.findall(r'[Kk]ey "([\w.]+)"', message)
-    key = ".".join(dict.fromkeys(keys))
+    key = ".".join(dict.fromkeys(re.findall(r'[Kk]ey "([\w.]+)"', message)))
+    if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
+        missing = f"{key}.{match[1]}".lstrip(".")
+        return f"{missing} is missing: give --{missing}{_allowed(missing)}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{key}: {unknown('class', match[1], _class_names(key.rpartition('.')[2]))}"
+        names = _class_names(key)
+        return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
     if match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         return f"{key}: {match[1].rpartition('.')[2]} has no option {match[2]!r}"
-    if match := re.search(r"Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message):
-        expected = dict.fromkeys(re.findall(r"Expected an? (?:<class '([^']+)'>|(?:typing\.)?(\w+\[.*?\]))", message))
-        allowed = " or ".join("null" if name == "NoneType" else name for pair in expected for name in pair if name)
-        return f"{key}: {match[1] or match[2]!r} is not accepted; expected {allowed or 'another value'}"
-    return " ".join(message.split())
+    value = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message)
+    if value is None:
+        return " ".join(message.split())
+    given = next(group for group in value.groups() if group is not None)
+    if match := re.search(r"No module named '.+'|module '\S+' has no attribute '\w+'", message):
+        reason = "no such file" if given.endswith((".yaml", ".yml")) else match[0]
+        return f"{key}: {given!r} is not accepted: {reason}{_allowed(key)}"
+    wanted = r"Expected an? (?:<class '([^']+)'>|(?:typing\.)?(\w+\[.*?\]))|to a (subclass of \w+)"
+    expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
+    allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
+    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
+
+
+def _allowed(key: str) -> str:
+    names = _class_names(key)
+    return f" (allowed: {', '.join(sorted(names))})" if names else ""
 
 
 def _class_names(key: str) -> list[str]:
-    """The classes of ours that may stand at a key of the configuration."""
-    if key not in _ROOMS:
-        return []
-    room, base = _ROOMS[key]
-    classes = [getattr(room, name) for name in room.__all__]
-    return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and c is not UnlearnModule]
+    """The short class names that may stand at a key of the configuration."""
+    rooms, base = _ROOMS.get(key.rpartition(".")[2], ((), object))
+    classes = [getattr(room, name) for room in rooms for name in room.__all__]
+    own = [c for c in classes if isinstance(c, type) and issubclass(c, base) and c not in (base, attacks.Evaluation)]
+    return [c.__name__ for c in own if not isabstract(c)]

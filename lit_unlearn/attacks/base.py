@@ -4,6 +4,7 @@ An attack writes ``run(target)`` and returns named numbers. When it fires, on wh
 is here. It fires when training ends, and after ``validate``.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.attacks.target import Target, target_of
 from lit_unlearn.errors import UsageError
@@ -66,7 +67,10 @@ class Attack(Callback, ABC):
         started = time.perf_counter()
         with isolated(target.device):
             found = self.run(target)
-        self.findings[subject] = {f"{self.title}/{name}": float(value) for name, value in found.items()}
+        numbers = {f"{self.title}/{name}": float(value) for name, value in found.items()}
+        self.findings[subject] = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        if undefined := [name for name in numbers if name not in self.findings[subject]]:
+            self.skipped[subject] = f"undefined: {', '.join(undefined)}"
         self.seconds[subject] = time.perf_counter() - started
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,7 +94,7 @@ class Attack(Callback, ABC):
         if trainer.state.fn == "validate":
             self._fire_on_module(trainer, pl_module)
 
-    def _fire_on_module(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _fire_on_module(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.diverged is not None:
             self.skipped[UNLEARNED] = "the run diverged"
             return

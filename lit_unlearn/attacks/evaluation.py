@@ -2,9 +2,10 @@
 
 import time
 from pathlib import Path
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.attacks.base import UNLEARNED, attacks_of
 from lit_unlearn.attacks.target import Target, release, target_for, target_of
@@ -21,8 +22,9 @@ class Evaluation(Callback):
     Original and Retrain are scored and attacked before unlearning starts, so that even an interrupted run has them.
 
     Args:
-        retrain: weights of a model trained without the forget set: a file, or a name in the manifest. It must have been trained
-            without exactly this run's forget set; None leaves the yardstick out.
+        retrain: weights of a model trained without the forget set: a file, or a name in the manifest. That model must
+            have been trained without exactly this run's forget set; None leaves the yardstick out. On the command
+            line it may also be an experiment file of Retrain, which is then trained first.
 
     Attributes:
         findings: for each subject, its accuracy on each split, as ``<split>_acc``, a fraction.
@@ -51,13 +53,13 @@ class Evaluation(Callback):
         self.findings, self.skipped, self.seconds, self.weights = {}, {}, {}, {}
         if self.retrain is None:
             return
-        self._retrain = pl_module.frozen_copy()
+        self._retrain = cast(Backbone, cast(Any, pl_module).frozen_copy())
         loaded = load_weights(self._retrain, self.retrain)
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
         if loaded.split != here:
             raise UsageError(
-                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this run "
-                f"forgets split {here}: train a Retrain for it, or leave evaluation.retrain out"
+                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this "
+                f"run is on split {here}: let evaluation.retrain name weights, or a config, that fit it, or null"
             )
         self.weights[RETRAIN] = {"source": str(self.retrain), "sha256": loaded.sha256}
 
@@ -75,6 +77,11 @@ class Evaluation(Callback):
             self._score_model(trainer, pl_module)
             self._score_yardsticks(trainer, pl_module)
 
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Scores the model that ``test`` was given, and the yardsticks, without an attack."""
+        self._score_model(trainer, pl_module)
+        self._score_yardsticks(trainer, pl_module, attack=False)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the memory of all passes back."""
         del trainer, stage
@@ -85,24 +92,24 @@ class Evaluation(Callback):
         del trainer, exception
         release(pl_module)
 
-    def _score_model(self, trainer: Trainer, module: LightningModule) -> None:
+    def _score_model(self, trainer: Trainer, module: Any) -> None:
         if module.diverged is not None:
             self.skipped[UNLEARNED] = "the run diverged"
             return
         self._score(UNLEARNED, target_of(trainer, module))
 
-    def _score_yardsticks(self, trainer: Trainer, module: LightningModule) -> None:
-        audits_original = trainer.state.fn == "validate" and module.is_original()
+    def _score_yardsticks(self, trainer: Trainer, module: Any, attack: bool = True) -> None:
+        audits_original = trainer.state.fn != "fit" and module.is_original()
         targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}
         if self._retrain is not None:
             targets[RETRAIN] = target_for(trainer, module, self._retrain)
         for subject, target in targets.items():
             if target is None:
                 continue
-            rank_zero_info(f"Scoring and attacking the yardstick: {subject}")
+            rank_zero_info(f"Measuring the yardstick: {subject}")
             self._score(subject, target)
-            for attack in attacks_of(trainer):
-                attack.fire(subject, target)
+            for each in attacks_of(trainer) if attack else ():
+                each.fire(subject, target)
 
     def _score(self, subject: str, target: Target) -> None:
         started = time.perf_counter()

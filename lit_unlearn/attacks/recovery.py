@@ -1,14 +1,15 @@
 """Training-free recovery (OPC, arXiv 2507.07754): can linear algebra bring the forgotten classes back?
 
-Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery he needs labels of S; for feature mapping
-he holds the original model, needs no labels, and may lack every forget sample (``calibration: retain``).
+Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery he needs labels of S;
+for feature mapping he holds the original model, needs no labels, and may lack every forget sample
+(``calibration: retain``).
 
     FM   W = argmin Σ_S ‖W f(x) − f0(x)‖² + ridge,   prediction g0(W f(x))
     HR   V = argmin Σ_S ‖V f(x) − onehot(y)‖² + ridge,   prediction argmax V f(x)
 
-with f, f0 the unlearned and original features and g0 the original head. HR onto g0's logits is FM by algebra, offered for
-those who hold only the original's answers. Both fit in closed form from streaming float64 moments. Neither is strong
-against a model that merely shrinks features: a ridge sees a direction of small variance last.
+with f, f0 the unlearned and original features and g0 the original head. HR onto g0's logits is FM by algebra, offered
+for those who hold only the original's answers. Both fit in closed form from streaming float64 moments. Neither is
+strong against a model that merely shrinks features: a ridge sees a direction of small variance last.
 """
 
 from abc import abstractmethod
@@ -38,8 +39,8 @@ class LinearRecovery(Attack):
 
     Args:
         name: how its numbers are called.
-        calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test sample, in
-            which case test accuracies are of the remaining ones.
+        calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
+            sample, in which case test accuracies are of the remaining ones.
         ridge: penalty relative to the mean variance of the features, ≥ 0.
         bias: whether the map has a free intercept.
     """

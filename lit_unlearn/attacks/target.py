@@ -6,7 +6,7 @@ in order, as long as they fit the budget; beyond it each use is a fresh pass, so
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -57,26 +57,27 @@ class EncodedData:
         self._kept: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
-        """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, always in the same order."""
+        """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order."""
         kept = self._kept.get((split, part))
         for features, labels in self._pass(split, part) if kept is None else kept:
             with torch.no_grad():
                 yield Encoded(features, self.backbone.head(features), labels)
 
     def _pass(self, split: str, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        kept: list[tuple[Tensor, Tensor]] | None = []
+        kept: list[tuple[Tensor, Tensor]] = []
+        size = 0
         for images, labels in self.data.evaluation_batches(split, self.device, part):
             with torch.no_grad():
                 features = self.backbone.features(images)
-            if kept is not None:
-                self.room -= features.nbytes
-                kept = [*kept, (features, labels)] if self.room >= 0 else self._give_up(kept, features)
+            size += features.nbytes
+            if size <= self.room:
+                kept.append((features, labels))
+            else:
+                kept.clear()
             yield features, labels
-        if kept is not None:
+        if size <= self.room:
+            self.room -= size
             self._kept[split, part] = kept
-
-    def _give_up(self, kept: list[tuple[Tensor, Tensor]], features: Tensor) -> None:
-        self.room += features.nbytes + sum(item.nbytes for item, _ in kept)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Target:
 class _Shared:
     """The originals and the latest target of one module, so that callbacks share their passes."""
 
-    def __init__(self, module: LightningModule, data: SplitData) -> None:
+    def __init__(self, module: Any, data: SplitData) -> None:
         original = module.original_copy()
         self.data = data
         self.original = None if original is None else EncodedData(original, data, module.device)
@@ -133,20 +134,26 @@ class _Shared:
     def aim(self, backbone: Backbone, device: torch.device) -> Target:
         return Target(EncodedData(backbone, self.data, device), self.original, self.data, backbone.num_classes)
 
+    def aim_at_original(self) -> Target | None:
+        if self.original is None:
+            return None
+        return Target(self.original, self.original, self.data, self.original.backbone.num_classes)
+
 
 _shared: "WeakKeyDictionary[LightningModule, _Shared]" = WeakKeyDictionary()
 
 
 def target_of(trainer: Trainer, module: LightningModule) -> Target:
     """The module's backbone as it stands now, as a target; the same object for as long as no weight changes."""
-    shared = _shared_by(trainer, module)
-    tensors = [*module.backbone.parameters(), *module.backbone.buffers()]
+    shared, unlearned = _shared_by(trainer, module), cast(Any, module)
+    tensors = [*unlearned.backbone.parameters(), *unlearned.backbone.buffers()]
     state = tuple((id(tensor), tensor._version) for tensor in tensors)
     if shared.target is None or shared.state != state:
-        if module.is_original() and shared.original is not None:
-            shared.target = Target(shared.original, shared.original, shared.data, module.backbone.num_classes)
+        original = shared.aim_at_original()
+        if unlearned.is_original() and original is not None:
+            shared.target = original
         else:
-            shared.target = shared.aim(module.frozen_copy(), module.device)
+            shared.target = shared.aim(unlearned.frozen_copy(), module.device)
         shared.state = state
     return shared.target
 
@@ -154,11 +161,7 @@ def target_of(trainer: Trainer, module: LightningModule) -> Target:
 def target_for(trainer: Trainer, module: LightningModule, backbone: Backbone | None) -> Target | None:
     """Another network on the same data as a target; None stands for the original, if the module has one."""
     shared = _shared_by(trainer, module)
-    if backbone is not None:
-        return shared.aim(backbone, module.device)
-    if shared.original is None:
-        return None
-    return Target(shared.original, shared.original, shared.data, module.backbone.num_classes)
+    return shared.aim_at_original() if backbone is None else shared.aim(backbone, module.device)
 
 
 def release(module: LightningModule) -> None:

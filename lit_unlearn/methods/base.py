@@ -9,12 +9,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -146,7 +146,7 @@ class UnlearnModule(LightningModule):
         optimizer = self.make_optimizer([p for p in self.backbone.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}  # type: ignore[typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
 
     def on_train_start(self) -> None:
         """Starts the clock and puts the student, and only the student, in train mode."""
@@ -174,6 +174,15 @@ class UnlearnModule(LightningModule):
         self._stop_unless(finite, f"weights are no longer finite after epoch {self.current_epoch}")
         self._read_clock()
 
+    def on_validation_start(self) -> None:
+        """Says which model ``validate`` is about to score."""
+        if self.trainer.state.fn == "validate":
+            self._announce()
+
+    def on_test_start(self) -> None:
+        """Says which model ``test`` is about to score."""
+        self._announce()
+
     def on_validation_epoch_start(self) -> None:
         """Pauses the clock."""
         self._read_clock()
@@ -183,7 +192,7 @@ class UnlearnModule(LightningModule):
         """Counts right answers on one split."""
         del batch_idx
         images, labels = batch
-        list(self.split_accuracy.values())[dataloader_idx].update(self(images), labels)
+        self._counters()[dataloader_idx].update(self(images), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/<split>_acc`` as a fraction, and starts the clock again."""
@@ -215,19 +224,28 @@ class UnlearnModule(LightningModule):
 
     def forgotten_classes(self) -> list[int]:
         """The classes of which no sample is retained: those that class unlearning removes."""
-        classes: list[int] = self._data().split.forgotten_classes
-        return classes
+        return list(self._data().split.forgotten_classes)
 
     def _data(self) -> Any:
         data = getattr(self.trainer, "datamodule", None)
         if data is None or not hasattr(data, "split_names"):
             raise UsageError(
-                f"{type(self).__name__} needs an UnlearnDataModule as the Trainer's datamodule, got {type(data).__name__}"
+                f"{type(self).__name__} needs an UnlearnDataModule as datamodule, but got {type(data).__name__}"
             )
         return data
 
+    def _counters(self) -> list[SplitAccuracy]:
+        return [cast(SplitAccuracy, counter) for counter in self.split_accuracy.values()]
+
+    def _announce(self) -> None:
+        if self.is_original():
+            what = f"the original model, {self.loaded.source if self.loaded else 'the backbone as constructed'}"
+        else:
+            what = f"the model made by {type(self).__name__}, {self.trainer.ckpt_path or 'as it stands'}"
+        rank_zero_info(f"Scoring {what}")
+
     def _log_accuracies(self, stage: str) -> None:
-        for name, counter in self.split_accuracy.items():
+        for name, counter in zip(self.split_accuracy, self._counters(), strict=True):
             value = counter.value
             if value is not None:
                 self.log(f"{stage}/{name}_acc", value, add_dataloader_idx=False)

@@ -1,12 +1,11 @@
 """GradientAscent (GA): climb the loss of the forget set.
 
-L = −E_Df[CE(z(x), y)]; 5–10 epochs, learning rate 1e-4 (range 1e-5 … 1e-3). The loss has no lower bound, so the climb can
-be clipped, or stopped once enough is forgotten; a run that leaves the numbers is reported as diverged.
+L = −E_Df[CE(z(x), y)]; 5–10 epochs, learning rate 1e-4 (range 1e-5 … 1e-3). The loss has no lower bound, so the climb
+can be clipped, or stopped once enough is forgotten; a run that leaves the numbers is reported as diverged.
 """
 
 from pathlib import Path
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -26,7 +25,7 @@ class GradientAscent(UnlearnModule):
         optimizer: makes an optimizer from parameters.
         lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
         clip: cross-entropy (nats) of a sample beyond which it is climbed no further; None climbs without end.
-        stop_at: accuracy on the forget set, a fraction, at or below which the run stops after an epoch; None never stops.
+        stop_at: accuracy on the forget set, a fraction, at or below which the run stops after an epoch, or None.
 
     Raises:
         UsageError: if ``clip`` is not positive or ``stop_at`` lies outside [0, 1].
@@ -49,24 +48,21 @@ class GradientAscent(UnlearnModule):
         if stop_at is not None and not 0 <= stop_at <= 1:
             raise UsageError(f"stop_at is {stop_at}, but must be an accuracy in [0, 1]")
         self.clip, self.stop_at = clip, stop_at
-        self.right: list[Tensor] = []
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """The negative cross-entropy of a batch of the forget set."""
         images, labels = batch["forget"]
         logits = self(images)
         loss = -ascent(logits, labels, self.clip)
-        self.right.append((logits.detach().argmax(1) == labels).float().mean())
+        right = (logits.detach().argmax(1) == labels).float().mean()
         self.log("train/loss", loss)
+        self.log("train/forget_acc", right, batch_size=len(labels), on_epoch=True, on_step=False, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs the forget accuracy over the epoch's batches and stops where it is low enough."""
+        """Stops where the forget accuracy over the epoch's batches is low enough."""
         super().on_train_epoch_end()
-        accuracy = self.trainer.strategy.reduce(torch.stack(self.right).mean(), reduce_op="mean")
-        self.right.clear()
-        self.log("train/forget_acc", accuracy)
-        if self.stop_at is not None and accuracy <= self.stop_at:
+        if self.stop_at is not None and self.trainer.callback_metrics["train/forget_acc"] <= self.stop_at:
             self.trainer.should_stop = True
 
 

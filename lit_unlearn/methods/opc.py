@@ -1,6 +1,6 @@
 """OPC, one-point contraction: forget deeply by leaving nothing to read in the representation.
 
-L = E_Dr[CE(z(x), y)] + λ · E_Df[‖z(x)‖₂], arXiv 2507.07754, reconstructed from the paper (no code was released, and it has no λ).
+L = E_Dr[CE(z(x), y)] + λ · E_Df[‖z(x)‖₂], arXiv 2507.07754, a reconstruction: no code was released, and λ is ours.
 A small logit norm forces an uncertain prediction (:func:`lit_unlearn.metrics.contraction.entropy_floor`). But the head
 alone can make z small while the features keep everything, so ``contract`` also takes the features or any stage.
 Retain and forget samples go through the network in one batch, so that both share BatchNorm statistics as they will
@@ -37,8 +37,8 @@ class OPC(UnlearnModule):
         lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
         contract: where to contract: ``logits`` (the paper), ``features``, ``both``, or a list of stage names.
         target: the point: ``origin`` (the paper); ``retain_mean``, the retain samples' mean in the same batch;
-            ``random_point``, a fixed point of norm 1 in the positive orthant, which a ReLU can reach; or ``uniform``, any
-            point with all coordinates equal, for logits the uniform softmax.
+            ``random_point``, a fixed point of norm 1 in the positive orthant, which a ReLU can reach; or ``uniform``,
+            any point with all coordinates equal, for logits the uniform softmax.
         norm: ``l2`` (the paper) or ``squared``.
         weight: λ ≥ 0.
         freeze_head: leave the head as it was, so that the encoder has to forget.
@@ -123,7 +123,7 @@ def tap_names(contract: str | list[str], stages: tuple[str, ...]) -> list[str]:
     """The places to contract, by name.
 
     Raises:
-        UsageError: if a name is neither ``logits``, ``features``, ``both`` nor a stage of the backbone, or none is given.
+        UsageError: if a name is not ``logits``, ``features``, ``both`` or a stage of the backbone, or none is given.
     """
     names = {"both": ["logits", "features"]}.get(contract, [contract]) if isinstance(contract, str) else contract
     allowed = ("logits", "features", *stages)
@@ -144,5 +144,5 @@ def target_point(target: Target, forget: Tensor, retain: Tensor) -> Tensor:
     if target == "random_point":
         seed = torch.Generator().manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
         point = torch.rand(forget.shape[1], generator=seed)
-        return (point / point.norm()).to(forget)
+        return point.div(point.norm()).to(forget)
     return torch.zeros_like(forget[0])

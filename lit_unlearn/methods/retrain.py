@@ -44,7 +44,9 @@ class Retrain(FineTune):
         if original is not None:
             given = {name: value.detach() for name, value in original.named_parameters() if value.dim() > 1}
         reinitialise(backbone)
-        kept = [name for name, value in backbone.named_parameters() if name in given and torch.equal(value, given[name])]
+        kept = [
+            name for name, value in backbone.named_parameters() if name in given and torch.equal(value, given[name])
+        ]
         if kept:
             raise UsageError(
                 f"Retrain cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone "

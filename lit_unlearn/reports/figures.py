@@ -1,7 +1,7 @@
 """Figures as SVG text that sits in a page: real text, colours that follow the page's light or dark scheme.
 
-Drawn with matplotlib's objects, without pyplot and so without global state. Ink is ``currentColor`` and every other colour
-a CSS variable ``--c0`` … ``--c7`` with a fallback, so that one drawing serves light, dark and print.
+Drawn with matplotlib's objects, without pyplot: no window system, no figure kept alive. Ink is ``currentColor`` and
+every other colour a CSS variable ``--c0`` … ``--c7`` with a fallback, so that one drawing serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 GREY = PALETTE[7]
 INK = "#010203"
 MARKERS = "os^DvPX*"
-WIDTH = 5.2
+WIDTH = 4.6
 MAX_POINTS = 1500
 MAX_BARS = 42
 MAX_ATTACKS = 6
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lit_unlearn",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 9.5,
+    "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
@@ -59,8 +59,9 @@ STYLE = {
 def recovery_bars(rows: Sequence[Row]) -> str:
     """Bars of the accuracy on forgotten data, as is and after each attack, one group a model.
 
-    Unseen images of the forgotten classes where they were measured, else the forget images. A tick on a bar is Retrain
-    under the same attack; a dashed line is the accuracy of a constant answer. With many attacks the strongest are shown.
+    Unseen images of the forgotten classes where they were measured, else the forget images. A tick on a bar is
+    Retrain under the same attack; a dashed line is the accuracy of a constant answer. Of many attacks the strongest are
+    shown.
 
     Returns:
         SVG text, or an empty string where nothing was measured.
@@ -73,7 +74,7 @@ def recovery_bars(rows: Sequence[Row]) -> str:
     shown = _states(rows)
     with matplotlib.rc_context(STYLE):
         bars = sum(sum(state in forgotten(row, rows) for state in shown) for row in rows)
-        figure = _figure(0.235 * bars + 0.42 * len(rows) + 0.75)
+        figure = _figure(0.235 * bars + 0.44 * len(rows) + 0.75)
         _draw_bars(figure.subplots(), rows, shown)
         return _svg(figure, "Accuracy on forgotten data, as is and after each attack, by model")
 
@@ -106,7 +107,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
     y, ticks = 0.0, []
     for row, name in zip(rows, labels(rows), strict=True):
         y += 1.15
-        axes.text(0, y - 0.3, _cut(name, 60), fontweight="bold", va="center", ha="left")
+        axes.text(0, y - 0.3, _cut(name, 46), fontweight="bold", va="center", ha="left")
         retrained = reference(row, rows, RETRAIN)
         beside = forgotten(retrained, rows) if retrained and row.method not in (ORIGINAL, RETRAIN) else {}
         known = forgotten(row, rows)
@@ -127,7 +128,8 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
 def _draw_bar(axes: Axes, y: float, value: float, colour: str, hollow: bool, retrained: float | None) -> None:
     face = {"facecolor": "none", "edgecolor": colour, "linewidth": 1.4} if hollow else {"facecolor": colour}
     axes.barh(y, value, height=0.68, **face)
-    axes.annotate(f"{value:.1f}", (value, y), (4, 0), textcoords="offset points", va="center", annotation_clip=False)
+    where: Any = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "zorder": 5}
+    axes.annotate(f"{value:.1f}", (value, y), (4, 0), **where)
     if retrained is not None:
         axes.plot([100 * retrained] * 2, [y - 0.46, y + 0.46], color=PALETTE[1], linewidth=2.6, zorder=4)
 
@@ -217,9 +219,9 @@ def feature_map(maps: Mapping[str, tuple[Any, Sequence[object]]]) -> str:
             _draw_map(axes, name, points, names, style)
         for axes in panels[len(checked) :]:
             axes.set_axis_off()
-        figure.legend(
-            *_legend(panels), loc="outside lower center", ncols=4, fontsize=8.5, frameon=False, handletextpad=0.2, markerscale=1.8
-        )
+        look: Any = {"ncols": 4, "fontsize": 9, "frameon": False, "handletextpad": 0.2, "markerscale": 1.8}
+        handles, names = _legend(panels[0])
+        figure.legend(handles, names, loc="outside lower center", **look)
         return _svg(figure, f"Feature maps of {', '.join(checked)}")
 
 
@@ -253,8 +255,8 @@ def _draw_map(axes: Axes, title: str, points: np.ndarray, names: list[str], styl
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def _legend(panels: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    handles, names = panels[0].get_legend_handles_labels()
+def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    handles, names = axes.get_legend_handles_labels()
     return handles, [_cut(name, 22) for name in names]
 
 

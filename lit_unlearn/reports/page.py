@@ -16,6 +16,7 @@ from lit_unlearn.reports.rows import (
     in_order,
     labels,
     reference,
+    without_repeats,
     write_atomically,
 )
 from lit_unlearn.reports.table import UNKNOWN, missing_references, percent
@@ -64,8 +65,8 @@ class Entry:
     def settings(self) -> dict[str, dict[str, str]]:
         """Group → setting → value as text, nested arguments by their dotted names."""
         row = self.row
-        run = {"seed": row.seed, "epochs": row.epochs, "precision": row.precision, "started": row.started}
-        run |= {"commit": row.commit, "batch_size": row.batch_size, "devices": row.devices}
+        run: dict[str, Any] = {"seed": row.seed, "epochs": row.epochs, "batch_size": row.batch_size}
+        run |= {"devices": row.devices, "precision": row.precision, "started": row.started, "commit": row.commit}
         groups = {"method": row.hyperparameters, "optimizer": row.optimizer, "backbone": row.backbone}
         groups |= {"data": row.data, "split": row.split, "run": run, "weights": row.weights, "versions": row.versions}
         seconds = {phase: f"{value:.1f} s" for phase, value in row.seconds.items()}
@@ -97,6 +98,7 @@ def render(rows: Sequence[Row], maps: Mapping[str, Any] | None = None) -> str:
     """The report as HTML; whatever comes from the rows is escaped."""
     import jinja2
 
+    rows = in_order(without_repeats(rows))
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -104,7 +106,7 @@ def render(rows: Sequence[Row], maps: Mapping[str, Any] | None = None) -> str:
     environment.globals["reference"] = lambda row, name: reference(row, rows, name)
     environment.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(_context(in_order(rows), maps))
+    return template.render(_context(rows, maps))
 
 
 def _context(rows: Sequence[Row], maps: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def _context(rows: Sequence[Row], maps: Mapping[str, Any] | None) -> dict[str, A
     return {
         "entries": entries,
         "methods": methods,
+        "measured": [entry for entry in entries if any(entry.row.accuracies().values())],
         "title": _title(methods),
         "missing": missing_references(rows),
         "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],

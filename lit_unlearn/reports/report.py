@@ -1,6 +1,7 @@
 """The callback that gathers what a run measured and writes it: results.json, report.html and the terminal table.
 
-It knows no method and no attack: it asks the module to describe itself, and takes the findings of every callback that has some.
+It knows no method and no attack: it asks the module to describe itself, and takes the findings of every callback that
+has some.
 """
 
 import os
@@ -10,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn import __version__
 from lit_unlearn.errors import UsageError
@@ -28,9 +29,10 @@ Status = Literal["ok", "diverged", "interrupted"]
 
 
 class Report(Callback):
-    """Writes the result row of a run, and of the yardsticks that were measured beside it, as a file, a page and a table.
+    """Writes the result row of a run, and those of the yardsticks measured beside it, as a file, a page and a table.
 
-    It must come after the attacks among the Trainer's callbacks, as it does on the command line.
+    It must come after the attacks among the Trainer's callbacks, as it does on the command line. A ``fast_dev_run``
+    prints the table and writes nothing.
 
     Args:
         page: write ``report.html``.
@@ -59,15 +61,15 @@ class Report(Callback):
         self.rows, self._curves = [], {}
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self.directory = run_directory(trainer)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not _is_dry(trainer):
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 (self.directory / f".{os.getpid()}.probe").touch()
                 (self.directory / f".{os.getpid()}.probe").unlink()
             except OSError as error:
                 raise UsageError(f"cannot write to {self.directory}: {error.strerror}") from error
-        rank_zero_info(f"Run directory: {self.directory}")
-        self._running = stage == "validate"
+            rank_zero_info(f"Run directory: {self.directory}")
+        self._running = stage != "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to keep."""
@@ -84,15 +86,19 @@ class Report(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the unlearned model and writes the results."""
         assert self.directory is not None
-        if self.checkpoint:
+        diverged = cast(Any, pl_module).diverged
+        if self.checkpoint and not _is_dry(trainer):
             trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
-        status: Status = "ok" if pl_module.diverged is None else "diverged"
-        self._write(trainer, pl_module, status, pl_module.diverged or "")
+        self._write(trainer, pl_module, "diverged" if diverged else "ok", diverged or "")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the results of ``validate``."""
         if trainer.state.fn == "validate":
             self._write(trainer, pl_module, "ok", "")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the results of ``test``."""
+        self._write(trainer, pl_module, "ok", "")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keeps and marks what an interrupted run measured; leaves no empty directory behind one that never began."""
@@ -110,25 +116,26 @@ class Report(Callback):
     def _write(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> None:
         self._running = False
         self.rows = in_order(list(self._rows(trainer, module, status, reason)))
-        self._write_files()
+        self._write_files(dry=_is_dry(trainer))
 
     @rank_zero_only
-    def _write_files(self) -> None:
+    def _write_files(self, dry: bool) -> None:
         from rich.console import Console
 
         from lit_unlearn.reports.table import results_table
 
-        assert self.directory is not None
+        Console().print(results_table(self.rows))
+        if self.directory is None or dry:
+            return
         write_rows(self.directory / RESULTS, self.rows)
         if self.page:
             from lit_unlearn.reports.page import write_page
 
             write_page(self.directory / PAGE, self.rows)
-        Console().print(results_table(self.rows))
         written = [name for name in (RESULTS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
 
-    def _rows(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> Iterator[Row]:
+    def _rows(self, trainer: Trainer, module: Any, status: Status, reason: str) -> Iterator[Row]:
         common = _circumstances(trainer, self._started)
         described = module.describe()
         found = _findings(trainer)
@@ -139,7 +146,7 @@ class Report(Callback):
         own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
         own["weights"] = own["weights"] or described.pop("weights")
         described.pop("weights", None)
-        if trainer.state.fn == "validate" and module.is_original():
+        if trainer.state.fn != "fit" and module.is_original():
             described["method"] = ORIGINAL
         yield Row(
             status=status,
@@ -161,6 +168,10 @@ def run_directory(trainer: Trainer) -> Path:
         name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         where = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
     return Path(trainer.strategy.broadcast(where))
+
+
+def _is_dry(trainer: Any) -> bool:
+    return bool(trainer.fast_dev_run)
 
 
 def _findings(trainer: Trainer) -> dict[str, dict[str, Any]]:

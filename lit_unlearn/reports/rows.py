@@ -88,31 +88,38 @@ class Row:
 def chance(row: Row) -> float | None:
     """Accuracy on the forgotten classes of a constant answer among them: 1/n for n ≥ 2 whole forgotten classes.
 
-    A value recorded as ``split["chance"]`` comes first. None where it has no meaning: single images forgotten, or one
-    class (a constant answer then is always right).
+    None where it has no meaning: single images forgotten, or one class (a constant answer then is always right).
     """
-    if isinstance(recorded := row.split.get("chance"), float):
-        return recorded
-    spec = row.split.get("spec")
-    classes = spec.get("classes") if isinstance(spec, Mapping) else None
-    if not isinstance(spec, Mapping) or not isinstance(classes, Sequence) or spec.get("fraction") is not None:
-        return None
-    return 1 / len(classes) if len(classes) > 1 else None
+    classes = row.split.get("forgotten_classes")
+    return 1 / len(classes) if isinstance(classes, list) and len(classes) > 1 else None
 
 
 def reference(row: Row, rows: Sequence[Row], name: str) -> Row | None:
     """The Original or Retrain row that ``row`` may be compared with, or None.
 
-    Only a row that ended well and has the same split hash counts; among several, one that shares backbone, then seed.
+    Only a row that ended well and has the same split hash counts; among several, one that shares the
+    backbone, then one that was attacked, then one that shares the seed.
     """
     same = [r for r in rows if r.method == name and r.status == "ok" and r.split.get("hash") == row.split.get("hash")]
-    return max(same, key=lambda r: (r.backbone == row.backbone, r.seed == row.seed), default=None)
+    return max(same, key=lambda r: (r.backbone == row.backbone, bool(r.attacks), r.seed == row.seed), default=None)
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Original first, then Retrain, then the methods in the order given."""
     rank = {ORIGINAL: 0, RETRAIN: 1}
     return sorted(rows, key=lambda row: rank.get(row.method, 2))
+
+
+def without_repeats(rows: Sequence[Row]) -> list[Row]:
+    """The rows without a reference that an earlier row already is: the same model measured on the same split."""
+    kept: list[Row] = []
+    for row in rows:
+        told = (row.method, row.status, row.split.get("hash"), row.backbone, row.metrics, row.attacks, row.seed)
+        if row.method not in (ORIGINAL, RETRAIN) or all(
+            told != (k.method, k.status, k.split.get("hash"), k.backbone, k.metrics, k.attacks, k.seed) for k in kept
+        ):
+            kept.append(row)
+    return kept
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
@@ -201,7 +208,7 @@ def _document(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UsageError(f"{path}: not a results file (its \"format\" must be {FORMAT!r})")
+        raise UsageError(f'{path}: not a results file (its "format" must be {FORMAT!r})')
     if document.get("version") != VERSION:
         raise UsageError(f"{path}: version {document.get('version')!r} of the format (this program reads {VERSION})")
     return document

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, SPLITS, Row, chance, in_order, labels, reference
+from lit_unlearn.reports.rows import (
+    AS_IS,
+    ORIGINAL,
+    RETRAIN,
+    SPLITS,
+    Row,
+    chance,
+    in_order,
+    labels,
+    reference,
+    without_repeats,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +49,7 @@ def results_table(rows: Sequence[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    rows = in_order(rows)
+    rows = in_order(without_repeats(rows))
     table = Table(title="Accuracy, %", caption=Text(_caption(rows)), caption_justify="left", title_justify="left")
     table.add_column("Model", overflow="fold")
     table.add_column("State", overflow="fold")

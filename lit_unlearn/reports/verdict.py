@@ -146,7 +146,7 @@ def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:
 
 
 TITLES: dict[Level, str] = {
-    "deep": "Forgotten as deep as Retrain",
+    "deep": "As deep as Retrain",
     "part": "Forgotten in part",
     "shallow": "Shallow forgetting",
     "remembers": "Not forgotten",
@@ -160,6 +160,10 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def _percent(fraction: float | None) -> str:
+    return f"{_points(fraction or 0.0)}\N{NO-BREAK SPACE}%"
+
+
 def headline(row: Row, verdict: Verdict) -> str:
     """One sentence: the judgement with the numbers that it rests on."""
     as_is, worst = verdict.as_is, verdict.worst
@@ -168,18 +172,18 @@ def headline(row: Row, verdict: Verdict) -> str:
     if verdict.level in ("remembers", "part") and as_is:
         degree = "The model has not forgotten" if verdict.level == "remembers" else "The model forgot only in part"
         return (
-            f"{degree}: as it is, it still names {_points(as_is.value)} % of {WHERE[as_is.split]}, where a model that "
-            f"never saw the data names {_points(as_is.retrain or 0.0)} %."
+            f"{degree}: as it is, it still names {_percent(as_is.value)} of {WHERE[as_is.split]}, where a model that "
+            f"never saw the data names {_percent(as_is.retrain)}."
         )
     if verdict.level == "shallow" and worst:
         return (
-            f"The forgetting is shallow: {worst.attack} brings back {_points(worst.value)} % where a model that never "
-            f"saw the data gives {_points(worst.retrain or 0.0)} %."
+            f"The forgetting is shallow: {worst.attack} brings back {_percent(worst.value)} where a model that never "
+            f"saw the data gives {_percent(worst.retrain)}."
         )
     if verdict.level == "deep" and worst:
         return (
             f"The forgetting is as deep as in a model that never saw the data: the strongest attack, {worst.attack}, "
-            f"brings back {_points(worst.value)} %, there {_points(worst.retrain or 0.0)} %."
+            f"brings back {_percent(worst.value)}, and {_percent(worst.retrain)} from that model."
         )
     return "How deep the forgetting goes cannot be judged yet."
 
@@ -197,6 +201,7 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
     if row.status == "ok":
         said += _depth_remarks(verdict, as_is, worst)
+    said += [f"{attack} was not run: {reason}." for attack, reason in row.skipped.items()]
     return said
 
 
@@ -205,15 +210,15 @@ def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | Non
     if as_is is None:
         said.append("The accuracy on forgotten data was not measured.")
     if verdict.level in ("remembers", "part") and worst and worst.above:
-        said.append(f"Under attack ({worst.attack}) it is {_points(worst.value)} %.")
+        said.append(f"Under attack ({worst.attack}) it is {_percent(worst.value)}.")
     if verdict.level == "shallow" and as_is:
-        said.append(f"As it is, the model names {_points(as_is.value)} % of {WHERE[as_is.split]}.")
+        said.append(f"As it is, the model names {_percent(as_is.value)} of {WHERE[as_is.split]}.")
     if worst is None:
         said.append("No attack that measures recovery was run.")
     elif worst.retrain is None:
-        original = "" if worst.original is None else f" (Original: {_points(worst.original)} %)"
+        original = "" if worst.original is None else f" (Original: {_percent(worst.original)})"
         said.append(
-            f"{worst.attack} recovers {_points(worst.value)} %{original}, but there is no Retrain to compare with: it "
+            f"{worst.attack} recovers {_percent(worst.value)}{original}, but there is no Retrain to compare with: it "
             "may be memory, or what any model would know."
         )
     elif verdict.level == "deep" and worst.tolerance > DEPTH_TOLERANCE:
@@ -222,7 +227,7 @@ def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | Non
         said.append("As it is, accuracy is below Retrain's: such over-forgetting can itself give the images away.")
     if verdict.constant is not None and verdict.level in ("deep", "shallow", "part"):
         said.append(
-            f"Attacks that end near {_points(verdict.constant)} %, the accuracy of a constant answer, show that it is "
+            f"Attacks that end near {_percent(verdict.constant)}, the accuracy of a constant answer, show that it is "
             "hidden which forgotten class an image had, not that the image was forgotten."
         )
     if verdict.uncompared and worst and worst.retrain is not None:

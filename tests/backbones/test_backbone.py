@@ -108,8 +108,17 @@ def test_every_layer_draws_its_weights_anew_as_it_drew_them_first() -> None:
         if name in first:
             assert not torch.equal(value, first[name])
             assert value.std().item() == pytest.approx(first[name].std().item(), rel=0.1)
-    weight = backbone.encoder.stage1[0].conv1.weight
-    assert weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
+    weight = backbone.encoder.stage2[0].conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_a_block_adds_its_shortcut(images: Tensor) -> None:
+    encoder = ResNet8(width=4).eval().encoder
+    for block in (encoder.stage1[0], encoder.stage2[0]):
+        nn.init.zeros_(block.bn2.weight)
+        x = torch.randn(2, block.conv1.in_channels, 8, 8)
+        assert torch.equal(block(x), block.shortcut(x).relu())
+    assert isinstance(encoder.stage1[0].shortcut, nn.Identity)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +161,10 @@ def test_taps_are_the_pooled_activations_of_one_pass(images: Tensor) -> None:
     torch.testing.assert_close(taps["logits"], backbone(images))
 
 
-def test_taps_let_gradients_flow_and_leave_no_hooks(images: Tensor) -> None:
+@pytest.mark.parametrize("name", ["stage1", "features"])
+def test_taps_let_gradients_flow_and_leave_no_hooks(images: Tensor, name: str) -> None:
     backbone = ResNet8(width=4)
-    sum(tap.square().sum() for tap in backbone.taps(images, ["stage1", "features"]).values()).backward()
+    backbone.taps(images, [name])[name].square().sum().backward()
     gradient = backbone.encoder.stem.conv.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
@@ -259,3 +269,20 @@ def test_check_says_that_the_image_size_does_not_fit() -> None:
     with pytest.raises(UsageError, match=r"images of 1×7×7 the encoder gives \(2, 18\), but the head needs .*\(2, 8\)"):
         backbone.check((1, 7, 7), 3)
     assert all(module.training for module in backbone.modules())
+
+
+class Verbose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("\n  odd size\nand a page of explanations")
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("encoder", "said"), [(Verbose(), "odd size"), (Silent(), "AssertionError")])
+def test_check_repeats_a_complaint_in_one_line(encoder: nn.Module, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Backbone(encoder, nn.Linear(8, 3), [0.5], [0.5], {}).check((1, 4, 5), 3)
+    assert str(caught.value) == f"the backbone cannot take images of 1×4×5: {said}"

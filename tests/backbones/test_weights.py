@@ -306,6 +306,14 @@ def test_saving_is_all_or_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(saved.parent.iterdir()) == [saved]
 
 
+def test_whoever_reads_while_a_file_is_replaced_sees_the_old_one_whole(saved: Path) -> None:
+    before = saved.read_bytes()
+    with saved.open("rb") as reader:
+        save_weights(small(1), saved, {})
+        assert reader.read() == before
+    assert saved.read_bytes() != before
+
+
 def test_saving_refuses_what_could_not_be_read_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be plain values"):
         save_weights(small(0), tmp_path / "w.pt", {"path": tmp_path})

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 
-from lit_unlearn.data import Augment, Dataset, ForgetSpec, Order, Source, UnlearnDataModule
+from lit_unlearn.data import Augment, Dataset, ForgetSpec, Order, Source, UnlearnDataModule, datamodule
 from lit_unlearn.errors import UsageError
 
 
@@ -175,6 +176,25 @@ def test_complaints_come_from_prepare_data_and_loading_happens_once(
     data.setup("fit")
     assert (data.num_classes, data.image_shape, data.class_names[1]) == (4, (3, 4, 4), "dog")
     assert loads == [1]
+
+
+def test_prepare_data_says_the_split_in_one_line(tiny: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(datamodule, "rank_zero_info", said.append)
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]))
+    data.prepare_data()
+    assert said == [str(data.split)]
+
+
+def test_ranks_share_the_evaluation_of_a_split(tiny: Source) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]))
+    seen = []
+    for rank in range(3):
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank, world_size=3, precision_plugin=SimpleNamespace(convert_input=lambda images: images)
+        )
+        seen += [index for images, _ in data.evaluation_batches("retain", "cpu") for index in indices(images)]
+    assert sorted(seen) == data.split.retain.tolist()
 
 
 def test_train_limit_keeps_a_seeded_choice_with_its_labels_and_names(named: Source) -> None:

@@ -140,7 +140,12 @@ def _truncate(root: Path) -> None:
     cache.write_bytes(cache.read_bytes()[:-40])
 
 
-@pytest.mark.parametrize("change", [_touch, _add, _truncate])
+def _lengthen(root: Path) -> None:
+    cache = root / "images.u8"
+    cache.write_bytes(cache.read_bytes() + b"x")
+
+
+@pytest.mark.parametrize("change", [_touch, _add, _truncate, _lengthen])
 def test_a_cache_that_is_out_of_date_is_made_anew(root: Path, change: object, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = root / "images.u8"
     ImageFolder(root, image_size=6, cache=cache).load()

@@ -204,6 +204,7 @@ def test_svhn_has_its_zeros_as_class_0(tmp_path: Path) -> None:
         savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels(count, 3, 32, 32).transpose(2, 3, 1, 0), "y": labels})
     data = SVHN(tmp_path).load()
     assert np.array_equal(data.train_images.numpy(), pixels(12, 3, 32, 32))
+    assert np.array_equal(data.test_images.numpy(), pixels(4, 3, 32, 32))
     assert data.train_images.is_contiguous()
     assert data.train_labels.tolist() == [*range(10), 0, 1]
     assert data.class_names == [str(digit) for digit in range(10)]

@@ -1,0 +1,146 @@
+"""A small world for runs from Python: learnable images, a network trained on them, and a quiet Trainer."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+
+from lit_unlearn.backbones import ResNet8
+from lit_unlearn.data import Dataset, ForgetSpec, Source, UnlearnDataModule
+
+torch.set_num_threads(1)
+
+CLASSES = 4
+Batch = dict[str, tuple[Tensor, Tensor]]
+
+
+class Blobs(Source):
+    """Grey 8x8 images of four classes: a pattern of the class under noise."""
+
+    def __init__(self, train: int = 48, test: int = 24, noise: float = 0.5) -> None:
+        self.train, self.test, self.noise = train, test, noise
+
+    def load(self) -> Dataset:
+        draw = torch.Generator().manual_seed(7)
+        patterns = torch.rand(CLASSES, 1, 8, 8, generator=draw)
+        labels = [torch.arange(count) % CLASSES for count in (self.train, self.test)]
+        images = [
+            ((1 - self.noise) * patterns[part] + self.noise * torch.rand(len(part), 1, 8, 8, generator=draw))
+            .mul(255)
+            .to(torch.uint8)
+            for part in labels
+        ]
+        return Dataset(images[0], labels[0], images[1], labels[1], ["ant", "bee", "cow", "dog"])
+
+
+class Recorder(Callback):
+    """Keeps the network as it was when training began, and every batch that was trained on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = copy.deepcopy(pl_module.backbone)
+        self.batches: list[Batch] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.batches.append(batch)
+
+
+@pytest.fixture(autouse=True)
+def _global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+
+
+@pytest.fixture
+def make_data() -> Callable[..., UnlearnDataModule]:
+    def make(classes: list[int] | None = None, fraction: float | None = None, **settings: Any) -> UnlearnDataModule:
+        named = classes is not None or fraction is not None
+        forget = ForgetSpec(classes=classes, fraction=fraction) if named else ForgetSpec(classes=[0, 1])
+        given = {"source": Blobs(), "forget": forget, "batch_size": 8, "eval_batch_size": 10} | settings
+        return UnlearnDataModule(**given)
+
+    return make
+
+
+@pytest.fixture
+def one_image(make_data: Callable[..., UnlearnDataModule], tmp_path: Path) -> UnlearnDataModule:
+    """Data of which a single training image is to be forgotten."""
+    (tmp_path / "forget.txt").write_text("5\n")
+    return make_data(forget=ForgetSpec(index_file=tmp_path / "forget.txt"))
+
+
+def small_network(seed: int = 0) -> ResNet8:
+    torch.manual_seed(seed)
+    return ResNet8(num_classes=CLASSES, in_channels=1, width=4)
+
+
+@pytest.fixture(scope="session")
+def trained_state() -> dict[str, Tensor]:
+    """Weights of a network that has learnt the blobs."""
+    data, network = Blobs().load(), small_network().train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(data.train_images / 255), data.train_labels).backward()
+        optimizer.step()
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+@pytest.fixture
+def make_backbone(trained_state: dict[str, Tensor]) -> Callable[..., ResNet8]:
+    """Makes the trained network, or with ``seed`` a fresh one."""
+
+    def make(seed: int | None = None) -> ResNet8:
+        network = small_network(seed or 0)
+        if seed is None:
+            network.load_state_dict(trained_state)
+        return network
+
+    return make
+
+
+@pytest.fixture
+def trained_file(trained_state: dict[str, Tensor], tmp_path: Path) -> Path:
+    torch.save(trained_state, tmp_path / "trained.pt")
+    return tmp_path / "trained.pt"
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    def make(*callbacks: Callback, **settings: Any) -> Trainer:
+        quiet: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "default_root_dir": tmp_path,
+            "logger": CSVLogger(tmp_path, name="logs"),
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "max_epochs": 1,
+        }
+        return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
+
+    return make
+
+
+@pytest.fixture
+def fit(make_trainer: Callable[..., Trainer]) -> Callable[..., Trainer]:
+    """Fits quietly and returns the Trainer."""
+
+    def run(module: LightningModule, data: UnlearnDataModule, *callbacks: Callback, **settings: Any) -> Trainer:
+        trainer = make_trainer(*callbacks, **settings)
+        trainer.fit(module, datamodule=data)
+        return trainer
+
+    return run
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()

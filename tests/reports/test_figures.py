@@ -1,0 +1,122 @@
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.figures import MAX_POINTS, curve_groups, curves, feature_map, hidden_states, recovery_bars
+from lit_unlearn.reports.rows import Row
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_bars_show_each_model_each_attack_and_each_number(original: Row, retrain: Row, shallow: Row) -> None:
+    found = texts(recovery_bars([shallow, retrain, original]))
+    for name in ("Original", "Retrain", "GA", "as is", "recovery/hr", "relearn", "91.0", "91.7", "33.0", "0.0"):
+        assert name in found
+    assert found.index("recovery/hr") < found.index("relearn")
+
+
+def test_bars_fall_back_to_the_forget_images(make_row: Callable[..., Row]) -> None:
+    row = make_row("GA", (0.123, 0.9), {"recovery/hr": (0.456, 0.9)})
+    assert {"12.3", "45.6"} <= set(texts(recovery_bars([row])))
+
+
+def test_bars_leave_out_weak_attacks_and_say_how_many(make_row: Callable[..., Row]) -> None:
+    attacks = {f"attack{i}": (i / 10, 1, i / 10, 1) for i in range(10)}
+    row = make_row("GA", (0.0, 1, 0.0, 1), attacks)
+    found = texts(recovery_bars([row]))
+    assert "attack9" in found
+    assert "attack0" not in found
+    assert hidden_states([row]) == 4
+
+
+def test_nothing_measured_gives_no_figure() -> None:
+    row = Row("GA", "diverged")
+    assert recovery_bars([row]) == recovery_bars([]) == curves(row) == feature_map({}) == ""
+    assert hidden_states([row]) == 0
+
+
+def test_colours_follow_the_page_and_nothing_is_loaded(retrain: Row, shallow: Row) -> None:
+    svg = recovery_bars([retrain, shallow])
+    assert "currentColor" in svg
+    assert "var(--c0, #d55e00)" in svg
+    assert not re.search(r"fill: #(000000|ffffff)|black|white", svg)
+    assert svg.startswith("<svg ")
+    root = ET.fromstring(svg)
+    assert "width" not in root.attrib
+    assert "viewBox" in root.attrib
+    assert not re.search(r"https?://(?!www\.w3\.org/)|<script|<style|<image", svg)
+
+
+def test_two_figures_share_no_id(retrain: Row, shallow: Row) -> None:
+    first, second = (set(re.findall(r' id="([^"]+)"', svg)) for svg in (recovery_bars([retrain]), curves(shallow)))
+    assert first
+    assert second
+    assert not first & second
+
+
+def test_the_same_rows_give_the_same_drawing(shallow: Row) -> None:
+    assert recovery_bars([shallow]) == recovery_bars([shallow])
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "--><b>", "$x^2$", "$broken", 'a"b&c'])
+def test_names_are_text_never_markup_or_mathematics(make_row: Callable[..., Row], name: str) -> None:
+    row = make_row(name, (0.5,), {name: (0.5,)}, curves={name: [[0, 1.0], [1, 2.0]]})
+    assert name in texts(recovery_bars([row]))
+    assert name in texts(curves(row))
+    assert name in texts(feature_map({name: (np.zeros((2, 2)), [name, "b"])}))
+
+
+def test_accuracies_share_a_panel_and_the_rest_have_their_own(shallow: Row) -> None:
+    assert curve_groups(shallow) == {"accuracy": ["forget_acc"], "train_loss": ["train_loss"]}
+    assert {"accuracy", "train_loss"} <= set(texts(curves(shallow)))
+    assert "accuracy" not in texts(curves(shallow, "train_loss"))
+
+
+def test_a_malformed_curve_is_named() -> None:
+    with pytest.raises(UsageError, match="curve 'loss'"):
+        curves(Row("GA", "ok", curves={"loss": [[1.0, 2.0, 3.0]]}))
+
+
+def test_the_map_draws_every_point_up_to_a_limit() -> None:
+    def points(n: int) -> int:
+        return feature_map({"GA": (np.arange(2 * n).reshape(n, 2), ["a"] * n)}).count("<use")
+
+    few, more, many = points(2), points(12), points(3 * MAX_POINTS)
+    assert more - few == 10
+    assert many <= MAX_POINTS + few
+
+
+def test_map_panels_share_a_scale_and_retained_points_are_grey() -> None:
+    maps = {"Original": ([[0, 0], [1, 1]], ["retained", "bag"]), "GA": ([[0, 0], [0.1, 0.1]], ["retained", "bag"])}
+    svg = feature_map(maps)
+    assert {"Original", "GA", "retained", "bag"} <= set(texts(svg))
+    x = [float(value) for value in re.findall(r'<use [^>]*x="([\d.]+)"', svg)]
+    assert abs(x[3] - x[2]) < 0.2 * abs(x[1] - x[0])
+    assert "var(--c7" in svg
+
+
+@pytest.mark.parametrize(
+    ("points", "names", "said"),
+    [
+        (np.zeros((3, 3)), ["a"] * 3, r"\(3, 3\)"),
+        ([[0, float("nan")]], ["a"], "finite"),
+        (np.zeros((3, 2)), ["a"], "3 points but 1 labels"),
+    ],
+)
+def test_a_malformed_map_is_named(points: object, names: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=f"feature map 'GA'.*{said}"):
+        feature_map({"GA": (points, names)})
+
+
+def test_figures_leave_matplotlib_as_it_was(shallow: Row) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    recovery_bars([shallow])
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,172 @@
+import html
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_unlearn.reports.page import render, write_page
+from lit_unlearn.reports.rows import Row
+
+CHROMIUM = Path("/usr/bin/chromium")
+VOID = {"meta", "link", "br", "use", "path"}
+
+
+def plain(page: str) -> str:
+    body = re.sub(r"<style.*?</style>|<svg.*?</svg>", " ", page, flags=re.DOTALL)
+    text = html.unescape(re.sub(r"<[^>]+>", " ", body))
+    return re.sub(r"\s+", " ", text)
+
+
+class Nesting(HTMLParser):
+    """Counts elements and insists that they are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del attrs
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row, shallow: Row) -> None:
+    text = plain(render([shallow, original, retrain]))
+    assert "The forgetting is shallow: recovery/hr brings back 91.0 % where" in text
+    assert "Utility is kept" in text
+    assert "+58.0" in text
+    assert "More than 5 points above Retrain counts as memory" in text
+    assert "here 33.3 %" in text
+    for word in (
+        "3fa81c09e2d47b55",
+        "class_path",
+        "seed 42",
+        "As deep as Retrain is the honest zero",
+        "25 % of Retrain",
+    ):
+        assert word in text
+    assert "cannot be judged" not in text
+
+
+def test_scores_are_those_of_the_definitions(original: Row, retrain: Row, shallow: Row) -> None:
+    text = plain(render([original, retrain, shallow]))
+    assert "Original reference \N{EN DASH} 7.0 94.0 92.6 " in text
+    assert "GA Shallow forgetting 91.0 recovery/hr 100.0 93.0 92.0 1.2 50.0 25 % of Retrain" in text
+
+
+def test_only_what_exceeds_retrain_is_marked(original: Row, retrain: Row, shallow: Row) -> None:
+    shallow.metrics["test_retain_acc"] = 0.999
+    page = render([original, retrain, shallow])
+    marked = re.findall(r'<td class="above">([\d.]+)', page)
+    assert marked == ["91.0", "91.0", "90.0", "91.0"]
+
+
+def test_many_runs_are_counted_and_told_apart(
+    make_row: Callable[..., Row], original: Row, retrain: Row, shallow: Row
+) -> None:
+    deep = make_row("OPC", (0.0, 0.93, 0.0, 0.93), {"recovery/hr": (0.33, 0.9, 0.33, 0.9)})
+    failed = make_row("NegGrad", status="diverged", reason="loss was nan")
+    text = plain(render([original, retrain, shallow, deep, failed]))
+    assert "1 of 3 runs forgot as deep as Retrain and kept utility." in text
+    assert "No result diverged: loss was nan" in text
+    assert "None of 2 runs" in plain(render([original, retrain, shallow, failed]))
+
+
+def test_missing_references_and_unknown_numbers_are_said(shallow: Row) -> None:
+    text = plain(render([shallow]))
+    assert "No Original and no Retrain row on the same split" in text
+    assert "How deep the forgetting goes cannot be judged yet." in text
+
+
+def test_a_reference_of_another_network_is_said(original: Row, retrain: Row, shallow: Row) -> None:
+    original.backbone = {"class_path": "ResNet18"}
+    assert "GA is compared with Original of other backbone settings" in plain(render([original, retrain, shallow]))
+
+
+def test_skipped_attacks_and_other_measurements_are_shown(original: Row, retrain: Row, shallow: Row) -> None:
+    shallow.skipped = {"inversion": "no original"}
+    shallow.attacks["membership/auc"] = 0.5125
+    text = plain(render([original, retrain, shallow]))
+    assert "inversion was not run: no original." in text
+    assert "membership/auc \N{EN DASH} \N{EN DASH} 0.5125" in text
+
+
+def test_everything_from_rows_is_escaped(make_row: Callable[..., Row]) -> None:
+    evil = "<script>alert('x')</script>"
+    row = make_row(
+        evil,
+        (0.5, 0.5),
+        {evil: (0.5, 0.5)},
+        status="diverged",
+        reason=evil,
+        hyperparameters={evil: evil},
+        skipped={evil: evil},
+        curves={evil: [[0, 1.0]]},
+        split={"hash": evil},
+        started=evil,
+        versions={evil: [evil]},
+    )
+    page = render([row, make_row("x"), make_row("x")], {evil: (np.zeros((1, 2)), [evil])})
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_the_page_is_well_nested_and_needs_nothing_else(number: int, original: Row, retrain: Row, shallow: Row) -> None:
+    maps = {"Original": (np.eye(2), ["retained", "bag"])}
+    page = render([original, retrain, shallow][:number], maps)
+    parser = Nesting()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.seen["h1"] == 1
+    assert not re.search(r"""(src|href|action)=["'](?!#|data:,)|url\((?!#)|@import|<script""", page)
+    assert not re.search(r"https?://(?!www\.w3\.org/)", page)
+
+
+def test_the_file_is_replaced_whole(tmp_path: Path, shallow: Row) -> None:
+    path = tmp_path / "new" / "report.html"
+    path.parent.mkdir()
+    path.write_text("old")
+    write_page(path, [shallow])
+    assert path.read_text().startswith("<!doctype html>")
+    assert path.read_text().rstrip().endswith("</html>")
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+
+
+def test_importing_reports_draws_in_nothing_heavy() -> None:
+    code = "import sys, lit_unlearn.reports; print({'matplotlib', 'jinja2', 'rich', 'torch'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+def test_a_browser_opens_the_page_without_a_complaint(
+    tmp_path: Path, original: Row, retrain: Row, shallow: Row
+) -> None:
+    path = tmp_path / "report.html"
+    write_page(path, [original, retrain, shallow], {"GA": (np.eye(2), ["retained", "bag"])})
+    dumped, said = _open(path, tmp_path)
+    assert "The forgetting is shallow" in dumped
+    assert "CONSOLE" not in said
+    path.write_text(path.read_text().replace("</body>", '<img src="missing.png"></body>'))
+    assert "CONSOLE" in _open(path, tmp_path)[1]
+
+
+def _open(path: Path, profile: Path) -> tuple[str, str]:
+    """The document as the browser understood it, and what it said meanwhile."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --enable-logging=stderr --user-data-dir={profile / 'profile'}"
+    command = [str(CHROMIUM), *flags.split(), "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr

@@ -1,0 +1,52 @@
+import io
+
+from rich.console import Console
+
+from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.table import results_table
+
+
+def shown(rows: list[Row], width: int = 120) -> list[str]:
+    written = io.StringIO()
+    Console(file=written, width=width).print(results_table(rows))
+    return written.getvalue().splitlines()
+
+
+def cells(rows: list[Row]) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in shown(rows) if line.startswith("│")]
+
+
+def test_references_come_first_and_each_attack_has_its_line(original: Row, retrain: Row, shallow: Row) -> None:
+    assert cells([shallow, retrain, original]) == [
+        ["Original", "as is", "93.0", "94.0", "91.0", "92.6"],
+        ["", "recovery/hr", "93.0", "94.0", "91.7", "92.0"],
+        ["Retrain", "as is", "0.0", "95.0", "0.0", "93.7"],
+        ["", "recovery/hr", "33.0", "93.0", "33.0", "92.0"],
+        ["", "relearn", "25.0", "93.0", "24.0", "92.0"],
+        ["GA", "as is", "0.0", "93.0", "0.0", "92.0"],
+        ["", "recovery/hr", "90.0", "90.0", "91.0", "90.0"],
+        ["", "relearn", "25.0", "93.0", "24.0", "92.0"],
+    ]
+    text = "\n".join(shown([shallow, retrain, original]))
+    assert "33.3 %" in text
+    assert "No " not in text
+
+
+def test_the_unknown_is_a_dash_and_the_failed_is_marked() -> None:
+    lines = cells([Row("GA", "diverged", reason="loss was nan [bold]")])
+    assert lines == [["GA", "as is", *["\N{EN DASH}"] * 4], ["", "diverged: loss was nan [bold]", "", "", "", ""]]
+
+
+def test_missing_references_are_said(original: Row, retrain: Row, shallow: Row) -> None:
+    assert "No Original and no Retrain row" in "\n".join(shown([shallow]))
+    assert "No Retrain row" in "\n".join(shown([shallow, original]))
+    elsewhere = Row("Retrain", "ok", split={"hash": "other"})
+    assert "No Original and no Retrain row" in "\n".join(shown([shallow, original, elsewhere]))
+    assert "No Original and no Retrain row" in "\n".join(shown([]))
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(original: Row, retrain: Row) -> None:
+    original.attacks["recovery/a_name_that_is_much_too_long/forget_acc"] = 0.5
+    text = "\n".join(shown([original, retrain], width=80))
+    assert "…" not in text
+    assert all(number in text for number in ("93.0", "91.7", "33.0"))

@@ -1,0 +1,122 @@
+from collections.abc import Callable
+
+import pytest
+
+from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.verdict import headline, judge, remarks
+
+MakeRow = Callable[..., Row]
+
+
+@pytest.mark.parametrize(
+    ("as_is", "recovered", "relearned", "level"),
+    [
+        (0.0, 0.33, 0.24, "deep"),
+        (0.0, 0.37, 0.24, "deep"),
+        (0.0, 0.39, 0.24, "shallow"),
+        (0.0, 0.33, 0.60, "shallow"),
+        (0.2, 0.33, 0.24, "part"),
+        (0.2, 0.91, 0.24, "shallow"),
+        (0.6, 0.33, 0.24, "remembers"),
+        (0.9, 0.91, 0.90, "remembers"),
+    ],
+)
+def test_levels(
+    make_row: MakeRow, original: Row, retrain: Row, as_is: float, recovered: float, relearned: float, level: str
+) -> None:
+    attacks = {"recovery/hr": (recovered, 0.9, recovered, 0.9), "relearn": (relearned, 0.9, relearned, 0.9)}
+    row = make_row("GA", (as_is, 0.93, as_is, 0.92), attacks)
+    assert judge(row, [original, retrain, row]).level == level
+
+
+def test_an_attack_below_retrains_strongest_still_counts_if_above_its_own(make_row: MakeRow) -> None:
+    retrain = make_row("Retrain", (0, 1, 0, 1), {"probe": (0.8, 1, 0.8, 1), "relearn": (0.24, 1, 0.24, 1)})
+    row = make_row("OPC", (0, 1, 0, 1), {"probe": (0.65, 1, 0.65, 1), "relearn": (0.49, 1, 0.49, 1)})
+    found = judge(row, [retrain, row])
+    assert found.level == "shallow"
+    assert found.worst is not None
+    assert (found.worst.attack, found.worst.value, found.worst.retrain) == ("relearn", 0.49, 0.24)
+
+
+def test_memory_of_the_forget_images_alone_counts(make_row: MakeRow, original: Row, retrain: Row) -> None:
+    row = make_row("GA", (0.0, 0.93, 0.0, 0.92), {"recovery/hr": (0.6, 0.9, 0.33, 0.9)})
+    found = judge(row, [original, retrain, row])
+    assert found.level == "shallow"
+    assert found.worst is not None
+    assert found.worst.split == "forget_acc"
+
+
+def test_headline_and_remarks_state_the_numbers(original: Row, retrain: Row, shallow: Row) -> None:
+    found = judge(shallow, rows := [original, retrain, shallow])
+    text = headline(shallow, found).replace("\N{NO-BREAK SPACE}", " ")
+    assert text == (
+        "The forgetting is shallow: recovery/hr brings back 91.0 % where a model that never saw the data gives 33.0 %."
+    )
+    assert "Utility is kept: accuracy on the retained test images is down 0.6 points" in remarks(shallow, found)[0]
+    assert rows[0] is original
+
+
+def test_without_retrain_depth_is_not_judged(original: Row, shallow: Row) -> None:
+    found = judge(shallow, [original, shallow])
+    assert found.level == "unjudged"
+    assert found.utility == "kept"
+    assert "cannot be judged" in headline(shallow, found)
+    assert any("no Retrain to compare with" in text for text in remarks(shallow, found))
+
+
+def test_without_attacks_depth_is_not_judged(make_row: MakeRow, original: Row, retrain: Row) -> None:
+    row = make_row("GA", (0.0, 0.93, 0.0, 0.92))
+    found = judge(row, [original, retrain, row])
+    assert found.level == "unjudged"
+    assert "No attack that measures recovery was run." in remarks(row, found)
+
+
+def test_an_attack_that_retrain_was_not_given_is_said(make_row: MakeRow, original: Row, retrain: Row) -> None:
+    attacks = {"recovery/hr": (0.33, 0.9, 0.33, 0.9), "quantise": (0.9, 0.9, 0.9, 0.9)}
+    row = make_row("GA", (0.0, 0.93, 0.0, 0.92), attacks, skipped={"inversion": "it needs the original model"})
+    found = judge(row, [original, retrain, row])
+    assert (found.level, found.uncompared) == ("deep", ("quantise",))
+    said = " ".join(remarks(row, found))
+    assert "Not judged, for Retrain was not given them: quantise." in said
+    assert "inversion was not run: it needs the original model." in said
+
+
+@pytest.mark.parametrize(("accuracy", "utility"), [(0.93, "kept"), (0.91, "kept"), (0.89, "reduced"), (0.8, "damaged")])
+def test_utility(make_row: MakeRow, original: Row, retrain: Row, accuracy: float, utility: str) -> None:
+    row = make_row("GA", (0.0, 0.9, 0.0, accuracy), {"recovery/hr": (0.33, 0.9, 0.33, 0.9)})
+    found = judge(row, [original, retrain, row])
+    assert found.utility == utility
+    assert found.good == (utility == "kept")
+
+
+def test_few_images_widen_the_tolerance(make_row: MakeRow, original: Row, retrain: Row) -> None:
+    few = retrain.split | {"counts": {"forget": 6000, "test_forget": 40}}
+    attacks = {"recovery/hr": (0.33, 0.9, 0.45, 0.9)}
+    rows = [make_row("Retrain", (0, 1, 0, 1), {"recovery/hr": (0.33, 1, 0.33, 1)}, split=few)]
+    row = make_row("GA", (0.0, 0.9, 0.0, 0.9), attacks, split=few)
+    found = judge(row, [*rows, row])
+    assert found.level == "deep"
+    assert any("few images" in text for text in remarks(row, found))
+    full = make_row("GA", (0.0, 0.9, 0.0, 0.9), attacks)
+    assert judge(full, [original, retrain, full]).level == "shallow"
+
+
+def test_a_constant_answer_is_told_from_forgetting(make_row: MakeRow, original: Row, retrain: Row) -> None:
+    row = make_row("GA", (0.0, 0.9, 0.0, 0.92), {"recovery/hr": (0.334, 0.9, 0.334, 0.9)})
+    assert any("not that the image was forgotten" in t for t in remarks(row, judge(row, [original, retrain, row])))
+
+
+def test_over_forgetting_is_said(make_row: MakeRow) -> None:
+    split = {"hash": "x", "forgotten_classes": []}
+    retrain = make_row("Retrain", (0.9, 1.0), {"recovery/hr": (0.9, 1.0)}, split=split)
+    row = make_row("GA", (0.5, 1.0), {"recovery/hr": (0.9, 1.0)}, split=split)
+    assert any("below Retrain" in text for text in remarks(row, judge(row, [retrain, row])))
+
+
+@pytest.mark.parametrize("status", ["diverged", "interrupted"])
+def test_a_failed_run_has_no_verdict_but_a_reason(make_row: MakeRow, original: Row, retrain: Row, status: str) -> None:
+    row = make_row("GA", (0.0, 0.9, 0.0, 0.9), status=status, reason="loss was nan")
+    found = judge(row, [original, retrain, row])
+    assert found.level == "failed"
+    assert status in headline(row, found)
+    assert remarks(row, found)[0] == "Reason: loss was nan."
