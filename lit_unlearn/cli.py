@@ -110,12 +110,18 @@ class YardstickCLI(UnlearnCLI):
 
 
 def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> UnlearnCLI:
-    """Runs one subcommand, as :func:`main` does, but lets errors through."""
+    """Runs one subcommand, as :func:`main` does, but lets errors through.
+
+    Classes of one's own are found by class path in the folder that the command is run from.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     set_parsing_settings(add_print_completion_argument=True)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start")  # frozen teachers should be
     parser = {"exit_on_error": False}
     return cli_class(
         UnlearnModule,

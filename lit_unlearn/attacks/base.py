@@ -99,7 +99,9 @@ class Attack(Callback, ABC):
             self.skipped[UNLEARNED] = "the run diverged"
             return
         rank_zero_info(f"Attacking the model: {self.title}")
-        self.fire(UNLEARNED, target_of(trainer, pl_module))
+        with isolated(pl_module.device):
+            target = target_of(trainer, pl_module)
+        self.fire(UNLEARNED, target)
         for logger in trainer.loggers:
             logger.log_metrics(self.findings.get(UNLEARNED, {}), step=trainer.global_step)
 
@@ -114,5 +116,5 @@ def attacks_of(trainer: Trainer) -> list[Attack]:
 def isolated(device: torch.device) -> Iterator[None]:
     """Leaves inference mode, so that an attack may take gradients, and gives the random state back afterwards."""
     devices = [device] if device.type == "cuda" else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices):
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices):
         yield

@@ -7,7 +7,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_unlearn.attacks.base import UNLEARNED, attacks_of
+from lit_unlearn.attacks.base import UNLEARNED, attacks_of, isolated
 from lit_unlearn.attacks.target import Target, release, target_for, target_of
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
@@ -93,21 +93,27 @@ class Evaluation(Callback):
         release(pl_module)
 
     def _score_model(self, trainer: Trainer, module: Any) -> None:
-        if module.diverged is not None:
-            self.skipped[UNLEARNED] = "the run diverged"
-            return
-        self._score(UNLEARNED, target_of(trainer, module))
+        with isolated(module.device):
+            target = target_of(trainer, module)
+            if module.diverged is None and trainer.strategy.reduce_boolean_decision(not _finite(target), all=False):
+                module.diverged = "the answers are not finite"
+            if module.diverged is not None:
+                self.skipped[UNLEARNED] = "the run diverged"
+                return
+            self._score(UNLEARNED, target)
 
     def _score_yardsticks(self, trainer: Trainer, module: Any, attack: bool = True) -> None:
         audits_original = trainer.state.fn != "fit" and module.is_original()
-        targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}
-        if self._retrain is not None:
-            targets[RETRAIN] = target_for(trainer, module, self._retrain)
+        with isolated(module.device):
+            targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}
+            if self._retrain is not None:
+                targets[RETRAIN] = target_for(trainer, module, self._retrain)
         for subject, target in targets.items():
             if target is None:
                 continue
             rank_zero_info(f"Measuring the yardstick: {subject}")
-            self._score(subject, target)
+            with isolated(module.device):
+                self._score(subject, target)
             for each in attacks_of(trainer) if attack else ():
                 each.fire(subject, target)
 
@@ -115,3 +121,9 @@ class Evaluation(Callback):
         started = time.perf_counter()
         self.findings[subject] = target.accuracies(lambda batch: batch.logits)
         self.seconds[subject] = time.perf_counter() - started
+
+
+def _finite(target: Target) -> bool:
+    """Whether every answer of this rank's samples is a number; a network may overflow though its weights are finite."""
+    batches = (batch for split in target.data.split_names for batch in target.model.batches(split))
+    return all(bool(batch.logits.isfinite().all()) for batch in batches)

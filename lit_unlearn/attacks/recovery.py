@@ -83,10 +83,10 @@ class LinearRecovery(Attack):
 class HeadRecovery(LinearRecovery):
     """Head recovery: a new head on the unlearned features, in closed form.
 
-    Fitted on retained data alone it cannot name a forgotten class; feature mapping can.
+    Fitted on retained data alone, with a bias, it cannot name a forgotten class; feature mapping can.
 
     Args:
-        target: ``labels``, or ``logits``: the original's, which makes it feature mapping by algebra.
+        target: ``labels``, or ``logits``: the original's, which with a bias is feature mapping by algebra.
         calibration: ``train``, ``retain`` or ``heldout``, see :class:`LinearRecovery`.
         ridge: relative penalty ≥ 0.
         bias: whether the head has a free intercept.
@@ -163,7 +163,9 @@ class FeatureMapping(LinearRecovery):
 
 def _pairs(target: Target, split: str, part: str, both: bool) -> Iterator[tuple[Encoded, Encoded | None]]:
     model = target.model.batches(split, part)
-    if both and target.original is not None:
+    if both and target.original is target.model:
+        yield from ((batch, batch) for batch in model)
+    elif both and target.original is not None:
         yield from zip(model, target.original.batches(split, part), strict=True)
     else:
         yield from ((batch, None) for batch in model)

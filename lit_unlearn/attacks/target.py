@@ -61,7 +61,8 @@ class EncodedData:
         kept = self._kept.get((split, part))
         for features, labels in self._pass(split, part) if kept is None else kept:
             with torch.no_grad():
-                yield Encoded(features, self.backbone.head(features), labels)
+                logits = self.backbone.head(features)
+            yield Encoded(features, logits, labels)
 
     def _pass(self, split: str, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         kept: list[tuple[Tensor, Tensor]] = []

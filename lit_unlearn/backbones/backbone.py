@@ -5,11 +5,16 @@ Images come in [0, 1]; normalisation lives inside, so that attacks and adversari
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_unlearn.errors import UsageError, unknown
+
+Network = Any
+"""An ``nn.Module``. Not written as such where a config is read, since shell completion would list every module's
+arguments inside every module's, without end."""
 
 FEATURES = "features"
 LOGITS = "logits"
@@ -63,8 +68,8 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        head: nn.Module,
+        encoder: Network,
+        head: Network,
         mean: Sequence[float],
         std: Sequence[float],
         stages: Mapping[str, str],
@@ -75,8 +80,8 @@ class Backbone(nn.Module):
             if not isinstance(getattr(head, size, None), int):
                 raise UsageError(f"the head must be a linear layer, but a {type(head).__name__} has no {size}")
         self.normalise = Normalise(mean, std)
-        self.encoder = encoder
-        self.head = head
+        self.encoder: nn.Module = encoder
+        self.head: nn.Module = head
         self.channels_last = channels_last
         self._stages = dict(stages)
         modules = [name for name, _ in encoder.named_modules() if name]

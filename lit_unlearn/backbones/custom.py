@@ -1,9 +1,11 @@
 """One's own network as a backbone."""
 
 from copy import deepcopy
+from importlib import import_module
 
 from torch import nn
 
+from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.errors import UsageError
 
@@ -12,7 +14,7 @@ class Custom(SplitBackbone):
     """Any network that ends in a linear layer, from images to logits.
 
     Args:
-        network: an instance, or in a config a class path with its arguments; a copy of it is split.
+        network: an ``nn.Module``, of which a copy is split; in a config its class path, or class path and arguments.
         num_classes: how many logits; None takes what the head has.
         head: dotted path of the last linear layer, such as ``classifier.2``; None looks for the last one with
             num_classes outputs.
@@ -33,7 +35,7 @@ class Custom(SplitBackbone):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         num_classes: int | None = None,
         head: str | None = None,
         in_channels: int = 3,
@@ -41,7 +43,16 @@ class Custom(SplitBackbone):
         std: list[float] | None = None,
         stages: list[str] | None = None,
     ) -> None:
+        network = _by_class_path(network) if isinstance(network, str) else network
         if not isinstance(network, nn.Module):
-            raise UsageError(f"network must be a torch module, got a {type(network).__name__}")
+            raise UsageError(f"network must be a torch module or its class path, got {str(network)[:80]!r}")
         mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
         super().__init__(deepcopy(network), num_classes, head, mean, std, stages)
+
+
+def _by_class_path(path: str) -> object:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)()
+    except Exception as error:
+        raise UsageError(f"network {path!r} cannot be made: {type(error).__name__}: {error}") from error

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, attempt
+from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt
 from lit_unlearn.errors import UsageError, unknown
 
 
@@ -33,7 +33,7 @@ class SplitBackbone(Backbone):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         num_classes: int | None,
         head: str | None,
         mean: Sequence[float],

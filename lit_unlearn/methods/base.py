@@ -65,6 +65,8 @@ class UnlearnModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=list(_OBJECTS))
+        if isinstance(weights, Path):
+            self.hparams["weights"] = str(weights)  # a checkpoint with a Path inside cannot be read safely
         self.backbone = backbone
         self.teacher = None
         self.make_optimizer = optimizer
@@ -72,6 +74,8 @@ class UnlearnModule(LightningModule):
         self.split_accuracy = nn.ModuleDict()
         self.diverged: str | None = None
         self.seconds = 0.0
+        self._answers_finite: Tensor | bool = True
+        self._split_of_checkpoint: str | None = None
         self._started: float | None = None
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
         self.loaded = load_weights(backbone, weights) if weights is not None else None
@@ -129,9 +133,14 @@ class UnlearnModule(LightningModule):
         """Checks the backbone against the data before a run writes anything.
 
         Raises:
-            UsageError: if channels, image size or class count do not fit, or the data cannot be split.
+            UsageError: if channels, image size or class count do not fit, the data cannot be split, or nothing is named
+                to be forgotten.
         """
         data = self._data()
+        if self.needs_forget and self.trainer.state.fn == "fit" and "forget" not in data.split_names:
+            raise UsageError(
+                f"{type(self).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
+            )
         self.backbone.check(data.image_shape, data.num_classes)
         if self.loaded is None and not self.from_scratch:
             rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
@@ -147,6 +156,10 @@ class UnlearnModule(LightningModule):
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+
+    def on_fit_start(self) -> None:
+        """Refuses to resume a run on another split."""
+        self._check_split()
 
     def on_train_start(self) -> None:
         """Starts the clock and puts the student, and only the student, in train mode."""
@@ -175,12 +188,14 @@ class UnlearnModule(LightningModule):
         self._read_clock()
 
     def on_validation_start(self) -> None:
-        """Says which model ``validate`` is about to score."""
+        """Says which model ``validate`` is about to score; refuses one of another split."""
         if self.trainer.state.fn == "validate":
+            self._check_split()
             self._announce()
 
     def on_test_start(self) -> None:
-        """Says which model ``test`` is about to score."""
+        """Says which model ``test`` is about to score; refuses one of another split."""
+        self._check_split()
         self._announce()
 
     def on_validation_epoch_start(self) -> None:
@@ -192,7 +207,9 @@ class UnlearnModule(LightningModule):
         """Counts right answers on one split."""
         del batch_idx
         images, labels = batch
-        self._counters()[dataloader_idx].update(self(images), labels)
+        logits = self(images)
+        self._answers_finite = self._answers_finite & torch.isfinite(logits).all()
+        self._counters()[dataloader_idx].update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/<split>_acc`` as a fraction, and starts the clock again."""
@@ -218,9 +235,11 @@ class UnlearnModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts this module's own teachers back, so that loading stays strict, and the clock where it stood."""
+        made = checkpoint.get("lit_unlearn", {})
+        self._split_of_checkpoint = made.get("split") if self.needs_forget else None
         own = {name: value for name, value in self.state_dict().items() if name.startswith(_TEACHER)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
-        self.seconds = checkpoint.get("lit_unlearn", {}).get("seconds", 0.0)
+        self.seconds = made.get("seconds", 0.0)
 
     def forgotten_classes(self) -> list[int]:
         """The classes of which no sample is retained: those that class unlearning removes."""
@@ -234,6 +253,13 @@ class UnlearnModule(LightningModule):
             )
         return data
 
+    def _check_split(self) -> None:
+        made, here = self._split_of_checkpoint, self._data().split.hash
+        if made not in (None, here):
+            raise UsageError(
+                f"the checkpoint forgets split {made}, but this run is on split {here}: give it the data of that split"
+            )
+
     def _counters(self) -> list[SplitAccuracy]:
         return [cast(SplitAccuracy, counter) for counter in self.split_accuracy.values()]
 
@@ -245,6 +271,8 @@ class UnlearnModule(LightningModule):
         rank_zero_info(f"Scoring {what}")
 
     def _log_accuracies(self, stage: str) -> None:
+        self._stop_unless(bool(self._answers_finite), f"the answers are not finite in epoch {self.current_epoch}")
+        self._answers_finite = True
         for name, counter in zip(self.split_accuracy, self._counters(), strict=True):
             value = counter.value
             if value is not None:

@@ -74,7 +74,7 @@ class OPC(UnlearnModule):
         if norm not in ("l2", "squared"):
             raise unknown("norm", norm, ("l2", "squared"))
         self.taps = tap_names(contract, backbone.stages)
-        if freeze_head and self.taps == ["logits"] and not any(p.requires_grad for p in backbone.encoder.parameters()):
+        if freeze_head and not any(p.requires_grad for p in backbone.encoder.parameters()):
             raise UsageError("freeze_head leaves nothing to train: the encoder is frozen already")
         self.target, self.norm, self.weight = target, norm, weight
         self.distill, self.temperature = distill, temperature
@@ -136,13 +136,13 @@ def tap_names(contract: str | list[str], stages: tuple[str, ...]) -> list[str]:
 
 
 def target_point(target: Target, forget: Tensor, retain: Tensor) -> Tensor:
-    """The point (broadcast against (B, d)) that ``forget`` is drawn to; ``uniform`` takes each sample's own mean."""
+    """The point, (d,) or (B, d), that ``forget`` is drawn to; ``uniform`` takes each sample's own mean."""
     if target == "retain_mean":
         return retain.mean(0)
     if target == "uniform":
-        return forget.mean(1, keepdim=True)
+        return forget.mean(1, keepdim=True).expand_as(forget)
     if target == "random_point":
         seed = torch.Generator().manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
-        point = torch.rand(forget.shape[1], generator=seed)
+        point = torch.rand(forget.shape[1], generator=seed, dtype=torch.float64)
         return point.div(point.norm()).to(forget)
     return torch.zeros_like(forget[0])

@@ -4,6 +4,7 @@ L = E_Dr[CE(z(x), y)] from a fresh initialisation. A well-known "retrain" resets
 own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -38,20 +39,26 @@ class Retrain(FineTune):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        given = {name: value.detach().clone() for name, value in backbone.named_parameters() if value.dim() > 1}
+        given = {name: value.detach().clone() for name, value in backbone.named_parameters()}
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         original = self.original_copy()
         if original is not None:
-            given = {name: value.detach() for name, value in original.named_parameters() if value.dim() > 1}
+            given = dict(original.named_parameters())
         reinitialise(backbone)
-        kept = [
-            name for name, value in backbone.named_parameters() if name in given and torch.equal(value, given[name])
-        ]
+        kept = [name for name, value in must_differ(backbone) if torch.equal(value, given[name])]
         if kept:
             raise UsageError(
                 f"Retrain cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone "
                 "and the trained weights as weights"
             )
+
+
+def must_differ(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters, by name, that re-initialisation must have changed: all but vectors that it sets to constants."""
+    for path, module in network.named_modules():
+        for name, value in module.named_parameters(prefix=path, recurse=False):
+            if value.dim() > 1 or not callable(getattr(module, "reset_parameters", None)):
+                yield name, value
 
 
 def reinitialise(network: nn.Module) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +51,7 @@ class Report(Callback):
         self._curves: dict[str, list[list[float]]] = {}
         self._started = ""
         self._running = False
+        self._made: list[Path] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the run directory, and fails now if nothing can be written there.
@@ -57,61 +59,77 @@ class Report(Callback):
         Raises:
             UsageError: naming the directory.
         """
-        del pl_module
-        self.rows, self._curves = [], {}
+        del pl_module, stage
+        self.rows, self._curves, self._made, self._running = [], {}, [], False
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self.directory = run_directory(trainer)
         if trainer.is_global_zero and not _is_dry(trainer):
             try:
+                self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
                 self.directory.mkdir(parents=True, exist_ok=True)
                 (self.directory / f".{os.getpid()}.probe").touch()
                 (self.directory / f".{os.getpid()}.probe").unlink()
             except OSError as error:
                 raise UsageError(f"cannot write to {self.directory}: {error.strerror}") from error
             rank_zero_info(f"Run directory: {self.directory}")
-        self._running = stage != "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to keep."""
         del trainer, pl_module
         self._running = True
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for ``validate``."""
+        del pl_module
+        self._running = self._running or trainer.state.fn == "validate"
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for ``test``."""
+        del trainer, pl_module
+        self._running = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps what was logged, a point an epoch."""
         del pl_module
+        stale = () if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0 else ("val/",)
         for name, value in trainer.callback_metrics.items():
+            if name.startswith(stale):
+                continue
             if not name.endswith(("_step", "_epoch")) and value.numel() == 1 and bool(value.isfinite()):
                 self._curves.setdefault(name, []).append([trainer.current_epoch, float(value)])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the unlearned model and writes the results."""
         assert self.directory is not None
-        diverged = cast(Any, pl_module).diverged
         if self.checkpoint and not _is_dry(trainer):
             trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
-        self._write(trainer, pl_module, "diverged" if diverged else "ok", diverged or "")
+        self._write_measured(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the results of ``validate``."""
         if trainer.state.fn == "validate":
-            self._write(trainer, pl_module, "ok", "")
+            self._write_measured(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the results of ``test``."""
-        self._write(trainer, pl_module, "ok", "")
+        self._write_measured(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keeps and marks what an interrupted run measured; leaves no empty directory behind one that never began."""
         if self._running:
             said = f"{type(exception).__name__}: {exception}".removesuffix(": ").splitlines()[0]
             self._write(trainer, pl_module, "interrupted", f"{said}, in epoch {trainer.current_epoch}")
-        elif self.directory is not None and trainer.is_global_zero:
-            _remove_if_empty(self.directory)
+        elif trainer.is_global_zero and not _is_dry(trainer):
+            _remove_if_empty([*_folders_of_logger(trainer), *self._made])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing more to keep."""
         del trainer, pl_module, stage
         self._running = False
+
+    def _write_measured(self, trainer: Trainer, module: LightningModule) -> None:
+        diverged = cast(Any, module).diverged
+        self._write(trainer, module, "diverged" if diverged else "ok", diverged or "")
 
     def _write(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> None:
         self._running = False
@@ -143,7 +161,8 @@ class Report(Callback):
             if found[subject]["metrics"]:
                 yield Row(method=method, status="ok", backbone=described["backbone"], **common, **found[subject])
         own = found["unlearned"]
-        own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
+        if module.seconds > 0:
+            own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
         own["weights"] = own["weights"] or described.pop("weights")
         described.pop("weights", None)
         if trainer.state.fn != "fit" and module.is_original():
@@ -152,7 +171,7 @@ class Report(Callback):
             status=status,
             reason=reason,
             curves=self._curves,
-            epochs=trainer.current_epoch,
+            epochs=trainer.current_epoch if trainer.state.fn == "fit" else None,
             **described,
             **common,
             **own,
@@ -161,13 +180,17 @@ class Report(Callback):
 
 def run_directory(trainer: Trainer) -> Path:
     """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
+    return Path(trainer.strategy.broadcast(_directory(trainer)))
+
+
+def _directory(trainer: Trainer) -> Path:
     logger = trainer.logger
-    if logger is None or isinstance(logger, CSVLogger | TensorBoardLogger):
-        where = Path(trainer.log_dir or trainer.default_root_dir)
-    else:
-        name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        where = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
-    return Path(trainer.strategy.broadcast(where))
+    if logger is None:
+        return Path(trainer.default_root_dir)
+    if isinstance(logger, CSVLogger | TensorBoardLogger):
+        return Path(logger.log_dir)
+    name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
 
 
 def _is_dry(trainer: Any) -> bool:
@@ -234,9 +257,15 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def _remove_if_empty(directory: Path) -> None:
-    for folder in (directory, directory.parent, directory.parent.parent):
-        try:
+def _folders_of_logger(trainer: Trainer) -> list[Path]:
+    """What a logger, which Lightning asks before any callback, may have made for this run, from the inside out."""
+    directory = _directory(trainer)
+    folders = [directory, directory.parent, directory.parent.parent] if trainer.loggers else []
+    kept = (Path.cwd(), Path(trainer.default_root_dir).absolute())
+    return [folder for folder in folders if folder.absolute() not in kept]
+
+
+def _remove_if_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
             folder.rmdir()
-        except OSError:
-            return

@@ -88,7 +88,7 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
 
 def exceeds(row: Row, attack: str, split: str, value: float, retrain: float) -> bool:
     """Whether an accuracy on forgotten data is above Retrain's by more than the tolerance."""
-    return value - retrain > _tolerance(row, split, value, retrain, halved=attack != AS_IS)
+    return value - retrain > _tolerance(row, split, value, retrain)
 
 
 def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[F
         for split in FORGOTTEN:
             if split in known:
                 value, base = known[split], beside_retrain.get(attack, {}).get(split)
-                tolerance = _tolerance(row, split, value, base, halved=attack != AS_IS)
+                tolerance = _tolerance(row, split, value, base)
                 yield Finding(attack, split, value, base, beside_original.get(attack, {}).get(split), tolerance)
 
 
@@ -110,16 +110,13 @@ def _worst(findings: list[Finding]) -> Finding | None:
     return max(compared or findings, key=lambda f: f.value, default=None)
 
 
-def _tolerance(row: Row, split: str, value: float, base: float | None, halved: bool) -> float:
-    """Five points, or two standard errors of the difference where the images are too few to tell five points.
-
-    Attacks are fitted on one half of the images and scored on the other, hence ``halved``.
-    """
+def _tolerance(row: Row, split: str, value: float, base: float | None) -> float:
+    """Five points, or two standard errors of the difference where the images are too few to tell five points."""
     counts = row.split.get("counts", row.split)
     images = counts.get(split.removesuffix("_acc")) if isinstance(counts, dict) else None
     if not isinstance(images, int) or images < 1 or base is None:
         return DEPTH_TOLERANCE
-    variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / max(1, images // 2 if halved else images)
+    variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / images
     return max(DEPTH_TOLERANCE, 2 * math.sqrt(variance))
 
 
@@ -182,8 +179,8 @@ def headline(row: Row, verdict: Verdict) -> str:
         )
     if verdict.level == "deep" and worst:
         return (
-            f"The forgetting is as deep as in a model that never saw the data: the strongest attack, {worst.attack}, "
-            f"brings back {_percent(worst.value)}, and {_percent(worst.retrain)} from that model."
+            f"Under the attacks of this run, the forgetting is as deep as in a model that never saw the data: the "
+            f"strongest, {worst.attack}, brings back {_percent(worst.value)}, and {_percent(worst.retrain)} there."
         )
     return "How deep the forgetting goes cannot be judged yet."
 

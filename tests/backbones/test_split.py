@@ -269,8 +269,12 @@ def test_a_stage_that_does_not_run_is_named() -> None:
 
 
 def test_custom_refuses_bad_arguments() -> None:
-    with pytest.raises(UsageError, match="network must be a torch module, got a str"):
-        Custom("resnet18")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="network 'resnet18' cannot be made: ValueError"):
+        Custom("resnet18")
+    with pytest.raises(UsageError, match="'torch.nn.Lin' cannot be made: AttributeError"):
+        Custom("torch.nn.Lin")
+    with pytest.raises(UsageError, match="network must be a torch module or its class path, got '7'"):
+        Custom(7)
     with pytest.raises(UsageError, match="need 1 values each"):
         Custom(Middle(), in_channels=1, mean=[0.1, 0.2])
 

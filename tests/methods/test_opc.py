@@ -32,12 +32,14 @@ def cross_entropy(logits, labels):
     return -torch.log_softmax(logits, 1)[torch.arange(len(labels)), labels].mean()
 
 
-def formula(places, target="origin", squared=False, weight=1.0, distill=None):
+def formula(places, target="origin", squared=False, weight=1.0, distill=None, keep=None):
     """E_Dr[CE] + λ Σ_places E_Df[‖u − c‖ or its square], with one pass for both sets."""
 
     def loss(network, batch, step):
         (images, labels), (forget, _) = batch["retain"], batch["forget"]
         n, found = len(images), activations(network, torch.cat([images, forget]))
+        if keep is not None:
+            keep.append({p: {"retain": v[:n].detach(), "forget": v[n:].detach()} for p, v in found.items()})
         total = cross_entropy(found["logits"][:n], labels)
         for place in places:
             u, kept = found[place][n:], found[place][:n].detach()
@@ -122,15 +124,10 @@ def test_distillation_matches_the_original_on_the_classes_that_stay(
 
 def test_the_depth_of_the_last_batch_is_logged_beside_the_entropy_floor(follow, make_backbone, sgd):
     seen = []
-
-    def loss(network, batch, step):
-        n = len(batch["retain"][0])
-        found = activations(network, torch.cat([batch["retain"][0], batch["forget"][0]]))
-        seen.append({p: {"retain": v[:n].detach(), "forget": v[n:].detach()} for p, v in found.items()})
-        return formula(["features"])(network, batch, step)
-
     module = OPC(make_backbone(), optimizer=sgd, contract="features")
-    _, _, trainer = follow(module, loss, steps=3)  # 24 retain images: the third step is the last of the epoch
+    _, _, trainer = follow(
+        module, formula(["features"], keep=seen), steps=3
+    )  # 24 retain images: the third step is the last of the epoch
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     for part in ("forget", "retain"):
         z, h = (seen[-1][place][part].numpy() for place in ("logits", "features"))

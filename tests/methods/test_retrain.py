@@ -17,10 +17,7 @@ def test_two_steps_are_cross_entropy_on_the_retain_set_from_a_fresh_start(follow
 
 @pytest.mark.parametrize("given", ["trained backbone", "weights"])
 def test_no_weight_of_the_original_is_left_in_any_layer(make_backbone, trained_state, trained_file, given):
-    if given == "weights":
-        module = Retrain(make_backbone(seed=3), weights=trained_file)
-    else:
-        module = Retrain(make_backbone())
+    module = Retrain(make_backbone(seed=3), weights=trained_file) if given == "weights" else Retrain(make_backbone())
     for name, value in module.backbone.named_parameters():
         assert not torch.equal(value, trained_state[name]), name
         if value.dim() > 1:

@@ -1,0 +1,76 @@
+"""Targets without a Trainer, and attacks that look at what they are given."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_unlearn.attacks import Target
+from lit_unlearn.attacks.target import EncodedData
+from lit_unlearn.backbones import Backbone
+
+CPU = torch.device("cpu")
+
+
+class Splits:
+    """Splits of vectors that need no images: the identity is their encoder."""
+
+    def __init__(self, **splits: tuple[Tensor, Tensor]) -> None:
+        self.splits = splits
+
+    @property
+    def split_names(self) -> list[str]:
+        return list(self.splits)
+
+    def evaluation_batches(self, split: str, device: Any, part: str = "all") -> Iterator[tuple[Tensor, Tensor]]:
+        cut = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}[part]
+        x, y = (tensor[cut] for tensor in self.splits[split])
+        yield from zip(x.split(7), y.split(7), strict=True)
+
+
+class Vectors(Backbone):
+    """A backbone whose encoder is given and whose head is drawn from a seed."""
+
+    def __init__(self, encoder: nn.Module, width: int, classes: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(encoder, nn.Linear(width, classes), [0.0], [1.0], {})
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.encoder(x)
+        return out
+
+
+@pytest.fixture
+def vectors() -> type[Vectors]:
+    return Vectors
+
+
+@pytest.fixture
+def aim() -> Callable[..., Target]:
+    def make(model: Backbone, original: Backbone | None = None, budget: int = 2**20, **splits: Any) -> Target:
+        data = Splits(**splits)
+        frozen = [None if net is None else net.eval().requires_grad_(False) for net in (model, original)]
+        encoded = [None if net is None else EncodedData(net, data, CPU, budget) for net in frozen]
+        return Target(encoded[0], encoded[1], data, model.num_classes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def four_splits() -> dict[str, tuple[Tensor, Tensor]]:
+    """Noisy clusters in five dimensions of four classes; classes 0 and 1 are forgotten."""
+    draw = torch.Generator().manual_seed(3)
+    centres = 1.5 * torch.randn(4, 5, generator=draw)
+
+    def cluster(classes: list[int], count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor(classes).repeat(count)
+        return centres[labels] + torch.randn(len(labels), 5, generator=draw), labels
+
+    return {
+        "forget": cluster([0, 1], 15),
+        "retain": cluster([2, 3], 20),
+        "test_forget": cluster([0, 1], 9),
+        "test_retain": cluster([2, 3], 10),
+    }

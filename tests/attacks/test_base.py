@@ -1,0 +1,231 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import OPC, FineTune, GradientAscent, Retrain
+from lit_unlearn.reports.report import Report
+
+
+class Probe(Attack):
+    """As a user would write one: trains a readout and takes gradients in the weights and the pixels."""
+
+    family = "probing"
+
+    def __init__(self, name="probe", steps=3):
+        super().__init__(name)
+        self.steps = steps
+
+    def run(self, target):
+        torch.rand(5)  # draws, as any attack may
+        readout = nn.Linear(target.model.backbone.num_features, target.num_classes)
+        optimizer = torch.optim.SGD(readout.parameters(), lr=0.1)
+        for _ in range(self.steps):
+            for batch in target.model.batches("retain"):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(readout(batch.features), batch.labels).backward()
+                optimizer.step()
+        network = target.model.backbone.requires_grad_(True)
+        images, labels = next(target.data.evaluation_batches("forget", target.device))
+        images = images.clone().requires_grad_(True)
+        nn.functional.cross_entropy(network(images), labels).backward()
+        slope = float(images.grad.norm() + network.head.weight.grad.norm())
+        network.zero_grad(set_to_none=True)
+        network.requires_grad_(False)
+        return {**target.accuracies(lambda batch: readout(batch.features).detach()), "slope": slope}
+
+
+class Fails(Attack):
+    family = "probing"
+
+    def run(self, target):
+        raise RuntimeError("the attack broke")
+
+
+class Nosy(Callback):
+    """Compares everything of a module before and after the attacks of a hook."""
+
+    def __init__(self):
+        self.before, self.after = [], []
+
+    @staticmethod
+    def look(module):
+        return {
+            "weights": copy.deepcopy({name: value.detach().clone() for name, value in module.state_dict().items()}),
+            "identities": [id(parameter) for parameter in module.parameters()],
+            "modes": [part.training for part in module.modules()],
+            "learns": [parameter.requires_grad for parameter in module.parameters()],
+            "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+            "random": torch.get_rng_state(),
+            "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        }
+
+
+class First(Nosy):
+    def on_train_start(self, trainer, pl_module):
+        self.before.append(self.look(pl_module))
+
+    on_train_end = on_train_start
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.state.fn == "validate":
+            self.before.append(self.look(pl_module))
+
+
+class Last(Nosy):
+    def on_train_start(self, trainer, pl_module):
+        self.after.append(self.look(pl_module))
+
+    on_train_end = on_train_start
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.state.fn == "validate":
+            self.after.append(self.look(pl_module))
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return left == right
+
+
+def suite():
+    return [Evaluation(), HeadRecovery(), FeatureMapping(calibration="heldout"), Probe()]
+
+
+@pytest.mark.parametrize("how", ["fit", "validate in inference mode", "validate without it"])
+def test_attacks_leave_the_module_and_the_random_state_bit_identical(make_backbone, make_data, make_trainer, how):
+    module = OPC(make_backbone(), freeze_head=True, distill=1.0)
+    with torch.no_grad():
+        module.backbone.head.bias += 0.1  # no longer the original
+    first, last = First(), Last()
+    settings = {"inference_mode": how == "validate in inference mode"}
+    trainer = make_trainer(first, *suite(), last, **settings)
+    if how == "fit":
+        trainer.fit(module, datamodule=make_data())
+    else:
+        trainer.validate(module, datamodule=make_data(), verbose=False)
+    assert len(first.before) == len(last.after) == (2 if how == "fit" else 1)
+    for before, after in zip(first.before, last.after, strict=True):
+        for name in before:
+            assert same(before[name], after[name]), name
+
+
+def test_attacks_do_not_change_what_is_trained(make_backbone, make_data, fit):
+    modules = [OPC(make_backbone()) for _ in range(2)]
+    fit(modules[0], make_data(), max_epochs=2)
+    fit(modules[1], make_data(), *suite(), max_epochs=2)
+    assert same(dict(modules[0].state_dict()), dict(modules[1].state_dict()))
+
+
+def test_a_user_written_attack_takes_gradients_and_finds_the_same_in_fit_and_validate(
+    make_backbone, make_data, fit, make_trainer
+):
+    module, report = FineTune(make_backbone()), Report(page=False)
+    fit(module, make_data(), *suite(), report)
+    torch.manual_seed(77)
+    row = report.rows[-1]
+    splits = {f"{name}_acc" for name in ("forget", "retain", "test_forget", "test_retain")}
+    assert {name for name in row.attacks if name.startswith("probing/")} == {
+        f"probing/probe/{name}" for name in (*splits, "slope")
+    }
+    assert row.attacks["probing/probe/slope"] > 0
+    assert row.seconds["probing/probe"] > 0
+    assert row.accuracies()["probing/probe"].keys() == splits
+    assert any(name.startswith("probing/") for name in report.rows[0].attacks)  # the Original is attacked as well
+    for inference_mode in (True, False):
+        audit = Report(page=False)
+        trainer = make_trainer(*suite(), audit, inference_mode=inference_mode)
+        trainer.validate(module, datamodule=make_data(), verbose=False)
+        found = audit.rows[-1].attacks
+        assert found["probing/probe/slope"] == pytest.approx(row.attacks["probing/probe/slope"], rel=1e-5)
+        assert found["recovery/hr/forget_acc"] == row.attacks["recovery/hr/forget_acc"]
+
+
+def test_an_attack_alone_works_without_evaluation(make_backbone, make_data, make_trainer):
+    attack = Probe()
+    trainer = make_trainer(attack, inference_mode=True)
+    trainer.validate(FineTune(make_backbone()), datamodule=make_data(), verbose=False)
+    assert attack.findings["unlearned"]["probing/probe/slope"] > 0
+
+
+def test_numbers_reach_the_logger(make_backbone, make_data, fit):
+    attack = HeadRecovery(name="mine")
+    trainer = fit(FineTune(make_backbone()), make_data(), attack)
+    lines = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().splitlines()
+    logged = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+    assert {name: float(logged[name]) for name in attack.findings["unlearned"]} == attack.findings["unlearned"]
+
+
+def test_two_attacks_of_one_name_are_refused(make_backbone, make_data, fit, make_trainer):
+    with pytest.raises(UsageError, match="two attacks are called 'recovery/hr': give one of them another name"):
+        fit(FineTune(make_backbone()), make_data(), HeadRecovery(), HeadRecovery(ridge=0.1))
+    with pytest.raises(UsageError, match="two attacks are called 'recovery/hr'"):
+        make_trainer(HeadRecovery(), HeadRecovery()).validate(FineTune(make_backbone()), datamodule=make_data())
+
+
+def test_two_attacks_of_one_class_and_two_names_are_both_run(make_backbone, make_data, fit):
+    pair = HeadRecovery(), HeadRecovery(calibration="retain", name="hr-retain")
+    fit(FineTune(make_backbone()), make_data(), *pair)
+    assert pair[0].state_key != pair[1].state_key
+    assert all(attack.findings["unlearned"] for attack in pair)
+
+
+@pytest.mark.parametrize("attack", [FeatureMapping(), HeadRecovery(target="logits", name="hr-logits")])
+def test_an_attack_that_needs_the_original_is_skipped_with_a_reason_where_there_is_none(
+    make_backbone, make_data, fit, attack
+):
+    report = Report(page=False)
+    fit(Retrain(make_backbone(seed=3)), make_data(), Evaluation(), HeadRecovery(), attack, report)
+    (row,) = report.rows
+    assert row.skipped == {attack.title: "it needs the original model, which this run does not have"}
+    assert {name.rpartition("/")[0] for name in row.attacks} == {"recovery/hr"}
+    assert attack.title not in row.seconds
+
+
+def test_attacks_fire_once_unlearning_is_over_and_not_in_the_validation_of_a_fit(make_backbone, make_data, fit):
+    calls = []
+
+    class Counts(HeadRecovery):
+        def run(self, target):
+            calls.append(target)
+            return {}
+
+    module = FineTune(make_backbone())
+    fit(module, make_data(), Counts(), max_epochs=3, num_sanity_val_steps=2)
+    assert len(calls) == 1
+    assert same(dict(calls[0].model.backbone.state_dict()), dict(module.backbone.state_dict()))
+
+
+def test_findings_of_one_run_do_not_outlive_it(make_backbone, make_data, fit, make_trainer):
+    attack = HeadRecovery()
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), attack)
+    assert set(attack.findings) == {"original", "unlearned"}
+    fit(
+        GradientAscent(make_backbone(), optimizer=lambda p: torch.optim.SGD(p, lr=1e6, momentum=0.9)),
+        make_data(),
+        attack,
+        max_epochs=5,
+    )
+    assert attack.findings == {}
+    assert attack.skipped == {"unlearned": "the run diverged"}
+
+
+def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, make_data, fit):
+    report = Report(page=False)
+    with pytest.raises(RuntimeError, match="the attack broke"):
+        fit(Retrain(make_backbone(seed=3)), make_data(), Evaluation(), HeadRecovery(), Fails("x"), report)
+    (row,) = report.rows
+    assert row.status == "interrupted"
+    assert row.reason.startswith("RuntimeError: the attack broke")
+    assert len(row.metrics) == 4
+    assert len(row.attacks) == 4

@@ -1,0 +1,121 @@
+import pytest
+import torch
+
+from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.backbones.weights import save_weights
+from lit_unlearn.data import ForgetSpec
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import FineTune, Retrain
+from lit_unlearn.reports.report import CHECKPOINT, Report
+
+SPLITS = ("forget", "retain", "test_forget", "test_retain")
+
+
+def counted(network, data):
+    """Accuracy of a network on each split, without batches."""
+    found = {}
+    network.eval()
+    for split in data.split_names:
+        images, labels = map(torch.cat, zip(*data.evaluation_batches(split, "cpu"), strict=True))
+        with torch.no_grad():
+            found[f"{split}_acc"] = float((network(images).argmax(1) == labels).double().mean())
+    return found
+
+
+@pytest.fixture
+def yardstick(make_backbone, make_data, tmp_path):
+    """A file of weights that says it belongs to the split of ``make_data()``."""
+    network = make_backbone(seed=5)
+    save_weights(network, tmp_path / "retrain.pt", {"split": make_data().split.hash})
+    return network, tmp_path / "retrain.pt"
+
+
+def test_original_retrain_and_unlearned_are_scored_and_attacked_alike(make_backbone, make_data, fit, yardstick):
+    data, module = make_data(), FineTune(make_backbone())
+    evaluation, attack, report = Evaluation(retrain=yardstick[1]), HeadRecovery(), Report(page=False)
+    fit(module, data, evaluation, attack, report)
+    assert evaluation.findings == {
+        "original": counted(make_backbone(), data),
+        "retrain": counted(yardstick[0], data),
+        "unlearned": counted(module.backbone, data),
+    }
+    assert set(attack.findings) == {"original", "retrain", "unlearned"}
+    assert attack.findings["retrain"] != attack.findings["original"]
+    assert [row.method for row in report.rows] == ["Original", "Retrain", "FineTune"]
+    for row, subject in zip(report.rows, ("original", "retrain", "unlearned"), strict=True):
+        assert row.metrics == evaluation.findings[subject]
+        assert row.attacks == attack.findings[subject]
+    assert report.rows[1].weights["source"] == str(yardstick[1])
+
+
+def test_the_checkpoint_of_a_retrain_run_is_a_yardstick(make_backbone, make_data, fit, trained_file):
+    report = Report(page=False)
+    retrain = Retrain(make_backbone(seed=3), weights=trained_file)
+    fit(retrain, make_data(), Evaluation(), HeadRecovery(), FeatureMapping(), report)
+    again = Report(page=False)
+    evaluation = Evaluation(retrain=report.directory / CHECKPOINT)
+    fit(FineTune(make_backbone()), make_data(), evaluation, HeadRecovery(), FeatureMapping(), again)
+    assert again.rows[1].method == "Retrain"
+    assert again.rows[1].metrics == report.rows[-1].metrics
+    assert again.rows[1].attacks == report.rows[-1].attacks
+
+
+@pytest.mark.parametrize("how", ["fit", "validate"])
+@pytest.mark.parametrize("metadata", [{}, {"split": "0123456789abcdef"}])
+def test_weights_of_another_or_of_an_unknown_split_are_no_yardstick(
+    make_backbone, make_data, make_trainer, tmp_path, metadata, how
+):
+    save_weights(make_backbone(seed=5), tmp_path / "other.pt", metadata)
+    here, other = make_data().split.hash, metadata.get("split", "unknown")
+    trainer = make_trainer(Evaluation(retrain=tmp_path / "other.pt"))
+    with pytest.raises(UsageError) as refusal:
+        getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
+    line = str(refusal.value)
+    assert f"trained on split {other}" in line
+    assert f"split {here}" in line
+    assert "other.pt" in line
+    assert "\n" not in line
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_line(make_backbone, make_data, fit, tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.pt"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=tmp_path / "nowhere.pt"))
+
+
+def test_validate_of_the_original_has_one_row_for_it(make_backbone, make_data, make_trainer, trained_file, yardstick):
+    report = Report(page=False)
+    module = FineTune(make_backbone(seed=3), weights=trained_file)
+    trainer = make_trainer(Evaluation(retrain=yardstick[1]), FeatureMapping(), report)
+    trainer.validate(module, datamodule=make_data(), verbose=False)
+    assert [row.method for row in report.rows] == ["Original", "Retrain"]
+    assert report.rows[0].metrics == counted(make_backbone(), make_data())
+    assert report.rows[0].epochs is None  # nothing was unlearned: unknown, not 0
+    assert "unlearn" not in report.rows[0].seconds
+
+
+def test_test_scores_without_an_attack(make_backbone, make_data, make_trainer, yardstick):
+    report, attack = Report(page=False), HeadRecovery()
+    module = FineTune(make_backbone())
+    with torch.no_grad():
+        module.backbone.head.bias[0] += 5
+    make_trainer(Evaluation(retrain=yardstick[1]), attack, report).test(module, datamodule=make_data(), verbose=False)
+    assert [row.method for row in report.rows] == ["Original", "Retrain", "FineTune"]
+    assert all(len(row.metrics) == 4 and row.attacks == {} for row in report.rows)
+    assert attack.findings == {}
+
+
+def test_without_a_yardstick_nothing_stands_for_it(make_backbone, make_data, fit):
+    evaluation = Evaluation()
+    fit(FineTune(make_backbone()), make_data(), evaluation)
+    assert set(evaluation.findings) == {"original", "unlearned"}
+    assert evaluation.weights == {}
+
+
+def test_every_sample_counts_once_whatever_the_batch_size(make_backbone, make_data, fit):
+    found = []
+    for size in (1, 7, 1000):
+        evaluation = Evaluation()
+        data = make_data(forget=ForgetSpec(fraction=0.3), eval_batch_size=size)
+        fit(FineTune(make_backbone()), data, evaluation, limit_val_batches=0)
+        found.append(evaluation.findings["original"])
+    assert found[0] == found[1] == found[2]

@@ -1,0 +1,282 @@
+"""The Report callback in runs from Python."""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.optim import SGD
+
+from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
+from lit_unlearn.reports.report import Report, run_directory
+from lit_unlearn.reports.rows import read_rows
+
+
+class Interrupt(Callback):
+    """Raises in a training step."""
+
+    def __init__(self, error, epoch=0, step=0):
+        self.error, self.when = error, (epoch, step)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == self.when:
+            raise self.error
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
+    make_backbone, make_data, fit, trained_file, capsys, monkeypatch
+):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    report, data = Report(), make_data(forget_batch_size=4)
+    module = OPC(make_backbone(seed=3), weights=trained_file)
+    trainer = fit(module, data, Evaluation(), HeadRecovery(), FeatureMapping(), report, max_epochs=2)
+    assert report.directory == Path(trainer.logger.log_dir)
+    assert {"results.json", "report.html", "unlearned.ckpt"} <= set(os.listdir(report.directory))
+    assert not [name for name in os.listdir(report.directory) if name.startswith(".")]
+    rows = read_rows(report.directory / "results.json")
+    assert [asdict(row) for row in rows] == [asdict(row) for row in report.rows]
+    original, row = rows
+    assert (original.method, original.status) == ("Original", "ok")
+    assert (row.method, row.status, row.reason, row.seed, row.epochs) == ("OPC", "ok", "", 3, 2)
+    assert row.split == {**data.split.describe(), "counts": data.split.counts()}
+    assert row.batch_size == {"per_device": 8, "forget_per_device": 4, "global": 8}
+    assert row.devices == {"accelerator": "cpu", "devices": 1, "nodes": 1}
+    assert row.precision == "32-true"
+    assert row.data["source"] == "Blobs"
+    assert row.weights["source"] == str(trained_file)
+    assert row.versions["torch"] == torch.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", row.started)
+    assert set(row.seconds) == {"unlearn", "evaluate", "recovery/hr", "recovery/fm"}
+    assert row.seconds["unlearn"] == pytest.approx(module.seconds)
+    assert original.seconds.keys() == {"evaluate", "recovery/hr", "recovery/fm"}
+    assert original.curves == {}
+    assert "OPC" in (report.directory / "report.html").read_text()
+    assert "OPC" in capsys.readouterr().out
+
+
+def test_curves_hold_a_point_an_epoch_of_what_was_logged_in_it(make_backbone, make_data, fit):
+    class Watch(Callback):
+        seen: list[float] = []  # noqa: RUF012
+
+        def on_validation_end(self, trainer, pl_module):
+            self.seen.append(float(trainer.callback_metrics["val/forget_acc"]))
+
+    report, watch = Report(page=False, checkpoint=False), Watch()
+    fit(GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=0.02)), make_data(), watch, report, max_epochs=3)
+    curves = report.rows[-1].curves
+    assert curves["val/forget_acc"] == [[epoch, value] for epoch, value in enumerate(watch.seen)]
+    assert [epoch for epoch, _ in curves["train/forget_acc"]] == [0, 1, 2]
+    assert [epoch for epoch, _ in curves["train/loss"]] == [0, 1, 2]
+    assert len(set(watch.seen)) > 1, "the curve must move for this to mean anything"
+
+
+def test_without_page_and_checkpoint_only_the_row_is_written(make_backbone, make_data, fit):
+    report = Report(page=False, checkpoint=False)
+    fit(FineTune(make_backbone()), make_data(), report, logger=False)
+    assert [name for name in os.listdir(report.directory) if not name.endswith(".ckpt")] == ["results.json"]
+
+
+def test_a_diverged_run_is_marked_and_has_no_number(make_backbone, make_data, fit):
+    report = Report()
+    module = GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=1e6, momentum=0.9))
+    fit(module, make_data(), Evaluation(), HeadRecovery(), report, max_epochs=9)
+    original, row = read_rows(report.directory / "results.json")
+    assert original.status == "ok"
+    assert len(original.metrics) == 4
+    assert row.status == "diverged"
+    assert row.reason == module.diverged
+    assert row.metrics == row.attacks == {}
+    assert "diverged" in (report.directory / "report.html").read_text()
+
+
+def test_an_interrupted_run_keeps_what_was_measured_before(make_backbone, make_data, fit):
+    report = Report()
+    callbacks = Evaluation(), HeadRecovery(), Interrupt(KeyboardInterrupt(), epoch=1, step=1), report
+    with pytest.raises(SystemExit):
+        fit(FineTune(make_backbone()), make_data(), *callbacks, max_epochs=5)
+    original, row = read_rows(report.directory / "results.json")
+    assert original.status == "ok"
+    assert len(original.metrics) == len(original.attacks) == 4
+    assert (row.method, row.status, row.reason) == ("FineTune", "interrupted", "KeyboardInterrupt, in epoch 1")
+    assert row.epochs == 1
+    assert row.metrics == row.attacks == {}
+    assert [epoch for epoch, _ in row.curves["val/forget_acc"]] == [0]
+    assert "interrupted" in (report.directory / "report.html").read_text()
+
+
+def test_an_error_in_training_is_told_by_its_first_line(make_backbone, make_data, fit):
+    report = Report(page=False)
+    with pytest.raises(RuntimeError):
+        fit(FineTune(make_backbone()), make_data(), Interrupt(RuntimeError("no memory\nat all")), report)
+    row = report.rows[-1]
+    assert (row.status, row.reason) == ("interrupted", "RuntimeError: no memory, in epoch 0")
+
+
+class Refuses(Callback):
+    def __init__(self, hook):
+        setattr(self, hook, self.refuse)
+
+    def refuse(self, trainer, pl_module, stage=None):
+        raise UsageError("no")
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_sanity_check_start"])
+def test_an_error_before_training_leaves_no_directory(make_backbone, make_data, fit, tmp_path, hook):
+    for order in (lambda *both: both, lambda *both: both[::-1]):
+        with pytest.raises(UsageError, match=r"^no$"):
+            fit(FineTune(make_backbone()), make_data(), *order(Report(), Refuses(hook)), num_sanity_val_steps=1)
+    assert [name for name in files(tmp_path) if "results" in name or "report" in name] == []
+    if hook == "setup":
+        assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["validate", "test"])
+def test_a_checkpoint_that_does_not_load_leaves_no_row(make_backbone, make_data, make_trainer, tmp_path, how):
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "empty.ckpt")
+    report = Report()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        getattr(make_trainer(report), how)(
+            FineTune(make_backbone()), datamodule=make_data(), ckpt_path=tmp_path / "empty.ckpt", weights_only=True
+        )
+    assert report.rows == []
+    assert files(tmp_path) == ["empty.ckpt"]
+
+
+def test_an_error_before_training_removes_no_directory_that_was_there(make_backbone, make_data, fit, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for folder in (mine, mine / "new" / "newer"):
+        with pytest.raises(UsageError):
+            fit(
+                FineTune(make_backbone()),
+                make_data(),
+                Report(),
+                Refuses("on_fit_start"),
+                logger=False,
+                default_root_dir=folder,
+            )
+    assert files(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize("how", ["fit", "validate", "test"])
+def test_a_dry_run_prints_the_table_and_writes_nothing(
+    make_backbone, make_data, make_trainer, tmp_path, monkeypatch, capsys, how
+):
+    monkeypatch.chdir(tmp_path)
+    report = Report()
+    trainer = make_trainer(Evaluation(), HeadRecovery(), report, fast_dev_run=True)
+    getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
+    assert files(tmp_path) == []
+    assert report.rows
+    assert "as is" in capsys.readouterr().out
+
+
+def test_a_dry_run_that_fails_writes_nothing_either(make_backbone, make_data, fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError):
+        fit(FineTune(make_backbone()), make_data(), Interrupt(RuntimeError("x")), Report(), fast_dev_run=True)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["fit", "validate"])
+def test_a_directory_that_cannot_be_written_is_refused_at_once(make_backbone, make_data, make_trainer, tmp_path, how):
+    (tmp_path / "file").write_text("")
+    trainer = make_trainer(Report(), logger=False, default_root_dir=tmp_path / "file" / "below")
+    with pytest.raises(UsageError, match=r"cannot write to .*file/below: Not a directory"):
+        getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_refused_at_once(make_backbone, make_data, fit, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(UsageError, match=r"cannot write to .*locked/run: Permission denied"):
+        fit(
+            FineTune(make_backbone()), make_data(), Report(), logger=False, default_root_dir=tmp_path / "locked" / "run"
+        )
+
+
+class Online(Logger):
+    """A logger with a name and an identifier of its own, as the online services have."""
+
+    def __init__(self, save_dir, version):
+        super().__init__()
+        self.where, self.number = save_dir, version
+
+    name = property(lambda self: "project")
+    version = property(lambda self: self.number)
+    save_dir = property(lambda self: self.where)
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        pass
+
+
+@pytest.mark.parametrize(("version", "folder"), [("a1b2c3", "a1b2c3"), (4, "version_4")])
+@pytest.mark.parametrize("own", [True, False])
+def test_any_logger_gets_a_directory_of_its_run(make_trainer, tmp_path, version, folder, own):
+    trainer = make_trainer(logger=Online(str(tmp_path / "online") if own else None, version))
+    assert run_directory(trainer) == (tmp_path / "online" if own else tmp_path) / "project" / folder
+
+
+def test_the_known_loggers_say_it_themselves(make_trainer, tmp_path):
+    assert run_directory(make_trainer(logger=CSVLogger(tmp_path, "a"))) == tmp_path / "a" / "version_0"
+    assert run_directory(make_trainer(logger=False)) == tmp_path
+    pytest.importorskip("tensorboard")
+    assert run_directory(make_trainer(logger=TensorBoardLogger(tmp_path, "b"))) == tmp_path / "b" / "version_0"
+
+
+def test_a_run_with_any_logger_writes_there(make_backbone, make_data, fit, tmp_path):
+    report = Report()
+    fit(
+        FineTune(make_backbone()), make_data(), Evaluation(), HeadRecovery(), report, logger=Online(str(tmp_path), "x1")
+    )
+    assert sorted(os.listdir(tmp_path / "project" / "x1")) == ["report.html", "results.json", "unlearned.ckpt"]
+
+
+def test_a_run_without_a_seed_says_that_it_has_none(make_backbone, make_data, fit, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    report = Report(page=False)
+    fit(FineTune(make_backbone()), make_data(), report)
+    assert report.rows[-1].seed is None
+
+
+def test_a_pretraining_run_has_a_row_without_a_forget_set(make_backbone, make_data, fit):
+    report = Report()
+    fit(Pretrain(make_backbone(seed=3)), make_data(forget=None), Evaluation(), HeadRecovery(), report)
+    (row,) = read_rows(report.directory / "results.json")
+    assert row.method == "Pretrain"
+    assert set(row.metrics) == {"retain_acc", "test_retain_acc"}
+    assert json.loads((report.directory / "results.json").read_text())["rows"][0]["split"]["spec"] == {}
+
+
+def test_two_runs_of_one_trainer_do_not_mix(make_backbone, make_data, make_trainer):
+    report = Report(page=False)
+    trainer = make_trainer(Evaluation(), report)
+    module = FineTune(make_backbone())
+    trainer.fit(module, datamodule=make_data())
+    fitted = report.rows
+    trainer.validate(module, datamodule=make_data(), verbose=False)
+    assert fitted[-1].curves
+    assert report.rows[-1].curves == {}
+    assert report.rows[-1].metrics == fitted[-1].metrics
+
+
+def test_an_epoch_without_validation_has_no_point_of_it(make_backbone, make_data, fit):
+    report = Report(page=False, checkpoint=False)
+    fit(FineTune(make_backbone()), make_data(), report, max_epochs=4, check_val_every_n_epoch=2)
+    curves = report.rows[-1].curves
+    assert [epoch for epoch, _ in curves["val/retain_acc"]] == [1, 3]
+    assert [epoch for epoch, _ in curves["train/loss"]] == [0, 1, 2, 3]

@@ -1,0 +1,74 @@
+"""The weights that come with the package are what the manifest says they are."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_unlearn import backbones, data
+from lit_unlearn.backbones.weights import CHECKPOINTS, load_weights
+from lit_unlearn.data import ForgetSpec, UnlearnDataModule
+from lit_unlearn.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRIES: dict[str, dict[str, Any]] = json.loads((CHECKPOINTS / "manifest.json").read_text())["weights"]
+each = pytest.mark.parametrize("name", ENTRIES)
+
+
+def config_of(name: str) -> Path:
+    """The config in the command that made the weights."""
+    words = shlex.split(ENTRIES[name]["command"])
+    assert words[:3] == ["lit-unlearn", "fit", "--config"]
+    return ROOT / words[3]
+
+
+def make_data(name: str) -> UnlearnDataModule:
+    settings = yaml.safe_load(config_of(name).read_text())["data"]["init_args"]
+    forget = ForgetSpec(**settings["forget"]) if "forget" in settings else None
+    return UnlearnDataModule(getattr(data, settings["source"])(), forget)
+
+
+@torch.no_grad()
+def accuracies(backbone: backbones.Backbone, images: UnlearnDataModule) -> dict[str, float]:
+    found = {}
+    for split in images.split_names:
+        batches = images.evaluation_batches(split, torch.device("cpu"))
+        right = torch.cat([backbone(pixels).argmax(1) == labels for pixels, labels in batches])
+        found[f"{split}_acc"] = float(right.double().mean())
+    return found
+
+
+def test_the_manifest_names_every_file_of_weights() -> None:
+    assert {entry["file"] for entry in ENTRIES.values()} == {path.name for path in CHECKPOINTS.glob("*.pt")}
+    assert {"digits_resnet8", "digits_resnet8_retrain_classes_0_1_2"} <= ENTRIES.keys()
+
+
+@each
+def test_a_file_is_whole_small_and_made_by_a_command_that_exists(name: str) -> None:
+    path = CHECKPOINTS / ENTRIES[name]["file"]
+    assert path.stat().st_size < 1_000_000
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == ENTRIES[name]["sha256"]
+    settings = yaml.safe_load(config_of(name).read_text())
+    assert settings["model"]["class_path"] == ENTRIES[name]["method"]
+    assert settings["seed_everything"] == ENTRIES[name]["seed"]
+
+
+@each
+def test_the_weights_score_what_the_manifest_says(name: str) -> None:
+    entry = ENTRIES[name]
+    images = make_data(name)
+    try:
+        split = images.split
+    except UsageError as error:
+        pytest.skip(str(error))
+    settings = {"num_classes": entry["backbone"]["num_classes"], "in_channels": images.image_shape[0]}
+    backbone = getattr(backbones, entry["backbone"]["class"])(**settings).eval()
+    loaded = load_weights(backbone, name)
+    assert loaded.split == entry["split"] == (split.hash if len(split.forget) else None)
+    tolerance = 1e-6 if entry["data"]["source"] == "Digits" else 2e-4
+    assert accuracies(backbone, images) == pytest.approx(entry["accuracy"], abs=tolerance)

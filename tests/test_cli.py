@@ -1,0 +1,353 @@
+"""The main job: fit, validate and test from the command line, on real digits."""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import yaml
+
+from lit_unlearn import __version__
+from lit_unlearn.cli import main
+from lit_unlearn.reports import Row, read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
+JOB = ("--config", ROOT / "configs/quickstart.yaml", *QUICK)
+SMALL = (
+    *QUICK,
+    *("--model", "RandomLabels", "--model.weights", "digits_resnet8"),
+    *("--model.backbone", "ResNet8", "--model.backbone.in_channels", "1"),
+    *("--data.source", "Digits", "--data.forget.classes", "[4]"),
+)
+SPLITS = {"forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc"}
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+    log: str
+
+
+def lit_unlearn(folder: Path, *args: object) -> Outcome:
+    """Runs the command line in this process, in a folder, as if alone in it."""
+    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    status = 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(sys, "argv", ["lit-unlearn"]),
+        patch.dict(os.environ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        finally:
+            logging.getLogger("lightning.pytorch").removeHandler(handler)
+    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
+
+
+def measured(rows: list[Row]) -> dict[str, tuple[object, ...]]:
+    """What a row says, by method, without times."""
+    return {row.method: (row.metrics, row.attacks, row.split, row.seed, row.status) for row in rows}
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass
+class Job:
+    folder: Path
+    outcome: Outcome
+    run: Path
+    rows: list[Row]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    outcome = lit_unlearn(folder, "fit", *JOB)
+    run = folder / "runs/OPC/version_0"
+    return Job(folder, outcome, run, read_rows(run / "results.json"))
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes modules of the user's own where Python finds them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written: list[str] = []
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def test_fit_writes_everything_where_it_says(job: Job) -> None:
+    assert job.outcome.status == 0
+    assert "Run directory: runs/OPC/version_0\n" in job.outcome.log
+    assert "Written to runs/OPC/version_0: results.json, report.html, unlearned.ckpt\n" in job.outcome.log
+    wanted = {"unlearned.ckpt", "results.json", "report.html", "config.yaml", "metrics.csv"}
+    assert wanted <= files(job.run)
+    assert "train/retain_loss" in (job.run / "metrics.csv").read_text()
+    assert "Tip:" not in job.outcome.log
+
+
+def test_fit_measures_original_retrain_and_the_unlearned_model_alike(job: Job) -> None:
+    assert [row.method for row in job.rows] == ["Original", "Retrain", "OPC"]
+    for row in job.rows:
+        assert row.status == "ok"
+        assert set(row.metrics) == SPLITS
+        assert set(row.attacks) == {f"recovery/{name}/{split}" for name in ("hr", "fm") for split in SPLITS}
+        assert all(word in job.outcome.out for word in (row.method, "recovery/hr", "recovery/fm"))
+    original, retrain, unlearned = job.rows
+    assert original.metrics["forget_acc"] == 1.0
+    assert retrain.metrics["forget_acc"] == 0.0
+    assert unlearned.metrics["forget_acc"] < 0.5 < unlearned.metrics["retain_acc"]
+    assert unlearned.hyperparameters["contract"] == "features"
+    assert retrain.weights["source"] == "digits_resnet8_retrain_classes_0_1_2"
+    assert unlearned.weights["source"] == original.weights.get("source", "digits_resnet8") == "digits_resnet8"
+
+
+def test_validate_with_a_checkpoint_names_it_and_finds_the_same_numbers(job: Job) -> None:
+    checkpoint = "runs/OPC/version_0/unlearned.ckpt"
+    config = ROOT / "configs/experiment/digits/finetune.yaml"  # of another method: the checkpoint's counts
+    outcome = lit_unlearn(job.folder, "validate", "--config", config, *QUICK, "--ckpt_path", checkpoint)
+    assert outcome.status == 0
+    assert f"Scoring the model made by OPC, {checkpoint}\n" in outcome.log
+    (run,) = [Path(line.split(": ")[1]) for line in outcome.log.splitlines() if line.startswith("Run directory: ")]
+    assert measured(read_rows(job.folder / run / "results.json")) == measured(job.rows)
+
+
+def test_validate_without_a_checkpoint_scores_the_original_and_says_so(job: Job, tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "validate", *JOB)
+    assert outcome.status == 0
+    assert "Scoring the original model, digits_resnet8\n" in outcome.log
+    rows = read_rows(tmp_path / "runs/OPC/version_0/results.json")
+    expected = measured(job.rows)
+    del expected["OPC"]
+    assert measured(rows) == expected
+
+
+def test_test_scores_the_splits_and_attacks_nothing(job: Job, tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "test", *JOB, "--ckpt_path", job.run / "unlearned.ckpt")
+    assert outcome.status == 0
+    rows = read_rows(tmp_path / "runs/OPC/version_0/results.json")
+    assert {row.method: row.metrics for row in rows} == {row.method: row.metrics for row in job.rows}
+    assert [row.attacks for row in rows] == [{}, {}, {}]
+    assert not (tmp_path / "runs/OPC/version_0/unlearned.ckpt").exists()
+
+
+def test_a_printed_config_runs_again_to_the_same_rows(job: Job, tmp_path: Path) -> None:
+    printed = lit_unlearn(tmp_path, "fit", *JOB, "--print_config")
+    assert (printed.status, files(tmp_path)) == (0, set())
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    assert lit_unlearn(tmp_path, "fit", "--config", "printed.yaml").status == 0
+    run = tmp_path / "runs/OPC/version_0"
+    assert measured(read_rows(run / "results.json")) == measured(job.rows)
+    assert read_rows(run / "results.json")[-1].curves == job.rows[-1].curves
+    keep = ("model", "data", "trainer", "evaluation", "report", "seed_everything")
+    first, again = (yaml.safe_load((path / "config.yaml").read_text()) for path in (job.run, run))
+    assert {key: first[key] for key in keep} == {key: again[key] for key in keep}
+
+
+def test_another_seed_gives_another_model_of_the_same_split(job: Job, tmp_path: Path) -> None:
+    assert lit_unlearn(tmp_path, "fit", *JOB, "--seed_everything", "1").status == 0
+    rows = read_rows(tmp_path / "runs/OPC/version_0/results.json")
+    assert [row.seed for row in rows] == [1, 1, 1]
+    assert [row.metrics for row in rows[:2]] == [row.metrics for row in job.rows[:2]]
+    assert rows[2].split == job.rows[2].split
+    assert rows[2].curves != job.rows[2].curves
+    assert (rows[2].metrics, rows[2].attacks) != (job.rows[2].metrics, job.rows[2].attacks)
+
+
+def test_a_second_run_gets_a_directory_of_its_own(job: Job, tmp_path: Path) -> None:
+    for version in range(2):
+        outcome = lit_unlearn(tmp_path, "test", *JOB)
+        assert f"Run directory: runs/OPC/version_{version}\n" in outcome.log
+
+
+def test_short_class_names_and_a_dry_run_that_writes_nothing(tmp_path: Path) -> None:
+    attacks = ("--trainer.callbacks+=HeadRecovery", "--trainer.callbacks.calibration=heldout")
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, *attacks, "--trainer.fast_dev_run", "1")
+    assert outcome.status == 0
+    assert "RandomLabels" in outcome.out
+    assert "recovery/hr" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "--version")
+    assert (outcome.status, outcome.out) == (0, f"lit-unlearn {__version__}\n")
+
+
+def test_the_module_runs_as_a_program_and_the_console_script_is_the_same_function() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_unlearn", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"lit-unlearn {__version__}\n"
+    target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["lit-unlearn"]
+    module, name = target.split(":")
+    assert getattr(importlib.import_module(module), name) is main
+
+
+def test_a_callback_of_ones_own_runs_untouched(tmp_path: Path, own_modules: Callable[[str, str], None]) -> None:
+    own_modules(
+        "own_callback",
+        "from pathlib import Path\n"
+        "from lightning.pytorch import Callback\n"
+        "class Diary(Callback):\n"
+        "    def __init__(self, where: str):\n"
+        "        self.where = where\n"
+        "    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):\n"
+        "        Path(self.where).open('a').write(f'{batch_idx} {sorted(batch)}\\n')\n"
+        "    def on_train_end(self, trainer, pl_module):\n"
+        "        Path(self.where).open('a').write(f'end {type(pl_module).__name__}\\n')\n",
+    )
+    own = ("--trainer.callbacks+=own_callback.Diary", "--trainer.callbacks.where=diary.txt")
+    assert lit_unlearn(tmp_path, "fit", *SMALL, *own, "--trainer.limit_train_batches=2").status == 0
+    assert (tmp_path / "diary.txt").read_text() == "0 ['forget']\n1 ['retain']\nend RandomLabels\n"
+    assert read_rows(tmp_path / "runs/RandomLabels/version_0/results.json")[-1].status == "ok"
+
+
+def test_a_network_of_ones_own_by_class_path(tmp_path: Path, own_modules: Callable[[str, str], None]) -> None:
+    own_modules(
+        "own_network",
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, width: int = 4):\n"
+        "        super().__init__(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10))\n",
+    )
+    network = ("--model.backbone.network", "own_network.Net", "--model.backbone.network.width", "2")
+    backbone = ("--model.backbone", "Custom", "--model.backbone.in_channels", "1", *network)
+    data = ("--data.source", "Digits", "--data.forget.fraction", "0.1", "--data.batch_size", "16")
+    args = (*QUICK, "--model", "FineTune", *backbone, *data)
+    assert lit_unlearn(tmp_path, "fit", *args).status == 0
+    (original, row) = read_rows(tmp_path / "runs/FineTune/version_0/results.json")
+    assert (row.backbone["class"], row.backbone["num_features"]) == ("Custom", 72)
+    assert original.metrics != row.metrics
+    outcome = lit_unlearn(tmp_path, "validate", *args, "--ckpt_path", "runs/FineTune/version_0/unlearned.ckpt")
+    assert outcome.status == 0
+    assert read_rows(tmp_path / "runs/FineTune/version_1/results.json")[-1].metrics == row.metrics
+
+
+def test_the_run_directory_follows_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--trainer.logger", "TensorBoardLogger")
+    assert outcome.status == 0
+    assert "Run directory: runs/RandomLabels/version_0\n" in outcome.log
+    run = tmp_path / "runs/RandomLabels/version_0"
+    assert {"results.json", "report.html", "unlearned.ckpt", "config.yaml"} <= files(run)
+    assert list(run.glob("events.out.tfevents.*"))
+    assert not (run / "metrics.csv").exists()
+
+
+def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
+    where = ("--trainer.logger", "false", "--trainer.default_root_dir", "here")
+    assert lit_unlearn(tmp_path, "fit", *SMALL, *where).status == 0
+    assert {"here/results.json", "here/report.html", "here/unlearned.ckpt"} <= files(tmp_path)
+
+
+@pytest.fixture
+def yardstick_config(tmp_path: Path) -> Path:
+    """A Retrain of other data, another split and another seed than the runs that use it."""
+    config = yaml.safe_load((ROOT / "configs/experiment/digits/retrain.yaml").read_text())
+    config["seed_everything"] = 5
+    config["data"]["init_args"]["forget"]["classes"] = [8]
+    config["trainer"] = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
+    config["report"] = {"checkpoint": False}
+    path = tmp_path / "yardstick.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_config_trains_the_yardstick_for_this_split_and_disturbs_nothing(
+    tmp_path: Path, yardstick_config: Path
+) -> None:
+    args = ("fit", *SMALL, "--seed_everything", "7", "--evaluation.retrain")
+    assert lit_unlearn(tmp_path, *args, yardstick_config).status == 0
+    (yardstick,) = [r for r in read_rows(tmp_path / "runs/Retrain/version_0/results.json") if r.method == "Retrain"]
+    rows = read_rows(tmp_path / "runs/RandomLabels/version_0/results.json")
+    assert [row.method for row in rows] == ["Original", "Retrain", "RandomLabels"]
+    assert {row.split["hash"] for row in [*rows, yardstick]} == {yardstick.split["hash"]}
+    assert rows[1].split["spec"] == {"classes": [4]}
+    assert rows[1].metrics == yardstick.metrics
+    assert rows[1].weights["source"] == "runs/Retrain/version_0/unlearned.ckpt"
+    assert ([row.seed for row in rows], yardstick.seed) == ([7, 7, 7], 5)
+
+    assert lit_unlearn(tmp_path, *args, "runs/Retrain/version_0/unlearned.ckpt").status == 0
+    again = read_rows(tmp_path / "runs/RandomLabels/version_1/results.json")
+    assert measured(again) == measured(rows)
+    assert again[-1].curves == rows[-1].curves
+    saved = yaml.safe_load((tmp_path / "runs/RandomLabels/version_0/config.yaml").read_text())
+    assert saved["evaluation"]["retrain"] == "runs/Retrain/version_0/unlearned.ckpt"
+
+
+def test_a_saved_checkpoint_is_plain_weights_with_the_split_it_belongs_to(job: Job) -> None:
+    held = torch.load(job.run / "unlearned.ckpt", weights_only=True)
+    assert held["lit_unlearn"]["split"] == job.rows[-1].split["hash"]
+    assert not any(name.startswith("teacher.") for name in held["state_dict"])
+
+
+@pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
+def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.Signals, name: str) -> None:
+    args = [*SMALL, "--config", ROOT / "configs/attack/recovery.yaml", "--trainer.max_epochs=100000"]
+    retrain = ["--data.forget.classes=[0,1,2]", "--evaluation.retrain=digits_resnet8_retrain_classes_0_1_2"]
+    command = [sys.executable, "-m", "lit_unlearn", "fit", *args, *retrain, "--trainer.check_val_every_n_epoch=100000"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command], cwd=tmp_path, env=environment, stdout=log, stderr=log, text=True
+        )
+        try:
+            run = tmp_path / "runs/RandomLabels/version_0"
+            deadline = time.monotonic() + 90
+            while not (run / "metrics.csv").exists():
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(sent)
+            status = process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+    assert status not in (0, -9)
+    original, retrain_row, row = read_rows(run / "results.json")
+    assert [original.method, retrain_row.method, row.method] == ["Original", "Retrain", "RandomLabels"]
+    assert [original.status, retrain_row.status, row.status] == ["ok", "ok", "interrupted"]
+    assert set(original.metrics) == set(retrain_row.metrics) == SPLITS
+    assert original.attacks
+    assert retrain_row.attacks
+    assert (row.metrics, row.attacks) == ({}, {})
+    assert name in row.reason
+    assert (run / "report.html").exists()
+    assert not (run / "unlearned.ckpt").exists()
+    assert json.loads((run / "results.json").read_text())["rows"]

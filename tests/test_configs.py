@@ -1,0 +1,140 @@
+"""Every config is read by the parser, and those of the experiments run."""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from lit_unlearn.backbones.weights import resolve
+from lit_unlearn.cli import main
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports import read_rows
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+SMALL = ("--model.backbone", "ResNet8", "--model.backbone.in_channels=1", "--data", CONFIGS / "data/digits.yaml")
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+    log: str
+
+
+def lit_unlearn(folder: Path, *args: object) -> Outcome:
+    """Runs the command line in this process, in a folder, as if alone in it."""
+    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    status = 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(sys, "argv", ["lit-unlearn"]),
+        patch.dict(os.environ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        finally:
+            logging.getLogger("lightning.pytorch").removeHandler(handler)
+    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
+
+
+def configs(folder: str) -> list[object]:
+    found = sorted(CONFIGS.glob(folder))
+    assert found, folder
+    return [pytest.param(path, id=str(path.relative_to(CONFIGS).with_suffix(""))) for path in found]
+
+
+def composed(path: Path) -> list[object]:
+    """The arguments that read a config, alone or with what it needs beside it."""
+    experiment = CONFIGS / "quickstart.yaml"
+    folder = path.relative_to(CONFIGS).parts[0]
+    if folder == "benchmark":
+        pytest.skip("benchmarks have a parser of their own")
+    return {
+        "data": ["--config", experiment, "--data", path],
+        "model": ["--model", path, "--data", CONFIGS / "data/digits.yaml"],
+        "experiment": ["--config", path],
+    }.get(folder, ["--config", experiment, "--config", path])
+
+
+@pytest.mark.parametrize("path", configs("**/*.yaml"))
+def test_the_parser_reads_it(path: Path, tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "fit", *composed(path), "--print_config")
+    assert (outcome.status, outcome.err) == (0, "")
+    read, said = yaml.safe_load(outcome.out), yaml.safe_load(path.read_text())
+    for part in ("model", "data"):
+        wanted = said if path.parent.name == part else said.get(part)
+        if wanted is not None:
+            assert read[part]["class_path"].rpartition(".")[2] == wanted["class_path"]
+            assert wanted["init_args"].keys() <= read[part]["init_args"].keys()
+
+
+def run(folder: Path, *args: object) -> list[str]:
+    """Runs ``fit`` and returns the methods of its rows; all must be whole."""
+    outcome = lit_unlearn(folder, "fit", *args, *QUICK)
+    assert (outcome.status, outcome.err) == (0, "")
+    (results,) = folder.glob("runs/*/version_0/results.json")
+    rows = read_rows(results)
+    assert all(row.status == "ok" and row.metrics for row in rows)
+    return [row.method for row in rows]
+
+
+@pytest.mark.parametrize("path", configs("experiment/digits/*.yaml") + configs("quickstart.yaml"))
+def test_an_experiment_on_digits_runs(path: Path, tmp_path: Path) -> None:
+    method = yaml.safe_load(path.read_text())["model"]["class_path"]
+    expected = {"Pretrain": ["Pretrain"], "Retrain": ["Original", "Retrain"]}
+    assert run(tmp_path, "--config", path) == expected.get(method, ["Original", "Retrain", method])
+
+
+def there(weights: str | None) -> bool:
+    try:
+        return weights is not None and resolve(weights).is_file()
+    except UsageError:
+        return False
+
+
+@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/*.yaml"))
+def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, tmp_path: Path) -> None:
+    if not FASHION.is_dir():
+        pytest.skip(f"needs {FASHION}")
+    model = yaml.safe_load(path.read_text())["model"]
+    args: list[object] = ["--config", path, "--data.train_limit=512", "--evaluation.retrain=null"]
+    if not there(model["init_args"].get("weights")):
+        args += ["--model.weights=null"]
+    assert run(tmp_path, *args)[-1] == model["class_path"]
+
+
+@pytest.mark.parametrize("path", configs("model/*.yaml"))
+def test_a_model_runs_composed(path: Path, tmp_path: Path) -> None:
+    method = yaml.safe_load(path.read_text())["class_path"]
+    weights = () if method == "Pretrain" else ("--model.weights=digits_resnet8",)
+    assert run(tmp_path, "--model", path, *SMALL, *weights)[-1] == method
+
+
+@pytest.mark.parametrize("path", configs("attack/*.yaml"))
+def test_an_attack_runs_composed(path: Path, tmp_path: Path) -> None:
+    model = ("--model", CONFIGS / "model/finetune.yaml", *SMALL, "--model.weights=digits_resnet8")
+    assert run(tmp_path, *model, "--config", path) == ["Original", "FineTune"]
+    wanted = yaml.safe_load(path.read_text())["trainer"]["callbacks"]
+    for row in read_rows(tmp_path / "runs/FineTune/version_0/results.json"):
+        done = {name.rpartition("/")[0] for name in row.attacks} | row.skipped.keys()
+        assert len(done) == len(wanted)

@@ -1,0 +1,108 @@
+"""Every code block of the README and of the pages in docs is run as it stands, in order, in one folder."""
+
+import contextlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_unlearn.cli import main
+from lit_unlearn.reports import read_rows
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+INSTALLATION = ("pip install . && lit-unlearn fit --config configs/quickstart.yaml", "pip install '.[test]' && pytest")
+NOT_RUN_HERE = (*INSTALLATION, "pip install -e '.[dev]' && pre-commit install")
+
+
+def blocks(page):
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder like a fresh clone, with a trained network and images of somebody's own."""
+    for name in ("configs", "checkpoints"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 24), ("test", 8)):
+        for position, name in enumerate(("cat", "dog", "owl")):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 120, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                pixels[:, :, position] += 100
+                Image.fromarray(pixels.numpy()).save(tmp_path / "images" / part / name / f"{number:03}.png")
+    (tmp_path / "forget.txt").write_text("cat/001.png\ndog/007.png  # withdrawn\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lit-unlearn"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_block_of_the_page_runs(page, folder, capsys):
+    for language, text in blocks(page):
+        first = text.partition("\n")[0]
+        if first.startswith("# file: "):
+            (folder / first.removeprefix("# file: ")).write_text(text)
+            if first.endswith("mynet.py"):
+                train_network_of_ones_own(folder)
+        elif language == "python":
+            exec(compile(text, str(page), "exec"), {})
+        else:
+            assert language == "bash", f"a block of {language} is not run"
+            for line in text.splitlines():
+                run_line(line.partition("  #")[0].strip())
+    capsys.readouterr()
+    assert not list(folder.glob("**/lightning_logs"))
+
+
+def train_network_of_ones_own(folder):
+    sys.path.append(str(folder))
+    from mynet import MyNet
+
+    torch.manual_seed(0)
+    torch.save(MyNet().state_dict(), folder / "model.pt")
+
+
+def run_line(line):
+    if line in NOT_RUN_HERE:
+        return
+    command, *arguments = shlex.split(line)
+    assert command == "lit-unlearn", f"not run: {line}"
+    with contextlib.ExitStack() as stack:
+        if any(argument.startswith("--print_") for argument in arguments):
+            stack.enter_context(pytest.raises(SystemExit))
+        main(arguments)
+
+
+def test_the_python_of_the_readme_is_the_quickstart(folder):
+    main(["fit", "--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"])
+    python = next(text for language, text in blocks(PAGES[0]) if language == "python")
+    exec(compile(python, "README.md", "exec"), {})
+    ours = read_rows(folder / "runs/OPC/version_0/results.json")
+    theirs = read_rows(folder / "runs/from_python/version_0/results.json")
+    assert [row.method for row in ours] == ["Original", "Retrain", "OPC"]
+    assert [row.metrics for row in ours] == [row.metrics for row in theirs]
+    assert [row.attacks for row in ours] == [row.attacks for row in theirs]
+
+
+def test_the_quickstart_keeps_its_promises(folder):
+    main(["fit", "--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"])
+    original, retrain, unlearned = read_rows(folder / "runs/OPC/version_0/results.json")
+    assert unlearned.metrics["forget_acc"] <= 0.05
+    assert unlearned.metrics["test_forget_acc"] <= 0.05
+    assert unlearned.metrics["test_retain_acc"] >= original.metrics["test_retain_acc"] - 0.02
+    for attack in ("hr", "fm"):
+        assert unlearned.attacks[f"recovery/{attack}/test_forget_acc"] <= 0.45
+        assert retrain.attacks[f"recovery/{attack}/test_forget_acc"] >= 0.8
+
+
+def test_the_first_block_of_the_readme_is_the_installation():
+    language, text = blocks(PAGES[0])[0]
+    assert language == "bash"
+    assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION

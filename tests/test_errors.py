@@ -1,0 +1,347 @@
+"""Bad input: one line on stderr that names it and says what is allowed, status 2, and nothing new on disk."""
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from lit_unlearn.backbones.weights import resolve
+from lit_unlearn.cli import main
+
+DIGITS = Path(__file__).resolve().parents[1] / "configs/experiment/digits"
+FIT = ("fit", "--config", DIGITS / "random_labels.yaml", "--trainer.max_epochs=1")
+BARE = (*FIT, "--evaluation.retrain", "null")
+VALIDATE = ("validate", "--config", DIGITS / "random_labels.yaml")
+ORIGINAL = ("digits_resnet8", "digits_resnet8_retrain_classes_0_1_2")
+METHODS = ("FineTune", "GradientAscent", "OPC", "Pretrain", "RandomLabels", "Retrain")
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+    log: str
+
+
+def lit_unlearn(folder: Path, *args: object) -> Outcome:
+    """Runs the command line in this process, in a folder, as if alone in it."""
+    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    status = 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(sys, "argv", ["lit-unlearn"]),
+        patch.dict(os.environ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        finally:
+            logging.getLogger("lightning.pytorch").removeHandler(handler)
+    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*")}
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refuse(tmp_path: Path) -> Refuse:
+    """Runs a command that must be refused, and returns what it said."""
+
+    def run(*args: object, says: tuple[str, ...] = ()) -> str:
+        before = listing(tmp_path)
+        outcome = lit_unlearn(tmp_path, *args)
+        assert outcome.status == 2
+        assert listing(tmp_path) == before
+        line = outcome.err
+        assert line.startswith("lit-unlearn: error: ")
+        assert line.endswith("\n")
+        assert line.count("\n") == 1, line
+        assert "Traceback" not in line + outcome.out
+        for part in says:
+            assert part in line
+        return line
+
+    return run
+
+
+@pytest.fixture
+def bad_weights(tmp_path: Path) -> Callable[[str], Path]:
+    """Files of weights with something wrong."""
+
+    def make(what: str) -> Path:
+        path, good = tmp_path / f"{what}.pt", resolve("digits_resnet8").read_bytes()
+        if what == "truncated":
+            path.write_bytes(good[: len(good) // 2])
+        elif what == "flipped":
+            flipped = bytearray(good)
+            flipped[len(good) // 2] ^= 1
+            path.write_bytes(flipped)
+        elif what == "code":
+            torch.save({"state_dict": {"head.bias": Bomb(tmp_path / "ran")}}, path)
+        elif what == "pickle":
+            path.write_bytes(pickle.dumps({"state_dict": Bomb(tmp_path / "ran")}))
+        elif what == "text":
+            path.write_text("not a file of weights")
+        elif what == "nan":
+            held = torch.load(resolve("digits_resnet8"), weights_only=True)
+            held["state_dict"]["head.bias"][0] = float("nan")
+            torch.save(held, path)
+        return path
+
+    return make
+
+
+PLACES = {
+    "weights": (*BARE, "--model.weights"),
+    "ckpt_path": (*VALIDATE, "--ckpt_path"),
+    "retrain": (*FIT, "--evaluation.retrain"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("truncated", "corrupt"),
+        ("flipped", "checksum"),
+        ("code", "refused: it holds"),
+        ("pickle", "refused"),
+        ("text", "refused"),
+        ("absent", "absent.pt"),
+    ],
+)
+def test_unreadable_weights(
+    refuse: Refuse, bad_weights: Callable[[str], Path], tmp_path: Path, what: str, says: str, place: str
+) -> None:
+    path = bad_weights(what)
+    line = refuse(*PLACES[place], path, says=(says, str(path)))
+    assert not (tmp_path / "ran").exists(), line
+
+
+@pytest.mark.parametrize("what", ["code", "pickle"])
+def test_the_bomb_goes_off_where_it_is_not_refused(
+    bad_weights: Callable[[str], Path], tmp_path: Path, what: str
+) -> None:
+    path = bad_weights(what)
+    if what == "code":
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_not_finite(refuse: Refuse, bad_weights: Callable[[str], Path]) -> None:
+    refuse(*BARE, "--model.weights", bad_weights("nan"), says=("nan.pt", "head.bias", "not finite"))
+
+
+@pytest.mark.parametrize("settings", ["--data.forget.classes=[0,1]", "--data.split_seed=1 --data.forget.fraction=0.5"])
+def test_a_yardstick_of_another_split(refuse: Refuse, settings: str) -> None:
+    refuse(*FIT, *settings.split(), says=(ORIGINAL[1], "c2b9d5c00a5caa1b", "evaluation.retrain"))
+
+
+def test_weights_are_no_run(refuse: Refuse) -> None:
+    for start in (VALIDATE, FIT):
+        refuse(*start, "--ckpt_path", resolve("digits_resnet8"), says=("digits_resnet8.pt", "--model.weights"))
+
+
+def test_a_finished_model_cannot_be_resumed(refuse: Refuse, tmp_path: Path) -> None:
+    held = torch.load(resolve("digits_resnet8"), weights_only=True)
+    torch.save({**held, "pytorch-lightning_version": "2.6.6"}, tmp_path / "finished.ckpt")
+    refuse(*FIT, "--ckpt_path", tmp_path / "finished.ckpt", says=("finished.ckpt", "no run can resume"))
+
+
+def test_a_yardstick_config_must_train_retrain_and_says_so_before_it_trains(refuse: Refuse) -> None:
+    refuse(*FIT, "--evaluation.retrain", DIGITS / "finetune.yaml", says=("evaluation.retrain", "FineTune", "Retrain"))
+
+
+def test_a_yardstick_config_is_for_fit(refuse: Refuse) -> None:
+    config = DIGITS / "retrain.yaml"
+    refuse(*VALIDATE, "--evaluation.retrain", config, says=("evaluation.retrain", str(config), "fit"))
+
+
+def inline(*args: object, says: tuple[str, ...], id: str) -> object:
+    return pytest.param(args, says, id=id)
+
+
+PARSED = [
+    inline("fit", "--model", "RandomLables", says=("model:", "'RandomLables'", "mean 'RandomLabels'"), id="method"),
+    inline(*FIT, "--model.backbone", "ResNet9", says=("model.backbone:", "'ResNet9'", "'ResNet8'"), id="backbone"),
+    inline(*FIT, "--data.source", "Digit", says=("data.source:", "'Digit'", "mean 'Digits'", "SVHN"), id="source"),
+    inline(
+        *FIT,
+        "--trainer.callbacks+=HeadRecover",
+        says=("trainer.callbacks:", "'HeadRecover'", "mean 'HeadRecovery'", "EarlyStopping"),
+        id="callback",
+    ),
+    inline(*FIT, "--trainer.callbacks+=torch.nn.Linear", says=("torch.nn.Linear", "subclass of Callback"), id="no-cb"),
+    inline(*FIT, "--trainer.logger", "CSVLoger", says=("trainer.logger:", "'CSVLoger'", "CSVLogger"), id="logger"),
+    inline(*FIT, "--model.optimizer", "torch.optim.SDG", says=("model.optimizer:", "'torch.optim.SDG'"), id="optim"),
+    inline(*FIT, "--model", "no.such.Method", says=("model:", "No module named 'no'", *METHODS), id="module"),
+    inline(*FIT, "--model", "nope.yaml", says=("model:", "'nope.yaml'", "no such file"), id="model file"),
+    inline(*FIT, "--evaluation.retrian", "x", says=("unrecognized", "--evaluation.retrian"), id="option"),
+    inline(*FIT, "--model.weigths", "x", says=("RandomLabels has no option 'weigths'",), id="option of the model"),
+    inline(*FIT, "--model.backbone.withd", "3", says=("ResNet8 has no option 'withd'",), id="option of the backbone"),
+    inline(*FIT, "--trainer.max_epochs", "many", says=("trainer.max_epochs: 'many'", "int or null"), id="type"),
+    inline(*FIT, "--data.batch_size", "7.5", says=("data.batch_size: '7.5'", "expected int\n"), id="nested type"),
+    inline(*FIT, "--report.page", "7", says=("report.page: '7'", "expected bool\n"), id="plain type"),
+    inline(*FIT, "--model=OPC", "--model.norm=l1", says=("model.norm: 'l1'", "['l2', 'squared']"), id="literal"),
+    inline(
+        *FIT,
+        "--trainer.callbacks",
+        '[{"class_path": "HeadRecovery", "init_args": {"calibration": "trian"}}]',
+        says=("trainer.callbacks.calibration: 'trian'", "['train', 'retain', 'heldout']"),
+        id="literal in a list",
+    ),
+    inline("fit", "--data.source=Digits", says=("model is missing: give --model ", *METHODS), id="no model"),
+    inline("fit", "--model=OPC", "--data.source=Digits", says=("--model.backbone", "ResNet8"), id="no backbone"),
+    inline(
+        *("fit", "--model=OPC", "--model.backbone=ResNet8"),
+        says=("data.source is missing: give --data.source ", "Digits"),
+        id="no source",
+    ),
+    inline("fitt", says=("'fitt'", "'fit'", "'validate'", "'test'"), id="subcommand"),
+    inline("predict", says=("'predict'", "'fit'"), id="predict"),
+    inline(says=("subcommand", "{fit,validate,test}"), id="no subcommand"),
+    inline("fit", "--config", "nope.yaml", says=("config", "nope.yaml"), id="config file"),
+    inline(*FIT, "--evaluation.retrain", "nope.yaml", says=("evaluation.retrain", "'nope.yaml'"), id="yardstick"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), PARSED)
+def test_what_cannot_be_parsed(refuse: Refuse, args: tuple[object, ...], says: tuple[str, ...]) -> None:
+    refuse(*args, says=says)
+
+
+@pytest.mark.parametrize("text", ["model: [unclosed\n a: b: c", "- a list", ""])
+def test_a_malformed_config(refuse: Refuse, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    refuse("fit", "--config", tmp_path / "bad.yaml", says=("onfig",))
+
+
+MADE = [
+    inline(*FIT, "--model.weights=digits_resnet", says=("'digits_resnet'", *ORIGINAL), id="name of weights"),
+    inline(*FIT, "--model.backbone.num_classes=7", says=("10 classes", "backbone for 7"), id="classes of weights"),
+    inline(*FIT, "--model.backbone.in_channels=3", says=("1-channel", "backbone for 3"), id="channels of weights"),
+    inline(
+        *BARE,
+        *("--model.weights=null", "--model.backbone.num_classes=7"),
+        says=("7 classes", "data has 10", "num_classes=10"),
+        id="classes of data",
+    ),
+    inline(
+        *BARE,
+        *("--model.weights=null", "--model.backbone.in_channels=3"),
+        says=("3-channel", "data has 1", "in_channels=1"),
+        id="channels of data",
+    ),
+    inline(
+        *("fit", "--model=FineTune", "--model.backbone=Torchvision", "--model.backbone.name=squeezenet1_0"),
+        *("--model.backbone.num_classes=10", "--data.source=Digits", "--data.forget.classes=[0]"),
+        says=("head",),
+        id="no linear head",
+    ),
+    inline(
+        *("fit", "--model=FineTune", "--model.backbone=Torchvision", "--model.backbone.name=shufflenet_v2_x0_5"),
+        *("--model.backbone.num_classes=10", "--model.backbone.in_channels=1", "--data.source=Digits"),
+        *("--data.forget.classes=[0]", "--model.backbone.options", '{"nothing": 1}'),
+        says=("nothing",),
+        id="option of a library's network",
+    ),
+    inline(*BARE, "--data.forget.classes=[zero]", says=("'zero'", "0, 1, 2"), id="class name"),
+    inline(*BARE, "--data.forget.classes=[12]", says=("12", "0 to 9"), id="class index"),
+    inline(*BARE, "--data.forget.classes=[]", says=("classes, fraction or index_file",), id="nothing to forget"),
+    inline(
+        *BARE, "--data.forget.classes=[0,1,2,3,4,5,6,7,8,9]", says=("all 1442", "nothing is left"), id="all to forget"
+    ),
+    *[
+        inline(*BARE, f"--data.forget.fraction={value}", says=(value, "between 0 and 1"), id=f"fraction {value}")
+        for value in ("1.5", "-0.1", "1.0")
+    ],
+    inline(*FIT, "--data.batch_size=-1", says=("batch_size is -1", "at least 2"), id="batch size"),
+    inline(*FIT, "--model=OPC", "--model.weight=-1", says=("weight is -1.0", "at least 0"), id="negative weight"),
+    inline(*FIT, "--model=OPC", "--model.temperature=0", says=("temperature is 0", "above 0"), id="temperature"),
+    inline(
+        *FIT, "--trainer.callbacks+=HeadRecovery", "--trainer.callbacks.ridge=-1", says=("ridge is -1",), id="ridge"
+    ),
+    inline(*FIT, "--trainer.max_epochs=-5", says=("max_epochs", "-5"), id="epochs"),
+    inline(*FIT, "--trainer.devices=0", says=("devices='0'",), id="devices"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MADE)
+def test_what_does_not_fit(refuse: Refuse, args: tuple[object, ...], says: tuple[str, ...]) -> None:
+    refuse(*args, says=says)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("1\n2\n1\n", ("line 3", "'1'", "line 1")),
+        ("5\n99999\n", ("line 2", "99999", "0 to 1441")),
+        ("5\nfive\n", ("line 2", "'five'", "0 to 1441")),
+        ("# nothing\n", ("forget.txt", "none of the 1442")),
+        (None, ("forget.txt",)),
+    ],
+)
+def test_an_index_file(refuse: Refuse, tmp_path: Path, lines: str | None, says: tuple[str, ...]) -> None:
+    if lines is not None:
+        (tmp_path / "forget.txt").write_text(lines)
+    refuse(*BARE, "--data.forget=null", "--data.forget.index_file=forget.txt", says=says)
+
+
+@pytest.mark.parametrize("settings", ["--trainer.logger.save_dir", "--trainer.logger=false --trainer.default_root_dir"])
+def test_a_directory_that_cannot_be_made(refuse: Refuse, tmp_path: Path, settings: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refuse(*BARE, *settings.split(), tmp_path / "file/runs", says=("file/runs", "Not a directory"))
+
+
+def test_two_attacks_of_one_name(refuse: Refuse) -> None:
+    refuse(*BARE, "--trainer.callbacks+=HeadRecovery", says=("'recovery/hr'", "another name"))
+
+
+def test_a_method_that_needs_a_forget_set(refuse: Refuse) -> None:
+    refuse(*BARE, "--data.forget=null", says=("RandomLabels", "data.forget.classes"))
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="configure_optimizers lets torch's error through")
+def test_a_negative_learning_rate(refuse: Refuse) -> None:
+    refuse(*BARE, "--model.optimizer.lr=-1", says=("-1",))
+
+
+def test_an_error_of_ours_is_not_hidden(tmp_path: Path) -> None:
+    broken = patch("lit_unlearn.methods.base.UnlearnModule.setup", side_effect=ValueError("ours"))
+    with broken, pytest.raises(ValueError, match="ours"):
+        lit_unlearn(tmp_path, *BARE)

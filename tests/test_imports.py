@@ -1,0 +1,56 @@
+"""What the command line costs to start, and who imports whom."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = (
+    "torchvision.datasets",
+    "sklearn",
+    "matplotlib",
+    "timm",
+    "jinja2",
+    "scipy",
+    "PIL.Image",
+    "rich.table",
+    "tensorboard",
+)
+
+
+def python(*args: str) -> str:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def loaded_by(module: str) -> set[str]:
+    return set(python("-c", f"import sys, {module}; print(*sys.modules, sep='\\n')").split())
+
+
+def test_the_command_line_imports_nothing_heavy_beyond_lightning() -> None:
+    extra = loaded_by("lit_unlearn.cli") - loaded_by("lightning.pytorch.cli")
+    assert "lit_unlearn.methods" in extra
+    assert {name for name in HEAVY if any(f"{found}.".startswith(f"{name}.") for found in extra)} == set()
+
+
+def test_help_costs_little_more_than_importing_lightning() -> None:
+    def seconds(*args: str) -> float:
+        started = time.perf_counter()
+        python(*args)
+        return time.perf_counter() - started
+
+    rounds = [(seconds("-c", "import lightning"), seconds("-m", "lit_unlearn", "--help")) for _ in range(3)]
+    lightning, shown = (min(times) for times in zip(*rounds, strict=True))
+    assert shown <= 1.5 * lightning
+
+
+def test_the_floors_of_the_house_hold() -> None:
+    beside = Path(sys.executable).with_name("lint-imports")
+    program = str(beside) if beside.exists() else shutil.which("lint-imports")
+    if program is None:
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
