@@ -116,7 +116,7 @@ def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> Unle
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    set_parsing_settings(add_print_completion_argument=True)
+    set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )

@@ -1,6 +1,7 @@
 """Every config is read by the parser, and those of the experiments run."""
 
 import contextlib
+import gzip
 import io
 import logging
 import os
@@ -112,15 +113,30 @@ def there(weights: str | None) -> bool:
         return False
 
 
-@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/*.yaml"))
-def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 600 images and labels of each file, as files of the same format."""
     if not FASHION.is_dir():
         pytest.skip(f"needs {FASHION}")
+    folder = tmp_path_factory.mktemp("data")
+    for path in FASHION.glob("*-ubyte.gz"):
+        header, size = (16, 28 * 28) if "idx3" in path.name else (8, 1)
+        with gzip.open(path) as file:
+            head, body = file.read(header), file.read(600 * size)
+        (folder / path.stem).write_bytes(head[:4] + (600).to_bytes(4, "big") + head[8:] + body)
+    return folder
+
+
+@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/*.yaml"))
+def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashion_mnist: Path, tmp_path: Path) -> None:
     model = yaml.safe_load(path.read_text())["model"]
     args: list[object] = ["--config", path, "--data.train_limit=512", "--evaluation.retrain=null"]
+    args += ["--data.source.root", part_of_fashion_mnist]
     if not there(model["init_args"].get("weights")):
         args += ["--model.weights=null"]
     assert run(tmp_path, *args)[-1] == model["class_path"]
+    (row, *_) = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
+    assert (row.data["train"], row.data["test"]) == (512, 600)
 
 
 @pytest.mark.parametrize("path", configs("model/*.yaml"))

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
@@ -43,16 +44,27 @@ class Custom(SplitBackbone):
         std: list[float] | None = None,
         stages: list[str] | None = None,
     ) -> None:
-        network = _by_class_path(network) if isinstance(network, str) else network
+        network = _made(network)
         if not isinstance(network, nn.Module):
             raise UsageError(f"network must be a torch module or its class path, got {str(network)[:80]!r}")
         mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
         super().__init__(deepcopy(network), num_classes, head, mean, std, stages)
 
 
-def _by_class_path(path: str) -> object:
+def _made(network: object) -> object:
+    """Makes a network that is given by class path; only modules are made, for a config may come from a stranger."""
+    spec = network.as_dict() if hasattr(network, "as_dict") else network
+    path: object = spec
+    arguments: dict[str, Any] = {}
+    if isinstance(spec, dict):
+        path, arguments = spec.get("class_path"), spec.get("init_args") or {}
+    if not isinstance(path, str):
+        return network
     module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)()
+        kind = getattr(import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise TypeError("it is no torch module")
+        return kind(**arguments)
     except Exception as error:
         raise UsageError(f"network {path!r} cannot be made: {type(error).__name__}: {error}") from error

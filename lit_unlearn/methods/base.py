@@ -109,7 +109,6 @@ class UnlearnModule(LightningModule):
 
     def describe(self) -> dict[str, Any]:
         """What a result row says of the method's side of a run, in plain types."""
-        optimizers = self.trainer.optimizers
         settings = dict(self.hparams)
         weights = settings.pop("weights", None)
         for name in (*_OBJECTS, "_class_path", "_instantiator"):
@@ -117,9 +116,7 @@ class UnlearnModule(LightningModule):
         return {
             "method": type(self).__name__,
             "hyperparameters": _plain(settings),
-            "optimizer": _plain(
-                {"class": type(optimizers[0]).__name__, **optimizers[0].defaults} if optimizers else {}
-            ),
+            "optimizer": self._describe_optimizer(),
             "backbone": {
                 "class": type(self.backbone).__name__,
                 "num_classes": self.backbone.num_classes,
@@ -259,6 +256,15 @@ class UnlearnModule(LightningModule):
             raise UsageError(
                 f"the checkpoint forgets split {made}, but this run is on split {here}: give it the data of that split"
             )
+
+    def _describe_optimizer(self) -> dict[str, Any]:
+        described: dict[str, Any] = {}
+        for optimizer in self.trainer.optimizers:
+            described = {"class": type(optimizer).__name__, **_plain(optimizer.defaults)}
+        for config in self.trainer.lr_scheduler_configs:
+            state = {name: value for name, value in config.scheduler.state_dict().items() if name[0] != "_"}
+            described["lr_scheduler"] = {"class": type(config.scheduler).__name__, **_plain(state)}
+        return described
 
     def _counters(self) -> list[SplitAccuracy]:
         return [cast(SplitAccuracy, counter) for counter in self.split_accuracy.values()]

@@ -273,6 +273,8 @@ def test_custom_refuses_bad_arguments() -> None:
         Custom("resnet18")
     with pytest.raises(UsageError, match="'torch.nn.Lin' cannot be made: AttributeError"):
         Custom("torch.nn.Lin")
+    with pytest.raises(UsageError, match="'subprocess.Popen' cannot be made: TypeError: it is no torch module"):
+        Custom({"class_path": "subprocess.Popen", "init_args": {"args": ["false"]}})
     with pytest.raises(UsageError, match="network must be a torch module or its class path, got '7'"):
         Custom(7)
     with pytest.raises(UsageError, match="need 1 values each"):
