@@ -1,4 +1,4 @@
-"""Runs the experiments of a scenario and writes what came out: ``python docs/results/make.py [digits] [fashion_mnist]``.
+"""Runs the experiments of a scenario and writes what came out: ``python docs/results/make.py [digits] …``.
 
 Run it from the repository's root. A row that is there already is kept; delete its file to measure it again. ``--pages``
 runs nothing and only writes the tables anew.
@@ -82,13 +82,13 @@ def write_pages() -> None:
         reading = page.read_text().partition("## Reading\n")[2] if page.exists() else "\n"
         page.write_text(
             f"# {title}\n\n"
-            f"Accuracy in percent on the images named; *after FM* and *after HR*: on the forgotten test classes once feature\n"
-            f"mapping or head recovery was run. A constant answer among the forgotten classes is right in 33.3 %.\n"
+            f"Accuracy in percent on the images named; *after FM* and *after HR*: on the forgotten test classes once\n"
+            f"feature mapping or head recovery was run. A constant answer among them is right in 33.3 %.\n"
             f"One seed ({row.seed}), torch {row.versions['torch']}, commit {str(row.commit)[:12]}, split "
             f"{row.split['hash']}. Settings were not tuned.\n\n"
             f"{table(scenario)}\n\n"
-            f"Made by `python docs/results/make.py {scenario}` from `configs/experiment/{scenario}/*.yaml`; each row, with all\n"
-            f"its settings, is in [`{scenario}/`]({scenario}).\n\n"
+            f"Made by `python docs/results/make.py {scenario}` from `configs/experiment/{scenario}/*.yaml`; each row,\n"
+            f"with all its settings, is in [`{scenario}/`]({scenario}).\n\n"
             f"## Reading\n{reading}"
         )
     readme = HERE.parent.parent / "README.md"

@@ -7,7 +7,7 @@ Loading the original weights, evaluation, timing, the watch for divergence and w
 import copy
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,6 +22,7 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.description import describe_backbone, describe_optimizer, plain
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 Labelled = tuple[Tensor, Tensor]
@@ -53,7 +54,6 @@ class UnlearnModule(LightningModule):
     order: ClassVar[str]
     from_scratch: ClassVar[bool] = False
     needs_forget: ClassVar[bool] = True
-
     teacher: Backbone | None
 
     def __init__(
@@ -115,14 +115,9 @@ class UnlearnModule(LightningModule):
             settings.pop(name, None)
         return {
             "method": type(self).__name__,
-            "hyperparameters": _plain(settings),
-            "optimizer": self._describe_optimizer(),
-            "backbone": {
-                "class": type(self.backbone).__name__,
-                "num_classes": self.backbone.num_classes,
-                "num_features": self.backbone.num_features,
-                "parameters": sum(parameter.numel() for parameter in self.backbone.parameters()),
-            },
+            "hyperparameters": plain(settings),
+            "optimizer": describe_optimizer(self.trainer),
+            "backbone": describe_backbone(self.backbone),
             "weights": {"source": str(weights), "sha256": self.loaded.sha256} if self.loaded else {},
         }
 
@@ -257,15 +252,6 @@ class UnlearnModule(LightningModule):
                 f"the checkpoint forgets split {made}, but this run is on split {here}: give it the data of that split"
             )
 
-    def _describe_optimizer(self) -> dict[str, Any]:
-        described: dict[str, Any] = {}
-        for optimizer in self.trainer.optimizers:
-            described = {"class": type(optimizer).__name__, **_plain(optimizer.defaults)}
-        for config in self.trainer.lr_scheduler_configs:
-            state = {name: value for name, value in config.scheduler.state_dict().items() if name[0] != "_"}
-            described["lr_scheduler"] = {"class": type(config.scheduler).__name__, **_plain(state)}
-        return described
-
     def _counters(self) -> list[SplitAccuracy]:
         return [cast(SplitAccuracy, counter) for counter in self.split_accuracy.values()]
 
@@ -312,13 +298,3 @@ def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
 
 def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, Sequence | set):
-        return [_plain(item) for item in value]
-    return str(value)
