@@ -84,6 +84,9 @@ class UnlearnCLI(LightningCLI):
             logger.init_args.name = settings.model.class_path.rpartition(".")[2]
         retrain = str(settings.evaluation.retrain)
         if retrain.endswith((".yaml", ".yml")):
+            if settings.trainer.fast_dev_run:
+                settings.evaluation.retrain = None  # a dry run trains and writes nothing
+                return
             if self.subcommand != "fit":
                 raise UsageError(
                     f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
@@ -186,7 +189,7 @@ def main(args: ArgsType = None) -> None:
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend; None for one that is ours."""
     for link in _chain(error):
-        if isinstance(link, UsageError):
+        if isinstance(link, UsageError | ModuleNotFoundError):
             return str(link)
     if isinstance(error, argparse.ArgumentError):
         return _explain_parsing(str(error))

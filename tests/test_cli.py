@@ -1,25 +1,21 @@
 """The main job: fit, validate and test from the command line, on real digits."""
 
-import contextlib
 import importlib
-import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 import tomllib
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 import yaml
+from command_line import Outcome, lit_unlearn
 
 from lit_unlearn import __version__
 from lit_unlearn.cli import main
@@ -35,39 +31,6 @@ SMALL = (
     *("--data.source", "Digits", "--data.forget.classes", "[4]"),
 )
 SPLITS = {"forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc"}
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-    log: str
-
-
-def lit_unlearn(folder: Path, *args: object) -> Outcome:
-    """Runs the command line in this process, in a folder, as if alone in it."""
-    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
-    handler = logging.StreamHandler(log)
-    logging.getLogger("lightning.pytorch").addHandler(handler)
-    status = 0
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        patch.object(sys, "argv", ["lit-unlearn"]),
-        patch.dict(os.environ),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        os.environ.pop("PL_GLOBAL_SEED", None)
-        try:
-            main([str(arg) for arg in args])
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-        finally:
-            logging.getLogger("lightning.pytorch").removeHandler(handler)
-    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
 
 
 def measured(rows: list[Row]) -> dict[str, tuple[object, ...]]:
@@ -219,6 +182,14 @@ def test_the_module_runs_as_a_program_and_the_console_script_is_the_same_functio
     assert getattr(importlib.import_module(module), name) is main
 
 
+def test_shell_completion_is_printed_before_long() -> None:
+    command = [sys.executable, "-m", "lit_unlearn", "--print_completion", "shtab-bash"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.rstrip().endswith(" lit-unlearn")
+    assert "--evaluation.retrain" in done.stdout
+    assert "RandomLabels" in done.stdout
+
+
 def test_a_callback_of_ones_own_runs_untouched(tmp_path: Path, own_modules: Callable[[str, str], None]) -> None:
     own_modules(
         "own_callback",
@@ -246,7 +217,7 @@ def test_a_network_of_ones_own_by_class_path(tmp_path: Path, own_modules: Callab
         "    def __init__(self, width: int = 4):\n"
         "        super().__init__(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10))\n",
     )
-    network = ("--model.backbone.network", "own_network.Net", "--model.backbone.network.width", "2")
+    network = ("--model.backbone.network", '{"class_path": "own_network.Net", "init_args": {"width": 2}}')
     backbone = ("--model.backbone", "Custom", "--model.backbone.in_channels", "1", *network)
     data = ("--data.source", "Digits", "--data.forget.fraction", "0.1", "--data.batch_size", "16")
     args = (*QUICK, "--model", "FineTune", *backbone, *data)

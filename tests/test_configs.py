@@ -1,21 +1,13 @@
 """Every config is read by the parser, and those of the experiments run."""
 
-import contextlib
 import gzip
-import io
-import logging
-import os
-import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import yaml
+from command_line import lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
-from lit_unlearn.cli import main
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows
 
@@ -23,39 +15,6 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SMALL = ("--model.backbone", "ResNet8", "--model.backbone.in_channels=1", "--data", CONFIGS / "data/digits.yaml")
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-    log: str
-
-
-def lit_unlearn(folder: Path, *args: object) -> Outcome:
-    """Runs the command line in this process, in a folder, as if alone in it."""
-    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
-    handler = logging.StreamHandler(log)
-    logging.getLogger("lightning.pytorch").addHandler(handler)
-    status = 0
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        patch.object(sys, "argv", ["lit-unlearn"]),
-        patch.dict(os.environ),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        os.environ.pop("PL_GLOBAL_SEED", None)
-        try:
-            main([str(arg) for arg in args])
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-        finally:
-            logging.getLogger("lightning.pytorch").removeHandler(handler)
-    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
 
 
 def configs(folder: str) -> list[object]:

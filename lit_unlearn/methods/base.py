@@ -125,8 +125,8 @@ class UnlearnModule(LightningModule):
         """Checks the backbone against the data before a run writes anything.
 
         Raises:
-            UsageError: if channels, image size or class count do not fit, the data cannot be split, or nothing is named
-                to be forgotten.
+            UsageError: if channels, image size or class count do not fit, the data cannot be split, nothing is named to
+                be forgotten, or the optimizer refuses its settings.
         """
         data = self._data()
         if self.needs_forget and self.trainer.state.fn == "fit" and "forget" not in data.split_names:
@@ -134,6 +134,10 @@ class UnlearnModule(LightningModule):
                 f"{type(self).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
             )
         self.backbone.check(data.image_shape, data.num_classes)
+        try:
+            self.make_optimizer([nn.Parameter(torch.zeros(1))])
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"optimizer: {error}") from error
         if self.loaded is None and not self.from_scratch:
             rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
 

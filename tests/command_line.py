@@ -1,0 +1,46 @@
+"""Runs the command line in the process of a test."""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from lit_unlearn.cli import main
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+    log: str
+
+
+def lit_unlearn(folder: Path, *args: object) -> Outcome:
+    """Runs the command line in this process, in a folder, as if alone in it."""
+    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    status = 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(sys, "argv", ["lit-unlearn"]),
+        patch.dict(os.environ),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        finally:
+            logging.getLogger("lightning.pytorch").removeHandler(handler)
+    return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
