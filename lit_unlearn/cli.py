@@ -188,11 +188,10 @@ def main(args: ArgsType = None) -> None:
 
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend; None for one that is ours."""
-    for link in _chain(error):
-        if isinstance(link, UsageError | ModuleNotFoundError):
-            return str(link)
-    if isinstance(error, argparse.ArgumentError):
-        return _explain_parsing(str(error))
+    for kind in (UsageError, argparse.ArgumentError, ModuleNotFoundError):
+        for link in _chain(error):
+            if isinstance(link, kind):
+                return _explain_parsing(str(link)) if kind is argparse.ArgumentError else str(link)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
