@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 from lit_unlearn.cli import run
-from lit_unlearn.metrics import unlearning_scores
 from lit_unlearn.reports import Row, read_rows
 from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.rows import write_rows
@@ -28,17 +27,7 @@ TITLES = {
     "digits": "Handwritten digits (scikit-learn's, 8×8), ResNet-8, forgotten: 0, 1, 2",
     "fashion_mnist": "Fashion-MNIST, ResNet-8, forgotten: T-shirt/top, trouser, pullover",
 }
-COLUMNS = (
-    "Test-retained ↑",
-    "Forget",
-    "Test-forgotten",
-    "After FM",
-    "After HR",
-    "UA",
-    "RA",
-    "TA",
-    "Seconds",
-)
+COLUMNS = ("Retain", "Test-retained ↑", "Forget", "Test-forgotten", "After FM", "After HR", "Seconds")
 
 
 def measure(scenario: str, name: str) -> None:
@@ -63,13 +52,11 @@ def table(scenario: str) -> str:
 def cells(row: Row) -> list[str]:
     """The numbers of one row, in the order of the columns."""
     recovered = [row.attacks.get(f"recovery/{attack}/test_forget_acc") for attack in ("fm", "hr")]
-    accuracies = [row.metrics.get(f"{split}_acc") for split in ("test_retain", "forget", "test_forget")]
+    accuracies = [row.metrics.get(f"{split}_acc") for split in ("retain", "test_retain", "forget", "test_forget")]
     percent = ["" if value is None else f"{100 * value:.1f}" for value in accuracies + recovered]
-    known = unlearning_scores(row.metrics)
-    scores = [f"{known[name]:.1f}" if name in known else "" for name in ("UA", "RA", "TA")]
     seconds = row.seconds.get("unlearn")
     mark = "" if row.status == "ok" else f" {row.status}"
-    return [*percent, *scores, ("" if seconds is None else f"{seconds:.0f}") + mark]
+    return [*percent, ("" if seconds is None else f"{seconds:.0f}") + mark]
 
 
 def write_pages() -> None:
