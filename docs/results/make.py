@@ -22,6 +22,20 @@ NAMES = {
     "opc": "OPC, logits (the paper)",
     "opc_features": "OPC, features",
     "opc_deep": "OPC, features, λ = 3, distilled",
+    "boundary_expanding": "BoundaryExpanding",
+    "boundary_shrink": "BoundaryShrink",
+    "l1_sparse": "L1Sparse",
+    "ngd": "NGD",
+    "neggrad_plus": "NegGradPlus",
+    "cf_k": "CFk",
+    "eu_k": "EUk",
+    "scrub": "SCRUB",
+    "salun": "SalUn",
+    "bad_teacher": "BadTeacher",
+    "ssd": "SSD",
+    "delete": "DELETE",
+    "head_only": "HeadOnly (control)",
+    "rescale": "Rescale (control)",
 }
 TITLES = {
     "digits": "Handwritten digits (scikit-learn's, 8×8), ResNet-8, forgotten: 0, 1, 2",
@@ -43,7 +57,8 @@ def table(scenario: str) -> str:
     """The rows of a scenario as a Markdown table, in percent; what is unknown stays empty."""
     rows: dict[str, Row] = {}
     for name, label in NAMES.items():
-        for row in read_rows(HERE / scenario / f"{name}.json"):
+        path = HERE / scenario / f"{name}.json"
+        for row in read_rows(path) if path.exists() else ():
             rows.setdefault(row.method if row.method in ("Original", "Retrain") else label, row)
     lines = ["| Model | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     return "\n".join(lines + [f"| {label} | {' | '.join(cells(row))} |" for label, row in rows.items()])

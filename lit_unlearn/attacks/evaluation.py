@@ -53,7 +53,7 @@ class Evaluation(Callback):
         self.findings, self.skipped, self.seconds, self.weights = {}, {}, {}, {}
         if self.retrain is None:
             return
-        self._retrain = cast(Backbone, cast(Any, pl_module).frozen_copy())
+        self._retrain = cast(Backbone, cast(Any, pl_module).plain_copy())
         loaded = load_weights(self._retrain, self.retrain)
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
         if loaded.split != here:

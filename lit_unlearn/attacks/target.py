@@ -89,7 +89,7 @@ class Target:
         model: the network to attack, with the data.
         original: the original network on the same data, or None where the attacker does not have it.
         data: the splits.
-        num_classes: C.
+        num_classes: C of the data; a method may have given its model more outputs.
     """
 
     model: EncodedData
@@ -133,7 +133,8 @@ class _Shared:
         self.target: Target | None = None
 
     def aim(self, backbone: Backbone, device: torch.device) -> Target:
-        return Target(EncodedData(backbone, self.data, device), self.original, self.data, backbone.num_classes)
+        shape = backbone if self.original is None else self.original.backbone
+        return Target(EncodedData(backbone, self.data, device), self.original, self.data, shape.num_classes)
 
     def aim_at_original(self) -> Target | None:
         if self.original is None:

@@ -111,6 +111,10 @@ class Backbone(nn.Module):
         """Names of the encoder's stages, in order of depth."""
         return tuple(self._stages)
 
+    def stage(self, name: str) -> nn.Module:
+        """The module that is the stage of that name."""
+        return self.encoder.get_submodule(self._stages[name])
+
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features (B, d) of images (B, C, H, W) in [0, 1]."""
         out: Tensor = self.encoder(self.normalise(x))
@@ -141,7 +145,7 @@ class Backbone(nn.Module):
         with ExitStack() as hooks:
             for name in wanted:
                 if name in self._stages:
-                    module = self.encoder.get_submodule(self._stages[name])
+                    module = self.stage(name)
                     hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])

@@ -13,12 +13,13 @@ from torch import Tensor
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.source import Dataset, Source
-from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, make_split
+from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, hold_out, make_split
 from lit_unlearn.errors import UsageError, unknown
 
 Part = Literal["all", "calibration", "evaluation"]
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
 SPLITS = ("forget", "retain", "test_forget", "test_retain")
+VALIDATION = "validation"
 
 
 class UnlearnDataModule(LightningDataModule):
@@ -116,16 +117,26 @@ class UnlearnDataModule(LightningDataModule):
         counts = self.split.counts()
         return tuple(name for name in SPLITS if counts[name])
 
+    @property
+    def validation(self) -> Tensor:
+        """Retained training indices, sorted, that training leaves out; empty unless the method has a ``holdout``.
+
+        Raises:
+            UsageError: if a class of the forget set has too few retained samples to spare one.
+        """
+        share = 0.0 if self.trainer is None else cast(Any, self.trainer.lightning_module).holdout
+        return hold_out(self.split, self.data.train_labels, share, self.class_names)
+
     def train_dataloader(self) -> Batches:
-        """Batches in the order that the method declares.
+        """Batches in the order that the method declares for this epoch.
 
         Raises:
             UsageError: if the method needs samples to forget and none are named.
         """
         if self.trainer is None:
             raise UsageError("training batches need a trainer: their order is the method's")
-        method = self.trainer.lightning_module
-        order = cast(Order, method.order)
+        method = cast(Any, self.trainer.lightning_module)
+        order = cast(Order, method.order_in(self.trainer.current_epoch))
         if self.forget is None and order not in ("retain", "full"):
             raise UsageError(
                 f"{type(method).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
@@ -134,7 +145,7 @@ class UnlearnDataModule(LightningDataModule):
         sampler = OrderSampler(
             order,
             self.split.forget,
-            self.split.retain,
+            self.split.retain[~torch.isin(self.split.retain, self.validation)],
             self.batch_size,
             self.forget_batch_size,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
@@ -165,15 +176,15 @@ class UnlearnDataModule(LightningDataModule):
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
         Args:
-            split: forget, retain, test_forget or test_retain.
+            split: forget, retain, test_forget or test_retain; or validation, the part of retain of that name.
             device: where the batches are to lie.
             part: ``calibration`` takes the samples at even positions of the split, ``evaluation`` the others.
 
         Raises:
             UsageError: for an unknown split or part.
         """
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+        if split not in (*SPLITS, VALIDATION):
+            raise unknown("split", split, (*SPLITS, VALIDATION))
         if part not in PARTS:
             raise unknown("part", part, PARTS)
         for images, labels in self._evaluation_loader(split, part):
@@ -192,10 +203,10 @@ class UnlearnDataModule(LightningDataModule):
         }
 
     def _evaluation_loader(self, name: str, part: Part = "all") -> EvaluationBatches:
-        train = name in ("forget", "retain")
+        train = name in ("forget", "retain", VALIDATION)
         images = self.data.train_images if train else self.data.test_images
         labels = self.data.train_labels if train else self.data.test_labels
-        indices: Tensor = getattr(self.split, name)
+        indices: Tensor = self.validation if name == VALIDATION else getattr(self.split, name)
         return EvaluationBatches(images, labels, indices[PARTS[part]], self.eval_batch_size, *self._rank_and_world())
 
     def _rank_and_world(self) -> tuple[int, int]:

@@ -123,6 +123,34 @@ def make_split(
     )
 
 
+def hold_out(split: ForgetSplit, train_labels: Tensor, share: float, class_names: Sequence[str]) -> Tensor:
+    """A part of the retain set that has every class of the forget set, drawn by the split's seed.
+
+    Args:
+        split: what is forgotten and what is retained.
+        train_labels: int64 (N,).
+        share: how much of the retained samples of each such class, at least one sample; 0 holds nothing out.
+        class_names: one name per class index.
+
+    Returns:
+        Training indices, sorted, int64.
+
+    Raises:
+        UsageError: if no retained sample of a class would be left to train on.
+    """
+    held = [torch.empty(0, dtype=torch.int64)]
+    for label in sorted(set(train_labels[split.forget].tolist())) if share else ():
+        pool = split.retain[train_labels[split.retain] == label]
+        count = max(1, round(share * len(pool)))
+        if count >= len(pool):
+            raise UsageError(
+                f"no validation part of class {class_names[label]!r} can be held out: {len(pool)} of its training "
+                f"images are retained; forget a part of a class that leaves more than {count}"
+            )
+        held.append(pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(split.seed))[:count]])
+    return torch.cat(held).sort().values
+
+
 def _check_combination(wish: ForgetSpec, nothing: bool) -> None:
     if wish.index_file is not None and (wish.classes is not None or wish.fraction is not None):
         raise UsageError(f"forget: index_file {str(wish.index_file)!r} cannot be combined with classes or fraction")

@@ -1,11 +1,47 @@
 """The unlearning methods. To add one: its file, one import here, its name in ``__all__``, one config."""
 
+from lit_unlearn.methods.bad_teacher import BadTeacher
 from lit_unlearn.methods.base import UnlearnModule
+from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
+from lit_unlearn.methods.boundary_shrink import BoundaryShrink
+from lit_unlearn.methods.cf_k import CFk
+from lit_unlearn.methods.delete import DELETE
+from lit_unlearn.methods.eu_k import EUk
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
+from lit_unlearn.methods.head_only import HeadOnly
+from lit_unlearn.methods.l1_sparse import L1Sparse
+from lit_unlearn.methods.neggrad_plus import NegGradPlus
+from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
 from lit_unlearn.methods.pretrain import Pretrain
 from lit_unlearn.methods.random_labels import RandomLabels
+from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
+from lit_unlearn.methods.salun import SalUn
+from lit_unlearn.methods.scrub import SCRUB
+from lit_unlearn.methods.ssd import SSD
 
-__all__ = ["OPC", "FineTune", "GradientAscent", "Pretrain", "RandomLabels", "Retrain", "UnlearnModule"]
+__all__ = [
+    "DELETE",
+    "NGD",
+    "OPC",
+    "SCRUB",
+    "SSD",
+    "BadTeacher",
+    "BoundaryExpanding",
+    "BoundaryShrink",
+    "CFk",
+    "EUk",
+    "FineTune",
+    "GradientAscent",
+    "HeadOnly",
+    "L1Sparse",
+    "NegGradPlus",
+    "Pretrain",
+    "RandomLabels",
+    "Rescale",
+    "Retrain",
+    "SalUn",
+    "UnlearnModule",
+]

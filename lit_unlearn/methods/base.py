@@ -30,7 +30,6 @@ Labelled = tuple[Tensor, Tensor]
 
 _FINITE_CHECK_EVERY = 50
 _OBJECTS = ("backbone", "optimizer", "lr_scheduler")
-_TEACHER = "teacher."
 
 
 class UnlearnModule(LightningModule):
@@ -44,9 +43,13 @@ class UnlearnModule(LightningModule):
         lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
 
     Attributes:
-        order: the batch order that the method eats, see :mod:`lit_unlearn.data.batches`.
+        order: the batch order that the method eats, see :mod:`lit_unlearn.data.batches`; one that changes with the
+            epoch is given by overriding :meth:`order_in`.
         from_scratch: whether training starts from the backbone's fresh initialisation and not from θo.
         needs_forget: whether the method is meaningless without a forget set.
+        needs_classes: whether the method can only forget whole classes.
+        holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
+            the data's split ``validation``.
         diverged: None, or where and how the run diverged.
         seconds: seconds of unlearning so far; evaluation in between does not count.
     """
@@ -54,6 +57,8 @@ class UnlearnModule(LightningModule):
     order: ClassVar[str]
     from_scratch: ClassVar[bool] = False
     needs_forget: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = False
+    holdout: float = 0.0
     teacher: Backbone | None
 
     def __init__(
@@ -88,15 +93,28 @@ class UnlearnModule(LightningModule):
         logits: Tensor = self.backbone(images)
         return logits
 
+    def order_in(self, epoch: int) -> str:
+        """The batch order of one epoch; where a method overrides this, the loader is made anew for each epoch."""
+        del epoch
+        return self.order
+
     def frozen_copy(self) -> Backbone:
         """A copy of the backbone as it stands, in eval mode, without gradients."""
         return copy.deepcopy(self.backbone).eval().requires_grad_(False)
+
+    def plain_backbone(self) -> Backbone:
+        """The backbone in the original's shape: itself, but for methods that change the architecture."""
+        return self.backbone
+
+    def plain_copy(self) -> Backbone:
+        """A copy of the backbone in the original's shape, in eval mode, without gradients."""
+        return copy.deepcopy(self.plain_backbone()).eval().requires_grad_(False)
 
     def original_copy(self) -> Backbone | None:
         """A frozen copy of the original model, or None for a run that has none."""
         if self._original is None:
             return None
-        original = self.frozen_copy()
+        original = self.plain_copy()
         original.load_state_dict(self._original)
         return original
 
@@ -104,7 +122,7 @@ class UnlearnModule(LightningModule):
         """Whether the backbone's parameters and buffers are, bit for bit, the original's."""
         if self._original is None:
             return False
-        state = self.backbone.state_dict()
+        state = self.plain_backbone().state_dict()
         return all(torch.equal(state[name].cpu(), value.cpu()) for name, value in self._original.items())
 
     def describe(self) -> dict[str, Any]:
@@ -125,15 +143,17 @@ class UnlearnModule(LightningModule):
         """Checks the backbone against the data before a run writes anything.
 
         Raises:
-            UsageError: if channels, image size or class count do not fit, the data cannot be split, nothing is named to
-                be forgotten, or the optimizer refuses its settings.
+            UsageError: if channels, image size or class count do not fit, the data cannot be split, nothing, or no
+                whole class where it has to be one, is named to be forgotten, or the optimizer refuses its settings.
         """
         data = self._data()
         if self.needs_forget and self.trainer.state.fn == "fit" and "forget" not in data.split_names:
             raise UsageError(
                 f"{type(self).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
             )
-        self.backbone.check(data.image_shape, data.num_classes)
+        if self.needs_classes and self.trainer.state.fn == "fit" and not self.forgotten_classes():
+            raise UsageError(f"{type(self).__name__} can only forget whole classes: set data.forget.classes alone")
+        self.plain_backbone().check(data.image_shape, data.num_classes)
         try:
             self.make_optimizer([nn.Parameter(torch.zeros(1))])
         except (TypeError, ValueError) as error:
@@ -142,13 +162,15 @@ class UnlearnModule(LightningModule):
             rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
 
     def setup(self, stage: str) -> None:
-        """Makes a counter for each split that the data has."""
+        """Makes a counter for each split that the data has, and lets the Trainer follow an order that changes."""
         del stage
+        if type(self).order_in is not UnlearnModule.order_in:
+            self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         self.split_accuracy = nn.ModuleDict({name: SplitAccuracy() for name in self._data().split_names})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over whatever parameters of the backbone still learn, and its schedule."""
-        optimizer = self.make_optimizer([p for p in self.backbone.parameters() if p.requires_grad])
+        """The optimizer over whatever parameters still learn, and its schedule."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
@@ -161,11 +183,14 @@ class UnlearnModule(LightningModule):
         """Starts the clock and puts the student, and only the student, in train mode."""
         self._started = time.perf_counter()
         self.backbone.train()
-        if self.teacher is not None:
-            self.teacher.eval()
+        for teacher in self._teachers().values():
+            teacher.eval()
 
     def on_train_epoch_start(self) -> None:
         """Seeds this epoch, so that a resumed run draws what an uninterrupted one would have drawn."""
+        # Lightning would repeat, for this epoch, the numbers of a pass that only earlier ones had.
+        for name in [name for name in self.trainer.callback_metrics if name.startswith("train/")]:
+            del self.trainer.callback_metrics[name]
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         torch.manual_seed((seed * 1_000_003 + self.current_epoch) * 4_099 + self.global_rank)
 
@@ -174,7 +199,7 @@ class UnlearnModule(LightningModule):
         del batch
         last = batch_idx + 1 == self.trainer.num_training_batches
         if self.diverged is None and (self.device.type == "cpu" or last or batch_idx % _FINITE_CHECK_EVERY == 0):
-            finite = outputs is None or bool(torch.isfinite(outputs["loss"]).all())
+            finite = not outputs or bool(torch.isfinite(outputs["loss"]).all())
             self._stop_unless(finite, f"the loss is no longer finite in epoch {self.current_epoch}, step {batch_idx}")
 
     def on_train_epoch_end(self) -> None:
@@ -222,9 +247,10 @@ class UnlearnModule(LightningModule):
         self._log_accuracies("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves teachers out (they are the original) and says what the weights are."""
+        """Leaves teachers out (every run makes its own) and says what the weights are."""
+        teachers = self._teachers()
         checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(_TEACHER)
+            name: value for name, value in checkpoint["state_dict"].items() if name.partition(".")[0] not in teachers
         }
         split = self._data().split.hash
         checkpoint["lit_unlearn"] = {"method": type(self).__name__, "split": split, "seconds": self.seconds}
@@ -233,7 +259,8 @@ class UnlearnModule(LightningModule):
         """Puts this module's own teachers back, so that loading stays strict, and the clock where it stood."""
         made = checkpoint.get("lit_unlearn", {})
         self._split_of_checkpoint = made.get("split") if self.needs_forget else None
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(_TEACHER)}
+        teachers = self._teachers()
+        own = {name: value for name, value in self.state_dict().items() if name.partition(".")[0] in teachers}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
         self.seconds = made.get("seconds", 0.0)
 
@@ -248,6 +275,11 @@ class UnlearnModule(LightningModule):
                 f"{type(self).__name__} needs an UnlearnDataModule as datamodule, but got {type(data).__name__}"
             )
         return data
+
+    def _teachers(self) -> dict[str, Backbone]:
+        """The frozen networks beside the backbone, by the attribute that holds them."""
+        children = self.named_children()
+        return {name: child for name, child in children if isinstance(child, Backbone) and name != "backbone"}
 
     def _check_split(self) -> None:
         made, here = self._split_of_checkpoint, self._data().split.hash

@@ -18,12 +18,16 @@ from lit_unlearn.errors import UsageError
 class Recorder(LightningModule):
     """Keeps every batch that Lightning hands over."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, *orders: Order, holdout: float = 0.0) -> None:
         super().__init__()
-        self.order = order
+        self.orders = orders
+        self.holdout = holdout
         self.layer = nn.Linear(1, 1, bias=False)
         self.trained: list[tuple[int, dict[str, tuple[Tensor, ...]]]] = []
         self.validated: list[tuple[int, tuple[Tensor, Tensor]]] = []
+
+    def order_in(self, epoch: int) -> Order:
+        return self.orders[min(epoch, len(self.orders) - 1)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -85,6 +89,51 @@ def test_a_method_is_fed_in_its_order_and_every_epoch_anew(order: Order, tiny: S
     assert images.max() <= 1
     assert labels.tolist() == [index % 4 for index in indices(images)]
     assert len(rest) == (order == "mixed")
+
+
+def test_the_order_may_change_with_the_epoch_if_the_trainer_asks_for_the_loader_anew(
+    tiny: Source, tmp_path: Path
+) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]), batch_size=8, forget_batch_size=4)
+    method = Recorder("forget_then_retain", "retain", "mixed")
+    trainer(tmp_path, max_epochs=4, reload_dataloaders_every_n_epochs=1).fit(method, data)
+    fed = [[next(iter(batch)) for epoch, batch in method.trained if epoch == number] for number in range(4)]
+    assert fed == [["forget"] * 3 + ["retain"] * 4, ["retain"] * 4, ["mixed"] * 5, ["mixed"] * 5]
+    same_order = [
+        [index for epoch, batch in method.trained if epoch == number for index in indices(batch["mixed"][0])]
+        for number in (2, 3)
+    ]
+    assert same_order[0] != same_order[1]
+
+
+@pytest.mark.parametrize("order", ["retain", "paired", "full"])
+def test_what_a_method_holds_out_is_of_the_forgotten_classes_and_never_trained_on(
+    order: Order, tiny: Source, tmp_path: Path
+) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog", 0], fraction=0.5), batch_size=8)
+    method = Recorder(order, holdout=0.4)
+    trainer(tmp_path).fit(method, data)
+    held = data.validation.tolist()
+    assert held == sorted(held)
+    assert set(held) <= set(data.split.retain.tolist())
+    classes = {int(data.data.train_labels[index]) for index in data.split.forget.tolist()}
+    for label in classes:
+        pool = [index for index in data.split.retain.tolist() if data.data.train_labels[index] == label]
+        assert len(set(held) & set(pool)) == round(0.4 * len(pool)) > 0
+    assert {int(data.data.train_labels[index]) for index in held} == classes
+    trained = {index for _, batch in method.trained for images, *_ in batch.values() for index in indices(images)}
+    wanted = set(range(40)) - set(held) - (set(data.split.forget.tolist()) if order == "retain" else set())
+    assert trained == wanted
+    evaluated = [index for images, _ in data.evaluation_batches("validation", "cpu") for index in indices(images)]
+    assert evaluated == held
+
+
+def test_nothing_is_held_out_unasked_and_not_what_is_not_there(tiny: Source, tmp_path: Path) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]), batch_size=8)
+    trainer(tmp_path, max_epochs=1).fit(Recorder("retain"), data)
+    assert len(data.validation) == 0
+    with pytest.raises(UsageError, match="no validation part of class 'dog' can be held out: 0 of its training images"):
+        trainer(tmp_path).fit(Recorder("retain", holdout=0.1), data)
 
 
 def test_the_run_seed_decides_the_order(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ def follow(
 ) -> Callable[..., tuple[Backbone, Any, Trainer]]:
     """Runs a few steps in float64 and repeats them in a plain loop; all weights and buffers must agree to 1e-9.
 
-    ``loss(network, batch, step)`` is the formula. Returns the network of the plain loop, the record and the Trainer.
+    ``loss(network, batch, step)`` is the formula, ``change(gradients, step)`` what befalls the gradients before a step.
+    Returns the network of the plain loop, the record and the Trainer.
     """
 
     def run(
@@ -41,17 +42,20 @@ def follow(
         *callbacks: Callback,
         data: UnlearnDataModule | None = None,
         steps: int = 2,
+        epochs: int = 1,
         frozen: tuple[str, ...] = (),
+        change: Callable[[list[Tensor], int], list[Tensor]] | None = None,
+        **settings: Any,
     ) -> tuple[Backbone, Any, Trainer]:
-        trainer = fit(
-            module, data or make_data(), recorder, *callbacks, precision="64-true", max_steps=steps, limit_val_batches=0
-        )
+        settings = {"precision": "64-true", "max_steps": steps, "max_epochs": epochs, "limit_val_batches": 0} | settings
+        trainer = fit(module, data or make_data(), recorder, *callbacks, **settings)
         plain = copy.deepcopy(recorder.start).double().train()
         learn = [(n, p.requires_grad_()) for n, p in plain.named_parameters() if not n.startswith(frozen or ("?",))]
         speed = [torch.zeros_like(p) for _, p in learn]
         assert len(recorder.batches) == steps
         for step, batch in enumerate(recorder.batches):
             gradients = torch.autograd.grad(loss(plain, batch, step), [p for _, p in learn], allow_unused=True)
+            gradients = gradients if change is None else change(list(gradients), step)
             with torch.no_grad():
                 for (_, parameter), v, gradient in zip(learn, speed, gradients, strict=True):
                     if gradient is None:

@@ -4,28 +4,47 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 
+from lit_unlearn import methods
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
-from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain, RandomLabels, Retrain, __all__
 from lit_unlearn.reports.report import CHECKPOINT, Report
 
-METHODS = [OPC, FineTune, GradientAscent, Pretrain, RandomLabels, Retrain]
+METHODS = [getattr(methods, name) for name in methods.__all__ if name != "UnlearnModule"]
+OF_SAMPLES = [method for method in METHODS if not method.needs_classes]
+OPTIONS = {"SSD": {"alpha": 1.0}}  # enough for it to dampen something on so little data
+PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both
 UNTIMED = ("seconds", "started", "commit")
+
+
+class Keep(Checkpoint):
+    """Saves each epoch, after validation or after all else, as ModelCheckpoint does where the optimizer made a step."""
+
+    def __init__(self, folder, after_validation):
+        self.folder, self.after_validation = folder, after_validation
+
+    def on_validation_end(self, trainer, pl_module):
+        if self.after_validation:
+            trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if not self.after_validation:
+            trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
+
+
+def make(method, backbone, weights):
+    return method(backbone, weights=weights, **OPTIONS.get(method.__name__, {}))
 
 
 def run(fit, method, make_backbone, trained_file, data, **settings):
     report = Report(page=False)
-    module = method(make_backbone(seed=3), weights=trained_file)
+    module = make(method, make_backbone(seed=3), trained_file)
     trainer = fit(module, data, Evaluation(), HeadRecovery(), FeatureMapping(), report, **settings)
     return module, report, trainer
 
 
 def numbers(row):
     return {name: value for name, value in asdict(row).items() if name not in UNTIMED}
-
-
-def test_no_method_is_left_out():
-    assert {method.__name__ for method in METHODS} | {"UnlearnModule"} == set(__all__)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,7 +58,7 @@ def test_validating_the_checkpoint_gives_the_numbers_of_the_run(
     assert len(fitted.attacks) == 8
     audit = Report(page=False)
     make_trainer(Evaluation(), HeadRecovery(), FeatureMapping(), audit).validate(
-        method(make_backbone(seed=4), weights=trained_file),
+        make(method, make_backbone(seed=4), trained_file),
         datamodule=make_data(),
         ckpt_path=report.directory / CHECKPOINT,
         weights_only=True,
@@ -64,28 +83,82 @@ def test_the_same_seed_gives_the_same_rows(fit, method, make_backbone, make_data
     assert all(torch.equal(value, runs[1][1][name]) for name, value in runs[0][1].items())
 
 
-@pytest.mark.parametrize("method", METHODS)
+def trained(trainer, module):
+    """Asserts that every weight that may learn has moved, if there is an optimizer to move it; and that it forgot."""
+    original = dict(module.original_copy().named_parameters())
+    learning = [(name, value) for name, value in module.plain_copy().named_parameters() if may_learn(module, name)]
+    if trainer.optimizers:
+        assert trainer.global_step > 0
+        assert learning
+        assert all(not torch.equal(value, original[name]) for name, value in learning)
+    assert not module.is_original()
+
+
+def may_learn(module, name):
+    return module.backbone.get_parameter(name).requires_grad
+
+
+@pytest.mark.parametrize("method", OF_SAMPLES)
 def test_a_single_image_can_be_forgotten(fit, method, make_backbone, one_image, trained_file):
     module, report, trainer = run(fit, method, make_backbone, trained_file, one_image)
     assert one_image.split.counts()["forget"] == 1
-    assert trainer.global_step > 0
     assert report.rows[-1].status == "ok"
     assert report.rows[-1].metrics["forget_acc"] in (0.0, 1.0)
-    assert not module.is_original()
+    trained(trainer, module)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_forget_set_smaller_than_a_batch_is_trained_on(fit, method, make_backbone, make_data, trained_file, recorder):
     data = make_data(classes=[0], forget_batch_size=20)
-    module = method(make_backbone(seed=3), weights=trained_file)
-    start = {name: value.clone() for name, value in module.backbone.named_parameters()}
-    fit(module, data, recorder)
-    forgotten = sum(int((labels == 0).sum()) for batch in recorder.batches for _, labels in batch.values())
-    assert (forgotten >= 12) == (method not in (FineTune, Retrain))
-    assert all(not torch.equal(value, start[name]) for name, value in module.backbone.named_parameters())
+    module = make(method, make_backbone(seed=3), trained_file)
+    trainer = fit(module, data, recorder)
+    forgotten = sum(int((part[1] == 0).sum()) for batch in recorder.batches for part in batch.values())
+    assert (forgotten >= 12) == (method.order != "retain")
+    trained(trainer, module)
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_no_split_is_touched_that_is_not_in_the_order(
+    fit, method, make_backbone, make_data, trained_file, recorder, monkeypatch
+):
+    data, asked = make_data(), set()
+    known = data.evaluation_batches
+    monkeypatch.setattr(data, "evaluation_batches", lambda split, *more: asked.add(split) or known(split, *more))
+    fit(make(method, make_backbone(seed=3), trained_file), data, recorder, limit_val_batches=0)
+    allowed = PARTS.get(method.order, {"forget", "retain"})
+    assert asked <= allowed
+    fed = {label < 2 for batch in recorder.batches for part in batch.values() for label in part[1].tolist()}
+    assert fed == {part == "forget" for part in allowed}
+
+
+@pytest.mark.parametrize("after_validation", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_resumed_from_the_middle_ends_as_an_uninterrupted_one(
+    fit, make_trainer, method, make_backbone, make_data, trained_file, tmp_path, after_validation
+):
+    whole = make(method, make_backbone(seed=3), trained_file)
+    end = fit(whole, make_data(), Keep(tmp_path, after_validation), max_epochs=3, enable_checkpointing=True)
+    resumed, trainer = make(method, make_backbone(seed=4), trained_file), make_trainer(max_epochs=3)
+    middle = tmp_path / f"{min(1, end.current_epoch - 1)}.ckpt"  # a method of one shot has no other than its end
+    trainer.fit(resumed, datamodule=make_data(), ckpt_path=middle, weights_only=True)
+    ended = resumed.backbone.state_dict()
+    assert ended.keys() == whole.backbone.state_dict().keys()
+    assert all(torch.equal(value, ended[name]) for name, value in whole.backbone.state_dict().items())
+    assert trainer.global_step == end.global_step
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_runs_in_mixed_precision(fit, method, make_backbone, make_data, trained_file):
+    module, report, trainer = run(fit, method, make_backbone, trained_file, make_data(), precision="bf16-mixed")
+    row = report.rows[-1]
+    assert (row.status, row.precision) == ("ok", "bf16-mixed")
+    assert len(row.metrics) == 4
+    assert all(value.isfinite().all() for value in module.backbone.state_dict().values())
+    assert all(value.dtype == torch.float32 for value in module.backbone.parameters())
+    trained(trainer, module)
+
+
+@pytest.mark.parametrize("method", OF_SAMPLES)
 def test_a_random_share_can_be_forgotten(fit, method, make_backbone, make_data, trained_file):
     _, report, _ = run(fit, method, make_backbone, trained_file, make_data(fraction=0.2))
     row = report.rows[-1]

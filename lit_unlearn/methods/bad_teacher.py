@@ -1,0 +1,92 @@
+"""BadTeacher (BT): on the forget set, learn from a network that knows nothing; on the retain set, from the original.
+
+L = KL(u·softmax(z_bad) + (1 − u)·softmax(z_θo) ‖ softmax(z)), u = 1 for a forget sample and 0 for a retain sample, over
+shuffled batches of both; Chundawat et al., Can Bad Teaching Induce Forgetting?, arXiv 2205.08096. The bad teacher is
+the same network with random weights, of which every run of one seed has the same. Both teachers are in eval mode. The
+released code averages over batch *and* classes, so its loss is C times smaller: ``elementwise_mean``; the default is
+the KL divergence. It trains with Adam and part of the retain set, this with SGD on all of it, as the field compares.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.methods.base import UnlearnModule
+from lit_unlearn.methods.retrain import must_differ, reinitialise
+
+Reduction = Literal["batchmean", "elementwise_mean"]
+_REDUCTIONS = {"batchmean": "batchmean", "elementwise_mean": "mean"}
+
+
+class BadTeacher(UnlearnModule):
+    """Distils a random network on the forget set and the original on the retain set.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        reduction: ``batchmean``, the mean over samples, or ``elementwise_mean``, over samples and classes.
+
+    Raises:
+        UsageError: for an unknown reduction, or a network of which a part cannot be given random weights.
+    """
+
+    order = "mixed"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        reduction: Reduction = "batchmean",
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        if reduction not in _REDUCTIONS:
+            raise unknown("reduction", reduction, _REDUCTIONS)
+        self.reduction = _REDUCTIONS[reduction]
+        self.teacher = self.original_copy()
+        self.bad_teacher = random_copy(backbone)
+
+    def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
+        """The divergence from each sample's own teacher."""
+        images, labels, is_forget = batch["mixed"]
+        assert self.teacher is not None
+        with torch.no_grad():
+            taught = blend(self.teacher(images), self.bad_teacher(images), is_forget)
+        loss = kl_div(log_softmax(self(images), 1), taught, reduction=self.reduction)
+        self.log("train/loss", loss, batch_size=len(labels))
+        return loss
+
+
+def blend(good: Tensor, bad: Tensor, is_forget: Tensor) -> Tensor:
+    """What each sample is taught, probabilities (B, C): of ``bad`` logits if it is to be forgotten, else ``good``."""
+    u = is_forget[:, None].to(good.dtype)
+    return u * softmax(bad, 1) + (1 - u) * softmax(good, 1)
+
+
+def random_copy(backbone: Backbone) -> Backbone:
+    """A frozen copy with random weights in eval mode, the same for every run of one seed.
+
+    Raises:
+        UsageError: naming the weights that cannot be drawn anew.
+    """
+    random = copy.deepcopy(backbone).eval().requires_grad_(False)
+    given = {name: value.clone() for name, value in random.named_parameters()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        reinitialise(random)
+    kept = [name for name, value in must_differ(random) if torch.equal(value, given[name])]
+    if kept:
+        raise UsageError(f"BadTeacher cannot give random weights to {', '.join(kept[:3])}: use a network that can")
+    return random

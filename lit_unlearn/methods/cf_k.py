@@ -1,0 +1,51 @@
+"""CFk (CF-k, catastrophic forgetting): train the last k layers on the retain set, and let the rest fade.
+
+L = E_Dr[CE(z(x), y)] over the last k layers, from θo. Goel et al., Towards Adversarial Evaluations for Inexact Machine
+Unlearning, arXiv 2201.06640. Deviations: the reference code freezes parameters alone, and running statistics of frozen
+BatchNorm layers move on; here they stand. It anneals the learning rate between .1 and .005 over 62 epochs; here it is
+.01, as for fine-tuning in the field's protocol.
+"""
+
+from pathlib import Path
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.methods.finetune import FineTune
+from lit_unlearn.methods.last_k import Unit, freeze_others, last_k
+
+
+class CFk(FineTune):
+    """Trains the last k layers of θo further on the retain set.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        k: how many units are trained, counted from the end.
+        unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
+            ``stage``, both with the head besides.
+
+    Raises:
+        UsageError: if the unit is unknown, or the network has fewer than k of it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        k: int = 3,
+        unit: Unit = "layers",
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        self._frozen = freeze_others(backbone, last_k(backbone, k, unit))
+
+    def on_train_start(self) -> None:
+        """Keeps frozen layers in eval mode."""
+        super().on_train_start()
+        for module in self._frozen:
+            module.eval()

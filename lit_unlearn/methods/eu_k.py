@@ -1,0 +1,67 @@
+"""EUk (EU-k, exact unlearning of the last k layers): draw them anew, and train them on the retain set.
+
+L = E_Dr[CE(z(x), y)] over the last k layers, from a fresh initialisation, above frozen layers of θo. Goel et al.,
+Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640. Deviations from the reference code:
+those of :mod:`lit_unlearn.methods.cf_k`; and BatchNorm among the last k layers starts afresh as well, which keeps θo's
+values there.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.cf_k import CFk
+from lit_unlearn.methods.last_k import Unit, last_k
+from lit_unlearn.methods.retrain import must_differ, reinitialise
+
+
+class EUk(CFk):
+    """Re-initialises the last k layers of θo when a fit begins, and trains them on the retain set.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        k: how many units are trained, counted from the end.
+        unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
+            ``stage``, both with the head besides.
+
+    Raises:
+        UsageError: if the unit is unknown, the network has fewer than k of it, or a weight among them cannot be
+            re-initialised and would keep the original's values.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        k: int = 3,
+        unit: Unit = "layers",
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler, k, unit)
+        fresh = copy.deepcopy(backbone)
+        trained = last_k(fresh, k, unit)
+        reinitialise(nn.ModuleList(trained.values()))
+        kept = [
+            name
+            for name, value in must_differ(fresh)
+            if name.rpartition(".")[0] in trained and torch.equal(value, backbone.get_parameter(name))
+        ]
+        if kept:
+            raise UsageError(f"EUk cannot re-initialise {', '.join(kept[:3])}: choose another k or unit")
+        self._fresh = fresh.state_dict()
+
+    def setup(self, stage: str) -> None:
+        """Puts the fresh layers in, for a fit; until then the backbone is the original."""
+        super().setup(stage)
+        if stage == "fit":
+            self.backbone.load_state_dict(self._fresh)

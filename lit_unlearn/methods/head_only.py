@@ -1,0 +1,71 @@
+"""HeadOnly, a control: forget in the head alone, and keep every feature.
+
+L = KL(softmax(z_θo with the forgotten classes at −∞) ‖ softmax(z)) over all training images, for the head alone; the
+encoder, its running statistics too, stays θo's bit for bit. No published method: perfect by accuracy and shallow by
+construction, so that an attack which does not expose it is no attack.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import Labelled, UnlearnModule
+
+
+class HeadOnly(UnlearnModule):
+    """Distils the head onto the original's answers without the classes that are forgotten whole.
+
+    Args:
+        backbone: the trained network; its encoder is frozen.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+
+    Raises:
+        UsageError: if the head is frozen already.
+    """
+
+    order = "full"
+    needs_classes = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        if not any(parameter.requires_grad for parameter in backbone.head.parameters()):
+            raise UsageError("HeadOnly has nothing to train: the head is frozen")
+        backbone.encoder.requires_grad_(False)
+        self.teacher = self.original_copy()
+
+    def on_train_start(self) -> None:
+        """Keeps the encoder's running statistics and dropout still."""
+        super().on_train_start()
+        self.backbone.encoder.eval()
+
+    def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
+        """The divergence of the head from the original head, whose features are the same."""
+        images, labels = batch["full"]
+        assert self.teacher is not None
+        with torch.no_grad():
+            features = self.backbone.features(images)
+            taught = without(self.teacher.head(features), self.forgotten_classes())
+        loss = kl_div(log_softmax(self.backbone.head(features), 1), taught, reduction="batchmean")
+        self.log("train/loss", loss, batch_size=len(labels))
+        return loss
+
+
+def without(logits: Tensor, classes: list[int]) -> Tensor:
+    """The softmax (B, C) of logits with some classes at −∞, so that their probability is 0."""
+    gone = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    gone[classes] = True
+    return softmax(logits.masked_fill(gone, -torch.inf), 1)

@@ -1,0 +1,78 @@
+"""L1Sparse (l1-sparse): fine-tune on the retain set while sparsity squeezes out what it does not need.
+
+L = E_Dr[CE(z(x), y)] + γ_t·‖θ‖₁ over all parameters, γ_t = α·(1 − t/(T − t0)) in epoch t = 0, 1, … of T, and 0 in the
+last t0; Jia et al., Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934. α 5e-4 (range 1e-4 … 2e-1), 10
+epochs, learning rate .01. T is the Trainer's ``max_epochs``.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+
+
+class L1Sparse(UnlearnModule):
+    """Trains θo further on the retain set under a falling L1 penalty.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        alpha: α ≥ 0, the weight of the penalty in the first epoch.
+        free_epochs: t0 ≥ 0, how many epochs at the end are without penalty.
+
+    Raises:
+        UsageError: if an argument is out of range; before training, if there is no ``max_epochs`` or none of its epochs
+            would have a penalty.
+    """
+
+    order = "retain"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        alpha: float = 5e-4,
+        free_epochs: int = 0,
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler)
+        at_least("alpha", alpha, 0)
+        at_least("free_epochs", free_epochs, 0)
+        self.alpha, self.free_epochs = alpha, free_epochs
+
+    def prepare_data(self) -> None:
+        """Checks also that the penalty has epochs to fall in."""
+        super().prepare_data()
+        epochs = self.trainer.max_epochs
+        if self.trainer.state.fn != "fit":
+            return
+        if epochs is None or epochs < 0:
+            raise UsageError("L1Sparse needs trainer.max_epochs: its penalty falls to 0 over them")
+        if self.free_epochs >= epochs:
+            raise UsageError(f"free_epochs is {self.free_epochs}, but must be below trainer.max_epochs, {epochs}")
+
+    def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
+        """Cross-entropy on a retain batch, and the penalty."""
+        images, labels = batch["retain"]
+        loss = cross_entropy(self(images), labels)
+        norm = torch.stack([parameter.abs().sum() for parameter in self.backbone.parameters()]).sum()
+        gamma = penalty(self.alpha, self.current_epoch, self.trainer.max_epochs or 0, self.free_epochs)
+        self.log("train/retain_loss", loss, batch_size=len(labels))
+        self.log("train/l1_norm", norm, batch_size=len(labels))
+        return loss + gamma * norm
+
+
+def penalty(alpha: float, epoch: int, epochs: int, free_epochs: int) -> float:
+    """γ of an epoch: from ``alpha`` in epoch 0 in a straight line to 0 in epoch ``epochs - free_epochs``, then 0."""
+    end = epochs - free_epochs
+    return alpha * (1 - epoch / end) if epoch < end else 0.0

@@ -1,0 +1,133 @@
+"""Rescale, a control: shrink the features of what is to be forgotten, and lose nothing.
+
+f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. Every weight stays θo's, and so
+does all information, up to the factor s: the picture of contraction without forgetting. No published method: a plain
+ridge is fooled, since it sees a direction of small variance last; features divided by their own length give all back.
+
+A model has no label to tell it what a forget sample is, so it asks itself: θo's head reads the unscaled features. The
+gate holds that head and one factor a class, lies in the backbone as ``gate`` and is saved with it. Forget samples that
+θo takes for a retained class pass unscaled, and retain samples that it takes for a forgotten class are scaled.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import Labelled, UnlearnModule
+
+_GATE = "gate"
+
+
+class Rescale(UnlearnModule):
+    """Puts a gate behind the encoder when a fit begins; trains nothing, and stops after one epoch.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        scale: s in (0, 1], such as 1e-3 or 1e-5.
+
+    Raises:
+        UsageError: if ``scale`` is out of range.
+    """
+
+    order = "forget"
+    needs_classes = True
+
+    def __init__(self, backbone: Backbone, weights: str | Path | None = None, scale: float = 1e-3) -> None:
+        super().__init__(backbone, weights)
+        if not 0 < scale <= 1:
+            raise UsageError(f"scale is {scale}, but must lie above 0 and at most at 1")
+        self.scale = scale
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Nothing is trained."""
+        return []
+
+    def on_train_start(self) -> None:
+        """Sets the gate, unless a resumed run has it."""
+        super().on_train_start()
+        if gate_of(self.backbone) is None:
+            add_gate(self.backbone, self.forgotten_classes(), self.scale)
+
+    def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> None:
+        """Nothing: the gate is set."""
+
+    def on_train_epoch_end(self) -> None:
+        """Ends the run."""
+        self.trainer.should_stop = True
+        super().on_train_epoch_end()
+
+    def plain_backbone(self) -> Backbone:
+        """The backbone, or a copy of it without the gate."""
+        if gate_of(self.backbone) is None:
+            return self.backbone
+        plain = copy.deepcopy(self.backbone)
+        remove_gate(plain)
+        return plain
+
+    def is_original(self) -> bool:
+        """Never with the gate, though all weights are the original's."""
+        return gate_of(self.backbone) is None and super().is_original()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes a gate, open until its factors are loaded, where the checkpoint has one."""
+        super().on_load_checkpoint(checkpoint)
+        saved = any(name.startswith(f"backbone.{_GATE}.") for name in checkpoint["state_dict"])
+        remove_gate(self.backbone)
+        if saved:
+            add_gate(self.backbone, [], 1.0)
+
+
+class Gate(nn.Module):
+    """Multiplies features (B, d) by the factor of the class that a head reads from them.
+
+    Args:
+        head: from features to logits (B, C); a frozen copy is kept.
+        classes: the classes whose factor is not 1.
+        scale: that factor.
+    """
+
+    factors: Tensor
+
+    def __init__(self, head: nn.Module, classes: list[int], scale: float) -> None:
+        super().__init__()
+        self.head = copy.deepcopy(head).requires_grad_(False)
+        weight = next(self.head.parameters())
+        self.register_buffer("factors", weight.detach().new_ones(len(weight)))
+        self.factors[classes] = scale
+        self.removed = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scaled features (B, d)."""
+        return features * self.factors[self.head(features).argmax(1)][:, None]
+
+    def after(self, encoder: nn.Module, images: object, features: Tensor) -> Tensor:
+        """The same as a forward hook of an encoder, so that no path or name in the backbone changes."""
+        return features if self.removed else self.forward(features)
+
+
+def gate_of(backbone: Backbone) -> Gate | None:
+    """The backbone's gate, if it has one."""
+    gate = getattr(backbone, _GATE, None)
+    return gate if isinstance(gate, Gate) else None
+
+
+def add_gate(backbone: Backbone, classes: list[int], scale: float) -> None:
+    """Puts a gate behind the encoder, for whoever asks for features or logits."""
+    gate = Gate(backbone.head, classes, scale)
+    backbone.add_module(_GATE, gate)
+    backbone.encoder.register_forward_hook(gate.after)
+
+
+def remove_gate(backbone: Backbone) -> None:
+    """Takes the gate away again, if there is one."""
+    gate = gate_of(backbone)
+    if gate is not None:
+        gate.removed = True  # its hook stays; a copied hook's handle would remove nothing
+        delattr(backbone, _GATE)

@@ -1,0 +1,105 @@
+"""SalUn (saliency unlearning): random labels, for the weights that matter to the forget set alone.
+
+m = 1 for the share of weights with the largest |Σ_Df ∇θ CE(z(x), y)| at θo in eval mode, ranked over all parameters;
+then RandomLabels with m ⊙ ∇L. Fan et al., arXiv 2310.12508. Other weights end bit-equal to θo: neither momentum, weight
+decay nor whatever else an optimizer does moves them (the released code leaked until 2026-02). Deviation: the released
+code sums the mean gradients of augmented batches; here it is the gradients of single samples, not augmented, so that
+the mask depends on neither batches nor ranks.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Optimizer
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import Labelled
+from lit_unlearn.methods.random_labels import RandomLabels
+
+
+class SalUn(RandomLabels):
+    """Trains the salient weights with random labels for the forget set and the retain set's own.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        optimizer: makes an optimizer from parameters.
+        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        exclude_true: never draw a sample's true label.
+        fraction: share of all weights that may move, in (0, 1].
+
+    Raises:
+        UsageError: if ``fraction`` is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.013, momentum=0.9, weight_decay=5e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        exclude_true: bool = False,
+        fraction: float = 0.5,
+    ) -> None:
+        super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
+        if not 0 < fraction <= 1:
+            raise UsageError(f"fraction is {fraction}, but must be above 0 and at most 1")
+        self.fraction = fraction
+        self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+
+    def on_train_start(self) -> None:
+        """Finds the salient weights of θo, a resumed run's too; the clock is running."""
+        super().on_train_start()
+        names = [name for name, parameter in self.backbone.named_parameters() if parameter.requires_grad]
+        original = cast(Backbone, self.original_copy())
+        values = [original.get_parameter(name).requires_grad_() for name in names]
+        saliency = summed_gradients(original, values, self._data().evaluation_batches("forget", self.device))
+        masks = largest([self.trainer.strategy.reduce(each, reduce_op="sum") for each in saliency], self.fraction)
+        learning = [self.backbone.get_parameter(name) for name in names]
+        self._held = [
+            (parameter, ~mask, value.detach()) for parameter, mask, value in zip(learning, masks, values, strict=True)
+        ]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Masks gradients, before they are clipped and enter the optimizer's state."""
+        for parameter, held, _ in self._held:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(held, 0)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Takes back whatever the optimizer did to the other weights."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            for parameter, held, value in self._held:
+                parameter.copy_(torch.where(held, value, parameter))
+
+    def on_train_end(self) -> None:
+        """Gives the memory of the mask back."""
+        self._held = []
+
+
+def summed_gradients(network: Backbone, parameters: Sequence[Tensor], batches: Iterable[Labelled]) -> list[Tensor]:
+    """Σ over all samples of the gradient of their cross-entropy, one tensor for each of the parameters."""
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    for images, labels in batches:
+        loss = cross_entropy(network(images), labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+    return sums
+
+
+def largest(values: Sequence[Tensor], fraction: float) -> list[Tensor]:
+    """Masks, true for that share of all entries together whose absolute value is largest, and for one at least."""
+    flat = torch.cat([value.abs().flatten() for value in values])
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.argsort(descending=True, stable=True)[: max(1, int(fraction * len(flat)))]] = True
+    parts = torch.split(chosen, [value.numel() for value in values])
+    return [part.view_as(value) for part, value in zip(parts, values, strict=True)]

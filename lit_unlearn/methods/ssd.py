@@ -1,0 +1,167 @@
+"""SSD (selective synaptic dampening): shrink, in one shot, the weights that matter more to the forget set than to all.
+
+I_D, I_f = mean squared gradients of CE on D and on Df, in eval mode; where I_f > α·I_D: θ ← θ · min(λ·I_D / I_f, 1).
+Foster et al., arXiv 2308.07707. The paper means gradients of single samples, the default here; the released code
+squares mean gradients of batches, D and Df each in batches of their own: ``importance="per_batch"``.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import cross_entropy
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import unknown
+from lit_unlearn.methods.base import UnlearnModule, at_least
+
+Importance = Literal["per_sample", "per_batch"]
+
+
+class SSD(UnlearnModule):
+    """Measures importances in one epoch, dampens at its end and stops, whatever ``max_epochs`` says.
+
+    Args:
+        backbone: the trained network.
+        weights: the original weights.
+        alpha: α ≥ 0: how many times more important to Df than to D a weight must be for it to be dampened.
+        dampening: λ ≥ 0.
+        importance: ``per_sample`` (the paper) or ``per_batch`` (the released code; also where vmap fails on a network).
+        chunk_size: how many samples' gradients are held at a time.
+
+    Raises:
+        UsageError: for an unknown importance, or a number out of range.
+    """
+
+    order = "mixed"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: str | Path | None = None,
+        alpha: float = 10.0,
+        dampening: float = 1.0,
+        importance: Importance = "per_sample",
+        chunk_size: int = 32,
+    ) -> None:
+        super().__init__(backbone, weights)
+        at_least("alpha", alpha, 0)
+        at_least("dampening", dampening, 0)
+        at_least("chunk_size", chunk_size, 1)
+        if importance not in ("per_sample", "per_batch"):
+            raise unknown("importance", importance, ("per_sample", "per_batch"))
+        self.alpha, self.dampening, self.importance, self.chunk_size = alpha, dampening, importance, chunk_size
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Nothing is trained."""
+        return []
+
+    def on_train_start(self) -> None:
+        """Starts to measure the network as it answers, in eval mode."""
+        super().on_train_start()
+        self.backbone.eval()
+        counts = self._data().split.counts()
+        limit = 1 + counts["retain"] / counts["forget"]
+        if self.importance == "per_sample" and self.alpha >= limit:
+            rank_zero_warn(
+                f"SSD will dampen nothing: alpha is {self.alpha}, and no weight is more than {limit:.3g} times as "
+                "important to the forget set as to all, of which it is a part"
+            )
+        self.trainer.should_stop |= self.current_epoch > 0  # a run that had dampened is resumed
+        self._weights = {name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad}
+        self._full, self._forget = MeanSquares(self._weights), MeanSquares(self._weights)
+        self._waiting: tuple[Tensor, ...] = ()
+
+    def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
+        """Adds a batch of all training samples to both importances."""
+        images, labels, is_forget = batch["mixed"]
+        measure = self._measure_samples if self.importance == "per_sample" else self._measure_batches
+        with torch.autocast(self.device.type, enabled=False):  # small gradients, squared, need the range
+            loss = measure(images, labels, is_forget)
+        self.log("train/loss", loss, batch_size=len(labels))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Dampens after the last batch, before the epoch's validation, and ends the run."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.current_epoch > 0 or batch_idx + 1 < self.trainer.num_training_batches:
+            return
+        if self._waiting:
+            self._measure_batch(self._forget, *self._waiting)
+        full, forget = (each.mean(self.trainer.strategy) for each in (self._full, self._forget))
+        self.log("train/dampened", chosen_share(full, forget, self.alpha))
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(dampened(weight, full[name], forget[name], self.alpha, self.dampening))
+        self.trainer.should_stop = True
+
+    def _measure_samples(self, images: Tensor, labels: Tensor, is_forget: Tensor) -> Tensor:
+        each, losses = vmap(grad_and_value(self._loss), (None, 0, 0)), []
+        for part in zip(*(torch.split(tensor, self.chunk_size) for tensor in (images, labels, is_forget)), strict=True):
+            gradients, loss = each(self._weights, part[0].unsqueeze(1), part[1].unsqueeze(1))
+            self._full.add(gradients, torch.ones_like(loss))
+            self._forget.add(gradients, part[2].to(loss))
+            losses.append(loss)
+        return torch.cat(losses).mean()
+
+    def _measure_batches(self, images: Tensor, labels: Tensor, is_forget: Tensor) -> Tensor:
+        new = images[is_forget], labels[is_forget]
+        waiting = tuple(map(torch.cat, zip(self._waiting, new, strict=True))) if self._waiting else new
+        size = self._data().forget_batch_size or self._data().batch_size
+        while len(waiting[1]) >= size:
+            self._measure_batch(self._forget, *(tensor[:size] for tensor in waiting))
+            waiting = tuple(tensor[size:] for tensor in waiting)
+        self._waiting = waiting if len(waiting[1]) else ()
+        return self._measure_batch(self._full, images, labels)
+
+    def _measure_batch(self, importance: "MeanSquares", images: Tensor, labels: Tensor) -> Tensor:
+        gradients, loss = grad_and_value(self._loss)(self._weights, images, labels)
+        one = torch.ones_like(loss)[None]
+        importance.add({name: gradient[None] for name, gradient in gradients.items()}, one)
+        return cast(Tensor, loss)
+
+    def _loss(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(functional_call(self.backbone, weights, (images,)), labels)
+
+
+class MeanSquares:
+    """A running mean of squared gradients, in single precision at least.
+
+    Args:
+        weights: what the gradients are of, by name.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.sums = {name: torch.zeros_like(w, dtype=_wide(w.dtype)) for name, w in weights.items()}
+        self.count = torch.zeros((), device=next(iter(weights.values())).device)
+
+    def add(self, gradients: dict[str, Tensor], chosen: Tensor) -> None:
+        """Adds gradients (B, ...) of which ``chosen`` (B,), 0 or 1, takes some."""
+        for name, total in self.sums.items():
+            total += torch.tensordot(chosen.to(total), gradients[name].to(total).square(), dims=1)
+        self.count += chosen.sum()
+
+    def mean(self, strategy: Strategy) -> dict[str, Tensor]:
+        """The mean over all ranks."""
+        count = strategy.reduce(self.count, reduce_op="sum")
+        return {name: strategy.reduce(total, reduce_op="sum") / count for name, total in self.sums.items()}
+
+
+def dampened(weight: Tensor, full: Tensor, forget: Tensor, alpha: float, dampening: float) -> Tensor:
+    """The weight, times min(λ·I_D / I_f, 1) where I_f > α·I_D."""
+    return torch.where(forget > alpha * full, weight * (dampening * full / forget).clamp(max=1), weight)
+
+
+def chosen_share(full: dict[str, Tensor], forget: dict[str, Tensor], alpha: float) -> Tensor:
+    """The share of all weights whose importance to Df is above α times that to D."""
+    return torch.cat([(forget[name] > alpha * full[name]).flatten() for name in full]).float().mean()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

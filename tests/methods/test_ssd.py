@@ -1,0 +1,142 @@
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import SSD
+
+
+def squared_gradients(network, images, labels):
+    network.zero_grad()
+    (-torch.log_softmax(network(images), 1)[torch.arange(len(labels)), labels].mean()).backward()
+    return {name: parameter.grad**2 for name, parameter in network.named_parameters()}
+
+
+def mean(groups, network):
+    found = [squared_gradients(network, images, labels) for images, labels in groups]
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+
+def samples(data, indices):
+    return [((data.data.train_images[[i]] / 255).double(), data.data.train_labels[[i]]) for i in indices.tolist()]
+
+
+def forget_batches(batches, size):
+    """The samples to forget in the order in which they came, in batches of their own."""
+    mixed = [batch["mixed"] for batch in batches]
+    images = torch.cat([images[gone] for images, _, gone in mixed]).split(size)
+    labels = torch.cat([labels[gone] for _, labels, gone in mixed]).split(size)
+    return list(zip(images, labels, strict=True))
+
+
+@pytest.mark.parametrize(("importance", "alpha"), [("per_sample", 1.3), ("per_batch", 5.0)])
+@pytest.mark.parametrize("forget_batch_size", [None, 5])
+def test_weights_shrink_where_the_forget_set_matters_more(
+    fit, make_backbone, make_data, recorder, importance, alpha, forget_batch_size
+):
+    data = make_data(forget_batch_size=forget_batch_size)
+    module = SSD(make_backbone(), alpha=alpha, dampening=0.7, importance=importance, chunk_size=3)
+    trainer = fit(module, data, recorder, precision="64-true")
+    plain = make_backbone().double().eval()
+    images, labels, _ = recorder.batches[-1]["mixed"]
+    loss = -torch.log_softmax(plain(images), 1)[torch.arange(len(labels)), labels].mean()
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(loss), rel=1e-5)
+    if importance == "per_sample":
+        everything = samples(data, torch.arange(48))
+        forgotten = samples(data, data.split.forget)
+    else:
+        everything = [batch["mixed"][:2] for batch in recorder.batches]
+        forgotten = forget_batches(recorder.batches, forget_batch_size or 8)
+        assert [len(labels) for _, labels in forgotten] == ([8, 8, 8] if forget_batch_size is None else [5] * 4 + [4])
+    full, forget = mean(everything, plain), mean(forgotten, plain)
+    shrunk = 0
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            for i, weight in enumerate(parameter.view(-1).tolist()):
+                i_d, i_f = float(full[name].view(-1)[i]), float(forget[name].view(-1)[i])
+                if i_f > alpha * i_d:
+                    shrunk += 1
+                    parameter.view(-1)[i] = weight * min(0.7 * i_d / i_f, 1)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=1e-9, msg=name)
+    assert 50 < shrunk < 0.9 * sum(p.numel() for p in plain.parameters())
+
+
+def test_no_weight_grows(fit, make_backbone, make_data):
+    module = SSD(make_backbone(), alpha=0.5, dampening=1.5)
+    trainer = fit(module, make_data())
+    pairs = [
+        (a.detach(), b.detach())
+        for a, b in zip(make_backbone().parameters(), module.backbone.parameters(), strict=True)
+    ]
+    assert all((b.abs() <= a.abs()).all() and (a * b >= 0).all() for a, b in pairs)
+    share = float(trainer.callback_metrics["train/dampened"])
+    total = sum(a.numel() for a, _ in pairs)
+    assert 0 < sum(int((a != b).sum()) for a, b in pairs) < share * total < total
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 5}, {"max_epochs": 5, "min_epochs": 3}])
+def test_it_dampens_once_and_validates_what_came_of_it(fit, make_backbone, make_data, settings):
+    class Scores(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            seen.append({name: float(v) for name, v in trainer.callback_metrics.items() if "val/" in name})
+
+    seen = []
+    once, module = SSD(make_backbone(), alpha=1.0, dampening=0.1), SSD(make_backbone(), alpha=1.0, dampening=0.1)
+    fit(once, make_data(), max_epochs=1)
+    data = make_data()
+    trainer = fit(module, data, Scores(), **settings)
+    assert trainer.current_epoch == settings.get("min_epochs", 1)
+    assert all(torch.equal(value, once.state_dict()[name]) for name, value in module.state_dict().items())
+    network = module.backbone.eval()
+    with torch.no_grad():
+        right = [(network(x).argmax(1) == y) for x, y in data.evaluation_batches("forget", "cpu")]
+    assert seen[0]["val/forget_acc"] == pytest.approx(float(torch.cat(right).double().mean()), abs=1e-6)
+    assert seen[0]["val/forget_acc"] < 0.9
+
+
+def test_a_resumed_run_does_not_dampen_again(fit, make_backbone, make_data, make_trainer, tmp_path, recorder):
+    module, resumed = (SSD(make_backbone(), alpha=1.0, dampening=0.5) for _ in range(2))
+    fit(module, make_data()).save_checkpoint(tmp_path / "run.ckpt")
+    make_trainer(recorder, max_epochs=3).fit(resumed, datamodule=make_data(), ckpt_path=tmp_path / "run.ckpt")
+    assert recorder.batches == []
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("importance", ["per_sample", "per_batch"])
+def test_mixed_precision_changes_nothing(fit, make_backbone, make_data, importance):
+    modules = [SSD(make_backbone(), alpha=1.0, importance=importance) for _ in range(2)]
+    for module, precision in zip(modules, ["32-true", "bf16-mixed"], strict=True):
+        fit(module, make_data(), precision=precision)
+    states = [module.state_dict() for module in modules]
+    assert not modules[0].is_original()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_weights_frozen_by_the_user_stay(fit, make_backbone, make_data, trained_state):
+    backbone = make_backbone()
+    backbone.encoder.requires_grad_(False)
+    fit(SSD(backbone, alpha=1.0), make_data())
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, trained_state[name]) == (name != "head.weight" and name != "head.bias"), name
+
+
+def test_says_when_alpha_is_beyond_what_the_forget_set_can_reach(fit, make_backbone, make_data):
+    module = SSD(make_backbone())  # alpha 10; half of the data is to be forgotten
+    with pytest.warns(UserWarning, match="will dampen nothing: alpha is 10.0, and no weight is more than 2 times"):
+        fit(module, make_data())
+    assert module.is_original()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"alpha": -1.0}, "alpha is -1.0, but must be at least 0"),
+        ({"dampening": float("nan")}, "dampening is nan, but must be at least 0"),
+        ({"chunk_size": 0}, "chunk_size is 0, but must be at least 1"),
+        ({"importance": "per_image"}, "unknown importance 'per_image'"),
+    ],
+)
+def test_options_out_of_range(make_backbone, option, message):
+    with pytest.raises(UsageError, match=message):
+        SSD(make_backbone(), **option)
