@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -232,7 +233,12 @@ def _circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
             "forget_per_device": data.forget_batch_size or data.batch_size,
             "global": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         },
-        "devices": {"accelerator": accelerator, "devices": trainer.num_devices, "nodes": trainer.num_nodes},
+        "devices": {
+            "accelerator": accelerator,
+            "devices": trainer.num_devices,
+            "nodes": trainer.num_nodes,
+            "threads": torch.get_num_threads(),  # on a CPU, sums and so results depend on it
+        },
         "precision": str(trainer.precision),
         "versions": {
             "lit_unlearn": __version__,
