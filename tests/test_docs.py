@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -110,3 +111,15 @@ def test_the_first_block_of_the_readme_is_the_installation():
     language, text = blocks(PAGES[0])[0]
     assert language == "bash"
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
+
+
+@pytest.mark.parametrize("scenario", ["digits", "fashion_mnist"])
+def test_every_committed_number_is_that_of_its_row(scenario):
+    make = runpy.run_path(str(ROOT / "docs/results/make.py"))
+    table = make["table"](scenario)
+    assert table in (ROOT / f"docs/results/{scenario}.md").read_text()
+    if scenario == "digits":
+        assert table in PAGES[0].read_text()
+    for path in (ROOT / "docs/results" / scenario).glob("*.json"):
+        assert (ROOT / f"configs/experiment/{scenario}/{path.stem}.yaml").exists()
+        assert {row.split["hash"] for row in read_rows(path)} == {read_rows(path)[0].split["hash"]}
