@@ -171,7 +171,7 @@ def _title(methods: Sequence[Entry]) -> str:
     if len(methods) == 1:
         return methods[0].headline
     good = sum(entry.verdict is not None and entry.verdict.good for entry in methods)
-    return f"{good or 'None'} of {len(methods)} runs forgot as deep as Retrain and kept utility."
+    return f"{good or 'None'} of {len(methods)} runs withstood their attacks as Retrain does and kept utility."
 
 
 def _mismatch(entry: Entry, rows: Sequence[Row]) -> str:

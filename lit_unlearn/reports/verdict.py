@@ -143,7 +143,7 @@ def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:
 
 
 TITLES: dict[Level, str] = {
-    "deep": "As deep as Retrain",
+    "deep": "Withstood these attacks",
     "part": "Forgotten in part",
     "shallow": "Shallow forgetting",
     "remembers": "Not forgotten",
@@ -179,8 +179,8 @@ def headline(row: Row, verdict: Verdict) -> str:
         )
     if verdict.level == "deep" and worst:
         return (
-            f"Under the attacks of this run, the forgetting is as deep as in a model that never saw the data: the "
-            f"strongest, {worst.attack}, brings back {_percent(worst.value)}, and {_percent(worst.retrain)} there."
+            f"No attack of this run brings back more than from a model that never saw the data: the strongest, "
+            f"{worst.attack}, gives {_percent(worst.value)}, and {_percent(worst.retrain)} there."
         )
     return "How deep the forgetting goes cannot be judged yet."
 
@@ -208,6 +208,11 @@ def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | Non
         said.append("The accuracy on forgotten data was not measured.")
     if verdict.level in ("remembers", "part") and worst and worst.above:
         said.append(f"Under attack ({worst.attack}) it is {_percent(worst.value)}.")
+    if verdict.level == "deep":
+        said.append(
+            "That shows the forgetting to be as deep as these attacks can see, and no deeper: linear recovery from raw "
+            "features, for one, is passed by a model that only makes its features small."
+        )
     if verdict.level == "shallow" and as_is:
         said.append(f"As it is, the model names {_percent(as_is.value)} of {WHERE[as_is.split]}.")
     if worst is None:

@@ -78,7 +78,7 @@ def test_many_runs_are_counted_and_told_apart(
     deep = make_row("OPC", (0.0, 0.93, 0.0, 0.93), {"recovery/hr": (0.33, 0.9, 0.33, 0.9)})
     failed = make_row("NegGrad", status="diverged", reason="loss was nan")
     text = plain(render([original, retrain, shallow, deep, failed]))
-    assert "1 of 3 runs forgot as deep as Retrain and kept utility." in text
+    assert "1 of 3 runs withstood their attacks as Retrain does and kept utility." in text
     assert "No result diverged: loss was nan" in text
     assert "None of 2 runs" in plain(render([original, retrain, shallow, failed]))
 
