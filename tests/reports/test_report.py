@@ -51,7 +51,8 @@ def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
     assert (row.method, row.status, row.reason, row.seed, row.epochs) == ("OPC", "ok", "", 3, 2)
     assert row.split == {**data.split.describe(), "counts": data.split.counts()}
     assert row.batch_size == {"per_device": 8, "forget_per_device": 4, "global": 8}
-    assert row.devices == {"accelerator": "cpu", "devices": 1, "nodes": 1}
+    threads = torch.get_num_threads()
+    assert row.devices == {"accelerator": "cpu", "devices": 1, "nodes": 1, "threads": threads}
     assert row.precision == "32-true"
     assert row.data["source"] == "Blobs"
     assert row.weights["source"] == str(trained_file)
