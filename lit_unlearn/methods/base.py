@@ -9,10 +9,9 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -23,16 +22,14 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.description import describe_backbone, describe_optimizer, plain
-from lit_unlearn.metrics.evaluation import SplitAccuracy
-
-Labelled = tuple[Tensor, Tensor]
-"""Images (B, C, H, W) in [0, 1] and their labels (B,)."""
+from lit_unlearn.methods.scoring import Labelled as Labelled  # what a method file needs, it finds here
+from lit_unlearn.methods.scoring import SplitScoring
 
 _FINITE_CHECK_EVERY = 50
 _OBJECTS = ("backbone", "optimizer", "lr_scheduler")
 
 
-class UnlearnModule(LightningModule):
+class UnlearnModule(SplitScoring):
     """Base of all methods: a trained backbone goes in, one that has forgotten comes out.
 
     Args:
@@ -76,10 +73,8 @@ class UnlearnModule(LightningModule):
         self.teacher = None
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
-        self.split_accuracy = nn.ModuleDict()
         self.diverged: str | None = None
         self.seconds = 0.0
-        self._answers_finite: Tensor | bool = True
         self._split_of_checkpoint: str | None = None
         self._started: float | None = None
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
@@ -166,7 +161,7 @@ class UnlearnModule(LightningModule):
         del stage
         if type(self).order_in is not UnlearnModule.order_in:
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-        self.split_accuracy = nn.ModuleDict({name: SplitAccuracy() for name in self._data().split_names})
+        self.count_on(self._data().split_names)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over whatever parameters still learn, and its schedule."""
@@ -224,23 +219,11 @@ class UnlearnModule(LightningModule):
         self._read_clock()
         self._started = None
 
-    def validation_step(self, batch: Labelled, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Counts right answers on one split."""
-        del batch_idx
-        images, labels = batch
-        logits = self(images)
-        self._answers_finite = self._answers_finite & torch.isfinite(logits).all()
-        self._counters()[dataloader_idx].update(logits, labels)
-
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/<split>_acc`` as a fraction, and starts the clock again."""
         self._log_accuracies("val")
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._started = time.perf_counter()
-
-    def test_step(self, batch: Labelled, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Counts right answers on one split."""
-        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/<split>_acc`` as a fraction."""
@@ -288,9 +271,6 @@ class UnlearnModule(LightningModule):
                 f"the checkpoint forgets split {made}, but this run is on split {here}: give it the data of that split"
             )
 
-    def _counters(self) -> list[SplitAccuracy]:
-        return [cast(SplitAccuracy, counter) for counter in self.split_accuracy.values()]
-
     def _announce(self) -> None:
         if self.is_original():
             what = f"the original model, {self.loaded.source if self.loaded else 'the backbone as constructed'}"
@@ -299,13 +279,7 @@ class UnlearnModule(LightningModule):
         rank_zero_info(f"Scoring {what}")
 
     def _log_accuracies(self, stage: str) -> None:
-        self._stop_unless(bool(self._answers_finite), f"the answers are not finite in epoch {self.current_epoch}")
-        self._answers_finite = True
-        for name, counter in zip(self.split_accuracy, self._counters(), strict=True):
-            value = counter.value
-            if value is not None:
-                self.log(f"{stage}/{name}_acc", value, add_dataloader_idx=False)
-            counter.reset()
+        self._stop_unless(self.log_accuracies(stage), f"the answers are not finite in epoch {self.current_epoch}")
 
     def _stop_unless(self, finite: bool, message: str) -> None:
         if self.diverged is None and self.trainer.strategy.reduce_boolean_decision(not finite, all=False):
