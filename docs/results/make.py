@@ -34,6 +34,9 @@ NAMES = {
     "bad_teacher": "BadTeacher",
     "ssd": "SSD",
     "delete": "DELETE",
+    "sfron": "SFRon",
+    "amun": "AMUN",
+    "msg": "MSG",
     "head_only": "HeadOnly (control)",
     "rescale": "Rescale (control)",
 }

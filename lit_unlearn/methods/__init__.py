@@ -1,5 +1,6 @@
 """The unlearning methods. To add one: its file, one import here, its name in ``__all__``, one config."""
 
+from lit_unlearn.methods.amun import AMUN
 from lit_unlearn.methods.bad_teacher import BadTeacher
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
@@ -11,6 +12,7 @@ from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
 from lit_unlearn.methods.head_only import HeadOnly
 from lit_unlearn.methods.l1_sparse import L1Sparse
+from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
@@ -20,10 +22,13 @@ from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
 from lit_unlearn.methods.salun import SalUn
 from lit_unlearn.methods.scrub import SCRUB
+from lit_unlearn.methods.sfron import SFRon
 from lit_unlearn.methods.ssd import SSD
 
 __all__ = [
+    "AMUN",
     "DELETE",
+    "MSG",
     "NGD",
     "OPC",
     "SCRUB",
@@ -42,6 +47,7 @@ __all__ = [
     "RandomLabels",
     "Rescale",
     "Retrain",
+    "SFRon",
     "SalUn",
     "UnlearnModule",
 ]

@@ -14,6 +14,7 @@ METHODS = [getattr(methods, name) for name in methods.__all__ if name != "Unlear
 OF_SAMPLES = [method for method in METHODS if not method.needs_classes]
 OPTIONS = {"SSD": {"alpha": 1.0}}  # enough for it to dampen something on so little data
 PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both
+ALSO_READ = {"MSG": {"forget"}}  # for gradients that choose weights, before it trains on its order
 UNTIMED = ("seconds", "started", "commit")
 
 
@@ -126,7 +127,7 @@ def test_no_split_is_touched_that_is_not_in_the_order(
     monkeypatch.setattr(data, "evaluation_batches", lambda split, *more: asked.add(split) or known(split, *more))
     fit(make(method, make_backbone(seed=3), trained_file), data, recorder, limit_val_batches=0)
     allowed = PARTS.get(method.order, {"forget", "retain"})
-    assert asked <= allowed
+    assert asked <= allowed | ALSO_READ.get(method.__name__, set())
     fed = {label < 2 for batch in recorder.batches for part in batch.values() for label in part[1].tolist()}
     assert fed == {part == "forget" for part in allowed}
 
