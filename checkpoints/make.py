@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lit_unlearn.backbones import save_weights
 from lit_unlearn.cli import run
-from lit_unlearn.reports.report import Report
+from lit_unlearn.reports.report import report_of
 
 HERE = Path(__file__).parent
 CONFIGS = {
@@ -31,7 +31,7 @@ def make(name: str) -> None:
         command += ["--model.weights", "null"] if not (HERE / f"{original}.pt").exists() else []
     with tempfile.TemporaryDirectory() as folder:
         cli = run([*command, "--trainer.logger.save_dir", folder])
-    report = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Report))
+    report = report_of(cli.trainer)
     row = report.rows[-1]
     split = row.split["hash"] if row.split["counts"]["forget"] else None
     path = HERE / f"{name}.pt"

@@ -15,7 +15,6 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers, seed_everything
@@ -28,7 +27,7 @@ from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import UnlearnModule
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
 
 _ROOMS = {
     "model": ((methods,), UnlearnModule),
@@ -70,8 +69,7 @@ class UnlearnCLI(LightningCLI):
         super().parse_arguments(parser, args)
         path = self._settings().get("ckpt_path")
         if path and str(path) not in _RESUME_WORDS and "://" not in str(path):
-            check_checkpoint(path)
-            _check_purpose(Path(path), self.config["subcommand"])
+            _check_purpose(path, check_checkpoint(path), self.config["subcommand"])
 
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and trains the Retrain yardstick if a config was given for it."""
@@ -167,9 +165,9 @@ def train_yardstick(config: str, data_settings: dict[str, object]) -> Path:
     os.environ.pop("PL_GLOBAL_SEED", None)
     if seed is not None:
         seed_everything(int(seed), workers=True, verbose=False)
-    report = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Report))  # type: ignore[attr-defined]
-    assert report.directory is not None
-    return report.directory / CHECKPOINT
+    directory = report_of(cli.trainer).directory
+    assert directory is not None
+    return directory / CHECKPOINT
 
 
 def main(args: ArgsType = None) -> None:
@@ -203,9 +201,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _check_purpose(path: Path, subcommand: str) -> None:
-    """Raises a UsageError unless a checkpoint, known to be safe, holds what the subcommand takes from it."""
-    held = torch.load(path, map_location="cpu", weights_only=True)
+def _check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> None:
+    """Raises a UsageError unless a checkpoint holds what the subcommand takes from it."""
     if "pytorch-lightning_version" not in held:
         raise UsageError(f"ckpt_path: {path} holds weights and no run: give them as --model.weights")
     if subcommand == "fit" and "optimizer_states" not in held:

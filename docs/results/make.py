@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lit_unlearn.cli import run
 from lit_unlearn.reports import Row, read_rows
-from lit_unlearn.reports.report import Report
+from lit_unlearn.reports.report import report_of
 from lit_unlearn.reports.rows import write_rows
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ def measure(scenario: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = f"configs/experiment/{scenario}/{name}.yaml"
         cli = run(["fit", "--config", config, "--trainer.logger.save_dir", folder])
-    report = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Report))
+    report = report_of(cli.trainer)
     write_rows(HERE / scenario / f"{name}.json", report.rows)
 
 

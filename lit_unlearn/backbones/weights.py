@@ -150,17 +150,19 @@ def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, An
         temporary.unlink(missing_ok=True)
 
 
-def check_checkpoint(path: str | Path) -> None:
-    """Complain about a Lightning checkpoint that cannot be read safely, is corrupt or holds no ``state_dict``.
+def check_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a Lightning checkpoint holds, once it is known to be safe, whole and with a ``state_dict``.
 
     Raises:
-        UsageError: in each of these cases.
+        UsageError: where one of these fails, or there is no such file.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no such checkpoint: {path}")
-    if not isinstance(_read(path).get("state_dict"), Mapping):
+    held = _read(path)
+    if not isinstance(held.get("state_dict"), Mapping):
         raise UsageError(f"{path}: not a Lightning checkpoint, it holds no state_dict")
+    return held
 
 
 def _manifest() -> dict[str, dict[str, Any]]:

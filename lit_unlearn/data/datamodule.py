@@ -1,6 +1,5 @@
 """The LightningDataModule that every method, attack and report shares."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -15,6 +14,7 @@ from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSam
 from lit_unlearn.data.source import Dataset, Source
 from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, hold_out, make_split
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.seed import run_seed
 
 Part = Literal["all", "calibration", "evaluation"]
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
@@ -148,7 +148,7 @@ class UnlearnDataModule(LightningDataModule):
             self.split.retain[~torch.isin(self.split.retain, self.validation)],
             self.batch_size,
             self.forget_batch_size,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            seed=run_seed(),
             rank=rank,
             world=world,
         )

@@ -8,7 +8,6 @@ the KL divergence. It trains with Adam and part of the retain set, this with SGD
 """
 
 import copy
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.retrain import must_differ, reinitialise
+from lit_unlearn.seed import run_seed
 
 Reduction = Literal["batchmean", "elementwise_mean"]
 _REDUCTIONS = {"batchmean": "batchmean", "elementwise_mean": "mean"}
@@ -84,7 +84,7 @@ def random_copy(backbone: Backbone) -> Backbone:
     random = copy.deepcopy(backbone).eval().requires_grad_(False)
     given = {name: value.clone() for name, value in random.named_parameters()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        torch.manual_seed(run_seed())
         reinitialise(random)
     kept = [name for name, value in must_differ(random) if torch.equal(value, given[name])]
     if kept:

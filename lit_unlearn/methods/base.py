@@ -5,7 +5,6 @@ Loading the original weights, evaluation, timing, the watch for divergence and w
 """
 
 import copy
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.description import describe_backbone, describe_optimizer, plain
 from lit_unlearn.methods.scoring import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.scoring import SplitScoring
+from lit_unlearn.seed import run_seed
 
 _FINITE_CHECK_EVERY = 50
 _OBJECTS = ("backbone", "optimizer", "lr_scheduler")
@@ -186,7 +186,7 @@ class UnlearnModule(SplitScoring):
         # Lightning would repeat, for this epoch, the numbers of a pass that only earlier ones had.
         for name in [name for name in self.trainer.callback_metrics if name.startswith("train/")]:
             del self.trainer.callback_metrics[name]
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        seed = run_seed()
         torch.manual_seed((seed * 1_000_003 + self.current_epoch) * 4_099 + self.global_rank)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

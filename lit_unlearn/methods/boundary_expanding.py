@@ -8,7 +8,6 @@ that every evaluation in between is of the model as it would be after the cut, a
 
 import copy
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.seed import run_seed
 
 _UNIT = "unit."
 
@@ -97,7 +97,7 @@ class BoundaryExpanding(UnlearnModule):
 def new_unit(backbone: Backbone) -> nn.Linear:
     """One output unit, drawn as a row of a Xavier-normal head with C + 1 rows, the same for every run of one seed."""
     unit = nn.Linear(backbone.num_features, 1, bias=getattr(backbone.head, "bias", None) is not None)
-    generator = torch.Generator().manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+    generator = torch.Generator().manual_seed(run_seed())
     std = math.sqrt(2 / (backbone.num_features + backbone.num_classes + 1))
     with torch.no_grad():
         unit.weight.copy_(torch.randn(unit.weight.shape, generator=generator) * std)

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax, one_hot, softmax
+from torch.nn.functional import kl_div, log_softmax, one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.distillation import softmax_without
 
 
 class DELETE(UnlearnModule):
@@ -64,4 +65,4 @@ class DELETE(UnlearnModule):
 def erased(logits: Tensor, labels: Tensor) -> Tensor:
     """Probabilities (B, C) of logits (B, C), where each sample's label (B,) has none."""
     true = one_hot(labels, logits.shape[1]).bool()
-    return softmax(logits.masked_fill(true, -torch.inf), 1)
+    return softmax_without(logits, true)

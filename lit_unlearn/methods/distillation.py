@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax, softmax
 
 
 def distillation_loss(
@@ -22,3 +22,8 @@ def distillation_loss(
         student, teacher = student[:, kept], teacher[:, kept]
     log_q, log_p = log_softmax(student / temperature, 1), log_softmax(teacher / temperature, 1)
     return kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+
+
+def softmax_without(logits: Tensor, gone: Tensor) -> Tensor:
+    """The softmax (B, C) of logits with those marked in ``gone``, (C,) or (B, C), at −∞: their probability is 0."""
+    return softmax(logits.masked_fill(gone, -torch.inf), 1)

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.nn.functional import kl_div, log_softmax
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.distillation import softmax_without
 
 
 class HeadOnly(UnlearnModule):
@@ -68,4 +69,4 @@ def without(logits: Tensor, classes: list[int]) -> Tensor:
     """The softmax (B, C) of logits with some classes at −∞, so that their probability is 0."""
     gone = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     gone[classes] = True
-    return softmax(logits.masked_fill(gone, -torch.inf), 1)
+    return softmax_without(logits, gone)

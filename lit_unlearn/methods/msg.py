@@ -10,7 +10,6 @@ Dr stands for those random samples, so that what is drawn anew depends on neithe
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -25,6 +24,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.salun import summed_gradients
+from lit_unlearn.seed import run_seed
 
 
 class MSG(UnlearnModule):
@@ -75,7 +75,7 @@ class MSG(UnlearnModule):
         kernels = [self.backbone.get_parameter(name) for name in self._kernels]
         self._kept = [(kernel, ~mask) for kernel, mask in zip(kernels, chosen, strict=True)]
         if self.trainer.global_step == 0:
-            draw = torch.Generator().manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))  # the same on every rank
+            draw = torch.Generator().manual_seed(run_seed())  # the same on every rank
             with torch.no_grad():
                 for kernel, mask in zip(kernels, chosen, strict=True):
                     kernel.copy_(torch.where(mask, kaiming(kernel, draw), kernel))

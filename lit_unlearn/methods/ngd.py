@@ -6,7 +6,6 @@ momentum and learning rate act on it as on the rest. The field's comparisons do 
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch.optim import SGD, Optimizer
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods.base import at_least
 from lit_unlearn.methods.finetune import FineTune
+from lit_unlearn.seed import run_seed
 
 
 class NGD(FineTune):
@@ -64,5 +64,5 @@ class NGD(FineTune):
 
 def noise_generator(step: int, device: torch.device) -> torch.Generator:
     """The source of one step's noise: the same on every rank, or their weights would drift apart, and on resuming."""
-    digest = hashlib.sha256(f"{os.environ.get('PL_GLOBAL_SEED', 0)}/noise/{step}".encode()).digest()
+    digest = hashlib.sha256(f"{run_seed()}/noise/{step}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

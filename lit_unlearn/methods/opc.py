@@ -7,7 +7,6 @@ Retain and forget samples go through the network in one batch, so that both shar
 in evaluation.
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor
+from lit_unlearn.seed import run_seed
 
 Target = Literal["origin", "retain_mean", "random_point", "uniform"]
 _TARGETS = ("origin", "retain_mean", "random_point", "uniform")
@@ -142,7 +142,7 @@ def target_point(target: Target, forget: Tensor, retain: Tensor) -> Tensor:
     if target == "uniform":
         return forget.mean(1, keepdim=True).expand_as(forget)
     if target == "random_point":
-        seed = torch.Generator().manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        seed = torch.Generator().manual_seed(run_seed())
         point = torch.rand(forget.shape[1], generator=seed, dtype=torch.float64)
         return point.div(point.norm()).to(forget)
     return torch.zeros_like(forget[0])

@@ -179,6 +179,12 @@ class Report(Callback):
         )
 
 
+def report_of(trainer: Trainer) -> Report:
+    """The report among a Trainer's callbacks."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, Report))
+
+
 def run_directory(trainer: Trainer) -> Path:
     """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
     return Path(trainer.strategy.broadcast(_directory(trainer)))
