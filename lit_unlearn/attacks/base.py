@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.attacks.target import Target, target_of
 from lit_unlearn.errors import UsageError
+from lit_unlearn.exhibits import Exhibit
 
 UNLEARNED = "unlearned"
 """The subject name of the model of the run itself, beside ``original`` and ``retrain``."""
@@ -34,6 +35,8 @@ class Attack(Callback, ABC):
         findings: for each subject (``original``, ``retrain``, ``unlearned``) the numbers found.
         skipped: for each subject, why the attack was left out.
         seconds: for each subject, how long it took.
+        exhibits: for each subject, what the attack shows beside its numbers, by name.
+        shown: what ``run`` shows of the target at hand; ``fire`` files it under its subject.
     """
 
     family: ClassVar[str]
@@ -44,6 +47,8 @@ class Attack(Callback, ABC):
         self.findings: dict[str, dict[str, float]] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.exhibits: dict[str, dict[str, Exhibit]] = {}
+        self.shown: dict[str, Exhibit] = {}
 
     @property
     def title(self) -> str:
@@ -65,8 +70,10 @@ class Attack(Callback, ABC):
             self.skipped[subject] = "it needs the original model, which this run does not have"
             return
         started = time.perf_counter()
+        self.shown = {}
         with isolated(target.device):
             found = self.run(target)
+        self.exhibits[subject] = {f"{self.title}/{name}": exhibit for name, exhibit in self.shown.items()}
         numbers = {f"{self.title}/{name}": float(value) for name, value in found.items()}
         self.findings[subject] = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if undefined := [name for name in numbers if name not in self.findings[subject]]:
@@ -83,7 +90,7 @@ class Attack(Callback, ABC):
         twins = [c for c in attacks_of(trainer) if c.title == self.title]
         if len(twins) > 1:
             raise UsageError(f"two attacks are called {self.title!r}: give one of them another name")
-        self.findings, self.skipped, self.seconds = {}, {}, {}
+        self.findings, self.skipped, self.seconds, self.exhibits = {}, {}, {}, {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attacks the unlearned model."""

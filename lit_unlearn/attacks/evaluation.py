@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.attacks.base import UNLEARNED, attacks_of, isolated
-from lit_unlearn.attacks.target import Target, release, target_for, target_of
+from lit_unlearn.attacks.target import Target, give_retrain, release, target_for, target_of
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
@@ -63,8 +63,15 @@ class Evaluation(Callback):
             )
         self.weights[RETRAIN] = {"source": str(self.retrain), "sha256": loaded.sha256}
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hands the yardstick to the attacks of ``validate``."""
+        if trainer.state.fn == "validate" and self._retrain is not None:
+            give_retrain(trainer, pl_module, self._retrain)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores and attacks Original and Retrain."""
+        if self._retrain is not None:
+            give_retrain(trainer, pl_module, self._retrain)
         self._score_yardsticks(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,7 @@ All attacks of a run share one pass per network and split. Features stay where t
 in order, as long as they fit the budget; beyond it each use is a fresh pass, so memory does not grow with the data.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -12,8 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 CACHE_BYTES = 2**30
@@ -21,11 +23,12 @@ CACHE_BYTES = 2**30
 
 
 class Encoded(NamedTuple):
-    """One batch as a network sees it: features (B, d), logits (B, C), labels (B,)."""
+    """One batch as a network sees it: features (B, d), logits (B, C), labels (B,), and each stage's pooled (B, c)."""
 
     features: Tensor
     logits: Tensor
     labels: Tensor
+    stages: Mapping[str, Tensor]
 
 
 class SplitData(Protocol):
@@ -54,31 +57,57 @@ class EncodedData:
         self.data = data
         self.device = device
         self.room = budget
-        self._kept: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self._kept: dict[tuple[str, str], list[tuple[Mapping[str, Tensor], Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
         """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order."""
         kept = self._kept.get((split, part))
-        for features, labels in self._pass(split, part) if kept is None else kept:
+        for tapped, labels in self._pass(split, part) if kept is None else kept:
+            features = tapped[FEATURES]
             with torch.no_grad():
                 logits = self.backbone.head(features)
-            yield Encoded(features, logits, labels)
+            yield Encoded(features, logits, labels, {name: tapped[name] for name in self.backbone.stages})
 
-    def _pass(self, split: str, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        kept: list[tuple[Tensor, Tensor]] = []
+    def whole(self, split: str, part: str = "all") -> Encoded:
+        """A split in one piece, all ranks' samples in the order of the split, for what cannot be computed in a stream.
+
+        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank.
+        """
+        batches = list(self.batches(split, part))
+        return Encoded(
+            _gather([batch.features for batch in batches]),
+            _gather([batch.logits for batch in batches]),
+            _gather([batch.labels for batch in batches]),
+            {name: _gather([batch.stages[name] for batch in batches]) for name in self.backbone.stages},
+        )
+
+    def _pass(self, split: str, part: str) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+        kept: list[tuple[Mapping[str, Tensor], Tensor]] = []
         size = 0
         for images, labels in self.data.evaluation_batches(split, self.device, part):
             with torch.no_grad():
-                features = self.backbone.features(images)
-            size += features.nbytes
+                tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES])
+            size += sum(tensor.nbytes for tensor in tapped.values())
             if size <= self.room:
-                kept.append((features, labels))
+                kept.append((tapped, labels))
             else:
                 kept.clear()
-            yield features, labels
+            yield tapped, labels
         if size <= self.room:
             self.room -= size
             self._kept[split, part] = kept
+
+
+def _gather(pieces: list[Tensor]) -> Tensor:
+    """The samples of all ranks in the order of the split, of which rank r of W has numbers r, r + W, r + 2W, …."""
+    own = torch.cat(pieces)
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return own
+    shares = gather_all_tensors(own)
+    whole = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])
+    for rank, share in enumerate(shares):
+        whole[rank :: len(shares)] = share
+    return whole
 
 
 @dataclass(frozen=True)
@@ -88,6 +117,7 @@ class Target:
     Attributes:
         model: the network to attack, with the data.
         original: the original network on the same data, or None where the attacker does not have it.
+        retrain: the Retrain yardstick on the same data, or None where there is none; no attacker has it.
         data: the splits.
         num_classes: C of the data; a method may have given its model more outputs.
     """
@@ -96,6 +126,7 @@ class Target:
     original: EncodedData | None
     data: SplitData
     num_classes: int
+    retrain: EncodedData | None = None
 
     @property
     def device(self) -> torch.device:
@@ -129,17 +160,20 @@ class _Shared:
         original = module.original_copy()
         self.data = data
         self.original = None if original is None else EncodedData(original, data, module.device)
+        self.retrain: EncodedData | None = None
         self.state: tuple[tuple[int, int], ...] = ()
         self.target: Target | None = None
 
     def aim(self, backbone: Backbone, device: torch.device) -> Target:
         shape = backbone if self.original is None else self.original.backbone
-        return Target(EncodedData(backbone, self.data, device), self.original, self.data, shape.num_classes)
+        same = self.retrain is not None and self.retrain.backbone is backbone
+        model = self.retrain if same and self.retrain is not None else EncodedData(backbone, self.data, device)
+        return Target(model, self.original, self.data, shape.num_classes, self.retrain)
 
     def aim_at_original(self) -> Target | None:
         if self.original is None:
             return None
-        return Target(self.original, self.original, self.data, self.original.backbone.num_classes)
+        return Target(self.original, self.original, self.data, self.original.backbone.num_classes, self.retrain)
 
 
 _shared: "WeakKeyDictionary[LightningModule, _Shared]" = WeakKeyDictionary()
@@ -164,6 +198,13 @@ def target_for(trainer: Trainer, module: LightningModule, backbone: Backbone | N
     """Another network on the same data as a target; None stands for the original, if the module has one."""
     shared = _shared_by(trainer, module)
     return shared.aim_at_original() if backbone is None else shared.aim(backbone, module.device)
+
+
+def give_retrain(trainer: Trainer, module: LightningModule, backbone: Backbone) -> None:
+    """Lets every target of a module from now on carry the Retrain yardstick."""
+    shared = _shared_by(trainer, module)
+    shared.retrain = EncodedData(backbone, shared.data, module.device)
+    shared.target = None
 
 
 def release(module: LightningModule) -> None:

@@ -1,0 +1,42 @@
+"""What an attack shows beside its numbers: pictures and maps, as arrays with their captions.
+
+An attack fills ``self.shown``; the report draws each exhibit by its type and knows no attack.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGrid:
+    """Images in rows and columns.
+
+    Attributes:
+        images: (rows, columns, C, H, W) in [0, 1], with 1 or 3 channels.
+        rows: what each row shows, such as ``"image"`` and ``"reconstruction"``.
+        captions: one text an image, by row and column; empty for none.
+    """
+
+    images: Tensor
+    rows: Sequence[str]
+    captions: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class PointMap:
+    """Points in a plane, each of one group.
+
+    Attributes:
+        points: (N, 2).
+        groups: index (N,) of each point's group.
+        names: a name a group.
+    """
+
+    points: Tensor
+    groups: Tensor
+    names: Sequence[str]
+
+
+Exhibit = ImageGrid | PointMap
