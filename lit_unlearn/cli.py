@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_unlearn import __version__, attacks, backbones, data, methods
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.backbones.weights import check_checkpoint
+from lit_unlearn.benchmark.command import benchmark, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import UnlearnModule
@@ -170,10 +171,22 @@ def train_yardstick(config: str, data_settings: dict[str, object]) -> Path:
     return directory / CHECKPOINT
 
 
+def run_one(args: list[str]) -> None:
+    """Runs one subcommand in a worker process of a benchmark."""
+    run(args)
+
+
 def main(args: ArgsType = None) -> None:
     """The console script: one clear line and a non-zero status for whatever the user got wrong."""
+    words = sys.argv[1:] if args is None else args
     try:
-        run(args)
+        match words:
+            case ["benchmark", *rest]:
+                benchmark(rest, run_one)
+            case ["tune", *rest]:
+                tune(rest, run_one, {name: getattr(methods, name).search for name in methods.__all__})
+            case _:
+                run(args)
     except SIGTERMException:
         sys.exit(143)
     except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:

@@ -25,6 +25,7 @@ class Evaluation(Callback):
         retrain: weights of a model trained without the forget set: a file, or a name in the manifest. That model must
             have been trained without exactly this run's forget set; None leaves the yardstick out. On the command
             line it may also be an experiment file of Retrain, which is then trained first.
+        yardsticks: whether Original and Retrain are scored and attacked in this run; a benchmark measures them once.
 
     Attributes:
         findings: for each subject, its accuracy on each split, as ``<split>_acc``, a fraction.
@@ -35,8 +36,9 @@ class Evaluation(Callback):
 
     title = "evaluate"
 
-    def __init__(self, retrain: str | Path | None = None) -> None:
+    def __init__(self, retrain: str | Path | None = None, yardsticks: bool = True) -> None:
         self.retrain = retrain
+        self.yardsticks = yardsticks
         self.findings: dict[str, dict[str, float]] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -110,6 +112,8 @@ class Evaluation(Callback):
             self._score(UNLEARNED, target)
 
     def _score_yardsticks(self, trainer: Trainer, module: Any, attack: bool = True) -> None:
+        if not self.yardsticks:
+            return
         audits_original = trainer.state.fn != "fit" and module.is_original()
         with isolated(module.device):
             targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}

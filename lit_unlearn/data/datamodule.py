@@ -34,6 +34,8 @@ class UnlearnDataModule(LightningDataModule):
         eval_batch_size: samples per evaluation step and device.
         augment: crop and flip of training batches; None trains on the images as they are.
         train_limit: keep only that many training images, drawn at random, for a quick trial; None keeps all.
+        test_from_train: share of the training images, drawn at random, that takes the place of the test set, so that
+            settings can be chosen without a look at the test set; None tests on the test set.
 
     Raises:
         UsageError: for a size out of range.
@@ -49,11 +51,16 @@ class UnlearnDataModule(LightningDataModule):
         eval_batch_size: int = 1000,
         augment: Augment | None = None,
         train_limit: int | None = None,
+        test_from_train: float | None = None,
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
-        if train_limit is not None and forget is not None and forget.index_file is not None:
-            raise UsageError(f"train_limit {train_limit} renumbers the images, so it cannot be used with an index_file")
+        if test_from_train is not None and not 0 < test_from_train < 1:
+            raise UsageError(f"test_from_train is {test_from_train}, it must lie between 0 and 1, both excluded")
+        renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
+        for name, value in renumbering.items() if forget is not None and forget.index_file is not None else ():
+            if value is not None:
+                raise UsageError(f"{name} {value} renumbers the images, so it cannot be used with an index_file")
         self.source = source
         self.forget = forget
         self.split_seed = split_seed
@@ -62,6 +69,7 @@ class UnlearnDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.augment = augment
         self.train_limit = train_limit
+        self.test_from_train = test_from_train
         self._loaded: tuple[Dataset, ForgetSplit] | None = None
 
     def __str__(self) -> str:
@@ -79,6 +87,7 @@ class UnlearnDataModule(LightningDataModule):
     def _load(self) -> tuple[Dataset, ForgetSplit]:
         if self._loaded is None:
             data = _limit(self.source.load(), self.train_limit, self.split_seed)
+            data = _without_test(data, self.test_from_train, self.split_seed)
             split = make_split(
                 data.train_labels, data.test_labels, self.forget, self.split_seed, data.class_names, data.train_names
             )
@@ -199,6 +208,7 @@ class UnlearnDataModule(LightningDataModule):
             "image_shape": list(self.image_shape),
             "num_classes": self.num_classes,
             "train_limit": self.train_limit,
+            "test_from_train": self.test_from_train,
             "augment": None if self.augment is None else dict(vars(self.augment)),
         }
 
@@ -238,3 +248,23 @@ def _limit(data: Dataset, limit: int | None, seed: int) -> Dataset:
     kept = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
     names = None if data.train_names is None else [data.train_names[index] for index in kept.tolist()]
     return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept], train_names=names)
+
+
+def _without_test(data: Dataset, share: float | None, seed: int) -> Dataset:
+    """The training set cut in two, of which the second part takes the place of the test set."""
+    if share is None:
+        return data
+    count = len(data.train_labels)
+    held = round(share * count)
+    if not 0 < held < count:
+        raise UsageError(f"test_from_train {share} of {count} training images leaves nothing to train or to test on")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    test, train = order[:held].sort().values, order[held:].sort().values
+    return replace(
+        data,
+        train_images=data.train_images[train],
+        train_labels=data.train_labels[train],
+        test_images=data.train_images[test],
+        test_labels=data.train_labels[test],
+        train_names=None if data.train_names is None else [data.train_names[index] for index in train.tolist()],
+    )

@@ -43,6 +43,7 @@ class AMUN(UnlearnModule):
     """
 
     order = "mixed"
+    search = (("lr", 3e-3, 0.3),)
 
     def __init__(
         self,

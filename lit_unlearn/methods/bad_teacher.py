@@ -42,6 +42,7 @@ class BadTeacher(UnlearnModule):
     """
 
     order = "mixed"
+    search = (("lr", 1e-3, 0.1),)
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ from lit_unlearn.methods.scoring import Labelled as Labelled  # what a method fi
 from lit_unlearn.methods.scoring import SplitScoring
 from lit_unlearn.seed import run_seed
 
+Search = tuple[tuple[str, float, float], ...]
+"""Settings that are worth tuning, each with its lowest and highest value."""
+
 _FINITE_CHECK_EVERY = 50
 _OBJECTS = ("backbone", "optimizer", "lr_scheduler")
 
@@ -45,6 +48,7 @@ class UnlearnModule(SplitScoring):
         from_scratch: whether training starts from the backbone's fresh initialisation and not from θo.
         needs_forget: whether the method is meaningless without a forget set.
         needs_classes: whether the method can only forget whole classes.
+        search: what to tune, and where: searched evenly over the logarithm of each value; ``lr`` is the optimizer's.
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
         diverged: None, or where and how the run diverged.
@@ -55,6 +59,7 @@ class UnlearnModule(SplitScoring):
     from_scratch: ClassVar[bool] = False
     needs_forget: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = False
+    search: ClassVar[Search] = ()
     holdout: float = 0.0
     teacher: Backbone | None
 

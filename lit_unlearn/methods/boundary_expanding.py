@@ -40,6 +40,7 @@ class BoundaryExpanding(UnlearnModule):
     """
 
     order = "forget"
+    search = (("lr", 1e-5, 0.01),)
 
     def __init__(
         self,

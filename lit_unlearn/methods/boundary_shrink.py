@@ -35,6 +35,7 @@ class BoundaryShrink(UnlearnModule):
     """
 
     order = "forget"
+    search = (("lr", 1e-5, 0.01),)
 
     def __init__(
         self,

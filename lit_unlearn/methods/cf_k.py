@@ -32,6 +32,8 @@ class CFk(FineTune):
         UsageError: if the unit is unknown, or the network has fewer than k of it.
     """
 
+    search = (("lr", 0.01, 1.0),)
+
     def __init__(
         self,
         backbone: Backbone,

@@ -31,6 +31,7 @@ class DELETE(UnlearnModule):
     """
 
     order = "forget"
+    search = (("lr", 1e-4, 0.01),)
 
     def __init__(
         self,

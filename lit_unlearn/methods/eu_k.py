@@ -38,6 +38,8 @@ class EUk(CFk):
             re-initialised and would keep the original's values.
     """
 
+    search = (("lr", 0.01, 0.3),)
+
     def __init__(
         self,
         backbone: Backbone,

@@ -32,6 +32,7 @@ class GradientAscent(UnlearnModule):
     """
 
     order = "forget"
+    search = (("lr", 1e-5, 1e-3),)
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class HeadOnly(UnlearnModule):
 
     order = "full"
     needs_classes = True
+    search = (("lr", 0.01, 1.0),)
 
     def __init__(
         self,

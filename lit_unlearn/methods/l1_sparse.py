@@ -35,6 +35,7 @@ class L1Sparse(UnlearnModule):
     """
 
     order = "retain"
+    search = (("lr", 3e-3, 0.1), ("alpha", 1e-4, 0.01))
 
     def __init__(
         self,

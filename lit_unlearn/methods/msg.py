@@ -43,6 +43,7 @@ class MSG(UnlearnModule):
     """
 
     order = "retain"
+    search = (("lr", 3e-3, 0.3),)
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class NegGradPlus(UnlearnModule):
     """
 
     order = "paired"
+    search = (("lr", 3e-4, 0.03),)
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class RandomLabels(UnlearnModule):
     """
 
     order = "forget_then_retain"
+    search = (("lr", 1e-3, 0.1),)
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ class SalUn(RandomLabels):
         UsageError: if ``fraction`` is out of range.
     """
 
+    search = (("lr", 3e-3, 0.1),)
+
     def __init__(
         self,
         backbone: Backbone,

@@ -49,6 +49,7 @@ class SCRUB(UnlearnModule):
     """
 
     order = "forget_then_retain"
+    search = (("lr", 3e-4, 0.01), ("alpha", 1e-3, 1.0))
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class SFRon(UnlearnModule):
     """
 
     order = "paired"
+    search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 50.0))
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class SSD(UnlearnModule):
     """
 
     order = "mixed"
+    search = (("alpha", 1.0, 10.0), ("dampening", 0.1, 1.0))
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class Row:
         commit: the repository's commit, where there is one.
         started: ISO time in UTC.
         weights: where the weights came from (path, sha256) and went.
+        benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Row:
     commit: str | None = None
     started: str = ""
     weights: dict[str, Any] = field(default_factory=dict)
+    benchmark: dict[str, Any] = field(default_factory=dict)
 
     def accuracies(self) -> dict[str, dict[str, float]]:
         """``"as is"``, then each attack that measured an accuracy → the accuracies known after it, by split."""

@@ -1,0 +1,7 @@
+"""Many runs as one: a grid of experiments and seeds, its execution, and the search for settings."""
+
+from lit_unlearn.benchmark.execution import Launcher, execute
+from lit_unlearn.benchmark.grid import Cell, Grid, Seeds, make_cells
+from lit_unlearn.benchmark.tuning import Tuning
+
+__all__ = ["Cell", "Grid", "Launcher", "Seeds", "Tuning", "execute", "make_cells"]

@@ -1,0 +1,82 @@
+"""``lit-unlearn benchmark`` and ``lit-unlearn tune``: what a user gives them, and what he sees while they run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
+from lit_unlearn.benchmark.grid import Cell, Grid, make_cells
+from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
+from lit_unlearn.errors import UsageError
+
+
+def benchmark(args: Sequence[str], run: RunCell) -> None:
+    """Runs a grid, skipping what is finished.
+
+    Raises:
+        UsageError: if a setting is wrong, or a cell has failed.
+    """
+    parser = _parser("benchmark", "Run every experiment of a folder, for every seed, and gather the rows.")
+    settings = parser.instantiate_classes(parser.parse_args(list(args)))
+    root = Path(settings.output)
+    cells = make_cells(settings.grid)
+    failed = _execute(cells, root, run, settings.launcher)
+    print(f"Written to {root / ROWS}: {len(collect(cells, root))} rows")
+    _complain(failed)
+
+
+def tune(args: Sequence[str], run: RunCell, ranges: Mapping[str, Ranges]) -> None:
+    """Searches the ranges of every method, and writes what won.
+
+    Raises:
+        UsageError: if a setting is wrong, or a cell has failed.
+    """
+    parser = _parser("tune", "Try the same number of settings of every method, on images held out of the training set.")
+    parser.add_argument("--tuning", type=Tuning, default=Tuning())
+    settings = parser.instantiate_classes(parser.parse_args(list(args)))
+    root = Path(settings.output)
+    cells = trial_cells(settings.grid, settings.tuning, ranges)
+    failed = _execute(cells, root, run, settings.launcher)
+    trials = judge(cells, collect(cells, root))
+    write_winners(settings.grid, settings.tuning, cells, trials, root)
+    print(f"Written to {root}: {LOG}, and the winners as experiments in tuned/")
+    _complain(failed)
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"lit-unlearn {command}", description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_argument("--grid", type=Grid)
+    parser.add_argument("--launcher", type=Launcher, default=Launcher())
+    parser.add_argument("--output", type=str, help="Folder of everything that the command writes.")
+    return parser
+
+
+def _execute(cells: Sequence[Cell], root: Path, run: RunCell, launcher: Launcher) -> dict[str, str]:
+    with _progress_bar() as tell:
+        return execute(cells, root, run, launcher, tell)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Bar(*columns) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(progress: Progress) -> None:
+            running = ", ".join(progress.running) or "finished"
+            lost = f" [red]{len(progress.failed)} failed" if progress.failed else ""
+            bar.update(task, completed=progress.done, total=progress.total, description=f"{running}{lost}")
+
+        yield tell
+
+
+def _complain(failed: Mapping[str, str]) -> None:
+    if failed:
+        key, reason = next(iter(failed.items()))
+        raise UsageError(f"{len(failed)} of the runs failed; the same command tries them again; {key}: {reason}")

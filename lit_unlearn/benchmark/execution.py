@@ -1,0 +1,254 @@
+"""Runs the cells of a grid: those that are ready, so many at once, each once.
+
+What is finished is what has a whole results file of its own key. A process that dies takes its half-written folder
+with it when the cell is next begun; the machine may stop at any moment and the same command goes on from there.
+"""
+
+import fcntl
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import yaml
+
+from lit_unlearn.benchmark.grid import YARDSTICKS, Cell
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_atomically, write_rows
+
+RESULTS, ROWS, LOG, CONFIG = "results.json", "rows.json", "log.txt", "cell.yaml"
+_TRIES = 2  # a worker may be killed for what another process did; a cell that kills two is at fault
+
+RunCell = Callable[[list[str]], None]
+"""Runs one command line in this process; raises where it fails. It is pickled by name."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where cells run: in this machine's processes.
+
+    Args:
+        workers: how many at once.
+        threads: of each. More threads than cores, over all workers, slow everything down many times.
+    """
+
+    workers: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"launcher.{name} is {value}, but must be at least 1")
+
+
+@dataclass
+class Progress:
+    """How far a grid is: what is done, what runs, what is left, and what failed, by key, with its reason."""
+
+    done: int
+    total: int
+    running: list[str]
+    failed: dict[str, str]
+
+
+def execute(
+    cells: Sequence[Cell], root: Path, run: RunCell, launcher: Launcher, tell: Callable[[Progress], None]
+) -> dict[str, str]:
+    """Runs every cell that is not finished and writes all rows to ``rows.json``.
+
+    Args:
+        cells: the grid, with what each cell needs before it.
+        root: the benchmark's own folder. Rows that its ``rows.json`` holds already are finished.
+        run: what runs one command line.
+        launcher: where.
+        tell: called whenever something has changed.
+
+    Returns:
+        The key of each cell that has no result → why.
+
+    Raises:
+        UsageError: if the folder cannot be written or another benchmark is at work in it.
+    """
+    with _locked(root):
+        known = {row.benchmark["key"]: row for row in _kept(root)} if (root / ROWS).exists() else {}
+        open_cells = {cell.key: cell for cell in cells if not _finished(cell, root, known)}
+        # What only serves finished cells need not be made again.
+        wanted = {key for key, cell in open_cells.items() if cell.key not in known and not _only_weights(cell)}
+        for cell in reversed(cells):
+            if cell.key in wanted:
+                wanted |= {need.key for need in cell.needs.values()}
+        open_cells = {key: cell for key, cell in open_cells.items() if key in wanted}
+        failed: dict[str, str] = {}
+        with _Pool(run, root, launcher) as pool:
+            while open_cells or pool.running:
+                for key, cell in list(open_cells.items()):
+                    needed = {need.key for need in cell.needs.values()}
+                    if lost := needed & failed.keys():
+                        failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
+                        del open_cells[key]
+                    elif pool.has_room and not needed & (open_cells.keys() | pool.running.keys()):
+                        pool.submit(open_cells.pop(key))
+                tell(Progress(len(cells) - len(open_cells) - len(pool.running), len(cells), pool.labels, failed))
+                for cell, error in pool.wait():
+                    if error is not None:
+                        failed[cell.key] = error
+                    collect(cells, root)
+        collect(cells, root)
+        tell(Progress(len(cells), len(cells), [], failed))
+    return failed
+
+
+def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
+    """Gathers the rows of finished cells into ``rows.json``, beside those that it holds already, and returns them.
+
+    Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
+    """
+    rows = {_identity(row): row for row in _kept(root)}
+    for cell in cells:
+        path = root / cell.folder / RESULTS
+        for row in read_rows(path) if path.exists() and not _only_weights(cell) else ():
+            if cell.name == YARDSTICKS:
+                row.seconds.update(_training_seconds(cell, root, row.method))
+            row.benchmark = {
+                "key": cell.key,
+                "scenario": cell.scenario,
+                "experiment": cell.name,
+                "seeds": dict(cell.seeds),
+            }
+            row.curves = {}
+            rows[_identity(row)] = row
+    place = {cell.key: index for index, cell in enumerate(cells)}
+    ordered = sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
+    if ordered:
+        write_rows(root / ROWS, ordered)
+    return ordered
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    told = row.benchmark
+    return told["scenario"], told["experiment"], str(sorted(told["seeds"].items())), row.method
+
+
+def _training_seconds(cell: Cell, root: Path, method: str) -> dict[str, float]:
+    makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
+    path = root / cell.needs[makers[method]].folder / RESULTS
+    seconds = read_rows(path)[-1].seconds if path.exists() else {}
+    return {"unlearn": seconds["unlearn"]} if "unlearn" in seconds else {}
+
+
+def _kept(root: Path) -> list[Row]:
+    return read_rows(root / ROWS) if (root / ROWS).exists() else []
+
+
+def _only_weights(cell: Cell) -> bool:
+    """Whether a cell only trains what others are measured with; its models have their rows as yardsticks."""
+    return cell.name in ("pretrain", "retrain")
+
+
+def _finished(cell: Cell, root: Path, known: dict[str, Row]) -> bool:
+    if (root / cell.folder / RESULTS).exists():
+        return not _only_weights(cell) or cell.weights(root).exists()
+    return cell.key in known and not _only_weights(cell)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / ".lock").open("a")
+    except OSError as error:
+        raise UsageError(f"cannot write to {root}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another benchmark is at work in {root}: wait for it, or give another output") from error
+        yield
+
+
+class _Pool:
+    """Worker processes that outlive a cell, and are replaced when one dies."""
+
+    def __init__(self, run: RunCell, root: Path, launcher: Launcher) -> None:
+        self.run, self.root, self.launcher = run, root, launcher
+        self.running: dict[str, tuple[Cell, Future[str | None]]] = {}
+        self._tries: dict[str, int] = {}
+        self._executor = self._start()
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            for process in list(self._executor._processes.values()):
+                process.terminate()
+        self._executor.shutdown(cancel_futures=True)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.running) < self.launcher.workers
+
+    @property
+    def labels(self) -> list[str]:
+        return [cell.label for cell, _ in self.running.values()]
+
+    def submit(self, cell: Cell) -> None:
+        self._tries[cell.key] = self._tries.get(cell.key, 0) + 1
+        self.running[cell.key] = cell, self._executor.submit(_run_cell, self.run, cell, self.root)
+
+    def wait(self) -> list[tuple[Cell, str | None]]:
+        """Waits for at least one cell; a cell whose worker was killed is tried once more."""
+        if not self.running:
+            return []
+        wait([future for _, future in self.running.values()], return_when=FIRST_COMPLETED)
+        ended = [(cell, future) for cell, future in self.running.values() if future.done()]
+        results: list[tuple[Cell, str | None]] = []
+        killed = []
+        for cell, future in ended:
+            del self.running[cell.key]
+            try:
+                results.append((cell, future.result()))
+            except BrokenProcessPool:
+                killed.append(cell)
+        if killed:
+            killed += [cell for cell, _ in self.running.values()]
+            self.running.clear()
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = self._start()
+        for cell in killed:
+            if self._tries[cell.key] < _TRIES:
+                self.submit(cell)
+            else:
+                results.append((cell, "its process was killed"))
+        return results
+
+    def _start(self) -> ProcessPoolExecutor:
+        threads = self.launcher.threads
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a worker starts
+        return ProcessPoolExecutor(self.launcher.workers, get_context("spawn"))
+
+
+def _run_cell(run: RunCell, cell: Cell, root: Path) -> str | None:
+    """Runs one cell in a worker; returns why it failed."""
+    folder = root / cell.folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_atomically(folder / CONFIG, yaml.safe_dump(cell.config(root), sort_keys=False))
+    with (folder / LOG).open("w", buffering=1) as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)  # what C++ and handlers made at import write goes there too
+        try:
+            run([cell.subcommand, "--config", str(folder / CONFIG)])
+        except Exception as error:  # whatever a method does, the other cells go on
+            traceback.print_exc(file=log)
+            return f"{' '.join(str(error).split()) or type(error).__name__} (see {folder / LOG})"
+    return None if (folder / RESULTS).exists() else f"it left no results (see {folder / LOG})"

@@ -1,0 +1,280 @@
+"""What a benchmark consists of: every experiment of a folder, for every combination of seeds, as cells.
+
+A cell is one run of the command line. It is recognised by a hash of all its settings and of the cells it builds on,
+so that a finished one is never run again and a changed one always is.
+
+    <folder>/pretrain.yaml               the original models, one a training seed
+    <folder>/<scenario>/retrain.yaml     the yardstick of a scenario, one a training seed
+    <folder>/<scenario>/<name>.yaml      everything else: one method with its settings
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_unlearn.errors import UsageError, unknown
+
+PRETRAIN, RETRAIN, YARDSTICKS = "pretrain", "retrain", "yardsticks"
+_WEIGHTS = "unlearned.ckpt"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """How many independent repetitions of each step.
+
+    Args:
+        originals: trainings of the original model, each with a Retrain of the same seed.
+        unlearnings: runs of each method on each original.
+        first: the first seed of both.
+    """
+
+    originals: int = 1
+    unlearnings: int = 1
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name in ("originals", "unlearnings"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"seeds.{name} is {getattr(self, name)}, but must be at least 1")
+        if self.first < 0:
+            raise UsageError(f"seeds.first is {self.first}, but must be at least 0")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which experiments, with what on top.
+
+    Args:
+        experiments: the folder of experiment files.
+        scenarios: which of its folders; None takes all.
+        methods: which experiments, by file name without ending; None takes all.
+        seeds: how many repetitions.
+        callbacks: the attacks of every run: a file with ``trainer.callbacks``; None leaves each experiment its own.
+        overrides: settings laid over those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
+    """
+
+    experiments: str
+    scenarios: list[str] | None = None
+    methods: list[str] | None = None
+    seeds: Seeds = field(default_factory=Seeds)
+    callbacks: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run.
+
+    Attributes:
+        subcommand: ``fit`` or ``validate``.
+        scenario: the folder that the experiment lies in; empty for an original.
+        name: the experiment's.
+        seeds: the seed of each step that this run depends on, by name.
+        settings: what the command line is given; the weights that it needs are left open.
+        needs: place in the settings (dotted) → the cell that makes those weights.
+        variant: place in the settings (dotted) → the value that a search put there.
+        key: 16 hex digits that name all of this.
+    """
+
+    subcommand: str
+    scenario: str
+    name: str
+    seeds: Mapping[str, int]
+    settings: Mapping[str, Any]
+    needs: Mapping[str, "Cell"]
+    variant: Mapping[str, Any]
+    key: str
+
+    @property
+    def folder(self) -> str:
+        """Where it writes, below the benchmark's own folder."""
+        return "/".join(filter(None, (self.scenario, self.name, self.key)))
+
+    @property
+    def label(self) -> str:
+        """What a person reads."""
+        seeds = ", ".join(f"{name} {seed}" for name, seed in self.seeds.items())
+        values = "".join(f", {place.rpartition('.')[2]} {value:.3g}" for place, value in self.variant.items())
+        return f"{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
+
+    def config(self, root: Path) -> dict[str, Any]:
+        """The complete settings, once the benchmark's own folder is known."""
+        settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
+        for place, cell in self.needs.items():
+            put(settings, place, str(root / cell.folder / _WEIGHTS))
+        logger = {"save_dir": str(root), "name": self.folder.rpartition("/")[0], "version": self.key}
+        put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})
+        return settings
+
+    def weights(self, root: Path) -> Path:
+        """The model that it leaves behind."""
+        return root / self.folder / _WEIGHTS
+
+
+Variants = Callable[[str, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
+"""From a method's class name and its settings to what is to be varied: dotted place → value, once a run."""
+
+
+def make_cells(grid: Grid, variants: Variants = lambda method, settings: [{}]) -> list[Cell]:
+    """All cells of a grid, those that others need first, and all of one training seed before the next.
+
+    Args:
+        grid: what to run.
+        variants: the variants of each method, one cell each; as it stands, by default.
+
+    Raises:
+        UsageError: naming a folder, scenario or method that is not there, or a file that cannot be read.
+    """
+    folder = Path(grid.experiments)
+    if not folder.is_dir():
+        raise UsageError(f"grid.experiments: there is no folder {grid.experiments!r}")
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    scenarios = _chosen("scenario", grid.scenarios, found)
+    names = sorted({file.stem for name in scenarios for file in found[name].glob("*.yaml")} - {RETRAIN})
+    methods = _chosen("method", grid.methods, names)
+    callbacks = None if grid.callbacks is None else read_settings(Path(grid.callbacks))["trainer"]["callbacks"]
+    cells = []
+    for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
+        original = _fit(PRETRAIN, "", folder / f"{PRETRAIN}.yaml", {"original": seed}, grid.overrides, {})
+        cells.append(original)
+        for scenario in scenarios:
+            cells += _scenario(grid, found[scenario], methods, original, callbacks, variants)
+    return cells
+
+
+def _scenario(
+    grid: Grid,
+    folder: Path,
+    methods: Sequence[str],
+    original: Cell,
+    callbacks: list[Any] | None,
+    variants: Variants,
+) -> Iterator[Cell]:
+    over, seeds = grid.overrides, dict(original.seeds)
+    bare = merged(over, {"trainer": {"callbacks": []}})
+    retrain = _fit(RETRAIN, folder.name, folder / f"{RETRAIN}.yaml", seeds, bare, {"model.init_args.weights": original})
+    yield retrain
+    attacks = over if callbacks is None else merged(over, {"trainer": {"callbacks": callbacks}})
+    needs = {"model.init_args.weights": original, "evaluation.retrain": retrain}
+    settings = _settings(folder / f"{RETRAIN}.yaml", original.seeds["original"], attacks)
+    model = settings["model"]["init_args"]
+    settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": model["backbone"]}}
+    for surplus in ("max_epochs", "check_val_every_n_epoch"):
+        settings["trainer"].pop(surplus, None)
+    yield _cell("validate", YARDSTICKS, folder.name, seeds, settings, needs)
+    for name in methods:
+        path = folder / f"{name}.yaml"
+        for index in range(grid.seeds.unlearnings) if path.exists() else ():
+            seed = original.seeds["original"] * grid.seeds.unlearnings + index
+            own = merged(attacks, {"evaluation": {"yardsticks": False}})
+            settings = _settings(path, seed, own)
+            method = str(settings["model"]["class_path"]).rpartition(".")[2]
+            for variant in variants(method, settings):
+                varied = copy.deepcopy(settings)
+                for place, value in variant.items():
+                    put(varied, place, value)
+                yield _cell("fit", name, folder.name, {**seeds, "unlearning": seed}, varied, needs, variant)
+
+
+def _fit(
+    name: str, scenario: str, path: Path, seeds: Mapping[str, int], over: Mapping[str, Any], needs: Mapping[str, Cell]
+) -> Cell:
+    settings = _settings(path, list(seeds.values())[-1], over)
+    return _cell("fit", name, scenario, seeds, settings, needs)
+
+
+def _settings(path: Path, seed: int, over: Mapping[str, Any]) -> dict[str, Any]:
+    settings = merged(read_settings(path), over)
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
+    settings = merged({"trainer": quiet, "report": {"page": False}}, settings)
+    settings["seed_everything"] = seed
+    return settings
+
+
+def _cell(
+    subcommand: str,
+    name: str,
+    scenario: str,
+    seeds: Mapping[str, int],
+    settings: dict[str, Any],
+    needs: Mapping[str, Cell],
+    variant: Mapping[str, Any] | None = None,
+) -> Cell:
+    if subcommand == "validate":
+        settings["trainer"].pop("limit_val_batches", None)
+    for place in needs:
+        put(settings, place, None)
+    told = [subcommand, scenario, name, settings, {place: cell.key for place, cell in needs.items()}]
+    key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return Cell(subcommand, scenario, name, seeds, settings, needs, variant or {}, key)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file; where a value names another YAML file beside it, that file's stand in its place.
+
+    Raises:
+        UsageError: if a file is missing or is no mapping.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: must hold settings by name, not {type(settings).__name__}")
+    inlined: dict[str, Any] = _inline(settings, path.parent)
+    return inlined
+
+
+def _inline(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {name: _inline(item, folder) for name, item in value.items()}
+    if isinstance(value, str) and value.endswith(".yaml") and (folder / value).is_file():
+        return read_settings(folder / value)
+    # YAML 1.1 reads 1e-3 as text, where the command line reads a number.
+    if isinstance(value, str) and "e-" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested settings in one, the second over the first; lists are replaced whole."""
+    result = copy.deepcopy(dict(below))
+    for name, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if both else copy.deepcopy(value)
+    return result
+
+
+def look_up(settings: Mapping[str, Any], place: str) -> Any:
+    """One value of nested settings, by its dotted name; None where there is none."""
+    value: Any = settings
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def put(settings: dict[str, Any], place: str, value: Any) -> None:
+    """Sets one value of nested settings, by its dotted name."""
+    *parents, last = place.split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+    settings[last] = value
+
+
+def _chosen(what: str, wanted: Sequence[str] | None, found: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    for name in wanted or ():
+        if name not in found:
+            raise unknown(what, name, found)
+    return list(found) if wanted is None else list(wanted)

@@ -1,0 +1,140 @@
+"""The same small search for every method, on images held out of the training set: the test set is never looked at.
+
+Each method declares the ranges of its settings. A trial is a cell of a grid whose data module tests on a part of the
+training set; its score is the gap to the Retrain of that same data, by accuracy alone. The first trial of every method
+is its experiment as it stands, the others are drawn evenly over the ranges (a scrambled Halton sequence), all before
+the first is run, so that no order of events changes the choice.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.quasirandom import SobolEngine
+
+from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Grid, look_up, make_cells, merged, put, read_settings
+from lit_unlearn.errors import UsageError
+from lit_unlearn.metrics.evaluation import gap_to_retrain
+from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
+
+LOG = "tuning.json"
+_PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
+
+Ranges = Sequence[tuple[str, float, float]]
+"""Settings with the lowest and highest value of each; values are drawn evenly over their logarithm."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How large the search is.
+
+    Args:
+        trials: of every method in every scenario; the experiment as it stands is the first.
+        share: of the training set, held out to be tested on.
+        seed: of the search.
+    """
+
+    trials: int = 4
+    share: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.trials < 1:
+            raise UsageError(f"tuning.trials is {self.trials}, but must be at least 1")
+        if not 0 < self.share < 1:
+            raise UsageError(f"tuning.share is {self.share}, but must lie between 0 and 1, both excluded")
+
+
+@dataclass
+class Trial:
+    """One setting of one method, as the log keeps it.
+
+    Attributes:
+        scenario: where it was tried.
+        experiment: file name of the experiment.
+        values: the settings that were searched over.
+        gap: to Retrain on held-out data, mean of |ΔUA|, |ΔRA| and |ΔTA| in percentage points; None without a result.
+        metrics: the accuracies behind it, as fractions; ``test_…`` are of the held-out part of the training set.
+        status: how the run ended.
+        won: whether this setting was chosen.
+    """
+
+    scenario: str
+    experiment: str
+    values: dict[str, Any]
+    gap: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str = "failed"
+    won: bool = False
+
+
+def trial_cells(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> list[Cell]:
+    """All cells of a search; those with a ``variant`` are its trials.
+
+    Args:
+        grid: the experiments; of its seeds only the first is used.
+        tuning: the size of the search.
+        ranges: method's class name → its ranges.
+    """
+    held_out = {"data": {"init_args": {"test_from_train": tuning.share}}, "trainer": {"callbacks": []}}
+    seeds = replace(grid.seeds, originals=1, unlearnings=1)
+    alone = replace(grid, seeds=seeds, callbacks=None, overrides=merged(grid.overrides, held_out))
+    return make_cells(alone, lambda method, settings: draw(settings, ranges.get(method, ()), tuning))
+
+
+def draw(settings: Mapping[str, Any], ranges: Ranges, tuning: Tuning) -> list[dict[str, Any]]:
+    """The trials of one method: its settings as they stand, then points of a scrambled Sobol sequence."""
+    places = [_PLACES.get(name, f"model.init_args.{name}") for name, _, _ in ranges]
+    trials: list[dict[str, Any]] = [{place: look_up(settings, place) for place in places}]
+    if not ranges or tuning.trials == 1:
+        return trials
+    engine: Any = SobolEngine
+    for point in engine(len(ranges), scramble=True, seed=tuning.seed).draw(tuning.trials - 1).tolist():
+        values = [low * (high / low) ** share for (_, low, high), share in zip(ranges, point, strict=True)]
+        trials.append({place: float(f"{value:.2g}") for place, value in zip(places, values, strict=True)})
+    return trials
+
+
+def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:
+    """Every trial with its gap to Retrain; of each method in each scenario the smallest gap wins, of equals the first.
+
+    A run that diverged or failed has no gap and cannot win; a method none of whose trials ended well has no winner.
+    """
+    found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != YARDSTICKS}
+    yardsticks = {row.benchmark["scenario"]: row.metrics for row in rows if row.method == RETRAIN}
+    trials = []
+    for cell in cells:
+        if "unlearning" not in cell.seeds:
+            continue
+        trial = Trial(cell.scenario, cell.name, {place.rpartition(".")[2]: v for place, v in cell.variant.items()})
+        if (row := found.get(cell.key)) is not None:
+            trial.status, trial.metrics = row.status, row.metrics
+            gap = gap_to_retrain(row.metrics, yardsticks.get(cell.scenario, {})).get("mean")
+            trial.gap = gap if row.status == "ok" else None
+        trials.append(trial)
+    for method in {(trial.scenario, trial.experiment) for trial in trials}:
+        own = [t for t in trials if (t.scenario, t.experiment) == method and t.gap is not None]
+        if own:
+            min(own, key=lambda trial: trial.gap or 0.0).won = True
+    return trials
+
+
+def write_winners(grid: Grid, tuning: Tuning, cells: Sequence[Cell], trials: Sequence[Trial], root: Path) -> None:
+    """Writes the log, and each winner as an experiment file below ``tuned/``."""
+    log = {"tuning": asdict(tuning), "grid": asdict(grid), "trials": [asdict(trial) for trial in trials]}
+    write_atomically(root / LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
+    tried = [cell for cell in cells if "unlearning" in cell.seeds]
+    for cell, trial in zip(tried, trials, strict=True):
+        if not trial.won:
+            continue
+        source = Path(grid.experiments) / cell.scenario / f"{cell.name}.yaml"
+        settings = read_settings(source)
+        for place, value in cell.variant.items():
+            put(settings, place, value)
+        comment = "".join(line for line in source.read_text().splitlines(True) if line.startswith("#"))
+        text = comment + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_atomically(root / "tuned" / cell.scenario / source.name, text)
