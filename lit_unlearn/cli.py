@@ -1,6 +1,7 @@
 """The command line: Lightning's, with unlearning methods as models and attacks as callbacks.
 
 ``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the four splits.
+``benchmark``, ``tune`` and ``report``, which need no model, have parsers of their own.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_unlearn import __version__, attacks, backbones, data, methods
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.backbones.weights import check_checkpoint
-from lit_unlearn.benchmark.command import benchmark, tune
+from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import UnlearnModule
@@ -136,7 +137,8 @@ def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> Unle
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "prog": "lit-unlearn",
-            "description": "Make a trained image classifier forget, attack the result, and say whether it forgot.",
+            "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
+            "Many runs: lit-unlearn benchmark, tune and report, each with its own --help.",
             "version": __version__,
             **parser,
             **{name: dict(parser) for name in UnlearnCLI.subcommands()},
@@ -185,6 +187,8 @@ def main(args: ArgsType = None) -> None:
                 benchmark(rest, run_one)
             case ["tune", *rest]:
                 tune(rest, run_one, {name: getattr(methods, name).search for name in methods.__all__})
+            case ["report", *rest]:
+                report(rest)
             case _:
                 run(args)
     except SIGTERMException:

@@ -102,7 +102,7 @@ def test_fit_measures_original_retrain_and_the_unlearned_model_alike(job: Job) -
 
 def test_validate_with_a_checkpoint_names_it_and_finds_the_same_numbers(job: Job) -> None:
     checkpoint = "runs/OPC/version_0/unlearned.ckpt"
-    config = ROOT / "configs/experiment/digits/finetune.yaml"  # of another method: the checkpoint's counts
+    config = ROOT / "configs/experiment/digits/class/finetune.yaml"  # of another method: the checkpoint's counts
     outcome = lit_unlearn(job.folder, "validate", "--config", config, *QUICK, "--ckpt_path", checkpoint)
     assert outcome.status == 0
     assert f"Scoring the model made by OPC, {checkpoint}\n" in outcome.log
@@ -250,7 +250,7 @@ def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
 @pytest.fixture
 def yardstick_config(tmp_path: Path) -> Path:
     """A Retrain of other data, another split and another seed than the runs that use it."""
-    config = yaml.safe_load((ROOT / "configs/experiment/digits/retrain.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs/experiment/digits/class/retrain.yaml").read_text())
     config["seed_everything"] = 5
     config["data"]["init_args"]["forget"]["classes"] = [8]
     config["trainer"] = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}

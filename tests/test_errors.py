@@ -12,7 +12,7 @@ from command_line import lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs/experiment/digits"
+DIGITS = Path(__file__).resolve().parents[1] / "configs/experiment/digits/class"
 FIT = ("fit", "--config", DIGITS / "random_labels.yaml", "--trainer.max_epochs=1")
 BARE = (*FIT, "--evaluation.retrain", "null")
 VALIDATE = ("validate", "--config", DIGITS / "random_labels.yaml")

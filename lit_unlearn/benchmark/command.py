@@ -1,15 +1,18 @@
-"""``lit-unlearn benchmark`` and ``lit-unlearn tune``: what a user gives them, and what he sees while they run."""
+"""``lit-unlearn benchmark``, ``tune`` and ``report``: what a user gives them, and what he sees while they run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
 
 from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
 from lit_unlearn.benchmark.grid import Cell, Grid, make_cells
+from lit_unlearn.benchmark.summary import Summary, comma_separated, markdown, summarise, terminal_table
 from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.rows import read_rows, write_atomically
 
 
 def benchmark(args: Sequence[str], run: RunCell) -> None:
@@ -43,6 +46,47 @@ def tune(args: Sequence[str], run: RunCell, ranges: Mapping[str, Ranges]) -> Non
     write_winners(settings.grid, settings.tuning, cells, trials, root)
     print(f"Written to {root}: {LOG}, and the winners as experiments in tuned/")
     _complain(failed)
+
+
+def report(args: Sequence[str]) -> None:
+    """Prints the table of benchmarks' rows, and writes it as CSV or into a Markdown page.
+
+    Raises:
+        UsageError: if a file cannot be read, or a page has no place for a table.
+    """
+    parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
+    parser.add_argument("rows", type=str, nargs="+", help="rows.json of benchmarks, or their folders.")
+    parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
+    parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
+    settings = parser.parse_args(list(args))
+    paths = [path / ROWS if (path := Path(name)).is_dir() else path for name in settings.rows]
+    summaries = summarise([row for path in paths for row in read_rows(path)])
+    if settings.csv is not None:
+        write_atomically(Path(settings.csv), comma_separated(summaries))
+    if settings.markdown is not None:
+        insert_tables(Path(settings.markdown), summaries)
+    for summary in summaries:
+        Console().print(terminal_table(summary))
+
+
+def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
+    """Puts each scenario's table between ``<!-- table: <scenario> -->`` and ``<!-- /table -->`` of a page.
+
+    Raises:
+        UsageError: naming the page and the place that it lacks.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{page}: cannot be read ({error.strerror})") from error
+    for summary in summaries:
+        start = f"<!-- table: {summary.scenario} -->\n"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition("<!-- /table -->")
+        if not found or not closed:
+            raise UsageError(f"{page}: has no place for a table: {start.strip()} … <!-- /table -->")
+        text = f"{before}{start}{markdown(summary)}\n{closed}{after}"
+    write_atomically(page, text)
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
