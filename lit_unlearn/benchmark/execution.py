@@ -7,13 +7,14 @@ with it when the cell is next begun; the machine may stop at any moment and the 
 import fcntl
 import os
 import shutil
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import yaml
@@ -234,7 +235,19 @@ class _Pool:
         threads = self.launcher.threads
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a worker starts
-        return ProcessPoolExecutor(self.launcher.workers, get_context("spawn"))
+        return ProcessPoolExecutor(self.launcher.workers, get_context("spawn"), initializer=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    """Ends this worker when the benchmark is killed, so that nobody writes where the next one writes."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_cell(run: RunCell, cell: Cell, root: Path) -> str | None:

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_unlearn.benchmark import Grid, Seeds, make_cells
+from lit_unlearn.benchmark.grid import look_up, merged, put, read_settings
+from lit_unlearn.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_grid_has_every_experiment_of_every_scenario_and_seed(experiments):
+    cells = make_cells(Grid(str(experiments(ga={}, opc={})), seeds=Seeds(originals=2, unlearnings=3, first=5)))
+    names = [(cell.scenario, cell.name, *cell.seeds.values()) for cell in cells]
+    assert len(cells) == 2 * (1 + 2 * (2 + 2 * 3)) == len(set(names)) == len({cell.key for cell in cells})
+    assert names[0] == ("", "pretrain", 5)
+    assert [name for name in names if name[0] == "random" and name[1] == "opc"] == [
+        ("random", "opc", original, seed) for original in (5, 6) for seed in range(3 * original, 3 * original + 3)
+    ]
+    before: set[str] = set()
+    for cell in cells:
+        assert {need.key for need in cell.needs.values()} <= before
+        before.add(cell.key)
+    assert [cell.subcommand for cell in cells if cell.name == "yardsticks"] == ["validate"] * 4
+
+
+def test_a_cell_is_told_its_seed_its_folder_and_the_weights_of_its_own_original(experiments, tmp_path):
+    cells = make_cells(Grid(str(experiments(opc={"weight": 3})), seeds=Seeds(originals=2)))
+    for seed in (0, 1):
+        original, retrain, cell = (
+            next(c for c in cells if c.name == name and c.scenario in ("", "class") and c.seeds["original"] == seed)
+            for name in ("pretrain", "retrain", "opc")
+        )
+        config = cell.config(tmp_path)
+        assert config["seed_everything"] == seed
+        assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
+        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "yardsticks": False}
+        assert config["model"]["init_args"]["weight"] == 3
+        logger = config["trainer"]["logger"]["init_args"]
+        assert "/".join((logger["name"], logger["version"])) == cell.folder
+
+
+def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_and_with_nothing_else(experiments):
+    folder = experiments(opc={}, ga={})
+
+    def keys(**grid):
+        return {(c.scenario, c.name): c.key for c in make_cells(Grid(str(folder), **grid))}
+
+    first = keys()
+    assert keys() == first == keys(methods=["opc", "ga"], scenarios=["class", "random"])
+    changed = yaml.safe_load((folder / "class/retrain.yaml").read_text())
+    put(changed, "trainer.max_epochs", 3)
+    (folder / "class/retrain.yaml").write_text(yaml.safe_dump(changed))
+    differing = {name for name, key in keys().items() if first[name] != key}
+    assert differing == {("class", name) for name in ("retrain", "yardsticks", "opc", "ga")}
+    over = keys(overrides={"trainer": {"precision": "bf16-mixed"}})
+    assert not over.items() & first.items()
+
+
+def test_callbacks_replace_those_of_measured_cells_alone(experiments, tmp_path):
+    (tmp_path / "attacks.yaml").write_text("trainer:\n  callbacks:\n    - class_path: HeadRecovery\n")
+    cells = make_cells(Grid(str(experiments(opc={})), callbacks=str(tmp_path / "attacks.yaml")))
+    with_attacks = {cell.name for cell in cells if cell.settings["trainer"].get("callbacks")}
+    assert with_attacks == {"yardsticks", "opc"}
+
+
+def test_settings_of_a_file_that_is_named_stand_in_its_place(tmp_path):
+    (tmp_path / "data.yaml").write_text("class_path: UnlearnDataModule\ninit_args: {batch_size: 5}\n")
+    (tmp_path / "all.yaml").write_text("data: data.yaml\nevaluation: {retrain: other.yaml}\nmodel: {lr: 1e-3}\n")
+    settings = read_settings(tmp_path / "all.yaml")
+    assert look_up(settings, "data.init_args.batch_size") == 5
+    assert look_up(settings, "data.init_args.batch_size.no") is None
+    assert settings["evaluation"] == {"retrain": "other.yaml"}
+    assert settings["model"] == {"lr": 0.001}
+
+
+def test_settings_are_merged_by_name_and_lists_replaced(tmp_path):
+    below, above = {"a": {"b": 1, "c": [1, 2]}, "d": 1}, {"a": {"c": [3]}, "d": {"e": 2}}
+    assert merged(below, above) == {"a": {"b": 1, "c": [3]}, "d": {"e": 2}}
+    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"experiments": "nowhere"}, "there is no folder 'nowhere'"),
+        ({"scenarios": ["clas"]}, "unknown scenario 'clas'; did you mean 'class'"),
+        ({"methods": ["opcc"]}, "unknown method 'opcc'; did you mean 'opc'"),
+        ({"callbacks": "no.yaml"}, "no.yaml: cannot be read"),
+    ],
+)
+def test_a_wrong_grid_is_one_line(experiments, grid, said):
+    with pytest.raises(UsageError, match=said):
+        make_cells(Grid(**({"experiments": str(experiments(opc={}))} | grid)))
+
+
+@pytest.mark.parametrize("seeds", [{"originals": 0}, {"unlearnings": -1}, {"first": -1}])
+def test_seeds_out_of_range_are_one_line(seeds):
+    with pytest.raises(UsageError, match=f"seeds.{next(iter(seeds))} is"):
+        Seeds(**seeds)
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "7"])
+def test_a_file_that_is_no_settings_is_one_line(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UsageError, match="x.yaml"):
+        read_settings(tmp_path / "x.yaml")
+
+
+def test_every_shipped_scenario_has_a_retrain_and_the_same_methods():
+    for data in ("digits", "fashion_mnist"):
+        cells = make_cells(Grid(str(ROOT / "configs/experiment" / data)))
+        names = {scenario: {c.name for c in cells if c.scenario == scenario} for scenario in ("class", "random")}
+        assert names["class"] - names["random"] == {"head_only", "rescale"}
+        assert not names["random"] - names["class"]

@@ -1,0 +1,47 @@
+"""Stand-ins for the command line, which a benchmark's worker processes import by name."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_cells
+from lit_unlearn.reports import Row, write_rows
+
+
+def run(args: list[str]) -> None:
+    """Writes what a run leaves behind; an experiment's settings may let it fail, die or take its time."""
+    subcommand, _, path = args
+    settings = yaml.safe_load(Path(path).read_text())
+    logger = settings["trainer"]["logger"]["init_args"]
+    folder = Path(logger["save_dir"], logger["name"], logger["version"])
+    root = Path(logger["save_dir"])
+    wish = settings["model"]["init_args"].get("wish")
+    for weights in (settings["model"]["init_args"].get("weights"), settings["evaluation"]["retrain"]):
+        assert weights is None or Path(weights).read_text() == "weights"
+    if wish == "fail":
+        raise ValueError("as it was\ntold")
+    if wish == "die" or (wish == "die once" and not (root / "died").exists()):
+        (root / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(settings["model"]["init_args"].get("pause", 0))
+    method = settings["model"]["class_path"]
+    names = [method] if subcommand == "fit" else ["Original", "Retrain"]
+    split = {"hash": logger["name"].partition("/")[0], "forgotten_classes": []}
+    seed = settings["seed_everything"]
+    metrics = {"forget_acc": 0.5, "retain_acc": 0.9, "test_retain_acc": 0.8 + 0.01 * seed}
+    seconds = {"unlearn": 1.5}
+    rows = [Row(n, "ok", metrics=metrics, split=split, seed=seed, seconds=seconds) for n in names]
+    (folder / "unlearned.ckpt").write_text("weights")
+    write_rows(folder / "results.json", rows)
+    with (root / "journal").open("a") as journal:
+        journal.write(logger["version"] + "\n")
+
+
+if __name__ == "__main__":
+    experiments, output = sys.argv[1:]
+    cells = make_cells(Grid(experiments, seeds=Seeds(originals=2)))
+    execute(cells, Path(output), run, Launcher(workers=2), lambda progress: None)
