@@ -8,6 +8,7 @@ import yaml
 from command_line import lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
+from lit_unlearn.benchmark import Grid, make_cells
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows
 
@@ -27,8 +28,6 @@ def composed(path: Path) -> list[object]:
     """The arguments that read a config, alone or with what it needs beside it."""
     experiment = CONFIGS / "quickstart.yaml"
     folder = path.relative_to(CONFIGS).parts[0]
-    if folder == "benchmark":
-        pytest.skip("benchmarks have a parser of their own")
     return {
         "data": ["--config", experiment, "--data", path],
         "model": ["--model", path, "--data", CONFIGS / "data/digits.yaml"],
@@ -36,7 +35,21 @@ def composed(path: Path) -> list[object]:
     }.get(folder, ["--config", experiment, "--config", path])
 
 
-@pytest.mark.parametrize("path", configs("**/*.yaml"))
+def runs() -> list[object]:
+    """Every config but those of many runs, which have parsers of their own."""
+    return [path for path in configs("**/*.yaml") if path.values[0].parent.name not in ("benchmark", "tune")]
+
+
+@pytest.mark.parametrize("path", configs("benchmark/*.yaml") + configs("tune/*.yaml"))
+def test_the_parsers_of_many_runs_read_it(path: Path, tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, path.parent.name, "--config", path, "--print_config")
+    assert (outcome.status, outcome.err) == (0, "")
+    said = yaml.safe_load(path.read_text())
+    assert said["output"] == f"runs/{path.parent.name}/{path.stem}"
+    assert make_cells(Grid(str(CONFIGS.parent / said["grid"]["experiments"])))
+
+
+@pytest.mark.parametrize("path", runs())
 def test_the_parser_reads_it(path: Path, tmp_path: Path) -> None:
     outcome = lit_unlearn(tmp_path, "fit", *composed(path), "--print_config")
     assert (outcome.status, outcome.err) == (0, "")
@@ -58,7 +71,7 @@ def run(folder: Path, *args: object) -> list[str]:
     return [row.method for row in rows]
 
 
-@pytest.mark.parametrize("path", configs("experiment/digits/*.yaml") + configs("quickstart.yaml"))
+@pytest.mark.parametrize("path", configs("experiment/digits/**/*.yaml") + configs("quickstart.yaml"))
 def test_an_experiment_on_digits_runs(path: Path, tmp_path: Path) -> None:
     method = yaml.safe_load(path.read_text())["model"]["class_path"]
     expected = {"Pretrain": ["Pretrain"], "Retrain": ["Original", "Retrain"]}
@@ -86,7 +99,7 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/*.yaml"))
+@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/**/*.yaml"))
 def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashion_mnist: Path, tmp_path: Path) -> None:
     model = yaml.safe_load(path.read_text())["model"]
     args: list[object] = ["--config", path, "--data.train_limit=512", "--evaluation.retrain=null"]

@@ -89,7 +89,8 @@ def trial_cells(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> lis
 def draw(settings: Mapping[str, Any], ranges: Ranges, tuning: Tuning) -> list[dict[str, Any]]:
     """The trials of one method: its settings as they stand, then points of a scrambled Sobol sequence."""
     places = [_PLACES.get(name, f"model.init_args.{name}") for name, _, _ in ranges]
-    trials: list[dict[str, Any]] = [{place: look_up(settings, place) for place in places}]
+    stands = {place: look_up(settings, place) for place in places}
+    trials: list[dict[str, Any]] = [{place: value for place, value in stands.items() if value is not None}]
     if not ranges or tuning.trials == 1:
         return trials
     engine: Any = SobolEngine

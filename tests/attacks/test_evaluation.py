@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.backbones.weights import save_weights
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
@@ -46,6 +46,38 @@ def test_original_retrain_and_unlearned_are_scored_and_attacked_alike(make_backb
         assert row.metrics == evaluation.findings[subject]
         assert row.attacks == attack.findings[subject]
     assert report.rows[1].weights["source"] == str(yardstick[1])
+
+
+class SeesRetrain(Attack):
+    """Whether the target carries the yardstick, and is it."""
+
+    family = "test"
+
+    def __init__(self):
+        super().__init__("sees")
+
+    def run(self, target):
+        return {"given": target.retrain is not None, "is_it": target.model is target.retrain}
+
+
+@pytest.mark.parametrize("how", ["fit", "validate"])
+def test_every_target_carries_the_yardstick_that_attacks_are_measured_by(
+    make_backbone, make_data, fit, make_trainer, yardstick, how
+):
+    attack = SeesRetrain()
+    trainer = make_trainer(attack, Evaluation(retrain=yardstick[1]))
+    getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
+    subjects = ("retrain", "unlearned") if how == "validate" else ("original", "retrain", "unlearned")
+    assert attack.findings == {
+        subject: {"test/sees/given": 1.0, "test/sees/is_it": float(subject == "retrain")} for subject in subjects
+    }
+
+
+def test_without_yardsticks_only_the_model_of_the_run_is_measured(make_backbone, make_data, fit, yardstick):
+    evaluation, attack = Evaluation(retrain=yardstick[1], yardsticks=False), SeesRetrain()
+    fit(FineTune(make_backbone()), make_data(), attack, evaluation)
+    assert evaluation.findings.keys() == attack.findings.keys() == {"unlearned"}
+    assert attack.findings["unlearned"]["test/sees/given"] == 1
 
 
 def test_the_checkpoint_of_a_retrain_run_is_a_yardstick(make_backbone, make_data, fit, trained_file):

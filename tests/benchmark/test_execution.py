@@ -130,7 +130,7 @@ def test_two_benchmarks_cannot_work_in_one_folder(experiments, tmp_path):
 def test_a_broken_rows_file_is_told_and_left_alone(experiments, tmp_path):
     cells = make_cells(Grid(str(experiments(("class",), opc={}))))
     (tmp_path / "rows.json").write_text("{")
-    with pytest.raises(UsageError, match="rows.json: not JSON"):
+    with pytest.raises(UsageError, match=r"rows\.json: not JSON"):
         go(cells, tmp_path)
     assert (tmp_path / "rows.json").read_text() == "{"
 

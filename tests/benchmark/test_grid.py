@@ -104,7 +104,7 @@ def test_seeds_out_of_range_are_one_line(seeds):
 @pytest.mark.parametrize("text", ["- a", "a: [", "7"])
 def test_a_file_that_is_no_settings_is_one_line(tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(UsageError, match="x.yaml"):
+    with pytest.raises(UsageError, match=r"x\.yaml"):
         read_settings(tmp_path / "x.yaml")
 
 

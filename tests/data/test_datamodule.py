@@ -246,6 +246,20 @@ def test_ranks_share_the_evaluation_of_a_split(tiny: Source) -> None:
     assert sorted(seen) == data.split.retain.tolist()
 
 
+def test_a_part_of_the_training_set_takes_the_place_of_the_test_set(named: Source) -> None:
+    whole = UnlearnDataModule(named).data
+    data = UnlearnDataModule(named, ForgetSpec(classes=[2]), test_from_train=0.25).data
+    assert (len(data.train_labels), len(data.test_labels)) == (30, 10)
+    pixels = whole.train_images.flatten(1).tolist()
+    train, test = ([pixels.index(row) for row in i.flatten(1).tolist()] for i in (data.train_images, data.test_images))
+    assert sorted(train + test) == list(range(40))
+    assert torch.equal(data.train_labels, whole.train_labels[train])
+    assert torch.equal(data.test_labels, whole.train_labels[test])
+    assert data.train_names == [whole.train_names[index] for index in train]
+    limited = UnlearnDataModule(named, train_limit=20, test_from_train=0.25).data
+    assert (len(limited.train_labels), len(limited.test_labels)) == (15, 5)
+
+
 def test_train_limit_keeps_a_seeded_choice_with_its_labels_and_names(named: Source) -> None:
     data = UnlearnDataModule(named, ForgetSpec(classes=[2]), train_limit=15)
     kept = data.data.train_images[:, 0, 0, 0].long()
@@ -268,6 +282,10 @@ def test_train_limit_keeps_a_seeded_choice_with_its_labels_and_names(named: Sour
         ({"train_limit": 1}, "train_limit is 1"),
         ({"train_limit": 41}, "train_limit is 41, .* the 40 training images"),
         ({"train_limit": 5, "forget": ForgetSpec(index_file="x")}, "train_limit 5 renumbers"),
+        ({"test_from_train": 0.0}, "test_from_train is 0.0"),
+        ({"test_from_train": 1.0}, "test_from_train is 1.0"),
+        ({"test_from_train": 0.001}, "test_from_train 0.001 of 40 training images leaves nothing"),
+        ({"test_from_train": 0.5, "forget": ForgetSpec(index_file="x")}, "test_from_train 0.5 renumbers"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str, tiny: Source) -> None:
@@ -296,6 +314,7 @@ def test_the_description_is_plain_json(tiny: Source) -> None:
         "image_shape": [3, 4, 4],
         "num_classes": 4,
         "train_limit": 30,
+        "test_from_train": None,
         "augment": {"crop": 4, "flip": True},
     }
 

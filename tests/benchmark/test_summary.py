@@ -1,0 +1,100 @@
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from lit_unlearn.benchmark.command import insert_tables, report
+from lit_unlearn.benchmark.summary import comma_separated, markdown, summarise, terminal_table, text_of
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports import Row, write_rows
+
+
+def row(method, seed, test=0.9, experiment="x", scenario="class", status="ok", forget=0.0, **attacks):
+    told = {"key": f"{method}{seed}", "scenario": scenario, "experiment": experiment, "seeds": {"original": seed}}
+    metrics = {"forget_acc": forget, "retain_acc": 1.0, "test_retain_acc": test, "test_forget_acc": 0.0}
+    split = {"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else []}
+    return Row(
+        method, status, metrics=metrics, attacks=attacks, benchmark=told, split=split, seconds={"unlearn": 10.0 + seed}
+    )
+
+
+def numbers(summary, label):
+    (line,) = [line for line in summary.lines if line.label == label]
+    return {column.title: value for column, value in zip(summary.columns, line.values, strict=True)}
+
+
+def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_same_seed():
+    rows = [row("OPC", 0, 0.8), row("OPC", 1, 0.7), row("Retrain", 0, 0.86), row("Retrain", 1, 0.94)]
+    rows += [row("Original", seed, 0.9, forget=1.0) for seed in (0, 1)]
+    (summary,) = summarise(rows)
+    assert [line.label for line in summary.lines] == ["Original", "Retrain", "OPC"]
+    opc = numbers(summary, "OPC")
+    assert (opc["TA"].mean, opc["TA"].std, opc["TA"].n) == (pytest.approx(75), pytest.approx(50**0.5), 2)
+    assert opc["Gap ↓"].mean == pytest.approx((6 / 3 + 24 / 3) / 2)
+    assert numbers(summary, "Original")["UA"].mean == 0
+    assert opc["Seconds"].mean == 10.5
+    assert "FM test forgotten" not in opc
+    assert not summary.notes
+
+
+def test_two_experiments_of_one_method_are_told_apart_and_scenarios_are_tables_of_their_own():
+    rows = [row("OPC", 0, experiment="opc"), row("OPC", 0, experiment="opc_deep"), row("OPC", 0, scenario="random")]
+    first, second = summarise(rows)
+    assert [line.label for line in first.lines] == ["OPC (opc)", "OPC (opc_deep)"]
+    assert [line.label for line in second.lines] == ["OPC"]
+    assert "Test forgotten" in [column.title for column in first.columns]
+    assert "Test forgotten" not in [column.title for column in second.columns]
+
+
+def test_a_run_that_diverged_gives_no_number_and_is_counted():
+    rows = [row("GA", 0, 0.5), row("GA", 1, 0.1, status="diverged"), row("GA", 2, 0.7)]
+    (summary,) = summarise(rows)
+    assert numbers(summary, "GA")["TA"].mean == pytest.approx(60)
+    assert summary.lines[0].note == "1 of 3 diverged"
+    assert "| GA [1 of 3 diverged] |" in markdown(summary)
+    alone = summarise([row("GA", 0, status="diverged")])[0]
+    assert not alone.columns
+
+
+def test_a_missing_retrain_and_mixed_commits_are_told():
+    rows = [row("OPC", 0), row("OPC", 1), row("Retrain", 0)]
+    rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40
+    (summary,) = summarise(rows)
+    assert summary.notes[0] == "No Retrain of training seed 1: its rows have no gap."
+    assert summary.notes[1] == f"The rows come from 2 commits: {'a' * 12}, {'b' * 12}."
+    assert numbers(summary, "OPC")["Gap ↓"].n == 1
+
+
+def test_the_three_forms_hold_the_same_numbers():
+    rows = [row("OPC", 0, 0.8, **{"recovery/fm/test_forget_acc": 0.354}), row("OPC", 1, 0.7)]
+    (summary,) = summarise(rows)
+    table = markdown(summary).splitlines()
+    assert table[0] == "| Model | UA | RA | TA | Test forgotten | FM test forgotten | Seconds |"
+    assert table[2] == "| OPC | 100.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 7.1 | 0.0 ± 0.0 | 35.4 | 10 ± 1 |"
+    read = {line["quantity"]: line for line in csv.DictReader(io.StringIO(comma_separated([summary])))}
+    assert (float(read["TA"]["mean"]), read["TA"]["n"]) == (pytest.approx(75), "2")
+    assert (read["FM test forgotten"]["std"], read["FM test forgotten"]["n"]) == ("", "1")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(terminal_table(summary))
+    assert "75.0 ± 7.1" in console.file.getvalue()
+    assert text_of(None, "%") == "–"
+
+
+def test_report_prints_writes_and_refuses_a_page_without_a_place(tmp_path, capsys):
+    write_rows(tmp_path / "rows.json", [row("OPC", 0), row("Retrain", 0)])
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- table: class -->\nold\n<!-- /table -->\nbelow\n")
+    report([str(tmp_path), "--markdown", str(page), "--csv", str(tmp_path / "all.csv")])
+    assert "Retrain" in capsys.readouterr().out
+    text = page.read_text()
+    assert text.startswith("above\n<!-- table: class -->\n| Model |")
+    assert text.endswith("|\n<!-- /table -->\nbelow\n")
+    assert "old" not in text
+    assert (tmp_path / "all.csv").read_text().startswith("scenario,model,")
+    insert_tables(page, summarise([row("OPC", 0), row("Retrain", 0)]))
+    assert page.read_text() == text
+    with pytest.raises(UsageError, match="has no place for a table: <!-- table: random -->"):
+        insert_tables(page, summarise([row("OPC", 0, scenario="random")]))
+    with pytest.raises(UsageError, match="of no benchmark"):
+        summarise([Row("OPC", "ok")])

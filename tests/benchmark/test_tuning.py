@@ -1,0 +1,116 @@
+import json
+import math
+
+import fake_runs
+import pytest
+import yaml
+
+from lit_unlearn import methods
+from lit_unlearn.benchmark import Cell, Grid, Launcher, Tuning, execute
+from lit_unlearn.benchmark.execution import collect
+from lit_unlearn.benchmark.grid import look_up
+from lit_unlearn.benchmark.tuning import draw, judge, trial_cells, write_winners
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports import Row
+
+RANGES = {"OPC": (("lr", 1e-3, 0.1), ("weight", 0.1, 10.0)), "GA": (("lr", 1e-5, 1e-3),)}
+LR = "model.init_args.optimizer.init_args.lr"
+
+
+def test_a_trial_is_the_experiment_as_it_stands_and_then_points_within_the_ranges():
+    settings = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.5}}, "weight": 7}}}
+    trials = draw(settings, RANGES["OPC"], Tuning(trials=40))
+    assert trials[0] == {LR: 0.5, "model.init_args.weight": 7}
+    assert len({tuple(trial.values()) for trial in trials}) == 40
+    for place, low, high in ((LR, 1e-3, 0.1), ("model.init_args.weight", 0.1, 10)):
+        values = [trial[place] for trial in trials[1:]]
+        assert all(low <= value <= high for value in values)
+        below = sum(value < math.sqrt(low * high) for value in values)
+        assert 17 <= below <= 22, "evenly over the logarithm"
+    assert draw(settings, RANGES["OPC"], Tuning(trials=3)) == trials[:3]
+    assert draw(settings, RANGES["OPC"], Tuning(trials=3, seed=1)) != trials[:3]
+    assert draw(settings, (), Tuning(trials=3)) == [{}]
+
+
+def test_every_trial_is_tested_on_the_training_set_alone_and_measured_against_a_retrain_of_the_same_data(experiments):
+    cells = trial_cells(Grid(str(experiments(opc={}, ga={}, msg={}))), Tuning(trials=3, share=0.25), RANGES)
+    assert all(look_up(cell.settings, "data.init_args.test_from_train") == 0.25 for cell in cells)
+    counts = [sum(cell.name == name and cell.scenario == "class" for cell in cells) for name in ("opc", "ga", "msg")]
+    assert counts == [3, 3, 1]
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def rows_of(cells: list[Cell], scores: dict[str, list[float]]) -> list[Row]:
+    """A Retrain that scores .9, and for each experiment its trials' test accuracies."""
+    rows = []
+    for scenario in ("class", "random"):
+        told = {"scenario": scenario, "experiment": "yardsticks", "key": scenario, "seeds": {}}
+        metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
+        rows.append(Row("Retrain", "ok", metrics=metrics, benchmark=told))
+        for name, values in scores.items():
+            own = [cell for cell in cells if (cell.scenario, cell.name) == (scenario, name)]
+            for cell, value in zip(own, values, strict=True):
+                told = {"scenario": scenario, "experiment": name, "key": cell.key, "seeds": {}}
+                status = "ok" if value >= 0 else "diverged"
+                measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
+                rows.append(Row(name.upper(), status, metrics=measured, benchmark=told))
+    return rows
+
+
+def test_the_smallest_gap_to_retrain_wins_in_each_scenario_and_nothing_that_diverged(experiments):
+    cells = trial_cells(Grid(str(experiments(opc={}, ga={}))), Tuning(trials=3), RANGES)
+    trials = judge(cells, rows_of(cells, {"opc": [0.7, 0.96, 0.87], "ga": [-0.9, -0.9, -0.9]}))
+    opc = [trial for trial in trials if (trial.scenario, trial.experiment) == ("random", "opc")]
+    assert [trial.won for trial in opc] == [False, False, True]
+    assert [trial.gap for trial in opc] == pytest.approx([20 / 3, 2, 1])
+    ga = [trial for trial in trials if trial.experiment == "ga"]
+    assert not any(trial.won for trial in ga)
+    assert {(trial.status, trial.gap) for trial in ga} == {("diverged", None)}
+
+
+def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments):
+    cells = trial_cells(Grid(str(experiments(opc={}))), Tuning(trials=3), RANGES)
+    rows = [
+        row
+        for row in rows_of(cells, {"opc": [0.8, 0.8, 0.9]})
+        if row.metrics["test_retain_acc"] < 0.85 or row.method == "Retrain"
+    ]
+    trials = [trial for trial in judge(cells, rows) if trial.scenario == "class"]
+    assert [(trial.status, trial.won) for trial in trials] == [("ok", True), ("ok", False), ("failed", False)]
+
+
+def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(experiments, tmp_path):
+    folder = experiments(("class",), opc={})
+    (folder / "class/opc.yaml").write_text("# What it is.\n" + (folder / "class/opc.yaml").read_text())
+    grid, tuning = Grid(str(folder)), Tuning(trials=3)
+    cells = trial_cells(grid, tuning, RANGES)
+    assert execute(cells, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
+    trials = judge(cells, collect(cells, tmp_path))
+    trials[0].won, trials[2].won = False, True
+    write_winners(grid, tuning, cells, trials, tmp_path)
+    log = json.loads((tmp_path / "tuning.json").read_text())
+    assert [trial["won"] for trial in log["trials"]] == [False, False, True]
+    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0}
+    text = (tmp_path / "tuned/class/opc.yaml").read_text()
+    written = yaml.safe_load(text)
+    assert text.startswith("# What it is.\n")
+    assert look_up(written, LR) == trials[2].values["lr"]
+    assert look_up(written, "model.init_args.weight") == trials[2].values["weight"]
+    assert look_up(written, "data.init_args.test_from_train") is None
+
+
+@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
+def test_a_search_out_of_range_is_one_line(setting):
+    with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):
+        Tuning(**setting)
+
+
+def test_what_a_method_would_have_tuned_is_its_own_argument_with_a_range():
+    for name in set(methods.__all__) - {"UnlearnModule"}:
+        method = getattr(methods, name)
+        arguments = method.__init__.__code__.co_varnames
+        for setting, low, high in method.search:
+            assert 0 < low < high
+            assert setting == "lr" or setting in arguments, (name, setting)
+    untuned = {name for name in methods.__all__ if not getattr(methods, name).search}
+    assert untuned == {"Pretrain", "Rescale", "UnlearnModule"}
