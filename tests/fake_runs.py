@@ -20,7 +20,8 @@ def run(args: list[str]) -> None:
     folder = Path(logger["save_dir"], logger["name"], logger["version"])
     root = Path(logger["save_dir"])
     wish = settings["model"]["init_args"].get("wish")
-    for weights in (settings["model"]["init_args"].get("weights"), settings["evaluation"]["retrain"]):
+    needed = [settings["model"]["init_args"].get("weights"), settings["evaluation"]["retrain"]]
+    for weights in [*needed, settings.get("ckpt_path")]:
         assert weights is None or Path(weights).read_text() == "weights"
     if wish == "fail":
         raise ValueError("as it was\ntold")
@@ -29,12 +30,15 @@ def run(args: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(settings["model"]["init_args"].get("pause", 0))
     method = settings["model"]["class_path"]
-    names = [method] if subcommand == "fit" else ["Original", "Retrain"]
+    fits = subcommand == "fit"
+    names = ["Original", "Retrain"] if method == "FineTune" and not fits else [method]
     split = {"hash": logger["name"].partition("/")[0], "forgotten_classes": []}
     seed = settings["seed_everything"]
     metrics = {"forget_acc": 0.5, "retain_acc": 0.9, "test_retain_acc": 0.8 + 0.01 * seed}
-    seconds = {"unlearn": 1.5}
-    rows = [Row(n, "ok", metrics=metrics, split=split, seed=seed, seconds=seconds) for n in names]
+    seconds = {"unlearn": 1.5} if fits else {"attack": 2.0}
+    status = "diverged" if fits and wish == "diverge" else "ok"
+    epochs = 3 if fits else None
+    rows = [Row(n, status, metrics=metrics, split=split, seed=seed, seconds=seconds, epochs=epochs) for n in names]
     (folder / "unlearned.ckpt").write_text("weights")
     write_rows(folder / "results.json", rows)
     with (root / "journal").open("a") as journal:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_unlearn.benchmark.grid import YARDSTICKS, Cell
+from lit_unlearn.benchmark.grid import Cell
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_atomically, write_rows
 
@@ -82,7 +82,7 @@ def execute(
         known = {row.benchmark["key"]: row for row in _kept(root)} if (root / ROWS).exists() else {}
         open_cells = {cell.key: cell for cell in cells if not _finished(cell, root, known)}
         # What only serves finished cells need not be made again.
-        wanted = {key for key, cell in open_cells.items() if cell.key not in known and not _only_weights(cell)}
+        wanted = {key for key, cell in open_cells.items() if cell.reports}
         for cell in reversed(cells):
             if cell.key in wanted:
                 wanted |= {need.key for need in cell.needs.values()}
@@ -92,7 +92,9 @@ def execute(
             while open_cells or pool.running:
                 for key, cell in list(open_cells.items()):
                     needed = {need.key for need in cell.needs.values()}
-                    if lost := needed & failed.keys():
+                    if not needed & open_cells.keys() and _finished(cell, root, known):
+                        del open_cells[key]  # what it was to measure has ended badly
+                    elif lost := needed & failed.keys():
                         failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
                         del open_cells[key]
                     elif pool.has_room and not needed & (open_cells.keys() | pool.running.keys()):
@@ -114,10 +116,7 @@ def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
     """
     rows = {_identity(row): row for row in _kept(root)}
     for cell in cells:
-        path = root / cell.folder / RESULTS
-        for row in read_rows(path) if path.exists() and not _only_weights(cell) else ():
-            if cell.name == YARDSTICKS:
-                row.seconds.update(_training_seconds(cell, root, row.method))
+        for row in _rows_of(cell, root) if cell.reports else ():
             row.benchmark = {
                 "key": cell.key,
                 "scenario": cell.scenario,
@@ -133,31 +132,48 @@ def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
     return ordered
 
 
+def _rows_of(cell: Cell, root: Path) -> list[Row]:
+    """What a cell measured, each row with how its model was made; a model that was not made well is not measured."""
+    makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
+    unlearned = cell.needs.get("ckpt_path")
+    if unlearned is not None and (failed := _ended_badly(unlearned, root)):
+        return [failed]
+    rows = _results(cell, root)
+    for row in rows if cell.subcommand == "validate" else ():
+        maker = cell.needs[makers[row.method]] if unlearned is None else unlearned
+        for made in _results(maker, root)[-1:]:
+            row.seconds = {**made.seconds, **row.seconds}
+            row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
+            if unlearned is not None:
+                row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
+    return rows
+
+
+def _ended_badly(cell: Cell, root: Path) -> Row | None:
+    rows = _results(cell, root)
+    return rows[-1] if rows and rows[-1].status != "ok" else None
+
+
+def _results(cell: Cell, root: Path) -> list[Row]:
+    path = root / cell.folder / RESULTS
+    return read_rows(path) if path.exists() else []
+
+
 def _identity(row: Row) -> tuple[str, ...]:
     told = row.benchmark
     return told["scenario"], told["experiment"], str(sorted(told["seeds"].items())), row.method
-
-
-def _training_seconds(cell: Cell, root: Path, method: str) -> dict[str, float]:
-    makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
-    path = root / cell.needs[makers[method]].folder / RESULTS
-    seconds = read_rows(path)[-1].seconds if path.exists() else {}
-    return {"unlearn": seconds["unlearn"]} if "unlearn" in seconds else {}
 
 
 def _kept(root: Path) -> list[Row]:
     return read_rows(root / ROWS) if (root / ROWS).exists() else []
 
 
-def _only_weights(cell: Cell) -> bool:
-    """Whether a cell only trains what others are measured with; its models have their rows as yardsticks."""
-    return cell.name in ("pretrain", "retrain")
-
-
-def _finished(cell: Cell, root: Path, known: dict[str, Row]) -> bool:
-    if (root / cell.folder / RESULTS).exists():
-        return not _only_weights(cell) or cell.weights(root).exists()
-    return cell.key in known and not _only_weights(cell)
+def _finished(cell: Cell, root: Path, known: Mapping[str, Row]) -> bool:
+    if cell.reports and cell.key in known:
+        return True
+    if "ckpt_path" in cell.needs and _ended_badly(cell.needs["ckpt_path"], root):
+        return True
+    return (root / cell.folder / RESULTS).exists() and (cell.reports or cell.weights(root).exists())
 
 
 @contextmanager
@@ -190,7 +206,7 @@ class _Pool:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             for process in list(self._executor._processes.values()):
-                process.terminate()
+                process.kill()  # Lightning catches the milder signal
         self._executor.shutdown(cancel_futures=True)
 
     @property

@@ -1,7 +1,8 @@
 """What a benchmark consists of: every experiment of a folder, for every combination of seeds, as cells.
 
 A cell is one run of the command line. It is recognised by a hash of all its settings and of the cells it builds on,
-so that a finished one is never run again and a changed one always is.
+so that a finished one is never run again and a changed one always is. To unlearn and to attack are two cells: other
+attacks, or more of their seeds, need no other unlearning.
 
     <folder>/pretrain.yaml               the original models, one a training seed
     <folder>/<scenario>/retrain.yaml     the yardstick of a scenario, one a training seed
@@ -31,16 +32,18 @@ class Seeds:
     Args:
         originals: trainings of the original model, each with a Retrain of the same seed.
         unlearnings: runs of each method on each original.
-        first: the first seed of both.
+        attacks: runs of all attacks on each model.
+        first: the first seed of each.
     """
 
     originals: int = 1
     unlearnings: int = 1
+    attacks: int = 1
     first: int = 0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name in ("originals", "unlearnings"):
+        for name in ("originals", "unlearnings", "attacks"):
             if getattr(self, name) < 1:
                 raise UsageError(f"seeds.{name} is {getattr(self, name)}, but must be at least 1")
         if self.first < 0:
@@ -78,6 +81,7 @@ class Cell:
         name: the experiment's.
         seeds: the seed of each step that this run depends on, by name.
         settings: what the command line is given; the weights that it needs are left open.
+        reports: whether its row is one of the table.
         needs: place in the settings (dotted) → the cell that makes those weights.
         variant: place in the settings (dotted) → the value that a search put there.
         key: 16 hex digits that name all of this.
@@ -88,6 +92,7 @@ class Cell:
     name: str
     seeds: Mapping[str, int]
     settings: Mapping[str, Any]
+    reports: bool
     needs: Mapping[str, "Cell"]
     variant: Mapping[str, Any]
     key: str
@@ -102,7 +107,8 @@ class Cell:
         """What a person reads."""
         seeds = ", ".join(f"{name} {seed}" for name, seed in self.seeds.items())
         values = "".join(f", {place.rpartition('.')[2]} {value:.3g}" for place, value in self.variant.items())
-        return f"{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
+        step = "attack " if self.subcommand == "validate" else ""
+        return f"{step}{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
 
     def config(self, root: Path) -> dict[str, Any]:
         """The complete settings, once the benchmark's own folder is known."""
@@ -122,12 +128,12 @@ Variants = Callable[[str, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
 """From a method's class name and its settings to what is to be varied: dotted place → value, once a run."""
 
 
-def make_cells(grid: Grid, variants: Variants = lambda method, settings: [{}]) -> list[Cell]:
+def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
     """All cells of a grid, those that others need first, and all of one training seed before the next.
 
     Args:
         grid: what to run.
-        variants: the variants of each method, one cell each; as it stands, by default.
+        variants: for a search, the variants of each method; they are scored and not attacked.
 
     Raises:
         UsageError: naming a folder, scenario or method that is not there, or a file that cannot be read.
@@ -139,81 +145,119 @@ def make_cells(grid: Grid, variants: Variants = lambda method, settings: [{}]) -
     scenarios = _chosen("scenario", grid.scenarios, found)
     names = sorted({file.stem for name in scenarios for file in found[name].glob("*.yaml")} - {RETRAIN})
     methods = _chosen("method", grid.methods, names)
-    callbacks = None if grid.callbacks is None else read_settings(Path(grid.callbacks))["trainer"]["callbacks"]
+    attacks = None if grid.callbacks is None else read_settings(Path(grid.callbacks))["trainer"]["callbacks"]
     cells = []
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
-        original = _fit(PRETRAIN, "", folder / f"{PRETRAIN}.yaml", {"original": seed}, grid.overrides, {})
+        original = _cell(
+            "fit", "", PRETRAIN, {"original": seed}, _settings(grid, folder / f"{PRETRAIN}.yaml", seed), {}
+        )
         cells.append(original)
         for scenario in scenarios:
-            cells += _scenario(grid, found[scenario], methods, original, callbacks, variants)
+            cells += _Scenario(grid, found[scenario], original, attacks).cells(methods, variants)
     return cells
 
 
-def _scenario(
-    grid: Grid,
-    folder: Path,
-    methods: Sequence[str],
-    original: Cell,
-    callbacks: list[Any] | None,
-    variants: Variants,
-) -> Iterator[Cell]:
-    over, seeds = grid.overrides, dict(original.seeds)
-    bare = merged(over, {"trainer": {"callbacks": []}})
-    retrain = _fit(RETRAIN, folder.name, folder / f"{RETRAIN}.yaml", seeds, bare, {"model.init_args.weights": original})
-    yield retrain
-    attacks = over if callbacks is None else merged(over, {"trainer": {"callbacks": callbacks}})
-    needs = {"model.init_args.weights": original, "evaluation.retrain": retrain}
-    settings = _settings(folder / f"{RETRAIN}.yaml", original.seeds["original"], attacks)
-    model = settings["model"]["init_args"]
-    settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": model["backbone"]}}
-    for surplus in ("max_epochs", "check_val_every_n_epoch"):
-        settings["trainer"].pop(surplus, None)
-    yield _cell("validate", YARDSTICKS, folder.name, seeds, settings, needs)
-    for name in methods:
-        path = folder / f"{name}.yaml"
-        for index in range(grid.seeds.unlearnings) if path.exists() else ():
-            seed = original.seeds["original"] * grid.seeds.unlearnings + index
-            own = merged(attacks, {"evaluation": {"yardsticks": False}})
-            settings = _settings(path, seed, own)
-            method = str(settings["model"]["class_path"]).rpartition(".")[2]
-            for variant in variants(method, settings):
-                varied = copy.deepcopy(settings)
-                for place, value in variant.items():
-                    put(varied, place, value)
-                yield _cell("fit", name, folder.name, {**seeds, "unlearning": seed}, varied, needs, variant)
+class _Scenario:
+    """The cells of one scenario on one original."""
+
+    def __init__(self, grid: Grid, folder: Path, original: Cell, attacks: list[Any] | None) -> None:
+        self.grid, self.folder, self.original, self.attacks = grid, folder, original, attacks
+        self.seeds = dict(original.seeds)
+        self.seed = original.seeds["original"]
+
+    def cells(self, methods: Sequence[str], variants: Variants | None) -> Iterator[Cell]:
+        needs = {"model.init_args.weights": self.original}
+        path = self.folder / f"{RETRAIN}.yaml"
+        retrain = _cell("fit", self.folder.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
+        yield retrain
+        needs = {**needs, "evaluation.retrain": retrain}
+        settings = _settings(self.grid, path, self.seed)
+        backbone = settings["model"]["init_args"]["backbone"]
+        settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": backbone}}
+        if variants is None:
+            yield from self._attacked(YARDSTICKS, self.seeds, settings, needs)
+        else:
+            settings["trainer"]["callbacks"] = []
+            yield _cell(
+                "validate", self.folder.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True
+            )
+        for name in methods:
+            path = self.folder / f"{name}.yaml"
+            for index in range(self.grid.seeds.unlearnings) if path.exists() else ():
+                seed = self.seed * self.grid.seeds.unlearnings + index
+                seeds = {**self.seeds, "unlearning": seed}
+                yield from self._unlearned(name, path, seeds, needs, variants)
+
+    def _unlearned(
+        self, name: str, path: Path, seeds: Mapping[str, int], needs: Mapping[str, Cell], variants: Variants | None
+    ) -> Iterator[Cell]:
+        bare = self._without_attacks(path, seeds["unlearning"])
+        method = str(bare["model"]["class_path"]).rpartition(".")[2]
+        for variant in [{}] if variants is None else variants(method, bare):
+            settings = copy.deepcopy(bare)
+            for place, value in variant.items():
+                put(settings, place, value)
+            unlearned = _cell(
+                "fit",
+                self.folder.name,
+                name,
+                seeds,
+                settings,
+                {"model.init_args.weights": self.original},
+                variant,
+                reports=variants is not None,
+            )
+            yield unlearned
+        if variants is None:
+            settings = _settings(self.grid, path, 0)
+            settings["evaluation"] = {**settings.get("evaluation", {}), "yardsticks": False}
+            yield from self._attacked(name, seeds, settings, {**needs, "ckpt_path": unlearned})
+
+    def _attacked(
+        self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Cell]
+    ) -> Iterator[Cell]:
+        if self.attacks is not None:
+            settings["trainer"]["callbacks"] = self.attacks
+        for seed in range(self.grid.seeds.first, self.grid.seeds.first + self.grid.seeds.attacks):
+            own = {**_validating(settings), "seed_everything": seed}
+            yield _cell("validate", self.folder.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
+
+    def _without_attacks(self, path: Path, seed: int) -> dict[str, Any]:
+        settings = _settings(self.grid, path, seed)
+        settings["trainer"]["callbacks"] = []
+        settings["evaluation"] = {"retrain": None, "yardsticks": False}
+        return settings
 
 
-def _fit(
-    name: str, scenario: str, path: Path, seeds: Mapping[str, int], over: Mapping[str, Any], needs: Mapping[str, Cell]
-) -> Cell:
-    settings = _settings(path, list(seeds.values())[-1], over)
-    return _cell("fit", name, scenario, seeds, settings, needs)
-
-
-def _settings(path: Path, seed: int, over: Mapping[str, Any]) -> dict[str, Any]:
-    settings = merged(read_settings(path), over)
+def _settings(grid: Grid, path: Path, seed: int) -> dict[str, Any]:
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
-    settings = merged({"trainer": quiet, "report": {"page": False}}, settings)
-    settings["seed_everything"] = seed
-    return settings
+    below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
+    return {**merged(below, merged(read_settings(path), grid.overrides)), "seed_everything": seed}
+
+
+def _validating(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what only ``fit`` has a use for."""
+    own = copy.deepcopy(dict(settings))
+    for surplus in ("max_epochs", "check_val_every_n_epoch", "limit_val_batches"):
+        own["trainer"].pop(surplus, None)
+    return own
 
 
 def _cell(
     subcommand: str,
-    name: str,
     scenario: str,
+    name: str,
     seeds: Mapping[str, int],
     settings: dict[str, Any],
     needs: Mapping[str, Cell],
     variant: Mapping[str, Any] | None = None,
+    reports: bool = False,
 ) -> Cell:
-    if subcommand == "validate":
-        settings["trainer"].pop("limit_val_batches", None)
     for place in needs:
         put(settings, place, None)
     told = [subcommand, scenario, name, settings, {place: cell.key for place, cell in needs.items()}]
     key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Cell(subcommand, scenario, name, seeds, settings, needs, variant or {}, key)
+    return Cell(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

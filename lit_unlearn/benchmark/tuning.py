@@ -20,7 +20,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
 
-LOG = "tuning.json"
+LOG, PAGE = "tuning.json", "tuning.md"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
 
 Ranges = Sequence[tuple[str, float, float]]
@@ -80,8 +80,8 @@ def trial_cells(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> lis
         tuning: the size of the search.
         ranges: method's class name → its ranges.
     """
-    held_out = {"data": {"init_args": {"test_from_train": tuning.share}}, "trainer": {"callbacks": []}}
-    seeds = replace(grid.seeds, originals=1, unlearnings=1)
+    held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
+    seeds = replace(grid.seeds, originals=1, unlearnings=1, attacks=1)
     alone = replace(grid, seeds=seeds, callbacks=None, overrides=merged(grid.overrides, held_out))
     return make_cells(alone, lambda method, settings: draw(settings, ranges.get(method, ()), tuning))
 
@@ -124,10 +124,30 @@ def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:
     return trials
 
 
+def tables(trials: Sequence[Trial]) -> list[str]:
+    """For each scenario, what was tried of every method, with the gap to Retrain of each, in Markdown; winners bold."""
+    pages = []
+    for scenario in dict.fromkeys(trial.scenario for trial in trials):
+        own = [trial for trial in trials if trial.scenario == scenario]
+        lines = [f"## {scenario}", "", "| Experiment | Values tried: gap to Retrain in points |", "|---|---|"]
+        for experiment in dict.fromkeys(trial.experiment for trial in own):
+            cells = " · ".join(_cell_of(trial) for trial in own if trial.experiment == experiment)
+            lines.append(f"| {experiment} | {cells} |")
+        pages.append("\n".join(lines))
+    return pages
+
+
+def _cell_of(trial: Trial) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items()) or "as it stands"
+    cell = f"{values}: {trial.status if trial.gap is None else f'{trial.gap:.2f}'}"
+    return f"**{cell}**" if trial.won else cell
+
+
 def write_winners(grid: Grid, tuning: Tuning, cells: Sequence[Cell], trials: Sequence[Trial], root: Path) -> None:
-    """Writes the log, and each winner as an experiment file below ``tuned/``."""
+    """Writes the log, as JSON and to be read, and each winner as an experiment file below ``tuned/``."""
     log = {"tuning": asdict(tuning), "grid": asdict(grid), "trials": [asdict(trial) for trial in trials]}
     write_atomically(root / LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(root / PAGE, "\n\n".join(tables(trials)) + "\n")
     tried = [cell for cell in cells if "unlearning" in cell.seeds]
     for cell, trial in zip(tried, trials, strict=True):
         if not trial.won:

@@ -36,7 +36,8 @@ def test_every_cell_runs_once_and_its_rows_are_gathered(experiments, tmp_path):
         for scenario in ("class", "random")
         for method in ("Original", "Retrain", "GA", "OPC")
     ]
-    assert all(row.seconds["unlearn"] == 1.5 for row in rows)
+    assert all(row.seconds == {"unlearn": 1.5, "attack": 2.0} for row in rows)
+    assert all(row.epochs == 3 for row in rows)
 
 
 def test_finished_cells_are_not_run_again_even_if_only_their_rows_are_left(experiments, tmp_path):
@@ -60,15 +61,16 @@ def test_finished_cells_are_not_run_again_even_if_only_their_rows_are_left(exper
     assert set((tmp_path / "b/journal").read_text().split()) == again
     rows = read_rows(tmp_path / "b/rows.json")
     assert len(rows) == 8
-    assert {row.benchmark["key"] for row in rows} == {c.key for c in changed if c.name not in ("pretrain", "retrain")}
+    assert {row.benchmark["key"] for row in rows} == {c.key for c in changed if c.reports}
 
 
 def test_a_run_that_fails_is_told_and_tried_again_and_the_others_go_on(experiments, tmp_path):
     folder = experiments(("class",), opc={"wish": "fail"}, ga={})
     cells = make_cells(Grid(str(folder)))
     failed, _ = go(cells, tmp_path)
-    (key,) = (cell.key for cell in cells if cell.name == "opc")
-    assert failed == {key: f"as it was told (see {tmp_path}/class/opc/{key}/log.txt)"}
+    key, attack = (cell.key for cell in cells if cell.name == "opc")
+    why = f"as it was told (see {tmp_path}/class/opc/{key}/log.txt)"
+    assert failed == {key: why, attack: f"what it needs has failed: {key}"}
     assert "ValueError" in (tmp_path / f"class/opc/{key}/log.txt").read_text()
     assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "GA"]
     assert go(cells, tmp_path)[0] == failed
@@ -81,8 +83,9 @@ def test_what_builds_on_a_failed_cell_is_not_run(experiments, tmp_path):
     (folder / "class/retrain.yaml").write_text(yaml.safe_dump(settings))
     cells = make_cells(Grid(str(folder)))
     failed, _ = go(cells, tmp_path)
-    assert [cell.name for cell in cells if cell.key in failed] == ["retrain", "yardsticks", "opc"]
-    assert sum("what it needs has failed" in why for why in failed.values()) == 2
+    lost = [(cell.name, failed[cell.key].partition(":")[0]) for cell in cells if cell.key in failed]
+    assert lost[0][0] == "retrain"
+    assert lost[1:] == [(name, "what it needs has failed") for name in ("yardsticks", "opc")]
 
 
 def test_a_worker_that_is_killed_is_replaced_and_a_cell_that_kills_two_has_failed(experiments, tmp_path):
@@ -90,7 +93,8 @@ def test_a_worker_that_is_killed_is_replaced_and_a_cell_that_kills_two_has_faile
     assert go(cells, tmp_path / "a")[0] == {}
     cells = make_cells(Grid(str(experiments(("class",), opc={"wish": "die"}, ga={}))))
     failed, _ = go(cells, tmp_path / "b", workers=1)
-    assert failed == {cell.key: "its process was killed" for cell in cells if cell.name == "opc"}
+    key, attack = (cell.key for cell in cells if cell.name == "opc")
+    assert failed == {key: "its process was killed", attack: f"what it needs has failed: {key}"}
     assert [row.method for row in read_rows(tmp_path / "b/rows.json")] == ["Original", "Retrain", "GA"]
 
 
@@ -115,6 +119,19 @@ def test_kill_9_loses_no_row_and_runs_nothing_that_was_finished_twice(experiment
     assert set(runs.values()) == {1}
     assert runs.keys() <= {cell.key for cell in cells}
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_run_that_diverged_is_a_row_and_is_not_attacked(experiments, tmp_path):
+    cells = make_cells(Grid(str(experiments(("class",), opc={"wish": "diverge"}, ga={}))))
+    assert go(cells, tmp_path)[0] == {}
+    rows = read_rows(tmp_path / "rows.json")
+    assert [(row.method, row.status) for row in rows] == [
+        ("Original", "ok"), ("Retrain", "ok"), ("GA", "ok"), ("OPC", "diverged"),
+    ]  # fmt: skip
+    before = (tmp_path / "journal").read_text()
+    assert len(before.split()) == len(cells) - 1
+    go(cells, tmp_path)
+    assert (tmp_path / "journal").read_text() == before
 
 
 def test_two_benchmarks_cannot_work_in_one_folder(experiments, tmp_path):

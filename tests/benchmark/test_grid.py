@@ -11,41 +11,51 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_grid_has_every_experiment_of_every_scenario_and_seed(experiments):
-    cells = make_cells(Grid(str(experiments(ga={}, opc={})), seeds=Seeds(originals=2, unlearnings=3, first=5)))
+    cells = make_cells(
+        Grid(str(experiments(ga={}, opc={})), seeds=Seeds(originals=2, unlearnings=3, attacks=2, first=5))
+    )
     names = [(cell.scenario, cell.name, *cell.seeds.values()) for cell in cells]
-    assert len(cells) == 2 * (1 + 2 * (2 + 2 * 3)) == len(set(names)) == len({cell.key for cell in cells})
+    assert len(cells) == 2 * (1 + 2 * (1 + 2 + 2 * 3 * (1 + 2))) == len(set(names)) == len({cell.key for cell in cells})
     assert names[0] == ("", "pretrain", 5)
-    assert [name for name in names if name[0] == "random" and name[1] == "opc"] == [
-        ("random", "opc", original, seed) for original in (5, 6) for seed in range(3 * original, 3 * original + 3)
+    assert [name for name in names if name[:2] == ("random", "opc")] == [
+        ("random", "opc", original, seed, *attack)
+        for original in (5, 6)
+        for seed in range(3 * original, 3 * original + 3)
+        for attack in ((), (5,), (6,))
     ]
     before: set[str] = set()
     for cell in cells:
         assert {need.key for need in cell.needs.values()} <= before
         before.add(cell.key)
-    assert [cell.subcommand for cell in cells if cell.name == "yardsticks"] == ["validate"] * 4
+    assert [cell.subcommand for cell in cells if cell.name == "yardsticks"] == ["validate"] * 8
 
 
 def test_a_cell_is_told_its_seed_its_folder_and_the_weights_of_its_own_original(experiments, tmp_path):
     cells = make_cells(Grid(str(experiments(opc={"weight": 3})), seeds=Seeds(originals=2)))
     for seed in (0, 1):
-        original, retrain, cell = (
-            next(c for c in cells if c.name == name and c.scenario in ("", "class") and c.seeds["original"] == seed)
-            for name in ("pretrain", "retrain", "opc")
+        original, retrain, yardsticks, unlearn, attack = (
+            cell for cell in cells if cell.scenario in ("", "class") and cell.seeds["original"] == seed
         )
-        config = cell.config(tmp_path)
+        config = unlearn.config(tmp_path)
         assert config["seed_everything"] == seed
         assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
-        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "yardsticks": False}
         assert config["model"]["init_args"]["weight"] == 3
         logger = config["trainer"]["logger"]["init_args"]
-        assert "/".join((logger["name"], logger["version"])) == cell.folder
+        assert "/".join((logger["name"], logger["version"])) == unlearn.folder
+        assert (unlearn.reports, attack.reports, yardsticks.reports) == (False, True, True)
+        config = attack.config(tmp_path)
+        assert config["seed_everything"] == 0
+        assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
+        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "yardsticks": False}
+        assert config["ckpt_path"] == str(unlearn.weights(tmp_path))
+        assert "max_epochs" not in config["trainer"]
 
 
 def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_and_with_nothing_else(experiments):
     folder = experiments(opc={}, ga={})
 
     def keys(**grid):
-        return {(c.scenario, c.name): c.key for c in make_cells(Grid(str(folder), **grid))}
+        return {(c.scenario, c.name, c.reports): c.key for c in make_cells(Grid(str(folder), **grid))}
 
     first = keys()
     assert keys() == first == keys(methods=["opc", "ga"], scenarios=["class", "random"])
@@ -53,7 +63,8 @@ def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_an
     put(changed, "trainer.max_epochs", 3)
     (folder / "class/retrain.yaml").write_text(yaml.safe_dump(changed))
     differing = {name for name, key in keys().items() if first[name] != key}
-    assert differing == {("class", name) for name in ("retrain", "yardsticks", "opc", "ga")}
+    measured = {("class", name, True) for name in ("yardsticks", "opc", "ga")}
+    assert differing == {("class", "retrain", False)} | measured
     over = keys(overrides={"trainer": {"precision": "bf16-mixed"}})
     assert not over.items() & first.items()
 
@@ -61,8 +72,8 @@ def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_an
 def test_callbacks_replace_those_of_measured_cells_alone(experiments, tmp_path):
     (tmp_path / "attacks.yaml").write_text("trainer:\n  callbacks:\n    - class_path: HeadRecovery\n")
     cells = make_cells(Grid(str(experiments(opc={})), callbacks=str(tmp_path / "attacks.yaml")))
-    with_attacks = {cell.name for cell in cells if cell.settings["trainer"].get("callbacks")}
-    assert with_attacks == {"yardsticks", "opc"}
+    with_attacks = [(cell.subcommand, cell.name) for cell in cells if cell.settings["trainer"]["callbacks"]]
+    assert with_attacks == [("validate", "yardsticks"), ("validate", "opc")] * 2
 
 
 def test_settings_of_a_file_that_is_named_stand_in_its_place(tmp_path):
@@ -95,7 +106,7 @@ def test_a_wrong_grid_is_one_line(experiments, grid, said):
         make_cells(Grid(**({"experiments": str(experiments(opc={}))} | grid)))
 
 
-@pytest.mark.parametrize("seeds", [{"originals": 0}, {"unlearnings": -1}, {"first": -1}])
+@pytest.mark.parametrize("seeds", [{"originals": 0}, {"unlearnings": -1}, {"attacks": 0}, {"first": -1}])
 def test_seeds_out_of_range_are_one_line(seeds):
     with pytest.raises(UsageError, match=f"seeds.{next(iter(seeds))} is"):
         Seeds(**seeds)

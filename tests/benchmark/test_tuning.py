@@ -91,6 +91,9 @@ def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(ex
     log = json.loads((tmp_path / "tuning.json").read_text())
     assert [trial["won"] for trial in log["trials"]] == [False, False, True]
     assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0}
+    (line,) = [line for line in (tmp_path / "tuning.md").read_text().splitlines() if line.startswith("| opc |")]
+    assert line.count(":") == 3
+    assert line.endswith("** |")
     text = (tmp_path / "tuned/class/opc.yaml").read_text()
     written = yaml.safe_load(text)
     assert text.startswith("# What it is.\n")
