@@ -2,7 +2,18 @@
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.evaluation import Evaluation
+from lit_unlearn.attacks.membership import SVCEfficacy, ThresholdMembership
 from lit_unlearn.attacks.recovery import FeatureMapping, HeadRecovery
+from lit_unlearn.attacks.reference_membership import ReferenceMembership
 from lit_unlearn.attacks.target import Target
 
-__all__ = ["Attack", "Evaluation", "FeatureMapping", "HeadRecovery", "Target"]
+__all__ = [
+    "Attack",
+    "Evaluation",
+    "FeatureMapping",
+    "HeadRecovery",
+    "ReferenceMembership",
+    "SVCEfficacy",
+    "Target",
+    "ThresholdMembership",
+]

@@ -2,6 +2,8 @@
 
 from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor, per_dimension_variance
 from lit_unlearn.metrics.evaluation import SplitAccuracy, gap_to_retrain, tow, unlearning_scores
+from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline
+from lit_unlearn.metrics.membership import held_out_attack, margin, modified_entropy
 from lit_unlearn.metrics.normal_equations import LinearMap, Moments, NormalEquations, solve
 
 __all__ = [
@@ -13,7 +15,13 @@ __all__ = [
     "effective_rank",
     "entropy_floor",
     "gap_to_retrain",
+    "held_out_attack",
+    "lira_offline",
+    "lira_online",
+    "margin",
+    "modified_entropy",
     "per_dimension_variance",
+    "rmia_offline",
     "solve",
     "tow",
     "unlearning_scores",

@@ -1,7 +1,8 @@
 """How well a model remembers and forgets: exact accuracy, and the field's scores derived from it.
 
-Accuracies are fractions under the names of a result row (``forget_acc``, ``retain_acc``, ``test_retain_acc``); scores
-are in percent, as the papers print them. What is unknown is absent, never 0.
+Accuracies are fractions under the names of a result row (``forget_acc``, ``retain_acc``, ``test_retain_acc``), and so
+is the efficacy of membership inference (``membership/svc/efficacy``, among the row's attacks); scores are in percent,
+as the papers print them. What is unknown is absent, never 0.
 """
 
 import math
@@ -12,6 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_unlearn.errors import UsageError
+
+MIA_EFFICACY = "membership/svc/efficacy"
+"""Where a result row keeps the share of forget samples that the field's attack takes for non-members."""
 
 
 class SplitAccuracy(Metric):
@@ -63,19 +67,22 @@ class SplitAccuracy(Metric):
 
 
 def unlearning_scores(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Unlearning, retain and test accuracy in percent: UA = 100 - forget accuracy, RA, and TA on the retained classes.
+    """The field's scores in percent: UA = 100 - forget accuracy, RA, TA on the retained classes, and MIA efficacy.
 
     Args:
-        metrics: accuracies as fractions; what is missing or NaN leaves its score out.
+        metrics: numbers of a row (``row.metrics | row.attacks``) as fractions; what is missing or NaN leaves its score
+            out.
 
     Raises:
-        UsageError: if an accuracy is outside [0, 1].
+        UsageError: if one is outside [0, 1].
     """
-    forget, retain, test = (_fraction(metrics, name) for name in ("forget_acc", "retain_acc", "test_retain_acc"))
+    names = ("forget_acc", "retain_acc", "test_retain_acc", MIA_EFFICACY)
+    forget, retain, test, efficacy = (_fraction(metrics, name) for name in names)
     scores = {
         "UA": None if forget is None else 100 - 100 * forget,
         "RA": None if retain is None else 100 * retain,
         "TA": None if test is None else 100 * test,
+        "MIA": None if efficacy is None else 100 * efficacy,
     }
     return {name: score for name, score in scores.items() if score is not None}
 
@@ -84,19 +91,19 @@ def gap_to_retrain(metrics: Mapping[str, float], retrain: Mapping[str, float]) -
     """Distance to the model that never saw the forget set, in percentage points: lower is better.
 
     Args:
-        metrics: accuracies of the unlearned model, as fractions.
+        metrics: numbers of the unlearned model, as fractions, see :func:`unlearning_scores`.
         retrain: those of the retrained model.
 
     Returns:
-        |ΔUA|, |ΔRA| and |ΔTA| under ``UA``, ``RA`` and ``TA``, each where both models have it, and ``mean`` of the
-        three where all are known.
+        |ΔUA|, |ΔRA|, |ΔTA| and |ΔMIA| under ``UA``, ``RA``, ``TA`` and ``MIA``, each where both models have it, and
+        ``mean`` of them where the three accuracies are known: the papers' "Avg. gap", of four where MIA is known too.
 
     Raises:
-        UsageError: if an accuracy is outside [0, 1].
+        UsageError: if a number is outside [0, 1].
     """
     ours, theirs = unlearning_scores(metrics), unlearning_scores(retrain)
     gaps = {name: abs(ours[name] - theirs[name]) for name in ours if name in theirs}
-    return {**gaps, "mean": sum(gaps.values()) / 3} if len(gaps) == 3 else gaps
+    return {**gaps, "mean": sum(gaps.values()) / len(gaps)} if gaps.keys() >= {"UA", "RA", "TA"} else gaps
 
 
 def tow(metrics: Mapping[str, float], retrain: Mapping[str, float]) -> float | None:
@@ -123,5 +130,5 @@ def _fraction(metrics: Mapping[str, float], name: str) -> float | None:
     if value is None or math.isnan(value):
         return None
     if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value}: an accuracy is a fraction between 0 and 1")
+        raise UsageError(f"{name} is {value}: it must be a fraction between 0 and 1")
     return value

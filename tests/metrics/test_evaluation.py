@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.evaluation import SplitAccuracy, gap_to_retrain, tow, unlearning_scores
+from lit_unlearn.metrics.evaluation import MIA_EFFICACY, SplitAccuracy, gap_to_retrain, tow, unlearning_scores
 
 UNLEARNED = {"forget_acc": 0.1, "retain_acc": 0.9, "test_retain_acc": 0.8, "test_forget_acc": 0.05}
 RETRAIN = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.75}
@@ -84,6 +84,24 @@ def test_gaps_by_hand() -> None:
     expected = {"UA": 10, "RA": 10, "TA": 5, "mean": 25 / 3}
     assert gap_to_retrain(UNLEARNED, RETRAIN) == pytest.approx(expected)
     assert gap_to_retrain(RETRAIN, UNLEARNED) == pytest.approx(expected)
+
+
+def test_membership_is_the_fourth_gap_where_both_models_have_it() -> None:
+    ours, theirs = {**UNLEARNED, MIA_EFFICACY: 0.25}, {**RETRAIN, MIA_EFFICACY: 1.0}
+    assert unlearning_scores(ours) == pytest.approx({"UA": 90, "RA": 90, "TA": 80, "MIA": 25})
+    assert gap_to_retrain(ours, theirs) == pytest.approx({"UA": 10, "RA": 10, "TA": 5, "MIA": 75, "mean": 25})
+    three = gap_to_retrain(UNLEARNED, RETRAIN)
+    for pair in ((ours, RETRAIN), (UNLEARNED, theirs), (ours, {**theirs, MIA_EFFICACY: math.nan})):
+        assert gap_to_retrain(*pair) == three
+    assert tow(ours, theirs) == tow(UNLEARNED, RETRAIN)
+    without_utility = {name: value for name, value in theirs.items() if name != "retain_acc"}
+    assert set(gap_to_retrain(ours, without_utility)) == {"UA", "TA", "MIA"}
+    assert tow(ours, without_utility) is None
+
+
+def test_membership_in_percent_is_an_error() -> None:
+    with pytest.raises(UsageError, match=r"membership/svc/efficacy is 91\.0: it must be a fraction"):
+        unlearning_scores({MIA_EFFICACY: 91.0})
 
 
 def test_tug_of_war_by_hand() -> None:

@@ -1,0 +1,179 @@
+"""Membership inference with reference models: RMIA (arXiv 2312.03262), LiRA (arXiv 2112.03570), U-LiRA (2403.01218).
+
+Threat model. The attacker sees logits of the model, knows the labels, and can train models of his own: OUT models
+without the forget set (Retrain with other seeds), and for U-LiRA also IN models, which saw it and unlearned it by the
+same method. That is the strongest attacker of the family: what any model finds easy counts for nothing.
+
+    rmia     ratio(x) = p(x) / ((1 + a)/2 · mean_out(x) + (1 - a)/2),  score = Pr_z[ratio(x) ≥ γ ratio(z)]
+    lira     score = -log(1 - Φ((φ - median_out)/σ_out)), offline
+    u_lira   score = log N(φ; IN) - log N(φ; OUT), against OUT models left out in turn, on the forget samples alone
+
+``rmia`` and ``lira`` tell forget samples from unseen ones of the same classes; RMIA's z are the unseen samples of the
+calibration half. ``u_lira`` asks of the forget samples whether this model unlearned them or never saw them.
+
+Deviations. The fixed variance is that around each sample's own median, not that of all log odds together; φ is exact
+where the papers' p/(1 - p) rounds; the direction is learnt on the calibration half, so a model that answers forget
+samples *worse* than one that never saw them is found out; a reference that answers exactly as the model under attack
+is that model, and does not count.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lit_unlearn.attacks.membership import FORGET, MembershipAttack
+from lit_unlearn.attacks.target import EncodedData, SplitData, Target
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.metrics.likelihood_ratio import VARIANCES, Variance, lira_offline, rmia_offline, unlearned_lira
+from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
+
+Method = Literal["rmia", "lira", "u_lira"]
+LogOdds = dict[str, Tensor]
+
+_LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "u_lira": (3, 2)}
+
+
+class ReferenceMembership(MembershipAttack):
+    """Tells forget samples by comparing the model with reference models.
+
+    Args:
+        method: ``rmia``, at least 1 reference; ``lira``, 2; ``u_lira``, 3 and 2 that unlearned.
+        references: weights (files, or names in the manifest) of models trained without the forget set of this run, in
+            the original's shape. Without any the attack is left out.
+        unlearned_references: for ``u_lira``, weights of models that were trained with the forget set and unlearned it.
+        variance: for LiRA, ``fixed`` or ``per_sample``; the latter wants dozens of references.
+        a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.metrics.rmia_offline`.
+        gamma: for RMIA, above 0.
+        seed: of the draw that matches classes.
+        name: how its numbers are called; the method by default.
+    """
+
+    def __init__(
+        self,
+        method: Method = "rmia",
+        references: Sequence[str] = (),
+        unlearned_references: Sequence[str] = (),
+        variance: Variance = "fixed",
+        a: float = 0.3,
+        gamma: float = 1.0,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        if method not in _LEAST:
+            raise unknown("method of membership inference", method, _LEAST)
+        super().__init__(name or method, seed)
+        if variance not in VARIANCES:
+            raise unknown("variance", variance, VARIANCES)
+        if not 0 <= a <= 1:
+            raise UsageError(f"a is {a}, but must lie between 0 and 1")
+        if not (gamma > 0 and math.isfinite(gamma)):
+            raise UsageError(f"gamma is {gamma}, but must be a finite number above 0")
+        self.method, self.variance, self.a, self.gamma = method, variance, a, gamma
+        self.references, self.unlearned_references = list(references), list(unlearned_references)
+        self._check_counts()
+        self._data: SplitData | None = None
+        self._known: dict[str, LogOdds] = {}
+
+    def _check_counts(self) -> None:
+        least, least_unlearned = _LEAST[self.method]
+        twice = [each for each in self._files() if self._files().count(each) > 1]
+        if twice:
+            raise UsageError(f"reference {twice[0]!r} is named twice")
+        if self.unlearned_references and not least_unlearned:
+            raise UsageError(f"{self.method} takes no unlearned_references: method u_lira does")
+        if self._files() and len(self.references) < least:
+            raise UsageError(f"{self.method} needs at least {least} references, not {len(self.references)}")
+        if self._files() and len(self.unlearned_references) < least_unlearned:
+            given = len(self.unlearned_references)
+            raise UsageError(f"{self.method} needs at least {least_unlearned} unlearned_references, not {given}")
+
+    def _files(self) -> list[str]:
+        return [*self.references, *self.unlearned_references]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes sure, before anything is trained, that every reference can be used.
+
+        Raises:
+            UsageError: if weights cannot be loaded, or belong to another split.
+        """
+        super().setup(trainer, pl_module, stage)
+        self._data, self._known = None, {}
+        here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
+        for reference in self._files():
+            loaded = load_weights(cast(Any, pl_module).plain_copy(), reference)
+            if loaded.split != here:
+                raise UsageError(
+                    f"reference {reference!r} was made on split {loaded.split or 'unknown'}, but this run is on split "
+                    f"{here}: name weights whose forget set is this run's"
+                )
+
+    def splits(self, target: Target) -> Sequence[str]:
+        """The forget set, and but for ``u_lira`` unseen samples."""
+        return (FORGET,) if self.method == "u_lira" else super().splits(target)
+
+    def lacks(self, target: Target) -> str | None:
+        """Why the attack cannot be run on a target, or None."""
+        if not self.references:
+            return "it needs reference models, trained without the forget set: name their weights in references"
+        return super().lacks(target)
+
+    def run(self, target: Target) -> Mapping[str, float]:
+        """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
+        own = _log_odds(target.model, self.splits(target))
+        out = self._others(target, self.references, own)
+        inside = self._others(target, self.unlearned_references, own)
+        least, least_unlearned = _LEAST[self.method]
+        if len(out) < least or len(inside) < least_unlearned:
+            return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
+        if self.method == "u_lira":
+            return self._on_the_same_samples(own, inside, out)
+        return self._on_the_same_classes(target, own, out)
+
+    def _on_the_same_samples(self, own: LogOdds, inside: list[LogOdds], out: list[LogOdds]) -> dict[str, float]:
+        unlearned, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
+        asked, never = unlearned_lira(own[FORGET], unlearned, unseen, self.variance)
+        halves = (Scores(asked[:, half::2].flatten(), never[:, half::2].flatten()) for half in (0, 1))
+        return held_out_attack(*halves)
+
+    def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
+        forget, unseen = self.splits(target)
+        labels = [target.model.whole(split).labels.cpu() for split in (forget, unseen)]
+        halves = matched_halves(labels[0], labels[1], torch.Generator().manual_seed(self.seed))
+        population = halves[0][1]
+        if not len(population):
+            return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
+        stacked = {split: torch.stack([odds[split] for odds in out]) for split in own}
+        scores = {split: self._score(own, stacked, split, population) for split in own}
+        return held_out_attack(*(Scores(scores[forget][ours], scores[unseen][theirs]) for ours, theirs in halves))
+
+    def _score(self, own: LogOdds, out: LogOdds, split: str, population: Tensor) -> Tensor:
+        if self.method == "lira":
+            return lira_offline(own[split], out[split], self.variance)
+        unseen = next(name for name in own if name != FORGET)
+        z = own[unseen][population].sigmoid(), out[unseen][:, population].sigmoid()
+        return rmia_offline(own[split].sigmoid(), out[split].sigmoid(), *z, self.a, self.gamma)
+
+    def _others(self, target: Target, references: list[str], own: LogOdds) -> list[LogOdds]:
+        """Log odds of the references that are not the model under attack itself; once for all subjects of a run."""
+        if self._data is not target.data:
+            self._data, self._known = target.data, {}
+        for reference in references:
+            if reference not in self._known:
+                network = copy.deepcopy((target.original or target.model).backbone)
+                load_weights(network, reference)
+                encoded = EncodedData(network.eval(), target.data, target.device, budget=0)
+                self._known[reference] = _log_odds(encoded, self.splits(target))
+        known = (self._known[reference] for reference in references)
+        return [odds for odds in known if not all(torch.equal(odds[split], own[split]) for split in own)]
+
+
+def _log_odds(model: EncodedData, splits: Sequence[str]) -> LogOdds:
+    """φ of every sample of each split, on the CPU."""
+    samples = {split: model.whole(split) for split in splits}
+    return {split: margin(each.logits, each.labels).cpu() for split, each in samples.items()}

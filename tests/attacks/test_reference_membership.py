@@ -1,0 +1,198 @@
+"""Membership with reference models, made by hand so that the log odds are known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lit_unlearn.attacks import Evaluation, ReferenceMembership
+from lit_unlearn.backbones.weights import save_weights
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import FineTune
+from lit_unlearn.metrics.likelihood_ratio import lira_offline, rmia_offline, unlearned_lira
+from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin
+from lit_unlearn.reports.report import Report
+
+COUNT = 1200
+
+
+@pytest.fixture
+def world(vectors, tmp_path):
+    """Samples of very unequal difficulty; a network that knows the forget set, and five that do not.
+
+    A sample is its difficulty and its label: a network adds something of its own to the difficulty of each, and one
+    that was trained on the sample lifts it.
+    """
+    draw = torch.Generator().manual_seed(0)
+    splits = {}
+    for position, name in enumerate(("forget", "retain", "test_retain")):
+        labels = torch.randint(0, 2, (COUNT,), generator=draw)
+        rank = torch.arange(COUNT) + COUNT * position
+        splits[name] = (torch.stack([4 * torch.randn(COUNT, generator=draw), rank, labels], 1), labels)
+
+    class Answers(nn.Module):
+        """Log odds by table: of the true class, whatever it is."""
+
+        def __init__(self, seed, lift):
+            super().__init__()
+            own = torch.randn(3 * COUNT, generator=torch.Generator().manual_seed(seed))
+            self.register_buffer("own", own + lift * (torch.arange(3 * COUNT) < COUNT))
+
+        def forward(self, x):
+            odds = x[:, 0] + self.own[x[:, 1].long()]
+            sign = 2 * x[:, 2] - 1
+            return torch.stack([-sign * odds, sign * odds], 1) / 2
+
+    def network(seed, lift=0.0):
+        made = vectors(Answers(seed, lift), 2, 2)
+        with torch.no_grad():
+            made.head.weight.copy_(torch.eye(2))
+            made.head.bias.zero_()
+        return made
+
+    def files(name, seeds, lift=0.0):
+        paths = []
+        for seed in seeds:
+            paths.append(str(tmp_path / f"{name}{seed}.pt"))
+            save_weights(network(seed, lift), paths[-1], {})
+        return paths
+
+    return splits, network, files
+
+
+def odds(network, samples):
+    with torch.no_grad():
+        return margin(network.head(network.features(samples[0])), samples[1])
+
+
+@pytest.mark.parametrize("method", ["rmia", "lira", "u_lira"])
+def test_a_model_that_remembers_is_found_and_one_that_does_not_is_not(aim, world, method):
+    splits, network, files = world
+    unlearned = {"unlearned_references": files("in", range(20, 25), 2.0)} if method == "u_lira" else {}
+    attack = ReferenceMembership(method, files("out", range(10, 18)), **unlearned)
+    found = attack.run(aim(network(1, lift=2.0), **splits))
+    never = attack.run(aim(network(2), **splits))
+    assert found["auc"] > {"rmia": 0.7, "lira": 0.85, "u_lira": 0.85}[method]
+    assert found["direction"] == 1
+    assert 0.5 < found["balanced_accuracy"] <= found["auc"] + 0.05
+    assert abs(never["auc"] - 0.5) < 3 * math.sqrt(2 / 500 / 12)
+
+
+def test_numbers_are_those_of_the_formulas(aim, world):
+    splits, network, files = world
+    model, out_seeds, in_seeds = network(1, lift=1.0), range(10, 14), range(20, 22)
+    out, inside = files("out", out_seeds), files("in", in_seeds, 1.0)
+    forget, unseen, labels = splits["forget"], splits["test_retain"][0], splits["forget"][1]
+    # The same labels in the same order: every unseen sample has its counterpart, and no draw is needed.
+    unseen = torch.cat([unseen[:, :2], labels[:, None]], 1), labels
+    target = aim(model, **{**splits, "test_retain": unseen})
+
+    phi = {"forget": odds(model, forget), "unseen": odds(model, unseen)}
+    others = {name: torch.stack([odds(network(s), side) for s in out_seeds]) for name, side in
+              (("forget", forget), ("unseen", unseen))}  # fmt: skip
+    asked, never = unlearned_lira(
+        phi["forget"], torch.stack([odds(network(s, 1.0), forget) for s in in_seeds]), others["forget"], "per_sample"
+    )
+    expected = held_out_attack(*(Scores(asked[:, h::2].flatten(), never[:, h::2].flatten()) for h in (0, 1)))
+    found = ReferenceMembership("u_lira", out, inside, variance="per_sample").run(target)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+    for method in ("rmia", "lira"):
+        if method == "lira":
+            scores = {name: lira_offline(phi[name], others[name]) for name in phi}
+        else:
+            p, q = phi["unseen"].sigmoid()[::2], others["unseen"].sigmoid()[:, ::2]
+            scores = {n: rmia_offline(phi[n].sigmoid(), others[n].sigmoid(), p, q, a=0.6) for n in phi}
+        halves = (Scores(scores["forget"][h::2], scores["unseen"][h::2]) for h in (0, 1))
+        assert ReferenceMembership(method, out, a=0.6).run(target) == pytest.approx(
+            held_out_attack(*halves), rel=1e-6, nan_ok=True
+        )
+
+
+def test_without_references_the_attack_is_left_out_and_says_why(make_backbone, make_data, fit):
+    report = Report(page=False)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), ReferenceMembership(), report)
+    for row in report.rows:
+        assert row.skipped == {
+            "membership/rmia": "it needs reference models, trained without the forget set: name their weights in "
+            "references"
+        }
+        assert row.attacks == {}
+
+
+@pytest.fixture
+def references(make_backbone, make_data, tmp_path):
+    """Four networks that say that they were made on the split of ``make_data()``."""
+    paths = [str(tmp_path / f"reference{seed}.pt") for seed in range(5, 9)]
+    for seed, path in enumerate(paths, start=5):
+        save_weights(make_backbone(seed=seed), path, {"split": make_data().split.hash})
+    return paths
+
+
+def test_a_run_with_references_reads_them_once_for_all_subjects(
+    make_backbone, make_data, fit, references, monkeypatch, tmp_path
+):
+    loaded = []
+    given = ReferenceMembership.run.__globals__["load_weights"]
+    monkeypatch.setitem(
+        ReferenceMembership.run.__globals__, "load_weights", lambda net, path: loaded.append(path) or given(net, path)
+    )
+    report = Report(page=False)
+    attacks = [ReferenceMembership("rmia", references[1:]), ReferenceMembership("lira", references[1:])]
+    fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=references[0]), *attacks, report)
+    assert len(report.rows) == 3
+    assert all(0 <= row.attacks[f"membership/{name}/auc"] <= 1 for row in report.rows for name in ("rmia", "lira"))
+    # To check them before training, and to use them.
+    assert sorted(loaded) == sorted(4 * references[1:])
+
+
+def test_a_reference_that_is_the_model_itself_does_not_count(make_backbone, make_data, fit, references):
+    attack = ReferenceMembership("lira", references[:2])
+    fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=references[0]), attack)
+    assert attack.findings["retrain"] == {}
+    assert all(f"membership/lira/{name}" in attack.skipped["retrain"] for name in HELD_OUT_NUMBERS)
+    assert "membership/lira/auc" in attack.findings["unlearned"]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"split": "0123456789abcdef"}])
+def test_references_of_another_or_of_an_unknown_split_are_refused_before_training(
+    make_backbone, make_data, fit, references, metadata, tmp_path
+):
+    save_weights(make_backbone(seed=9), tmp_path / "other.pt", metadata)
+    attack = ReferenceMembership("u_lira", references[:3], [references[3], str(tmp_path / "other.pt")])
+    module = FineTune(make_backbone())
+    before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    with pytest.raises(UsageError, match=f"other.pt' was made on split {metadata.get('split', 'unknown')}, but this"):
+        fit(module, make_data(), attack)
+    assert all(torch.equal(value, before[name]) for name, value in module.backbone.state_dict().items())
+
+
+def test_references_that_do_not_load_are_refused_before_training(make_backbone, make_data, fit, tmp_path):
+    (tmp_path / "bad.pt").write_bytes(b"no weights")
+    with pytest.raises(UsageError, match=r"bad\.pt: refused: it is no file of plain weights"):
+        fit(FineTune(make_backbone()), make_data(), ReferenceMembership("rmia", [str(tmp_path / "bad.pt")]))
+    with pytest.raises(UsageError, match=r"unknown weights, neither a file nor a name in the manifest: 'nowhere\.pt'"):
+        fit(FineTune(make_backbone()), make_data(), ReferenceMembership("rmia", ["nowhere.pt"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "rima"}, r"unknown method of membership inference 'rima'; did you mean.*rmia"),
+        ({"variance": "per-sample"}, "unknown variance 'per-sample'"),
+        ({"a": 1.5}, "a is 1.5, but must lie between 0 and 1"),
+        ({"a": float("nan")}, "a is nan, but must lie between 0 and 1"),
+        ({"gamma": 0.0}, "gamma is 0.0, but must be a finite number above 0"),
+        ({"gamma": float("inf")}, "gamma is inf, but must be a finite number above 0"),
+        ({"references": ["x", "x"]}, "reference 'x' is named twice"),
+        ({"references": ["x"], "unlearned_references": ["y", "z"]}, "rmia takes no unlearned_references: method u_lir"),
+        ({"method": "lira", "references": ["x"]}, "lira needs at least 2 references, not 1"),
+        ({"method": "u_lira", "references": ["x", "y"]}, "u_lira needs at least 3 references, not 2"),
+        ({"method": "u_lira", "references": ["x", "y", "z"], "unlearned_references": ["w"]}, "at least 2 unlearned_r"),
+        ({"method": "u_lira", "unlearned_references": ["w", "v"]}, "u_lira needs at least 3 references, not 0"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(UsageError, match=message):
+        ReferenceMembership(**options)

@@ -1,0 +1,148 @@
+"""LiRA and RMIA on cases by hand and on a simulation in which members are known."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline, unlearned_lira
+from lit_unlearn.metrics.membership import Scores, auc
+
+OUT = torch.tensor([[0.0, 10.0], [2.0, 10.0], [4.0, 13.0]])
+CENTRE, SQUARES = (2.0, 10.0), (4.0, 3.0)
+
+
+def test_offline_lira_by_hand():
+    phi = torch.tensor([3.0, 12.0])
+    for variance, spread in (("per_sample", [2.0, math.sqrt(3)]), ("fixed", [math.sqrt(3.5)] * 2)):
+        expected = [-norm.logsf((x - c) / s) for x, c, s in zip(phi.tolist(), CENTRE, spread, strict=True)]
+        assert lira_offline(phi, OUT, variance).tolist() == pytest.approx(expected)
+
+
+def test_online_lira_by_hand():
+    phi, inside = torch.tensor([3.0, 12.0]), torch.tensor([[5.0, 12.0], [7.0, 20.0]])
+    for variance, spread_in, spread_out in (
+        ("per_sample", [math.sqrt(2), math.sqrt(32)], [2.0, math.sqrt(3)]),
+        ("fixed", [math.sqrt(17)] * 2, [math.sqrt(3.5)] * 2),
+    ):
+        expected = [
+            norm.logpdf(phi[i].item(), centre, spread_in[i]) - norm.logpdf(phi[i].item(), CENTRE[i], spread_out[i])
+            for i, centre in enumerate((6.0, 16.0))
+        ]
+        assert lira_online(phi, inside, OUT, variance).tolist() == pytest.approx(expected)
+
+
+def test_scores_far_in_the_tail_keep_their_order():
+    found = lira_offline(torch.tensor([100.0, 200.0]), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    assert found.isfinite().all()
+    assert found[1] > found[0] > 1000
+
+
+def test_references_that_agree_do_not_divide_by_zero():
+    found = lira_offline(torch.tensor([1.0, 2.0]), torch.ones(3, 2), "per_sample")
+    assert found.isfinite().all()
+    assert found[1] > found[0] == pytest.approx(math.log(2))
+
+
+def simulated(effect, count=2000, references=16, seed=0):
+    """Log odds of samples of very unequal difficulty; membership lifts them. Some answers are too low, as in life."""
+    draw = torch.Generator().manual_seed(seed)
+    difficulty = 4 * torch.randn(2 * count, generator=draw)
+    member = torch.arange(2 * count) < count
+    out = difficulty + torch.randn(references, 2 * count, generator=draw)
+    inside = difficulty + effect + torch.randn(references, 2 * count, generator=draw)
+    phi = difficulty + effect * member + torch.randn(2 * count, generator=draw)
+    return phi, member, inside, out
+
+
+def told(score, member):
+    return auc(Scores(score[member], score[~member]))
+
+
+def test_comparison_with_references_finds_members_where_the_answer_alone_does_not():
+    phi, member, inside, out = simulated(1.5)
+    assert told(phi, member) < 0.65
+    exact = norm.cdf(1.5 / math.sqrt(2))
+    for variance in ("fixed", "per_sample"):
+        assert exact - 0.05 < told(lira_offline(phi, out, variance), member) < exact + 0.02
+        assert exact - 0.05 < told(lira_online(phi, inside, out, variance), member) < exact + 0.02
+    p, others = phi.sigmoid(), out.sigmoid()
+    z = slice(member.sum(), None)
+    assert told(rmia_offline(p, others, p[z], others[:, z]), member) > told(phi, member) + 0.05
+
+
+def test_the_tail_is_better_than_the_density():
+    phi, member, _, out = simulated(1.5)
+    centre, spread = out.double().quantile(0.5, 0), out.double().var(0).mean().sqrt()
+    density = ((phi - centre) / spread).square()
+    assert told(lira_offline(phi, out), member) > told(density, member) + 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_permuted_labels_give_a_coin(seed):
+    phi, member, inside, out = simulated(1.5, seed=seed)
+    shuffled = member[torch.randperm(len(member), generator=torch.Generator().manual_seed(seed + 10))]
+    allowed = 3 * math.sqrt((1 / 2000 + 1 / 2000) / 12)
+    p, others = phi.sigmoid(), out.sigmoid()
+    scores = (lira_offline(phi, out), lira_online(phi, inside, out), rmia_offline(p, others, p[:99], others[:, :99]))
+    assert all(abs(told(score, shuffled) - 0.5) < allowed for score in scores)
+
+
+def test_rmia_by_hand():
+    """With a = .3 the denominators are .65 · out + .35: for x .675 and .48, for z .61, .545 and .935."""
+    p, out = torch.tensor([0.9, 0.2]), torch.tensor([[0.4, 0.1], [0.6, 0.3]])
+    z, out_z = torch.tensor([0.61, 0.1, 0.8]), torch.tensor([[0.4, 0.3, 0.9]])
+    out_z = torch.cat([out_z, out_z])
+    # ratios of x: 1.333 and .417; of z: 1, .183 and .856.
+    assert rmia_offline(p, out, z, out_z).tolist() == [1.0, pytest.approx(1 / 3)]
+    assert rmia_offline(p, out, z, out_z, gamma=1.35).tolist() == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+    # a = 1: the denominator is the mean of OUT; .9/.5 = 1.8 and .2/.2 = 1 against 1.525, .333 and .889.
+    assert rmia_offline(p, out, z, out_z, a=1.0).tolist() == [1.0, pytest.approx(2 / 3)]
+
+
+def test_a_ratio_equal_to_that_of_z_counts():
+    same = torch.tensor([0.5]), torch.tensor([[0.5]])
+    assert rmia_offline(*same, *same).tolist() == [1.0]
+
+
+def test_u_lira_of_one_more_model_that_never_saw_the_samples_is_a_coin():
+    phi, member, inside, out = simulated(1.0)
+    asked, never = unlearned_lira(phi[~member], inside[:, ~member], out[:, ~member])
+    assert asked.shape == never.shape == (16, 2000)
+    # Pairs of one sample hang together: the noise is that of the samples, not of the pairs.
+    assert auc(Scores(asked.flatten(), never.flatten())) == pytest.approx(0.5, abs=3 * math.sqrt(2 / 2000 / 12))
+    asked, never = unlearned_lira(phi[member], inside[:, member], out[:, member])
+    assert auc(Scores(asked.flatten(), never.flatten())) > 0.7
+
+
+def test_u_lira_leaves_out_the_model_that_it_scores():
+    phi, out = torch.tensor([1.0, 2.0]), torch.tensor([[0.0, 1.0], [2.0, 5.0], [5.0, 3.0]])
+    inside = torch.tensor([[4.0, 4.0], [5.0, 7.0]])
+    asked, never = unlearned_lira(phi, inside, out, "per_sample")
+    rest = out[[0, 2]]
+    assert torch.equal(never[1], lira_online(out[1], inside, rest, "per_sample"))
+    assert torch.equal(asked[1], lira_online(phi, inside, rest, "per_sample"))
+
+
+def test_errors():
+    phi = torch.zeros(2)
+    with pytest.raises(UsageError, match=r"unknown variance 'per-sample'; did you mean 'per_sample'"):
+        lira_offline(phi, OUT, "per-sample")
+    for wrong, least in ((OUT[:1], 2), (OUT[:, :1], 2), (OUT[0], 2)):
+        with pytest.raises(UsageError, match=rf"expected \(N,\) and \(k, N\) with k at least {least}"):
+            lira_offline(phi, wrong)
+    with pytest.raises(UsageError, match="k at least 3"):
+        unlearned_lira(phi, OUT, OUT[:2])
+    p, out = torch.full((2,), 0.5), torch.full((1, 2), 0.5)
+    for a in (-0.1, 1.1, math.nan):
+        with pytest.raises(UsageError, match=r"a is .*, it must lie between 0 and 1"):
+            rmia_offline(p, out, p, out, a=a)
+    for gamma in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match=r"gamma is .*, it must be a finite number above 0"):
+            rmia_offline(p, out, p, out, gamma=gamma)
+    with pytest.raises(UsageError, match="population, which is empty"):
+        rmia_offline(p, out, p[:0], out[:, :0])
+    with pytest.raises(UsageError, match="k at least 1"):
+        rmia_offline(p, out[:0], p, out)
