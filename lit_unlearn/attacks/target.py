@@ -71,9 +71,14 @@ class EncodedData:
     def whole(self, split: str, part: str = "all") -> Encoded:
         """A split in one piece, all ranks' samples in the order of the split, for what cannot be computed in a stream.
 
-        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank.
+        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank. An empty part, such as
+        the evaluation half of one image, has no stages.
         """
         batches = list(self.batches(split, part))
+        if not batches:
+            shapes = (self.backbone.num_features,), (self.backbone.num_classes,)
+            features, logits = (torch.empty(0, *shape, device=self.device) for shape in shapes)
+            return Encoded(features, logits, torch.empty(0, dtype=torch.int64, device=self.device), {})
         return Encoded(
             _gather([batch.features for batch in batches]),
             _gather([batch.logits for batch in batches]),

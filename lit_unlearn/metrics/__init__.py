@@ -1,6 +1,7 @@
 """Mathematics and streaming statistics that methods and attacks are measured by."""
 
 from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor, per_dimension_variance
+from lit_unlearn.metrics.detection import answer_statistics, auc
 from lit_unlearn.metrics.evaluation import SplitAccuracy, gap_to_retrain, tow, unlearning_scores
 from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline
 from lit_unlearn.metrics.membership import held_out_attack, margin, modified_entropy
@@ -11,6 +12,8 @@ __all__ = [
     "Moments",
     "NormalEquations",
     "SplitAccuracy",
+    "answer_statistics",
+    "auc",
     "contraction_loss",
     "effective_rank",
     "entropy_floor",

@@ -77,6 +77,14 @@ def test_batches_come_in_the_same_order_from_memory_and_afresh(aim, vectors, fou
         assert torch.equal(whole.labels, four_splits["retain"][1])
 
 
+def test_an_empty_half_is_whole_too(aim, vectors):
+    net = vectors(nn.Identity(), 5, 4)
+    target = aim(net, forget=(torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64)))
+    target.data.evaluation_batches = lambda split, device, part: iter(())
+    whole = target.model.whole("forget", "evaluation")
+    assert (whole.features.shape, whole.logits.shape, whole.labels.shape) == ((0, 5), (0, 4), (0,))
+
+
 def test_a_look_at_the_first_batch_alone_spends_no_budget(aim, vectors, four_splits):
     target = aim(vectors(nn.Identity(), 5, 4), budget=1000, **four_splits)
     for _ in range(20):

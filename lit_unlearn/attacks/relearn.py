@@ -1,0 +1,275 @@
+"""Relearning: how few steps of training bring back what was forgotten?
+
+Threat model. The attacker holds the unlearned weights, labelled retained images and k labelled images of the forget set
+(``samples``; 0: retained images only), and fine-tunes a copy. He tries every learning rate, with the head as it is and
+with a fresh one, and what serves him best counts. He does not hold the original.
+
+    step    SGD on CE of a batch, ``retain_share`` of it retained and the rest from the k images; lr falls to 0
+    useful  min(accuracy on forgotten, accuracy on retained), both on images that he did not train on
+    steps   the first at which useful ≥ ``recovered`` · that of Original on the same images
+
+Useful and not the accuracy on the forgotten alone, since a model that calls everything forgotten relearnt nothing, and
+half of each batch invites it to. Forgotten images are the unseen ones of the forgotten classes (``test_forget``), or
+where no class is forgotten whole, those of the forget set that are not among the k.
+
+The fresh head starts at zero and reads features scaled to one length: a head taught never to name a class has to be
+unlearnt first, which makes a model that forgot in its head alone look slower than Retrain, and features that are merely
+small give plain training nothing to climb. Batch norm takes the statistics of the batches and moves its own, also for
+few images: with its statistics frozen, training diverged at the learning rates that served the attacker best. Dropout
+is off. That training on retained images alone may bring memory back is shown in arXiv 2505.22310, that a few samples a
+class and a new head row may in 2506.01318; the sweep, the useful accuracy and the scaled features are our own.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
+from lit_unlearn.attacks.target import Target
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+
+Head = Literal["kept", "fresh"]
+HEADS: tuple[Head, ...] = ("kept", "fresh")
+_CHUNK = 256
+
+
+class Relearn(Attack):
+    """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until the forgotten is back.
+
+    Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run where
+    the mean is highest; ``<split>_acc`` at the end of that run; its ``learning_rate`` and ``fresh_head`` (1 or 0).
+    ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes
+    in its place. ``samples`` is the k that were there to take.
+
+    Args:
+        samples: k, how many forget samples the attacker holds, spread evenly over the classes; he is given at most
+            half of the forget set, since the rest is needed to measure.
+        steps: how long he trains.
+        batch_size: samples in a batch, at least 2.
+        retain_share: share of retained samples in a batch, in [0, 1]; without forget samples it is 1.
+        learning_rates: those that he tries.
+        heads: those that he tries, ``kept``, ``fresh`` or both.
+        momentum: of SGD, in [0, 1).
+        freeze_encoder: trains the head alone.
+        recovered: share of Original's useful accuracy that counts as back, in (0, 1]; without an original, a useful
+            accuracy of 1 stands in its place.
+        every: steps from one measurement to the next.
+        measured: of each split, so many samples at most are measured during training; the end is measured on all.
+        seed: of the choice of samples and their order.
+        name: how its numbers are called.
+
+    Raises:
+        UsageError: for an option out of range.
+    """
+
+    family: ClassVar[str] = "relearn"
+
+    def __init__(
+        self,
+        samples: int = 30,
+        steps: int = 40,
+        batch_size: int = 64,
+        retain_share: float = 0.5,
+        learning_rates: Sequence[float] = (0.01, 0.1),
+        heads: Sequence[Head] = HEADS,
+        momentum: float = 0.9,
+        freeze_encoder: bool = False,
+        recovered: float = 0.9,
+        every: int = 2,
+        measured: int = 200,
+        seed: int = 0,
+        name: str = "few",
+    ) -> None:
+        super().__init__(name)
+        counts = {"samples": samples, "steps": steps, "batch_size": batch_size, "every": every, "measured": measured}
+        for option, value in counts.items():
+            if value < (least := {"samples": 0, "batch_size": 2}.get(option, 1)):
+                raise UsageError(f"{option} is {value}, but must be at least {least}")
+        if not 0 <= retain_share <= 1:
+            raise UsageError(f"retain_share is {retain_share}, but must lie between 0 and 1")
+        if not 0 <= momentum < 1:
+            raise UsageError(f"momentum is {momentum}, but must be at least 0 and below 1")
+        if not 0 < recovered <= 1:
+            raise UsageError(f"recovered is {recovered}, but must lie above 0 and at most at 1")
+        if not learning_rates or not all(0 <= rate < float("inf") for rate in learning_rates):
+            raise UsageError(f"learning_rates are {list(learning_rates)}, but must be one or more, each at least 0")
+        if not heads or any(head not in HEADS for head in heads):
+            raise unknown("head", next((head for head in heads if head not in HEADS), "none"), HEADS)
+        self.samples, self.steps, self.batch_size, self.retain_share = samples, steps, batch_size, retain_share
+        self.learning_rates, self.heads, self.momentum = tuple(learning_rates), tuple(heads), momentum
+        self.freeze_encoder, self.recovered, self.every, self.measured = freeze_encoder, recovered, every, measured
+        self.seed = seed
+
+    def run(self, target: Target) -> Mapping[str, float]:
+        """Trains once for each learning rate and head; every run sees the same batches."""
+        draw = torch.Generator().manual_seed(self.seed)
+        held = balanced(all_labels(target.data, "forget", target.device).cpu(), self.samples, draw)
+        diet, watched = self._diet(target, held, draw), self._watched(target, held, draw)
+        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), watched)
+        ticks = [0, *range(self.every, self.steps, self.every), self.steps]
+        best, curves = None, []
+        for rate, head in product(self.learning_rates, self.heads):
+            network = self._copy(target, target.model.backbone, head)
+            curve = torch.tensor([untouched, *self._train(network, rate, diet, watched, ticks)], dtype=torch.float64)
+            curves.append(curve)
+            mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
+            if best is None or mean > best.mean:
+                best = _Run(mean, curve, rate, head, network)
+        assert best is not None
+        return {
+            **self._steps(target, torch.stack(curves).amax(0), ticks, watched),
+            "auc": best.mean,
+            "learning_rate": best.learning_rate,
+            "fresh_head": float(best.head == "fresh"),
+            "samples": float(len(held)),
+            **_accuracies(best.network, target, held),
+            **{f"after_{tick}": value for tick, value in zip(ticks, best.curve.tolist(), strict=True)},
+        }
+
+    def _diet(self, target: Target, held: Tensor, draw: torch.Generator) -> "_Diet":
+        fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
+        retained = len(all_labels(target.data, "retain", target.device))
+        old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
+        parts = [(split, chosen) for split, chosen in (("forget", held), ("retain", old)) if len(chosen)]
+        picked = [pick(target.data, split, chosen, target.device) for split, chosen in parts]
+        images, labels = (torch.cat(pieces) for pieces in zip(*picked, strict=True))
+        new = cycled(len(held), self.steps * fresh, draw).view(self.steps, fresh)
+        order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
+        return _Diet(images.float(), labels, order.to(target.device))
+
+    def _watched(self, target: Target, held: Tensor, draw: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        """This rank's share of the samples that are measured during training, of forgotten and of retained ones."""
+        known, watched = target.data.split_names, []
+        for split in ("test_forget" if "test_forget" in known else "forget", "test_retain"):
+            if split in known:
+                order = torch.randperm(len(all_labels(target.data, split, target.device)), generator=draw)
+                left = order[~torch.isin(order, held)] if split == "forget" else order
+                images, labels = own_share(target.data, split, left[: self.measured], target.device)
+                watched.append((images.float(), labels))
+        return watched
+
+    def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
+        """A copy to train, in single precision whatever that of the run."""
+        network = copy.deepcopy(backbone).float().requires_grad_(True).eval()
+        if head == "fresh":
+            network.head = UnitHead(network.num_features, target.num_classes).to(target.device)
+        network.encoder.requires_grad_(not self.freeze_encoder)
+        return network
+
+    def _train(
+        self, network: Backbone, rate: float, diet: "_Diet", watched: list[tuple[Tensor, Tensor]], ticks: list[int]
+    ) -> Iterator[float]:
+        """Yields the useful accuracy at each tick but the first."""
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], rate, self.momentum)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / self.steps, self.steps)
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+        moving = [] if self.freeze_encoder else [module for module in network.modules() if isinstance(module, norms)]
+        for step, chosen in enumerate(diet.order, start=1):
+            for module in moving:
+                module.train()
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(network(diet.images[chosen]), diet.labels[chosen]))
+            optimizer.step()
+            schedule.step()
+            if step in ticks:
+                yield useful_accuracy(network, watched)
+
+    def _steps(
+        self, target: Target, highest: Tensor, ticks: list[int], watched: list[tuple[Tensor, Tensor]]
+    ) -> dict[str, float]:
+        original = target.original
+        level = 1.0 if original is None else useful_accuracy(self._copy(target, original.backbone, "kept"), watched)
+        if level == 0:
+            return {"steps": float("nan")}
+        back = [tick for tick, value in zip(ticks, highest.tolist(), strict=True) if value >= self.recovered * level]
+        return {"steps": float(back[0])} if back else {"steps_above": float(self.steps)}
+
+
+class _Diet(NamedTuple):
+    """What is trained on: images (n, C, H, W), labels (n,), and which of them are in each batch (steps, batch size)."""
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+
+
+class _Run(NamedTuple):
+    mean: float
+    curve: Tensor
+    learning_rate: float
+    head: Head
+    network: Backbone
+
+
+class UnitHead(nn.Module):
+    """A linear head that starts at zero and reads features (B, d) scaled to length √d.
+
+    Args:
+        num_features: d.
+        num_classes: C.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = num_features, num_classes
+        self.linear = nn.Linear(num_features, num_classes)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.linear(normalize(features, dim=1) * self.in_features**0.5)
+        return logits
+
+
+@torch.no_grad()
+def useful_accuracy(network: Backbone, watched: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The lowest accuracy on several sets of images and labels, each spread over the ranks; leaves eval mode on."""
+    network.eval()
+    found = []
+    for images, labels in watched:
+        counter = SplitAccuracy().to(labels.device)
+        for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+            counter.update(network(part), truth)
+        found.append(counter.value)
+    return min(value for value in found if value is not None)
+
+
+def balanced(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """Positions, sorted, of at most ``count`` samples and half of all, drawn evenly from the classes of labels (N,)."""
+    order = torch.randperm(len(labels), generator=draw)
+    turn = torch.empty_like(order)
+    for label in torch.unique(labels):
+        here = labels[order] == label
+        turn[here] = torch.arange(int(here.sum()))
+    return order[turn.argsort(stable=True)[: min(count, len(labels) // 2)]].sort().values
+
+
+def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
+    """Positions (draws,) below ``count``: all of them in random order, then anew, for as long as it takes."""
+    passes = -(-draws // count) if draws else 0
+    rounds = [torch.randperm(count, generator=draw) for _ in range(passes)]
+    return torch.cat([torch.empty(0, dtype=torch.long), *rounds])[:draws]
+
+
+@torch.no_grad()
+def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, float]:
+    """Accuracy on all of the forget set that was not trained on, and on the test splits."""
+    found = {}
+    for split in ("forget", "test_forget", "test_retain"):
+        if split in target.data.split_names:
+            counter = SplitAccuracy().to(target.device)
+            for positions, images, labels in numbered(target.data, split, target.device):
+                unseen = ~torch.isin(positions, held.to(target.device)) if split == "forget" else labels >= 0
+                counter.update(network(images[unseen].float()), labels[unseen])
+            if (value := counter.value) is not None:
+                found[f"{split}_acc"] = value
+    return found

@@ -1,0 +1,322 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lit_unlearn.attacks import Relearn
+from lit_unlearn.attacks.relearn import UnitHead, balanced, cycled, useful_accuracy
+from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.backbones import ResNet8
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.rescale import add_gate
+
+CPU = torch.device("cpu")
+QUICK = {"samples": 8, "steps": 6, "batch_size": 16, "learning_rates": [0.01, 0.3], "every": 2}
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def forgetful(vectors, classes=(0, 1)):
+    """A network that keeps its features and never names some classes."""
+    net = vectors(nn.Linear(5, 5), 5, 4, seed=2)
+    with torch.no_grad():
+        net.head.bias[list(classes)] -= 6
+    return net
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 12, 50])
+def test_the_held_samples_are_spread_over_the_classes(count):
+    labels = torch.tensor([3] * 20 + [5] * 6 + [8] * 20)[torch.randperm(46, generator=draw())]
+    held = balanced(labels, count, draw(1))
+    assert len(held.unique()) == len(held) == min(count, 23)
+    counts = [int((labels[held] == label).sum()) for label in (3, 5, 8)]
+    most = max(counts)
+    assert all(found >= min(most - 1, there) for found, there in zip(counts, (20, 6, 20), strict=True))
+    assert torch.equal(held, balanced(labels, count, draw(1)))
+
+
+def test_one_image_to_forget_is_left_to_be_measured():
+    assert len(balanced(torch.tensor([3]), 30, draw())) == 0
+
+
+def test_every_sample_comes_once_before_any_comes_twice():
+    drawn = cycled(5, 13, draw())
+    assert len(drawn) == 13
+    assert [sorted(part.tolist()) for part in drawn.split(5)[:2]] == [[0, 1, 2, 3, 4]] * 2
+    assert drawn[:5].tolist() != drawn[5:10].tolist()
+    assert len(cycled(0, 0, draw())) == 0
+
+
+def test_a_fresh_head_knows_nothing_and_does_not_see_lengths():
+    head, features = UnitHead(5, 4), torch.randn(3, 5, generator=draw())
+    assert not head(features).any()
+    nn.init.normal_(head.linear.weight, generator=draw())
+    expected = features / features.norm(dim=1, keepdim=True) * 5**0.5 @ head.linear.weight.T
+    torch.testing.assert_close(head(features), expected)
+    torch.testing.assert_close(head(1e-5 * features), head(features))
+    assert not head(torch.zeros(1, 5)).any()
+
+
+def test_the_useful_accuracy_is_the_lower_one(vectors):
+    net = vectors(nn.Identity(), 2, 2)
+    with torch.no_grad():
+        net.head.weight.copy_(torch.eye(2))
+        net.head.bias.zero_()
+    points = torch.eye(2)
+    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 1])
+    assert useful_accuracy(net, [(points, right), (points, wrong)]) == 0.5
+    assert useful_accuracy(net, [(points, right), (points, right)]) == 1
+
+
+def test_whoever_calls_everything_forgotten_relearnt_nothing(aim, vectors, four_splits):
+    only = {name: (x[y != 1], y[y != 1]) for name, (x, y) in four_splits.items()}
+    found = Relearn(**QUICK | {"retain_share": 0, "learning_rates": [1.0]}).run(aim(forgetful(vectors, [0]), **only))
+    assert found["test_forget_acc"] == 1
+    assert found["auc"] < 0.1
+    assert found["steps_above"] == 6
+
+
+def test_it_is_gradient_descent_on_the_held_and_the_retained(aim, vectors, four_splits):
+    """With each sample once in every batch the order is of no account, and a plain loop says what must come out."""
+    net, steps, rate = vectors(nn.Linear(5, 5), 5, 4, seed=2), 30, 0.2
+    held = balanced(four_splits["forget"][1], 10, draw())
+    x = torch.cat([four_splits["forget"][0][held], four_splits["retain"][0]])
+    y = torch.cat([four_splits["forget"][1][held], four_splits["retain"][1]])
+    plain = copy.deepcopy(net).double()
+    momentum = [torch.zeros_like(p) for p in plain.parameters()]
+    for step in range(steps):
+        loss = cross_entropy(plain(x.double()), y)
+        gradients = torch.autograd.grad(loss, list(plain.parameters()))
+        falling = rate * (1 - (1 - 1 / steps) * step / steps)
+        with torch.no_grad():
+            for p, m, g in zip(plain.parameters(), momentum, gradients, strict=True):
+                m.mul_(0.9).add_(g)
+                p.sub_(falling * m)
+    found = Relearn(
+        samples=10,
+        steps=steps,
+        batch_size=len(y),
+        retain_share=40 / len(y),
+        learning_rates=[rate],
+        heads=["kept"],
+    ).run(aim(net, **four_splits))
+
+    def accuracy(name, kept=slice(None)):
+        points, labels = (tensor[kept] for tensor in four_splits[name])
+        return float((plain(points.double()).argmax(1) == labels).double().mean())
+
+    left = [position for position in range(30) if position not in held.tolist()]
+    assert found["forget_acc"] == accuracy("forget", left)
+    assert found["test_forget_acc"] == accuracy("test_forget")
+    assert found["test_retain_acc"] == accuracy("test_retain")
+    assert found["samples"] == 10
+    assert found["after_30"] > found["after_0"] + 0.1  # that is, something was learnt
+
+
+@pytest.mark.parametrize("whole_classes", [True, False])
+def test_the_curve_ends_where_the_accuracies_are(aim, vectors, four_splits, whole_classes):
+    if not whole_classes:
+        del four_splits["test_forget"]
+    found = Relearn(**QUICK).run(aim(forgetful(vectors), **four_splits))
+    forgotten = found["test_forget_acc" if whole_classes else "forget_acc"]
+    assert found["after_6"] == min(forgotten, found["test_retain_acc"])
+    assert found["after_0"] == 0
+    assert [name for name in found if name.startswith("after")] == ["after_0", "after_2", "after_4", "after_6"]
+    ends = (found["after_0"] + found["after_6"]) / 2
+    assert found["auc"] == pytest.approx((ends + found["after_2"] + found["after_4"]) / 3)
+    assert ("test_forget_acc" in found) == whole_classes
+
+
+def test_the_measured_samples_are_no_more_than_asked_for(aim, vectors, four_splits):
+    found = Relearn(**QUICK, measured=2).run(aim(forgetful(vectors), **four_splits))
+    assert all(value in (0, 0.5, 1) for name, value in found.items() if name.startswith("after"))
+
+
+def test_a_learning_rate_of_zero_changes_nothing(aim, vectors, four_splits):
+    net = vectors(nn.Linear(5, 5), 5, 4)
+    target = aim(net, **four_splits)
+    found = Relearn(**QUICK | {"learning_rates": [0.0], "heads": ["kept"]}).run(target)
+    as_is = target.accuracies(lambda batch: batch.logits)
+    assert found["test_forget_acc"] == as_is["test_forget_acc"]
+    assert found["test_retain_acc"] == as_is["test_retain_acc"]
+    assert {value for name, value in found.items() if name.startswith("after")} == {found["after_0"]}
+
+
+def test_steps_are_counted_against_the_original(aim, vectors, four_splits):
+    four_splits = {name: (x + 4 * torch.eye(4, 5)[y], y) for name, (x, y) in four_splits.items()}
+    original = vectors(nn.Linear(5, 5), 5, 4, seed=2)
+    attack = Relearn(**QUICK | {"learning_rates": [1.0]})
+    exact = attack.run(aim(forgetful(vectors), forgetful(vectors), **four_splits))
+    assert exact["steps"] != exact["steps"]  # nothing to come back to: undefined
+    taught = copy.deepcopy(original)
+    optimizer = torch.optim.SGD(taught.parameters(), 0.3)
+    x, y = (torch.cat([four_splits[name][i] for name in four_splits]) for i in (0, 1))
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(taught(x), y).backward()
+        optimizer.step()
+    assert attack.run(aim(taught, taught, **four_splits))["steps"] == 0
+    shallow = copy.deepcopy(taught)
+    with torch.no_grad():
+        shallow.head.bias[:2] -= 6
+    level = aim(taught, **four_splits).accuracies(lambda batch: batch.logits)
+    level = min(level["test_forget_acc"], level["test_retain_acc"])
+    one = QUICK | {"samples": 15, "batch_size": 32, "learning_rates": [0.05], "steps": 30, "heads": ["kept"]}
+    found = Relearn(**one).run(aim(shallow, taught, **four_splits))
+    first = next(n for n in range(0, 31, 2) if found[f"after_{n}"] >= 0.9 * level)
+    assert found["steps"] == first > 0
+    assert "steps_above" not in found
+
+
+def test_what_does_not_come_back_is_said_to_take_more_steps(aim, vectors, four_splits):
+    attack = Relearn(**QUICK | {"learning_rates": [1e-6], "heads": ["kept"]})
+    attack.fire("unlearned", aim(forgetful(vectors), **four_splits))
+    assert attack.findings["unlearned"]["relearn/few/steps_above"] == 6
+    assert "relearn/few/steps" not in attack.findings["unlearned"]
+    assert not attack.skipped
+
+
+def test_the_best_run_counts_and_is_named(aim, vectors, four_splits):
+    target = aim(forgetful(vectors), **four_splits)
+    alone = {
+        (rate, head): Relearn(**QUICK | {"learning_rates": [rate], "heads": [head]}).run(target)
+        for rate in (0.01, 0.3)
+        for head in ("kept", "fresh")
+    }
+    found = Relearn(**QUICK).run(target)
+    (rate, head), best = max(alone.items(), key=lambda item: item[1]["auc"])
+    assert (found["learning_rate"], found["fresh_head"]) == (rate, head == "fresh")
+    assert found == best
+
+
+def test_from_retained_samples_alone(aim, vectors, four_splits):
+    found = Relearn(**QUICK | {"samples": 0}).run(aim(forgetful(vectors), **four_splits))
+    assert found["samples"] == found["test_forget_acc"] == found["auc"] == 0
+    assert found["test_retain_acc"] >= 0.7  # two classes out of two that are clusters
+
+
+def test_a_learning_rate_that_is_far_too_high_is_no_crash(aim, vectors, four_splits):
+    found = Relearn(**QUICK | {"learning_rates": [1e30]}).run(aim(forgetful(vectors), **four_splits))
+    assert found["auc"] == 0
+
+
+def test_it_leaves_no_trace_and_is_a_function_of_its_seed(make_backbone, make_data):
+    net, original = (make_backbone(seed).eval().requires_grad_(False) for seed in (4, None))
+    before = [copy.deepcopy(network.state_dict()) for network in (net, original)]
+    data = make_data()
+    target = Target(EncodedData(net, data, CPU), EncodedData(original, data, CPU), data, 4)
+    quick = QUICK | {"steps": 2, "measured": 12}
+    found = [Relearn(**quick, seed=seed).run(target) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    for backbone, state in zip((net, original), before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+        assert not any(p.requires_grad or p.grad is not None for p in backbone.parameters())
+        assert not any(module.training for module in backbone.modules())
+
+
+def test_a_frozen_encoder_keeps_its_statistics(make_backbone, make_data, monkeypatch):
+    net, data = make_backbone().eval().requires_grad_(False), make_data()
+    trained = []
+    measure = useful_accuracy
+    monkeypatch.setattr("lit_unlearn.attacks.relearn.useful_accuracy", lambda n, w: trained.append(n) or measure(n, w))
+    for frozen in (True, False):
+        target = Target(EncodedData(net, data, CPU), None, data, 4)
+        Relearn(**QUICK | {"steps": 1, "learning_rates": [0.1], "heads": ["kept"]}, freeze_encoder=frozen).run(target)
+        state, same = trained[-1].encoder.state_dict(), net.encoder.state_dict()
+        assert all(torch.equal(state[name], same[name]) for name in state) == frozen
+        assert not torch.equal(trained[-1].head.weight, net.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"samples": -1}, "samples is -1, but must be at least 0"),
+        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"batch_size": 1}, "batch_size is 1, but must be at least 2"),
+        ({"every": 0}, "every is 0, but must be at least 1"),
+        ({"measured": 0}, "measured is 0, but must be at least 1"),
+        ({"retain_share": 1.5}, "retain_share is 1.5, but must lie between 0 and 1"),
+        ({"momentum": 1.0}, "momentum is 1.0, but must be at least 0 and below 1"),
+        ({"recovered": 0.0}, "recovered is 0.0, but must lie above 0 and at most at 1"),
+        ({"learning_rates": []}, r"learning_rates are \[\], but must be one or more"),
+        ({"learning_rates": [0.1, float("nan")]}, r"learning_rates are \[0.1, nan\]"),
+        ({"heads": ["fersh"]}, "unknown head 'fersh'; did you mean 'fresh'.*allowed: fresh, kept"),
+        ({"heads": []}, "unknown head 'none'"),
+    ],
+)
+def test_options_out_of_range(option, message):
+    with pytest.raises(UsageError, match=message):
+        Relearn(**option)
+
+
+def digits(weights):
+    network = ResNet8(num_classes=10, in_channels=1)
+    load_weights(network, weights)
+    return network.eval().requires_grad_(False)
+
+
+def test_the_controls_on_digits_relearn_faster_than_retrain():
+    data = UnlearnDataModule(Digits(), ForgetSpec(classes=[0, 1, 2]))
+    original = EncodedData(digits("digits_resnet8"), data, CPU)
+    head_only, rescale = digits("digits_resnet8"), digits("digits_resnet8")
+    head_only.head.bias[:3] -= 30
+    add_gate(rescale, [0, 1, 2], 1e-5)
+    nets = {
+        "retrain": digits("digits_resnet8_retrain_classes_0_1_2"),
+        "head only": head_only,
+        "rescale": rescale.eval().requires_grad_(False),
+    }
+    found = {
+        name: Relearn(learning_rates=[0.1], heads=["fresh"], steps=16).run(
+            Target(EncodedData(net, data, CPU), original, data, 10)
+        )
+        for name, net in nets.items()
+    }
+    steps = {name: numbers.get("steps", numbers.get("steps_above", 0) + 1) for name, numbers in found.items()}
+    for name in ("head only", "rescale"):
+        assert found[name]["after_0"] <= 0.02
+        assert steps[name] <= 8 < steps["retrain"]
+        assert found[name]["test_forget_acc"] >= 0.95
+        assert found[name]["auc"] > found["retrain"]["auc"] + 0.05
+
+
+def shared(rank, world, data, net, folder):
+    if world > 1:
+        dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    share = data if world == 1 else Shares(data, rank, world)
+    target = Target(EncodedData(net, share, CPU), None, share, 4)
+    torch.save(dict(Relearn(**QUICK).run(target)), f"{folder}/{rank}-of-{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+class Shares:
+    def __init__(self, data, rank, world):
+        self.data, self.rank, self.world = data, rank, world
+        self.split_names = data.split_names
+
+    def evaluation_batches(self, split, device, part="all"):
+        x, y = (torch.cat(t) for t in zip(*self.data.evaluation_batches(split, device, part), strict=True))
+        count = -(-len(y) // self.world // 7) + 1
+        pieces = (tensor[self.rank :: self.world].tensor_split(count) for tensor in (x, y))
+        yield from zip(*pieces, strict=True)
+
+
+@pytest.mark.parametrize("name", ["whole classes", "share"])
+def test_two_processes_find_what_one_finds(aim, vectors, four_splits, tmp_path: Path, name):
+    if name == "share":
+        del four_splits["test_forget"]
+    data, net = aim(forgetful(vectors), **four_splits).data, forgetful(vectors).eval().requires_grad_(False)
+    shared(0, 1, data, net, tmp_path)
+    mp.start_processes(shared, (2, data, net, tmp_path), nprocs=2, start_method="fork")
+    alone, *both = (torch.load(tmp_path / f"{who}.pt") for who in ("0-of-1", "0-of-2", "1-of-2"))
+    assert both[0] == both[1] == alone
