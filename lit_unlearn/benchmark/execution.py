@@ -122,6 +122,7 @@ def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
                 "scenario": cell.scenario,
                 "experiment": cell.name,
                 "seeds": dict(cell.seeds),
+                "variant": dict(cell.variant),
             }
             row.curves = {}
             rows[_identity(row)] = row
@@ -161,7 +162,8 @@ def _results(cell: Cell, root: Path) -> list[Row]:
 
 def _identity(row: Row) -> tuple[str, ...]:
     told = row.benchmark
-    return told["scenario"], told["experiment"], str(sorted(told["seeds"].items())), row.method
+    varied = [sorted(told.get(name, {}).items()) for name in ("seeds", "variant")]
+    return told["scenario"], told["experiment"], str(varied), row.method
 
 
 def _kept(root: Path) -> list[Row]:
