@@ -3,10 +3,17 @@
 An attack fills ``self.shown``; the report draws each exhibit by its type and knows no attack.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the report is drawn without torch
+    from torch import Tensor
+
+FORGOTTEN = " (forgotten)"
+"""How the name of a group of points ends whose images were to be forgotten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +38,7 @@ class PointMap:
     Attributes:
         points: (N, 2).
         groups: index (N,) of each point's group.
-        names: a name a group.
+        names: a name a group; one that ends in :data:`FORGOTTEN` is of what was to be forgotten, and set off.
     """
 
     points: Tensor

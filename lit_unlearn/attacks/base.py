@@ -37,6 +37,8 @@ class Attack(Callback, ABC):
         seconds: for each subject, how long it took.
         exhibits: for each subject, what the attack shows beside its numbers, by name.
         shown: what ``run`` shows of the target at hand; ``fire`` files it under its subject.
+        notes: for each subject, what the attack says in words, by name.
+        said: the same of the target at hand, filled by ``run``.
     """
 
     family: ClassVar[str]
@@ -49,6 +51,8 @@ class Attack(Callback, ABC):
         self.seconds: dict[str, float] = {}
         self.exhibits: dict[str, dict[str, Exhibit]] = {}
         self.shown: dict[str, Exhibit] = {}
+        self.notes: dict[str, dict[str, str]] = {}
+        self.said: dict[str, str] = {}
 
     @property
     def title(self) -> str:
@@ -70,10 +74,11 @@ class Attack(Callback, ABC):
             self.skipped[subject] = "it needs the original model, which this run does not have"
             return
         started = time.perf_counter()
-        self.shown = {}
+        self.shown, self.said = {}, {}
         with isolated(target.device):
             found = self.run(target)
         self.exhibits[subject] = {f"{self.title}/{name}": exhibit for name, exhibit in self.shown.items()}
+        self.notes[subject] = {f"{self.title}/{name}": text for name, text in self.said.items()}
         numbers = {f"{self.title}/{name}": float(value) for name, value in found.items()}
         self.findings[subject] = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if undefined := [name for name in numbers if name not in self.findings[subject]]:
@@ -90,7 +95,7 @@ class Attack(Callback, ABC):
         twins = [c for c in attacks_of(trainer) if c.title == self.title]
         if len(twins) > 1:
             raise UsageError(f"two attacks are called {self.title!r}: give one of them another name")
-        self.findings, self.skipped, self.seconds, self.exhibits = {}, {}, {}, {}
+        self.findings, self.skipped, self.seconds, self.exhibits, self.notes = {}, {}, {}, {}, {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attacks the unlearned model."""

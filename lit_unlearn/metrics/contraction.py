@@ -84,7 +84,11 @@ def effective_rank(h: Tensor) -> Tensor:
     singular = torch.linalg.svdvals(_centred(h))
     # What centring leaves of a constant is rounding of its size, not spread.
     rounding = max(h.shape) * torch.finfo(h.dtype).eps * torch.linalg.vector_norm(h)
-    singular = torch.where(singular > rounding, singular, 0.0)
+    return rank_of_spectrum(torch.where(singular > rounding, singular, 0.0))
+
+
+def rank_of_spectrum(singular: Tensor) -> Tensor:
+    """The effective rank, shape (), of a matrix with these singular values (d,), all at least 0; 0 where all are 0."""
     total = singular.sum()
     share = singular / torch.where(total > 0, total, 1.0)
     return torch.where(total > 0, torch.special.entr(share).sum().exp(), 0.0)

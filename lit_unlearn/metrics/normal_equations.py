@@ -64,9 +64,9 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     """The map that minimises ‖XWᵀ + b - Y‖²/n + ridge · (trace(G)/d) · ‖W‖².
 
     G is the covariance of the features, or their raw second moment when ``bias`` is off; the bias carries no penalty.
-    Directions that rounding alone could have made count as empty: eigenvalues of G below (d + 4√n) · eps times the
-    largest eigenvalue of the raw second moment. So the solution is the minimum-norm one, and constant features give the
-    mean of Y. (The 4√n is measured: the sums of constant features drift by up to 1.5√n · eps in batches of 10 or more.)
+    Directions that rounding alone could have made count as empty: eigenvalues of G below :func:`rounding_level` times
+    the largest eigenvalue of the raw second moment. So the solution is the minimum-norm one, and constant features give
+    the mean of Y.
 
     Args:
         moments: sums over the samples.
@@ -82,12 +82,23 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     gram = second - torch.outer(mean_x, mean_x) if bias else second
     target = cross - torch.outer(mean_x, mean_y) if bias else cross
     values, vectors = torch.linalg.eigh(gram)
-    rounding = (len(values) + 4 * moments.n.sqrt()) * torch.finfo(values.dtype).eps
-    floor = rounding * torch.linalg.eigvalsh(second)[-1]
+    floor = rounding_level(moments.n, len(values)) * torch.linalg.eigvalsh(second)[-1]
     damped = values + ridge * gram.diagonal().mean()
     inverse = torch.where(values > floor, damped.reciprocal(), 0.0)
     weight = (vectors @ (inverse[:, None] * (vectors.T @ target))).T
     return LinearMap(weight, mean_y - weight @ mean_x if bias else torch.zeros_like(mean_y))
+
+
+def rounding_level(n: Tensor, width: int) -> Tensor:
+    """What rounding alone can leave of a covariance, relative to the raw second moment: (d + 4√n) · eps of float64.
+
+    The 4√n is measured: the sums of constant features drift by up to 1.5√n · eps in batches of 10 or more.
+
+    Args:
+        n: number of samples, shape ().
+        width: d, the number of features.
+    """
+    return (width + 4 * n.sqrt()) * torch.finfo(torch.float64).eps
 
 
 def _means(moments: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:

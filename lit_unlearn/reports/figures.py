@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_unlearn.errors import UsageError
+from lit_unlearn.exhibits import FORGOTTEN
 from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, Row, chance, in_order, labels, reference
 
 if TYPE_CHECKING:
@@ -191,11 +192,73 @@ def _draw_curves(axes: Axes, row: Row, title: str, quantities: Sequence[str]) ->
         axes.legend(fontsize=8.5, frameon=False, handlelength=2.6, labelspacing=0.25)
 
 
+def stage_groups(row: Row, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Attack → quantities that it measured at two or more stages of this row or of its references."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for (attack, quantity), values in _staged(row, rows).items():
+        found.setdefault(attack, {})[quantity] = {stage for line in values.values() for stage in line}
+    groups = {a: [q for q, stages in quantities.items() if len(stages) > 1] for a, quantities in found.items()}
+    return {attack: quantities for attack, quantities in groups.items() if quantities}
+
+
+def stage_lines(row: Row, rows: Sequence[Row], attack: str, quantity: str) -> str:
+    """One quantity of an attack over the stages, in the order measured: this row beside its Original and Retrain.
+
+    A stage at which it is unknown, or undefined, leaves a gap. Values that are all positive and span a factor of 100
+    are on a logarithmic axis.
+
+    Args:
+        row: the row.
+        rows: all rows, with the references.
+        attack: one of :func:`stage_groups`.
+        quantity: one of those of the attack.
+
+    Returns:
+        SVG text.
+    """
+    import matplotlib
+
+    lines = _staged(row, rows)[attack, quantity]
+    stages = list(dict.fromkeys(stage for name in reversed(lines) for stage in lines[name]))
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(2.1, width=3.4)
+        axes = figure.subplots()
+        for i, (name, known) in enumerate(lines.items()):
+            values = [known.get(stage, np.nan) for stage in stages]
+            colour = _colour(row) if name == row.method else GREY if name == ORIGINAL else PALETTE[1]
+            axes.plot(values, color=colour, marker=MARKERS[i], markersize=4, linewidth=1.6, label=name)
+        _scale(axes, [value for known in lines.values() for value in known.values()])
+        turned: Any = {"rotation": 30, "ha": "right"} if len(stages) > 5 else {}
+        axes.set_xticks(range(len(stages)), [_cut(stage, 12) for stage in stages], **turned)
+        axes.set_title(_cut(quantity, 40), fontsize=9.5, loc="left", fontweight="bold")
+        return _svg(figure, f"{attack}, {quantity}, by stage: {', '.join(lines)}")
+
+
+def _staged(row: Row, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+    """(attack, quantity) → model → stage → value, of the numbers that are named family/name/stage/quantity."""
+    beside = {name: reference(row, rows, name) for name in (ORIGINAL, RETRAIN)}
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for name, each in (beside | {row.method: row}).items():
+        for key, value in each.attacks.items() if each else ():
+            if len(parts := key.split("/")) == 4:
+                found.setdefault(("/".join(parts[:2]), parts[3]), {}).setdefault(name, {})[parts[2]] = value
+    return found
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    if min(values) > 0 and max(values) > 100 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    elif min(values) >= 0 and max(values) <= 1 + 1e-6:
+        axes.set_ylim(-0.03, 1.03)
+
+
 def feature_map(maps: Mapping[str, tuple[Any, Sequence[object]]]) -> str:
     """Scatter plots of 2-D features, one panel a model, all on the same scale so that contraction shows.
 
     Args:
-        maps: model → (points of shape (N, 2), a group label a point). Groups whose label starts with "retain" are grey.
+        maps: model → (points of shape (N, 2), a group label a point). Where labels end in "(forgotten)", the other
+            groups are grey, with their label at their median; so are groups whose label starts with "retain".
 
     Returns:
         SVG text, or an empty string without maps. Of more than 1,500 points every k-th is drawn.
@@ -208,20 +271,25 @@ def feature_map(maps: Mapping[str, tuple[Any, Sequence[object]]]) -> str:
     import matplotlib
 
     checked = {name: _checked(name, *panel) for name, panel in maps.items()}
-    groups = sorted({label for _, names in checked.values() for label in names}, key=_group_order)
-    style = {group: _group_style(group, i) for i, group in enumerate(groups)}
+    grey = _retained({label for _, names in checked.values() for label in names})
+    groups = sorted(
+        {label for _, names in checked.values() for label in names}, key=lambda name: (name not in grey, name)
+    )
+    style = {group: _group_style(group in grey, i) for i, group in enumerate(groups, -len(grey))}
     columns = min(2, len(checked))
     lines = -(-len(checked) // columns)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = _figure(2.6 * lines + 0.25 * (1 + len(groups) // 4), width=WIDTH if columns == 2 else 3.4)
+        figure = _figure(2.3 * lines + 0.3, width=WIDTH if columns == 2 else 3.4)
         panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, (name, (points, names)) in zip(panels, checked.items(), strict=False):
             _draw_map(axes, name, points, names, style)
+        look: Any = {"fontsize": 9, "frameon": False, "handletextpad": 0.2, "markerscale": 1.8}
+        handles, names = _legend(panels[0], grey)
         for axes in panels[len(checked) :]:
             axes.set_axis_off()
-        look: Any = {"ncols": 4, "fontsize": 9, "frameon": False, "handletextpad": 0.2, "markerscale": 1.8}
-        handles, names = _legend(panels[0])
-        figure.legend(handles, names, loc="outside lower center", **look)
+            axes.legend(handles, names, loc="center", ncols=1 + len(names) // 8, **look)
+        if len(panels) == len(checked):
+            figure.legend(handles, names, loc="outside lower center", ncols=3, **look)
         return _svg(figure, f"Feature maps of {', '.join(checked)}")
 
 
@@ -235,13 +303,15 @@ def _checked(name: str, points: Any, names: Sequence[object]) -> tuple[np.ndarra
     return array[::step], [str(label) for label in names][::step]
 
 
-def _group_order(group: str) -> tuple[bool, str]:
-    return not group.lower().startswith("retain"), group
+def _retained(groups: set[str]) -> set[str]:
+    """The groups that stay in the background."""
+    forgotten = {group for group in groups if group.endswith(FORGOTTEN)}
+    return groups - forgotten if forgotten else {group for group in groups if group.lower().startswith("retain")}
 
 
-def _group_style(group: str, index: int) -> dict[str, Any]:
+def _group_style(grey: bool, index: int) -> dict[str, Any]:
     """Retained groups are small grey dots under the others, which differ by colour and by marker."""
-    if group.lower().startswith("retain"):
+    if grey:
         return {"color": GREY, "marker": "o", "s": 7, "alpha": 0.35}
     return {"color": PALETTE[index % 7], "marker": MARKERS[index % 8], "s": 14, "alpha": 0.75}
 
@@ -250,14 +320,20 @@ def _draw_map(axes: Axes, title: str, points: np.ndarray, names: list[str], styl
     for group, look in style.items():
         chosen = points[[name == group for name in names]]
         axes.scatter(*chosen.T, label=group, linewidths=0, **look)
+    for group in [name for name in style if style[name]["color"] == GREY and len(style) > 2]:
+        if len(chosen := points[[name == group for name in names]]):
+            axes.annotate(_cut(group, 12), np.median(chosen, axis=0), fontsize=7, ha="center", va="center", zorder=4)
     axes.set_title(_cut(title, 34), fontsize=9.5, fontweight="bold")
     axes.tick_params(length=0, labelbottom=False, labelleft=False)
     axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
+def _legend(axes: Axes, grey: set[str]) -> tuple[list[Any], list[str]]:
+    """A handle a group, the grey ones together as one."""
     handles, names = axes.get_legend_handles_labels()
-    return handles, [_cut(name, 22) for name in names]
+    together = min(grey) if len(grey) == 1 else "retained"
+    shown = {together if name in grey else name: handle for handle, name in zip(handles, names, strict=True)}
+    return list(shown.values()), [_cut(name, 22) for name in shown]
 
 
 def _cut(text: str, length: int) -> str:

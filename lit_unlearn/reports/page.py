@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_unlearn.reports import figures, verdict
+from lit_unlearn.reports import figures, gallery, verdict
+from lit_unlearn.reports.gallery import Exhibits
 from lit_unlearn.reports.rows import (
     AS_IS,
     ORIGINAL,
@@ -83,18 +84,18 @@ class Cell:
     above: bool = False
 
 
-def write_page(path: str | Path, rows: Sequence[Row], maps: Mapping[str, Any] | None = None) -> None:
+def write_page(path: str | Path, rows: Sequence[Row], exhibits: Exhibits | None = None) -> None:
     """Write the report on ``rows``.
 
     Args:
         path: HTML file to write.
         rows: result rows: methods with, if the verdict is to mean anything, Original and Retrain on the same split.
-        maps: 2-D feature maps as :func:`lit_unlearn.reports.figures.feature_map` takes them.
+        exhibits: pictures and maps by the label of a row, where they are at hand.
     """
-    write_atomically(Path(path), render(rows, maps))
+    write_atomically(Path(path), render(rows, exhibits))
 
 
-def render(rows: Sequence[Row], maps: Mapping[str, Any] | None = None) -> str:
+def render(rows: Sequence[Row], exhibits: Exhibits | None = None) -> str:
     """The report as HTML; whatever comes from the rows is escaped."""
     import jinja2
 
@@ -106,15 +107,17 @@ def render(rows: Sequence[Row], maps: Mapping[str, Any] | None = None) -> str:
     environment.globals["reference"] = lambda row, name: reference(row, rows, name)
     environment.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(_context(rows, maps))
+    return template.render(_context(rows, exhibits or {}))
 
 
-def _context(rows: Sequence[Row], maps: Mapping[str, Any] | None) -> dict[str, Any]:
+def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
     from markupsafe import Markup
 
     entries = [_entry(row, label, rows) for row, label in zip(rows, labels(rows), strict=True)]
     methods = [entry for entry in entries if entry.verdict]
     curves = {e.label: [Markup(figures.curves(e.row, name)) for name in figures.curve_groups(e.row)] for e in methods}
+    stages = {entry.label: _stages(entry.row, rows) for entry in methods}
+    measurements = _measurements(rows)
     return {
         "entries": entries,
         "methods": methods,
@@ -124,7 +127,8 @@ def _context(rows: Sequence[Row], maps: Mapping[str, Any] | None) -> dict[str, A
         "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],
         "levels": sorted({level for row in rows if (level := chance(row)) is not None}),
         "attacks": _attacks(rows),
-        "measurements": _measurements(rows),
+        "measurements": [name for name in measurements if name.count("/") < 3],
+        "by_stage": [name for name in measurements if name.count("/") == 3],
         "splits": SPLITS,
         "main_split": "test_forget_acc" if _knows(rows, "test_forget_acc") else "forget_acc",
         "as_is": AS_IS,
@@ -132,12 +136,24 @@ def _context(rows: Sequence[Row], maps: Mapping[str, Any] | None) -> dict[str, A
         "bars": Markup(figures.recovery_bars(rows)),
         "hidden": figures.hidden_states(rows),
         "curves": {label: drawn for label, drawn in curves.items() if drawn},
-        "map": Markup(figures.feature_map(maps or {})),
+        "stages": {label: drawn for label, drawn in stages.items() if drawn},
+        "maps": {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(exhibits).items()},
+        "grids": gallery.grids(exhibits),
         "points": {
             "depth": 100 * verdict.DEPTH_TOLERANCE,
             "kept": 100 * verdict.UTILITY_KEPT,
             "reduced": 100 * verdict.UTILITY_REDUCED,
         },
+    }
+
+
+def _stages(row: Row, rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Attack → drawings of what it measured stage by stage."""
+    from markupsafe import Markup
+
+    return {
+        attack: [Markup(figures.stage_lines(row, rows, attack, quantity)) for quantity in quantities]
+        for attack, quantities in figures.stage_groups(row, rows).items()
     }
 
 

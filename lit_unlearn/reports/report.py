@@ -21,10 +21,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn import __version__
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, write_rows
+from lit_unlearn.exhibits import Exhibit
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
 
-RESULTS, PAGE, CHECKPOINT = "results.json", "report.html", "unlearned.ckpt"
+RESULTS, EXHIBITS, PAGE, CHECKPOINT = "results.json", "exhibits.npz", "report.html", "unlearned.ckpt"
 _METHODS = {"original": ORIGINAL, "retrain": RETRAIN}
+_SUBJECTS = ("original", "retrain", "unlearned")
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 Status = Literal["ok", "diverged", "interrupted"]
@@ -32,6 +34,8 @@ Status = Literal["ok", "diverged", "interrupted"]
 
 class Report(Callback):
     """Writes the result row of a run, and those of the yardsticks measured beside it, as a file, a page and a table.
+
+    What attacks show beside their numbers goes to ``exhibits.npz`` and onto the page.
 
     It must come after the attacks among the Trainer's callbacks, as it does on the command line. A ``fast_dev_run``
     prints the table and writes nothing.
@@ -42,12 +46,14 @@ class Report(Callback):
 
     Attributes:
         rows: the rows that were written last.
+        shown: for each of them that has some, by its label on the page, what attacks show beside its numbers.
         directory: where they were written.
     """
 
     def __init__(self, page: bool = True, checkpoint: bool = True) -> None:
         self.page, self.checkpoint = page, checkpoint
         self.rows: list[Row] = []
+        self.shown: dict[str, dict[str, Exhibit]] = {}
         self.directory: Path | None = None
         self._curves: dict[str, list[list[float]]] = {}
         self._started = ""
@@ -61,7 +67,7 @@ class Report(Callback):
             UsageError: naming the directory.
         """
         del pl_module, stage
-        self.rows, self._curves, self._made, self._running = [], {}, [], False
+        self.rows, self.shown, self._curves, self._made, self._running = [], {}, {}, [], False
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self.directory = run_directory(trainer)
         if trainer.is_global_zero and not _is_dry(trainer):
@@ -134,7 +140,12 @@ class Report(Callback):
 
     def _write(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> None:
         self._running = False
-        self.rows = in_order(list(self._rows(trainer, module, status, reason)))
+        found = list(self._rows(trainer, module, status, reason))
+        subjects = {id(row): subject for subject, row in found}
+        self.rows = in_order([row for _, row in found])
+        shown = _exhibits(trainer)
+        named = {label: shown[subjects[id(row)]] for row, label in zip(self.rows, labels(self.rows), strict=True)}
+        self.shown = {label: exhibits for label, exhibits in named.items() if exhibits}
         self._write_files(dry=_is_dry(trainer))
 
     @rank_zero_only
@@ -147,20 +158,28 @@ class Report(Callback):
         if self.directory is None or dry:
             return
         write_rows(self.directory / RESULTS, self.rows)
+        if self.shown:
+            from lit_unlearn.reports.gallery import write_exhibits
+
+            write_exhibits(self.directory / EXHIBITS, self.shown)
+        else:
+            (self.directory / EXHIBITS).unlink(missing_ok=True)
         if self.page:
             from lit_unlearn.reports.page import write_page
 
-            write_page(self.directory / PAGE, self.rows)
-        written = [name for name in (RESULTS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
+            write_page(self.directory / PAGE, self.rows, self.shown)
+        written = [name for name in (RESULTS, EXHIBITS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
 
-    def _rows(self, trainer: Trainer, module: Any, status: Status, reason: str) -> Iterator[Row]:
+    def _rows(self, trainer: Trainer, module: Any, status: Status, reason: str) -> Iterator[tuple[str, Row]]:
+        """Each subject's row."""
         common = _circumstances(trainer, self._started)
         described = module.describe()
         found = _findings(trainer)
         for subject, method in _METHODS.items():
             if found[subject]["metrics"]:
-                yield Row(method=method, status="ok", backbone=described["backbone"], **common, **found[subject])
+                row = Row(method=method, status="ok", backbone=described["backbone"], **common, **found[subject])
+                yield subject, row
         own = found["unlearned"]
         if module.seconds > 0:
             own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
@@ -168,7 +187,7 @@ class Report(Callback):
         described.pop("weights", None)
         if trainer.state.fn != "fit" and module.is_original():
             described["method"] = ORIGINAL
-        yield Row(
+        own_row = Row(
             status=status,
             reason=reason,
             curves=self._curves,
@@ -177,6 +196,7 @@ class Report(Callback):
             **common,
             **own,
         )
+        yield "unlearned", own_row
 
 
 def report_of(trainer: Trainer) -> Report:
@@ -206,9 +226,8 @@ def _is_dry(trainer: Any) -> bool:
 
 def _findings(trainer: Trainer) -> dict[str, dict[str, Any]]:
     """For each subject, the fields of a row that callbacks filled."""
-    subjects = ("original", "retrain", "unlearned")
     found: dict[str, dict[str, Any]] = {
-        subject: {"metrics": {}, "attacks": {}, "skipped": {}, "seconds": {}, "weights": {}} for subject in subjects
+        subject: {"metrics": {}, "attacks": {}, "skipped": {}, "seconds": {}, "weights": {}} for subject in _SUBJECTS
     }
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
@@ -222,6 +241,16 @@ def _findings(trainer: Trainer) -> dict[str, dict[str, Any]]:
             if subject in callback.seconds:
                 fields["seconds"][callback.title] = callback.seconds[subject]
             fields["weights"] = getattr(callback, "weights", {}).get(subject, fields["weights"])
+    return found
+
+
+def _exhibits(trainer: Trainer) -> dict[str, dict[str, Exhibit]]:
+    """For each subject, what callbacks show of it."""
+    found: dict[str, dict[str, Exhibit]] = {subject: {} for subject in _SUBJECTS}
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        for subject, shown in getattr(callback, "exhibits", {}).items():
+            found[subject].update(shown)
     return found
 
 

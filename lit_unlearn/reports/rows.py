@@ -143,13 +143,12 @@ def _distinction(row: Row, rows: Sequence[Row]) -> str:
     return ", ".join(told[:3])
 
 
-def write_rows(path: str | Path, rows: Sequence[Row], figures: Mapping[str, Any] | None = None) -> None:
+def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     """Write rows as strict JSON; a reader sees the old file or the whole new one, never a part.
 
     Args:
         path: file to write; its folder is made when missing.
         rows: the rows.
-        figures: data of figures to keep beside the rows (arrays become lists), such as ``{"feature_map": maps}``.
 
     Raises:
         UsageError: a value is not finite, has another type than the row says, or has no place in JSON.
@@ -159,8 +158,6 @@ def write_rows(path: str | Path, rows: Sequence[Row], figures: Mapping[str, Any]
     for i, values in enumerate(plain):
         _row(values, f"{path.name}: row {i}")
     document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rows": plain}
-    if figures is not None:
-        document["figures"] = _plain(figures, f"{path.name}: figures")
     write_atomically(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -177,21 +174,13 @@ def read_rows(path: str | Path) -> list[Row]:
     return [_row(values, f"{path}: row {i}") for i, values in enumerate(rows)]
 
 
-def read_figures(path: str | Path) -> dict[str, Any]:
-    """The figure data kept beside the rows: arrays as nested lists, empty where none were written."""
-    figures = _document(Path(path)).get("figures", {})
-    if not isinstance(figures, dict):
-        raise UsageError(f"{path}: 'figures' must be an object")
-    return figures
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that ``path`` holds either what it held or all of it, even if the machine stops."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write bytes, or UTF-8 text, so that ``path`` holds what it held or all of it, even if the machine stops."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

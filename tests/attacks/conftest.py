@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from lit_unlearn.attacks import Target
 from lit_unlearn.attacks.target import EncodedData
-from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones import Backbone, ResNet8
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
 
 CPU = torch.device("cpu")
 
@@ -74,3 +76,30 @@ def four_splits() -> dict[str, tuple[Tensor, Tensor]]:
         "test_forget": cluster([0, 1], 9),
         "test_retain": cluster([2, 3], 10),
     }
+
+
+class DigitsTargets:
+    """The digits with classes 0, 1 and 2 forgotten: Original and Retrain by their weights, and others beside them."""
+
+    def __init__(self) -> None:
+        self.data = UnlearnDataModule(Digits(), ForgetSpec(classes=[0, 1, 2]))
+        self.data.setup("fit")
+        names = "digits_resnet8", "digits_resnet8_retrain_classes_0_1_2"
+        self.original, self.retrain = (EncodedData(self.network(name), self.data, CPU) for name in names)
+
+    def network(self, weights: str | None = None) -> ResNet8:
+        torch.manual_seed(5)
+        network = ResNet8(num_classes=10, in_channels=1)
+        if weights is not None:
+            load_weights(network, weights)
+        return network.eval().requires_grad_(False)
+
+    def aim(self, model: Backbone | EncodedData) -> Target:
+        """A target that has both yardsticks; ``original`` and ``retrain`` may be the model too."""
+        encoded = model if isinstance(model, EncodedData) else EncodedData(model.eval(), self.data, CPU)
+        return Target(encoded, self.original, self.data, 10, self.retrain)
+
+
+@pytest.fixture(scope="session")
+def digits() -> DigitsTargets:
+    return DigitsTargets()

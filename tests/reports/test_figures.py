@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.figures import MAX_POINTS, curve_groups, curves, feature_map, hidden_states, recovery_bars
+from lit_unlearn.reports.figures import (
+    MAX_POINTS,
+    curve_groups,
+    curves,
+    feature_map,
+    hidden_states,
+    recovery_bars,
+    stage_groups,
+    stage_lines,
+)
 from lit_unlearn.reports.rows import Row
 
 
@@ -120,3 +129,48 @@ def test_figures_leave_matplotlib_as_it_was(shallow: Row) -> None:
     before = dict(matplotlib.rcParams)
     recovery_bars([shallow])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_forgotten_classes_have_colour_and_the_others_their_name_where_they_lie() -> None:
+    names = [f"class {i}{' (forgotten)' * (i < 2)}" for i in range(6)]
+    points = [[i, 10.0 * i] for i in range(6)]
+    svg = feature_map(dict.fromkeys(("Original", "GA", "Retrain"), (points, names)))
+    found = texts(svg)
+    assert found.count("class 0 (forgotten)") == found.count("retained") == 1  # in the legend
+    assert found.count("class 4") == 3  # in each panel
+    dots = re.findall(r"var\(--c(\d)", svg)
+    assert {"0", "1", "7"} <= set(dots)
+    assert "2" not in dots
+
+
+def staged(row: Row, **values: list[float]) -> Row:
+    for quantity, numbers in values.items():
+        row.attacks |= {f"representation/stages/stage{i}/{quantity}": value for i, value in enumerate(numbers)}
+    return row
+
+
+def test_lines_by_stage_stand_beside_the_references(original: Row, retrain: Row, shallow: Row) -> None:
+    rows = [
+        staged(original, cka=[1.0, 1.0, 1.0]),
+        staged(retrain, cka=[0.9, 0.5]),
+        staged(shallow, cka=[0.8, 0.7, 0.6]),
+    ]
+    shallow.attacks |= {"representation/map/explained": 0.5, "representation/idi/stem/bits": 0.5}
+    assert stage_groups(shallow, rows) == {"representation/stages": ["cka"]}
+    svg = stage_lines(shallow, rows, "representation/stages", "cka")
+    found = texts(svg)
+    assert found[-1] == "cka"
+    assert [text for text in found if text.startswith("stage")] == ["stage0", "stage1", "stage2"]
+    markers = [
+        len(re.findall("<use", part)) for part in re.findall(r'<g id="[^"]*line2d[^"]*">(.*?)</g>\s*</g>', svg, re.S)
+    ]
+    assert {3, 2} <= set(markers)  # Retrain's third stage is a gap
+    assert "1.00" in found
+
+
+def test_a_wide_span_is_logarithmic_and_a_negative_one_is_not(shallow: Row) -> None:
+    staged(shallow, variance=[1e-9, 1e-3, 10.0], bits=[-0.1, 0.5, 1000.0])
+    found = texts(stage_lines(shallow, [shallow], "representation/stages", "variance"))
+    assert any(text.startswith("1e-") for text in found)
+    assert not any("math" in text for text in found)
+    assert "0" in texts(stage_lines(shallow, [shallow], "representation/stages", "bits"))

@@ -6,14 +6,27 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
+from lit_unlearn.exhibits import ImageGrid, PointMap
+from lit_unlearn.reports.gallery import Exhibits
 from lit_unlearn.reports.page import render, write_page
 from lit_unlearn.reports.rows import Row
 
 CHROMIUM = Path("/usr/bin/chromium")
-VOID = {"meta", "link", "br", "use", "path"}
+VOID = {"meta", "link", "br", "use", "path", "img"}
+
+
+def exhibits() -> Exhibits:
+    """A map and reconstructions of Original and of a method."""
+    truth, guesses = torch.rand(3, 1, 2, 2), torch.rand(2, 3, 1, 2, 2)
+    shown = {}
+    for model, guess in zip(("Original", "GA"), guesses, strict=True):
+        grid = ImageGrid(torch.stack([truth, guess]), ["image", "reconstruction"], [[""] * 3, ["9.1 dB"] * 3])
+        points = PointMap(torch.eye(2), torch.tensor([0, 1]), ["class 0 (forgotten)", "class 1"])
+        shown[model] = {"inversion/delta/pictures": grid, "representation/map/map": points}
+    return shown
 
 
 def plain(page: str) -> str:
@@ -117,21 +130,57 @@ def test_everything_from_rows_is_escaped(make_row: Callable[..., Row]) -> None:
         started=evil,
         versions={evil: [evil]},
     )
-    page = render([row, make_row("x"), make_row("x")], {evil: (np.zeros((1, 2)), [evil])})
+    shown = {
+        "map": PointMap(torch.zeros(1, 2), torch.zeros(1).long(), [evil]),
+        evil: ImageGrid(torch.zeros(1, 1, 1, 2, 2), [evil], [[evil]]),
+    }
+    row.attacks |= {f"{evil}/{evil}/{stage}/{evil}": 0.5 for stage in ("a", evil)}
+    page = render([row, make_row("x"), make_row("x")], {evil: shown})
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_the_page_is_well_nested_and_needs_nothing_else(number: int, original: Row, retrain: Row, shallow: Row) -> None:
-    maps = {"Original": (np.eye(2), ["retained", "bag"])}
-    page = render([original, retrain, shallow][:number], maps)
+    shallow.attacks |= {f"recovery/stages/{stage}/forget_acc": 0.5 for stage in ("stem", "stage1")}
+    page = render([original, retrain, shallow][:number], exhibits())
     parser = Nesting()
     parser.feed(page)
     assert parser.open == []
     assert parser.seen["h1"] == 1
-    assert not re.search(r"""(src|href|action)=["'](?!#|data:,)|url\((?!#)|@import|<script""", page)
+    assert not re.search(
+        r"""(src|href|action)=["'](?!#|data:(?:,|image/png;base64,))|url\((?!#)|@import|<script""", page
+    )
     assert not re.search(r"https?://(?!www\.w3\.org/)", page)
+
+
+def test_pictures_and_maps_are_shown_with_the_truth_once(original: Row, retrain: Row, shallow: Row) -> None:
+    page = render([original, retrain, shallow], exhibits())
+    assert page.count('<img src="data:image/png;base64,') == 3 + 2 * 3
+    text = plain(page)
+    assert "image Original: reconstruction 9.1 dB 9.1 dB 9.1 dB GA: reconstruction" in text
+    assert "How the features moved" in text
+    assert 'aria-label="Feature maps of Original, GA"' in page
+
+
+def test_rows_read_back_without_exhibits_give_a_page_without_them(original: Row, retrain: Row, shallow: Row) -> None:
+    text = plain(render([original, retrain, shallow]))
+    for heading in ("How the features moved", "What attacks could see", "Stage by stage"):
+        assert heading not in text
+
+
+def test_numbers_by_stage_are_lines_and_a_table_of_their_own(original: Row, retrain: Row, shallow: Row) -> None:
+    for row, value in ((original, 1.0), (shallow, 0.25)):
+        row.attacks |= {f"representation/stages/{stage}/forget_cka_original": value for stage in ("stem", "stage1")}
+    shallow.attacks["membership/auc"] = 0.5125
+    page = render([original, retrain, shallow])
+    assert 'aria-label="representation/stages, forget_cka_original, by stage: Original, GA"' in page
+    text = plain(page)
+    assert text.index("membership/auc") < text.index("Stage by stage, in numbers")
+    dash = "\N{EN DASH}"
+    assert f"representation/stages/stage1/forget_cka_original 1 {dash} 0.25" in text
+    two = render([original, retrain, shallow, Row("GA", "ok", seed=7, attacks=shallow.attacks)])
+    assert two.count("<summary>GA (seed") >= 2  # each method folds away its own
 
 
 def test_the_file_is_replaced_whole(tmp_path: Path, shallow: Row) -> None:
@@ -155,7 +204,7 @@ def test_a_browser_opens_the_page_without_a_complaint(
     tmp_path: Path, original: Row, retrain: Row, shallow: Row
 ) -> None:
     path = tmp_path / "report.html"
-    write_page(path, [original, retrain, shallow], {"GA": (np.eye(2), ["retained", "bag"])})
+    write_page(path, [original, retrain, shallow], exhibits())
     dumped, said = _open(path, tmp_path)
     assert "The forgetting is shallow" in dumped
     assert "CONSOLE" not in said

@@ -12,9 +12,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.optim import SGD
 
-from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.attacks import Evaluation, FeatureMap, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
+from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
+from lit_unlearn.reports.gallery import read_exhibits
 from lit_unlearn.reports.report import Report, run_directory
 from lit_unlearn.reports.rows import read_rows
 
@@ -281,3 +283,43 @@ def test_an_epoch_without_validation_has_no_point_of_it(make_backbone, make_data
     curves = report.rows[-1].curves
     assert [epoch for epoch, _ in curves["val/retain_acc"]] == [1, 3]
     assert [epoch for epoch, _ in curves["train/loss"]] == [0, 1, 2, 3]
+
+
+class Shows(Callback):
+    """What an attack looks like to the report."""
+
+    title = "inversion/fake"
+
+    def __init__(self, **exhibits):
+        self.findings, self.skipped, self.seconds, self.exhibits = {}, {}, {}, exhibits
+
+
+def test_what_attacks_show_is_kept_beside_the_row_and_drawn(make_backbone, make_data, fit):
+    truth, guess = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    grid = ImageGrid(torch.stack([truth, guess]), ["image", "reconstruction"], [["", ""], ["9 dB", "8 dB"]])
+    report = Report(checkpoint=False)
+    shows = Shows(original={"inversion/fake/pictures": grid}, unlearned={"inversion/fake/pictures": grid})
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), FeatureMap(), shows, report)
+    names = {"representation/map/map", "inversion/fake/pictures"}
+    assert {label: set(shown) for label, shown in report.shown.items()} == {"Original": names, "FineTune": names}
+    kept = read_exhibits(report.directory / "exhibits.npz")
+    drawn = report.shown["FineTune"]["representation/map/map"]
+    assert torch.equal(kept["FineTune"]["representation/map/map"].points, drawn.points)
+    page = (report.directory / "report.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert "Feature maps of Original, FineTune" in page
+    assert not [name for name in os.listdir(report.directory) if name.startswith(".")]
+
+
+def test_a_run_without_exhibits_leaves_none_of_an_earlier_one(make_backbone, make_data, fit):
+    for attacks, there in (((FeatureMap(),), True), ((), False)):
+        report = Report(page=False, checkpoint=False)
+        fit(FineTune(make_backbone()), make_data(), Evaluation(), *attacks, report, logger=False)
+        assert (report.directory / "exhibits.npz").exists() == there
+
+
+def test_a_diverged_run_shows_the_references_only(make_backbone, make_data, fit):
+    report = Report(page=False, checkpoint=False)
+    module = GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=1e6, momentum=0.9))
+    fit(module, make_data(), Evaluation(), FeatureMap(), report, max_epochs=9)
+    assert list(read_exhibits(report.directory / "exhibits.npz")) == ["Original"]

@@ -11,7 +11,6 @@ from lit_unlearn.reports.rows import (
     Row,
     chance,
     labels,
-    read_figures,
     read_rows,
     reference,
     without_repeats,
@@ -24,12 +23,6 @@ def test_rows_survive_the_file(tmp_path: Path, original: Row, shallow: Row) -> N
     write_rows(path, [original, shallow])
     assert read_rows(path) == [original, shallow]
     assert json.loads(path.read_text())["version"] == 1
-    assert read_figures(path) == {}
-
-
-def test_figures_are_kept_beside_the_rows(tmp_path: Path, original: Row) -> None:
-    write_rows(tmp_path / "r.json", [original], {"feature_map": {"GA": (np.eye(2), ["a", "b"])}})
-    assert read_figures(tmp_path / "r.json") == {"feature_map": {"GA": [[[1.0, 0.0], [0.0, 1.0]], ["a", "b"]]}}
 
 
 def test_values_of_other_types_become_json(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import lstsq
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from lit_unlearn.attacks import FeatureMapping, HeadRecovery
+from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery
+from lit_unlearn.attacks.target import Encoded
 from lit_unlearn.errors import UsageError
 
 TRAIN, TEST = ("forget", "retain"), ("test_forget", "test_retain")
@@ -188,9 +191,13 @@ def test_a_random_share_is_attacked_without_forgotten_test_classes(aim, nets, fo
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"calibration": "retian"}, r"unknown calibration set 'retian'; did you mean.*allowed: heldout, retain, train"),
+        (
+            {"calibration": "retian"},
+            r"unknown calibration set 'retian'; did you mean.*allowed: heldout, rest, retain, train",
+        ),
         ({"ridge": -1.0}, "ridge is -1.0, but must be at least 0"),
         ({"ridge": float("nan")}, "ridge is nan, but must be at least 0"),
+        ({"normalise": "l1"}, r"unknown normalisation 'l1'; did you mean 'l2'.*allowed: gated, l2, raw, standard"),
     ],
 )
 def test_options_out_of_range(attack, option, message):
@@ -208,3 +215,108 @@ def test_only_what_reads_the_original_asks_for_it():
     assert HeadRecovery(target="logits").needs_original
     assert FeatureMapping().needs_original
     assert not HeadRecovery.needs_original  # the instance does not change its class
+
+
+def everything(target, splits):
+    """All samples of several splits as one batch, as the model sees them."""
+    whole = [target.model.whole(split) for split in splits]
+    stages = {name: torch.cat([batch.stages[name] for batch in whole]) for name in whole[0].stages}
+    return Encoded(*(torch.cat([batch[i] for batch in whole]) for i in range(3)), stages)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_standardised_recovery_is_sklearns_ridge_on_standardised_features(aim, nets, four_splits, bias):
+    target = aim(nets[0], **four_splits)
+    train, test = (everything(target, splits) for splits in (TRAIN, TEST))
+    scaler = StandardScaler().fit(train.features.double().numpy())
+    x = scaler.transform(train.features.double().numpy())
+    reference = Ridge(0.3 * (x**2).mean() * len(x), fit_intercept=bias).fit(x, np.eye(4)[train.labels.numpy()])
+    read = HeadRecovery(ridge=0.3, bias=bias, normalise="standard").readouts(target)[""]
+    expected = reference.predict(scaler.transform(test.features.double().numpy()))
+    torch.testing.assert_close(read(test), torch.from_numpy(expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
+def test_recovery_at_unit_length_is_plain_recovery_of_features_at_unit_length(aim, nets, vectors, four_splits, attack):
+    class Unit(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return nn.functional.normalize(self.inner(x).double(), eps=1e-300)
+
+    model, original = (net.double() for net in nets)
+    unit = vectors(Unit(model.encoder), 6, 4, seed=1).double()
+    doubled = {name: (x.double(), y) for name, (x, y) in four_splits.items()}
+    found = attack(normalise="l2").run(aim(model, original, **doubled))
+    assert found == attack().run(aim(unit, original, **doubled))
+    assert found != attack().run(aim(model, original, **doubled))
+
+
+class Shrunk(nn.Module):
+    """The features of samples whose first entry is positive are made small."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return torch.where(x[:, :1] > 0, self.scale * x, x)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+@pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
+def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(aim, vectors, attack, scale):
+    draw = torch.Generator().manual_seed(5)
+    labels = torch.arange(400) % 4
+    x = 3 * torch.randn(4, 5, generator=draw)[labels] + torch.randn(400, 5, generator=draw)
+    x[:, 0] = torch.where(labels < 2, 1.0, -1.0) * (x[:, 0].abs() + 0.1)  # classes 0 and 1 are shrunk
+    splits = {"forget": (x[labels < 2], labels[labels < 2]), "retain": (x[labels > 1], labels[labels > 1])}
+    original = vectors(nn.Identity(), 5, 4)
+    with torch.no_grad():  # a head that reads the classes
+        fit = HeadRecovery().readouts(aim(original, **splits))[""]
+        probes = Encoded(torch.cat([torch.zeros(1, 5), torch.eye(5)]), None, None, {})
+        original.head.bias.copy_(fit(probes)[0])
+        original.head.weight.copy_((fit(probes)[1:] - fit(probes)[0]).T)
+    found = {
+        normalise: attack(normalise=normalise).run(aim(vectors(Shrunk(scale), 5, 4), original, **splits))["forget_acc"]
+        for normalise in ("raw", "standard", "l2", "gated")
+    }
+    whole = attack().run(aim(original, original, **splits))["forget_acc"]
+    assert whole > 0.9
+    assert found["raw"] < 0.7  # of two classes
+    assert found["standard"] < 0.7
+    assert found["l2"] > whole - 0.05
+    assert found["gated"] > whole - 0.01
+
+
+@pytest.mark.parametrize("normalise", ["raw", "l2"])
+@pytest.mark.parametrize("scale", [1e-5, 1e3])
+def test_at_unit_length_scaling_one_group_changes_nothing(aim, vectors, four_splits, normalise, scale):
+    doubled = {name: (x.double(), y) for name, (x, y) in four_splits.items()}
+    read = []
+    for factor in (1.0, scale):
+        target = aim(vectors(Shrunk(factor), 5, 4).double(), **doubled)
+        read.append(HeadRecovery(normalise=normalise, ridge=1e-3).readouts(target)[""](everything(target, TEST)))
+    close = torch.allclose(*read, rtol=0, atol=1e-10)
+    assert close == (normalise == "l2")
+
+
+def test_all_but_the_forget_set_is_a_calibration_set(aim, nets, four_splits):
+    target = aim(nets[0], **four_splits)
+    given = list(HeadRecovery(calibration="rest").calibration_batches(target))
+    labels = torch.cat([batch.labels for batch, _ in given])
+    halves = [four_splits[split][1][::2] for split in TEST]
+    assert torch.equal(labels, torch.cat([four_splits["retain"][1], *halves]))
+    assert HeadRecovery(calibration="rest").test_part == "evaluation"
+
+
+def test_every_stage_is_recovered_from(digits):
+    target = digits("original")
+    found = StageRecovery(normalise="raw").run(target)
+    stages = ("stem", "stage1", "stage2", "stage3")
+    assert set(found) == {f"{s}/{n}_acc" for s in stages for n in (*TRAIN, *TEST)}
+    last = {name: value for name, value in found.items() if name.startswith("stage3/")}
+    assert last == {f"stage3/{name}": value for name, value in HeadRecovery().run(target).items()}  # it is the features
+    assert found["stem/test_retain_acc"] < found["stage3/test_retain_acc"]

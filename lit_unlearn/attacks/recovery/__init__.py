@@ -1,0 +1,28 @@
+"""Training-free recovery: what can still be read out of the features of an unlearned model, and how easily?"""
+
+from lit_unlearn.attacks.recovery.base import Calibration, Normalise, Recovery
+from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, LinearRecovery, StageRecovery
+from lit_unlearn.attacks.recovery.readouts import (
+    CapacityRecovery,
+    ForgetProbe,
+    KNNRecovery,
+    LinearDiscriminant,
+    NearestMean,
+)
+from lit_unlearn.attacks.recovery.worst import WorstRecovery
+
+__all__ = [
+    "Calibration",
+    "CapacityRecovery",
+    "FeatureMapping",
+    "ForgetProbe",
+    "HeadRecovery",
+    "KNNRecovery",
+    "LinearDiscriminant",
+    "LinearRecovery",
+    "NearestMean",
+    "Normalise",
+    "Recovery",
+    "StageRecovery",
+    "WorstRecovery",
+]

@@ -1,0 +1,150 @@
+"""What all recovery attacks share: a calibration set to fit readouts on, and how a fitted readout is scored.
+
+Threat model of the family. The attacker holds the unlearned model and a calibration set S of labelled images, and
+trains no network: whatever he fits is a readout of the frozen features.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.errors import unknown
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+from lit_unlearn.metrics.scaling import NormGate, Standardiser, unit_norm
+
+Calibration = Literal["train", "retain", "heldout", "rest"]
+Normalise = Literal["raw", "standard", "l2", "gated"]
+Readout = Callable[[Encoded], Tensor]
+"""From a batch to logits (B, C)."""
+
+_CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
+    "train": ((("forget", "all"), ("retain", "all")), "all"),
+    "retain": ((("retain", "all"),), "all"),
+    "heldout": ((("test_forget", "calibration"), ("test_retain", "calibration")), "evaluation"),
+    "rest": (
+        (("retain", "all"), ("test_forget", "calibration"), ("test_retain", "calibration")),
+        "evaluation",
+    ),
+}
+_NORMALISE = ("raw", "standard", "l2", "gated")
+
+
+class Lens(NamedTuple):
+    """What a readout sees of a batch: (B, width)."""
+
+    read: Callable[[Encoded], Tensor]
+    width: int
+
+
+class Recovery(Attack):
+    """Base of the recovery attacks: fits readouts on a calibration set, and scores them on every split.
+
+    Args:
+        name: how its numbers are called.
+        calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
+            sample; ``rest``, both of the latter, that is all but the forget set. Where test samples are calibrated on,
+            test accuracies are of the remaining ones.
+
+    Attributes:
+        group: with which other readouts it may be compared: those that answer the same question from the same layer.
+            Empty for which of all classes an image has, from the features that the head reads.
+    """
+
+    family: ClassVar[str] = "recovery"
+    group: ClassVar[str] = ""
+
+    def __init__(self, name: str, calibration: Calibration) -> None:
+        super().__init__(name)
+        if calibration not in _CALIBRATION:
+            raise unknown("calibration set", calibration, _CALIBRATION)
+        self.calibration = calibration
+
+    @abstractmethod
+    def readouts(self, target: Target) -> Mapping[str, Readout]:
+        """Fits on the calibration set; the readouts by name, which is empty where there is only one."""
+
+    def run(self, target: Target) -> Mapping[str, float]:
+        """Accuracy after recovery on every split, as ``<split>_acc``, under the name of the readout if it has one."""
+        scored = self.score(target, self.readouts(target))
+        return {f"{name}/{key}".lstrip("/"): value for name, found in scored.items() for key, value in found.items()}
+
+    def score(self, target: Target, readouts: Mapping[str, Readout]) -> dict[str, dict[str, float]]:
+        """Accuracy of fitted readouts on every split, in one pass: ``<split>_acc`` by readout."""
+        found: dict[str, dict[str, float]] = {name: {} for name in readouts}
+        for split in self.scored_splits(target):
+            part = self.test_part if split.startswith("test") else "all"
+            for name, value in score_part(target, readouts, split, part).items():
+                found[name][f"{split}_acc"] = value
+        return found
+
+    def scored_splits(self, target: Target) -> Sequence[str]:
+        """The splits in which the readouts have an answer to give: all that have samples."""
+        return target.data.split_names
+
+    @property
+    def test_part(self) -> str:
+        """The part of the test splits that is not calibrated on."""
+        return _CALIBRATION[self.calibration][1]
+
+    def calibrates_on(self, split: str) -> bool:
+        """Whether samples of that split are in the calibration set."""
+        return split in dict(_CALIBRATION[self.calibration][0])
+
+    def calibration_parts(self, target: Target) -> list[tuple[str, str]]:
+        """The parts of splits that the calibration set is made of, of those that have samples."""
+        return [(split, part) for split, part in _CALIBRATION[self.calibration][0] if split in target.data.split_names]
+
+    def calibration_batches(self, target: Target) -> Iterator[tuple[Encoded, Encoded | None]]:
+        """This rank's batches of the calibration set, each with the same as the original sees it, where needed."""
+        for split, part in self.calibration_parts(target):
+            model = target.model.batches(split, part)
+            if self.needs_original and target.original is target.model:
+                yield from ((batch, batch) for batch in model)
+            elif self.needs_original and target.original is not None:
+                yield from zip(model, target.original.batches(split, part), strict=True)
+            else:
+                yield from ((batch, None) for batch in model)
+
+    def normalised(self, target: Target, lenses: Mapping[str, Lens], normalise: Normalise) -> dict[str, Lens]:
+        """Puts a normalisation behind each lens, fitted to the calibration set where it has something to fit."""
+        if normalise == "raw":
+            return dict(lenses)
+        if normalise == "l2":
+            return {name: _behind(lens, unit_norm) for name, lens in lenses.items()}
+        fits = {
+            name: (NormGate() if normalise == "gated" else Standardiser(lens.width)).to(target.device)
+            for name, lens in lenses.items()
+        }
+        for split, part in self.calibration_parts(target):
+            for batch in target.model.batches(split, part):
+                for name, lens in lenses.items():
+                    fits[name].update(lens.read(batch))
+        return {name: _behind(lens, fits[name].compute()) for name, lens in lenses.items()}
+
+
+def check_normalise(normalise: str) -> None:
+    """Complains about an unknown normalisation.
+
+    Raises:
+        UsageError: naming it and those that there are.
+    """
+    if normalise not in _NORMALISE:
+        raise unknown("normalisation", normalise, _NORMALISE)
+
+
+def score_part(target: Target, readouts: Mapping[str, Readout], split: str, part: str) -> dict[str, float]:
+    """Accuracy of several readouts on one part of a split; a part without samples gives none."""
+    counters = {name: SplitAccuracy().to(target.device) for name in readouts}
+    for batch in target.model.batches(split, part):
+        for name, readout in readouts.items():
+            counters[name].update(readout(batch), batch.labels)
+    values = {name: counter.value for name, counter in counters.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _behind(lens: Lens, scaling: Callable[[Tensor], Tensor]) -> Lens:
+    return Lens(lambda batch: scaling(lens.read(batch)), lens.width)

@@ -1,0 +1,211 @@
+"""Linear recovery (OPC, arXiv 2507.07754): can linear algebra bring the forgotten classes back?
+
+Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery he needs labels of S;
+for feature mapping he holds the original model, needs no labels, and may lack every forget sample
+(``calibration: retain``).
+
+    FM   W = argmin Σ_S ‖W f(x) − f0(x)‖² + ridge,   prediction g0(W f(x))
+    HR   V = argmin Σ_S ‖V f(x) − onehot(y)‖² + ridge,   prediction argmax V f(x)
+
+with f, f0 the unlearned and original features and g0 the original head. HR onto g0's logits is FM by algebra, offered
+for those who hold only the original's answers. Both fit in closed form from streaming float64 moments. On raw features,
+as in the paper, neither is strong against a model that merely shrinks features: a ridge sees a direction of small
+variance last. So f may be normalised first, which the paper does not do; f0 never is, because g0 reads it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lit_unlearn.attacks.recovery.base import Calibration, Lens, Normalise, Readout, Recovery, check_normalise
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
+
+
+class LinearRecovery(Recovery):
+    """Fits a linear map from unlearned features to a goal on a calibration set, and scores what it predicts.
+
+    Args:
+        name: how its numbers are called.
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        ridge: penalty relative to the mean variance of the features, ≥ 0.
+        bias: whether the map has a free intercept.
+        normalise: what is done to the features first. ``raw``: nothing; ``standard``: mean 0 and variance 1 in each
+            dimension; ``l2``: each sample to length 1; ``gated``: if samples come in two groups of length, the short
+            group is brought to the length of the other, see :class:`~lit_unlearn.metrics.scaling.NormGate`.
+    """
+
+    def __init__(self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise) -> None:
+        super().__init__(name, calibration)
+        if not ridge >= 0:
+            raise UsageError(f"ridge is {ridge}, but must be at least 0")
+        check_normalise(normalise)
+        self.ridge, self.bias, self.normalise = ridge, bias, normalise
+
+    @abstractmethod
+    def width(self, target: Target) -> int:
+        """The width k of what the map is fitted to."""
+
+    @abstractmethod
+    def goal(self, target: Target, batch: Encoded, original: Encoded | None) -> Tensor:
+        """What the map is fitted to, (B, k)."""
+
+    @abstractmethod
+    def logits(self, target: Target, mapped: Tensor) -> Tensor:
+        """What a mapped batch (B, k) predicts, (B, C)."""
+
+    def views(self, target: Target) -> Mapping[str, Lens]:
+        """What is read of a batch, before normalisation, by the name of the readout."""
+        return {"": Lens(lambda batch: batch.features, target.model.backbone.num_features)}
+
+    def lenses(self, target: Target) -> Mapping[str, Lens]:
+        """What the map is fitted from, by the name of the readout."""
+        return self.normalised(target, self.views(target), self.normalise)
+
+    def solve(self, moments: NormalEquations) -> LinearMap:
+        """The map, from the sums over the calibration set of all ranks."""
+        return moments.solve(self.ridge, self.bias)
+
+    def readouts(self, target: Target) -> Mapping[str, Readout]:
+        """One fitted map behind each lens."""
+        lenses = self.lenses(target)
+        moments = {
+            name: NormalEquations(lens.width, self.width(target)).to(target.device) for name, lens in lenses.items()
+        }
+        for batch, original in self.calibration_batches(target):
+            goal = self.goal(target, batch, original)
+            for name, lens in lenses.items():
+                moments[name].update(lens.read(batch), goal)
+        return {name: self._readout(target, lens, self.solve(moments[name])) for name, lens in lenses.items()}
+
+    def _readout(self, target: Target, lens: Lens, solution: LinearMap) -> Readout:
+        return lambda batch: self.logits(target, solution(lens.read(batch)))
+
+
+class HeadRecovery(LinearRecovery):
+    """Head recovery: a new head on the unlearned features, in closed form.
+
+    Fitted on retained data alone, with a bias, it cannot name a forgotten class; feature mapping can.
+
+    Args:
+        target: ``labels``, or ``logits``: the original's, which with a bias is feature mapping by algebra.
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        ridge: relative penalty ≥ 0.
+        bias: whether the head has a free intercept.
+        normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        name: how its numbers are called.
+
+    Example:
+        >>> Trainer(callbacks=[HeadRecovery(), FeatureMapping()])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        target: Literal["labels", "logits"] = "labels",
+        calibration: Calibration = "train",
+        ridge: float = 1e-6,
+        bias: bool = True,
+        normalise: Normalise = "raw",
+        name: str = "hr",
+    ) -> None:
+        super().__init__(name, calibration, ridge, bias, normalise)
+        if target not in ("labels", "logits"):
+            raise unknown("target of head recovery", target, ("labels", "logits"))
+        self.onto = target
+        self.needs_original = target == "logits"  # type: ignore[misc]
+
+    def width(self, target: Target) -> int:
+        """C."""
+        return target.num_classes
+
+    def goal(self, target: Target, batch: Encoded, original: Encoded | None) -> Tensor:
+        """One-hot labels, or the original's logits."""
+        if original is not None:
+            return original.logits
+        return one_hot(batch.labels, target.num_classes)
+
+    def logits(self, target: Target, mapped: Tensor) -> Tensor:
+        """The mapped batch is the prediction."""
+        return mapped
+
+
+class FeatureMapping(LinearRecovery):
+    """Feature mapping: from unlearned features to the original's, read by the original head.
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        ridge: relative penalty ≥ 0.
+        bias: whether the map has a free intercept.
+        normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        name: how its numbers are called.
+    """
+
+    needs_original = True
+
+    def __init__(
+        self,
+        calibration: Calibration = "train",
+        ridge: float = 1e-6,
+        bias: bool = True,
+        normalise: Normalise = "raw",
+        name: str = "fm",
+    ) -> None:
+        super().__init__(name, calibration, ridge, bias, normalise)
+
+    def width(self, target: Target) -> int:
+        """The original's d."""
+        assert target.original is not None
+        return target.original.backbone.num_features
+
+    def goal(self, target: Target, batch: Encoded, original: Encoded | None) -> Tensor:
+        """The original's features."""
+        assert original is not None
+        return original.features
+
+    @torch.no_grad()
+    def logits(self, target: Target, mapped: Tensor) -> Tensor:
+        """What the original head makes of the mapped features."""
+        assert target.original is not None
+        head = target.original.backbone.head
+        logits: Tensor = head(mapped.to(next(head.parameters()).dtype))
+        return logits
+
+
+class StageRecovery(HeadRecovery):
+    """Head recovery at every encoder stage: where along the depth of the network is the forgotten class still there?
+
+    The stages' activations are averaged over positions. Numbers are ``<stage>/<split>_acc``.
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        ridge: relative penalty ≥ 0.
+        bias: whether the heads have a free intercept.
+        normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        name: how its numbers are called.
+    """
+
+    group = "stages"
+
+    def __init__(
+        self,
+        calibration: Calibration = "train",
+        ridge: float = 1e-6,
+        bias: bool = True,
+        normalise: Normalise = "l2",
+        name: str = "stages",
+    ) -> None:
+        super().__init__("labels", calibration, ridge, bias, normalise, name)
+
+    def views(self, target: Target) -> Mapping[str, Lens]:
+        """Every stage, under its name."""
+        batch = next(batch for split in target.data.split_names for batch in target.model.batches(split))
+        return {name: _stage(name, tapped.shape[1]) for name, tapped in batch.stages.items()}
+
+
+def _stage(name: str, width: int) -> Lens:
+    return Lens(lambda batch: batch.stages[name], width)

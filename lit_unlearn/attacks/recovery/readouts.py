@@ -1,0 +1,209 @@
+"""Recovery by readouts of other kinds than a regression: class means, neighbours, a kernel, a probe.
+
+Threat model. As for head recovery: the unlearned model and a labelled calibration set; no original. All but the probe
+among forgotten classes answer the full question, which of all C classes an image has.
+
+    NearestMean          argmin_c ‖f(x) − μ_c‖
+    LinearDiscriminant   argmax_c (x − μ)ᵀ S⁻¹ m_c − m_cᵀ S⁻¹ m_c / 2 + log π_c     S: covariance within classes
+    KNNRecovery          the most frequent class of the k calibration samples of largest cosine to f(x)
+    CapacityRecovery     ridge regression on random Fourier features of f(x): length 1, then standardised
+    ForgetProbe          logistic regression among the forgotten classes alone
+
+On handwritten digits the ridge on random features recovers as much as a multi-layer perceptron from the same normalised
+and standardised features, or more, from every model tried; it is in closed form and streams, so it is what stands here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from lit_unlearn.attacks.recovery.base import Calibration, Lens, Normalise, Readout, Recovery
+from lit_unlearn.attacks.recovery.linear import HeadRecovery
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.errors import UsageError
+from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
+from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
+from lit_unlearn.metrics.random_features import RandomFeatures
+from lit_unlearn.metrics.reservoir import Reservoir
+from lit_unlearn.metrics.scaling import unit_norm
+
+_QUERIES = 1024  # at once, so that the matrix of cosines stays below _QUERIES × limit
+
+
+class NearestMean(HeadRecovery):
+    """Names the class whose mean feature is nearest.
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        name: how its numbers are called.
+    """
+
+    def __init__(
+        self, calibration: Calibration = "train", normalise: Normalise = "l2", name: str = "nearest_mean"
+    ) -> None:
+        super().__init__("labels", calibration, normalise=normalise, name=name)
+
+    def solve(self, moments: NormalEquations) -> LinearMap:
+        """Distances to the class means."""
+        return nearest_mean(moments.compute())
+
+
+class LinearDiscriminant(HeadRecovery):
+    """Linear discriminant analysis (Fisher).
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        ridge: added to the covariance within classes, relative to its mean eigenvalue, ≥ 0.
+        normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        name: how its numbers are called.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration = "train",
+        ridge: float = 1e-6,
+        normalise: Normalise = "l2",
+        name: str = "lda",
+    ) -> None:
+        super().__init__("labels", calibration, ridge, normalise=normalise, name=name)
+
+    def solve(self, moments: NormalEquations) -> LinearMap:
+        """Linear discriminants."""
+        return linear_discriminant(moments.compute(), self.ridge)
+
+
+class CapacityRecovery(HeadRecovery):
+    """A readout with capacity: ridge regression on random Fourier features, that is of a Gaussian kernel.
+
+    The moments take D² numbers, whatever the number of samples.
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        ridge: penalty relative to the mean variance of a random feature, ≥ 0.
+        dimensions: D, how many random features.
+        seed: of their draw.
+        name: how its numbers are called.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration = "train",
+        ridge: float = 0.1,
+        dimensions: int = 1024,
+        seed: int = 0,
+        name: str = "capacity",
+    ) -> None:
+        super().__init__("labels", calibration, ridge, normalise="standard", name=name)
+        if dimensions < 1:
+            raise UsageError(f"dimensions is {dimensions}, but must be at least 1")
+        self.dimensions, self.seed = dimensions, seed
+
+    def lenses(self, target: Target) -> Mapping[str, Lens]:
+        """Features at length 1, standardised, lifted."""
+        width = target.model.backbone.num_features
+        unit = {"": Lens(lambda batch: unit_norm(batch.features), width)}
+        standard = self.normalised(target, unit, "standard")[""]
+        lift = RandomFeatures(width, self.dimensions, self.seed)
+        return {"": Lens(lambda batch: lift(standard.read(batch)), self.dimensions)}
+
+
+class KNNRecovery(Recovery):
+    """The k nearest neighbours by cosine.
+
+    Args:
+        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        k: how many neighbours vote, ≥ 1; of equally frequent classes the first is named.
+        limit: how many calibration samples to keep, drawn at random, ≥ 1.
+        seed: of the draw.
+        name: how its numbers are called.
+    """
+
+    def __init__(
+        self, calibration: Calibration = "train", k: int = 5, limit: int = 10_000, seed: int = 0, name: str = "knn"
+    ) -> None:
+        super().__init__(name, calibration)
+        for argument, value in (("k", k), ("limit", limit)):
+            if value < 1:
+                raise UsageError(f"{argument} is {value}, but must be at least 1")
+        self.k, self.limit, self.seed = k, limit, seed
+
+    def readouts(self, target: Target) -> Mapping[str, Readout]:
+        """Shares of the votes."""
+        reservoir = Reservoir(target.model.backbone.num_features, self.limit, self.seed).to(target.device)
+        for batch, _ in self.calibration_batches(target):
+            reservoir.update(unit_norm(batch.features), batch.labels)
+        bank, labels = reservoir.compute()
+        votes = one_hot(labels, target.num_classes).double()
+
+        def elect(batch: Encoded) -> Tensor:
+            queries = torch.split(unit_norm(batch.features), _QUERIES)
+            nearest = [(part @ bank.T).topk(min(self.k, len(bank))).indices for part in queries]
+            return torch.cat([votes[indices].mean(1) for indices in nearest])
+
+        return {"": elect}
+
+
+class ForgetProbe(Recovery):
+    """Logistic regression among the forgotten classes alone, from features at length 1, standardised among themselves.
+
+    The attacker is told that an image is of a forgotten class and asks only which. That makes it the most sensitive
+    probe, and the one that Retrain too gives most to: read it beside Retrain's. Undefined for fewer than two forgotten
+    classes in the calibration set, and for a forget set that is no class.
+
+    Args:
+        calibration: ``train`` or ``heldout``: the forget set, or every other test sample of the forgotten classes; or
+            ``rest``, the latter too.
+        penalty: weight of ‖w‖²/2 beside the sum of the losses, > 0.
+        name: how its numbers are called.
+    """
+
+    group = "told"
+
+    def __init__(self, calibration: Calibration = "train", penalty: float = 1.0, name: str = "forget_probe") -> None:
+        super().__init__(name, calibration)
+        if not 0 < penalty < math.inf:
+            raise UsageError(f"penalty is {penalty}, but must be above 0 and finite")
+        if calibration == "retain":
+            raise UsageError("calibration is 'retain', but a probe among forgotten classes needs samples of them")
+        self.penalty = penalty
+
+    def readouts(self, target: Target) -> Mapping[str, Readout]:
+        """Log probabilities of the forgotten classes; none where there is nothing to tell apart."""
+        parts = [item for item in self.calibration_parts(target) if item[0] in ("forget", "test_forget")]
+        if "test_forget" not in target.data.split_names or not parts:
+            return {}
+        ((split, part),) = parts
+        whole = target.model.whole(split, part)
+        labels = whole.labels.cpu().numpy()
+        if len(set(labels.tolist())) < 2:
+            return {}
+        probe = _logistic(1 / self.penalty).fit(whole.features.double().cpu().numpy(), labels)
+        columns = torch.as_tensor(probe.classes_, device=target.device)
+
+        def ask(batch: Encoded) -> Tensor:
+            answers = torch.from_numpy(probe.predict_log_proba(batch.features.double().cpu().numpy()))
+            logits = answers.new_full((len(answers), target.num_classes), -math.inf).to(target.device)
+            return logits.index_copy_(1, columns, answers.to(target.device))
+
+        return {"": ask}
+
+    def scored_splits(self, target: Target) -> Sequence[str]:
+        """The forgotten ones; retained images have no right answer here."""
+        return [split for split in target.data.split_names if "forget" in split]
+
+    def run(self, target: Target) -> Mapping[str, float]:
+        """Accuracy on the forgotten splits."""
+        return {"forget_acc": math.nan, "test_forget_acc": math.nan, **super().run(target)}
+
+
+def _logistic(inverse_penalty: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer, StandardScaler
+
+    return make_pipeline(Normalizer(), StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=1000))

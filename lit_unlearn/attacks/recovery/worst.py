@@ -1,0 +1,216 @@
+"""The worst case of recovery: every readout of a fixed suite, and the strongest of them.
+
+A defence may beat one readout by design; it has to beat them all. So the number that counts is the largest accuracy on
+forgotten data over the suite, beside that of the same suite on Original and Retrain.
+
+What is decided on. Where whole classes are forgotten: held-out images of them (``test_forget``), with readouts fitted
+on the training set. Where single images are forgotten nothing held out is forgotten, so the forget images themselves
+are predicted by readouts that were fitted on everything else (``calibration: rest``), and ``gap`` is how much better
+that goes than on retained-class test images that no one ever trained on: what was memorised.
+
+The maximum over M readouts on n samples is biased upwards: some win by luck. ``select: maximum``, the default, reports
+it all the same, because it errs on the side of finding a leak, uses every sample, and the same maximum is taken of
+Retrain, with nearly the same bias. ``selection_bias`` estimates it: the maximum minus what the readout that is best on
+one half of the samples gets on the other half, averaged over both halves. ``select: half`` reports the latter with no
+such bias, on half as many samples.
+
+There are three maxima, each over readouts that answer the same question from the same layer: of the features that the
+head reads; ``stages``, of earlier layers; ``told``, among forgotten classes only. One maximum over all would hide the
+first: from early stages, or told that a class is among three, one reads 85 to 100 % out of any model of handwritten
+digits, be it Retrain, one with random weights, or one whose features have collapsed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import ClassVar, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.recovery.base import Calibration, Normalise, Readout, Recovery, score_part
+from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, StageRecovery
+from lit_unlearn.attacks.recovery.readouts import (
+    CapacityRecovery,
+    ForgetProbe,
+    KNNRecovery,
+    LinearDiscriminant,
+    NearestMean,
+)
+from lit_unlearn.attacks.target import Target
+from lit_unlearn.errors import UsageError, unknown
+
+SUITE = 1
+"""Version of the standard suite: it counts up when a member comes, goes or changes, since maxima then differ."""
+
+Select = Literal["maximum", "half"]
+Halves = tuple[dict[str, float], dict[str, float]]
+_SELECT = ("maximum", "half")
+_NORMALISE: tuple[Normalise, ...] = ("raw", "standard", "l2", "gated")
+
+
+def standard_suite(calibration: Calibration, seed: int = 0) -> list[Recovery]:
+    """The members of suite number :data:`SUITE`, the simplest first.
+
+    Args:
+        calibration: the set that all are fitted on.
+        seed: of those that draw.
+    """
+    linear: list[Recovery] = []
+    for normalise, bias in product(_NORMALISE, (True, False)):
+        suffix = normalise if bias else f"{normalise}_no_bias"
+        linear.append(HeadRecovery("labels", calibration, bias=bias, normalise=normalise, name=f"hr_{suffix}"))
+        linear.append(FeatureMapping(calibration, bias=bias, normalise=normalise, name=f"fm_{suffix}"))
+    return [
+        *linear,
+        NearestMean(calibration, "raw", name="nearest_mean_raw"),
+        NearestMean(calibration, "l2", name="nearest_mean_l2"),
+        LinearDiscriminant(calibration, normalise="raw", name="lda_raw"),
+        LinearDiscriminant(calibration, normalise="l2", name="lda_l2"),
+        KNNRecovery(calibration, seed=seed),
+        CapacityRecovery(calibration, seed=seed),
+        StageRecovery(calibration, normalise="raw", name="stages_raw"),
+        StageRecovery(calibration, normalise="l2", name="stages_l2"),
+        *([] if calibration == "retain" else [ForgetProbe(calibration)]),
+    ]
+
+
+class WorstRecovery(Attack):
+    """Runs a suite of recovery attacks and reports the strongest, and every member.
+
+    Numbers: ``<split>_acc`` of the strongest readout of the features, ``stages/<split>_acc`` and ``told/<split>_acc``
+    of those groups, and beside each, ``readouts``, how many there were, ``selection_bias`` where it can be estimated,
+    and ``gap`` where single images are forgotten; also ``<split>_acc/<member>`` of every member. Notes: ``strongest``,
+    its name, and ``reading``, what the number is a maximum of. Members that need the original are left out where there
+    is none, which makes the maximum another one; ``readouts`` tells.
+
+    Args:
+        members: the suite; None is the standard one.
+        calibration: what the standard suite is fitted on; None is ``train`` where whole classes are forgotten, else
+            ``rest``.
+        select: how the strongest is found, ``maximum`` or ``half``, see the module.
+        seed: of the members of the standard suite that draw.
+        name: how its numbers are called.
+
+    Raises:
+        UsageError: if there are no members, two share a name, or an option does not go with another.
+    """
+
+    family: ClassVar[str] = "recovery"
+
+    def __init__(
+        self,
+        members: list[Recovery] | None = None,
+        calibration: Calibration | None = None,
+        select: Select = "maximum",
+        seed: int = 0,
+        name: str = "worst",
+    ) -> None:
+        super().__init__(name)
+        if select not in _SELECT:
+            raise unknown("way to select", select, _SELECT)
+        if members is not None:
+            _check_members(members)
+            if calibration is not None:
+                raise UsageError(f"calibration is {calibration!r}, but members bring their own: give one of the two")
+        elif calibration is not None:
+            standard_suite(calibration)  # an unknown one is refused now
+        self.members, self.calibration, self.select, self.seed = members, calibration, select, seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses, before anything is trained, to select on samples that a member is fitted on."""
+        super().setup(trainer, pl_module, stage)
+        self._suite(trainer.datamodule.split_names)  # type: ignore[attr-defined]
+
+    def run(self, target: Target) -> Mapping[str, float]:
+        """Fits and scores all members, and picks the strongest of each group."""
+        splits = target.data.split_names
+        members = [m for m in self._suite(splits) if target.original is not None or not m.needs_original]
+        decisive = _decisive(splits)
+        numbers: dict[str, float] = {}
+        for group in dict.fromkeys(member.group for member in members):
+            peers = [member for member in members if member.group == group]
+            readouts, found = _fit_and_score(target, peers)
+            if readouts:
+                fitted_there = any(member.calibrates_on(decisive) for member in peers)
+                halves = None if fitted_there else _halves(target, readouts, decisive)
+                worst, strongest = _strongest(found, halves, decisive, self.select)
+                numbers |= {f"{group}/{name}".lstrip("/"): value for name, value in worst.items()}
+                self._say(group, strongest, len(readouts), decisive)
+            numbers |= {f"{key}/{name}": value for name, each in found.items() for key, value in each.items()}
+        return numbers
+
+    def _say(self, group: str, strongest: str, readouts: int, decisive: str) -> None:
+        suite = f"suite {SUITE}" if self.members is None else "a suite of one's own"
+        how = "chosen on one half of the images, scored on the other" if self.select == "half" else "their maximum"
+        self.said[f"{group}/strongest".lstrip("/")] = strongest
+        self.said[f"{group}/reading".lstrip("/")] = f"of {readouts} readout(s), {suite}, on {decisive}: {how}"
+
+    def _suite(self, splits: Sequence[str]) -> list[Recovery]:
+        decisive = _decisive(splits)
+        members = self.members
+        if members is None:
+            members = standard_suite(self.calibration or ("train" if decisive == "test_forget" else "rest"), self.seed)
+        fitted_there = [member.name for member in members if member.calibrates_on(decisive)]
+        if self.select == "half" and fitted_there:
+            raise UsageError(
+                f"select is 'half', but {fitted_there[0]} is fitted on the half of {decisive} that would select: "
+                f"choose another calibration set"
+            )
+        return members
+
+
+def _decisive(splits: Sequence[str]) -> str:
+    """The split whose accuracy decides which readout is the strongest."""
+    return "test_forget" if "test_forget" in splits else "forget"
+
+
+def _best(accuracies: Mapping[str, float]) -> str:
+    """The name of the largest, of several the first."""
+    return max(accuracies, key=lambda name: accuracies[name])
+
+
+def _fit_and_score(
+    target: Target, members: Sequence[Recovery]
+) -> tuple[dict[str, Readout], dict[str, dict[str, float]]]:
+    """Every readout of every member, by name, and its accuracies."""
+    readouts: dict[str, Readout] = {}
+    found: dict[str, dict[str, float]] = {}
+    for member in members:
+        fitted = {f"{member.name}/{name}".rstrip("/"): each for name, each in member.readouts(target).items()}
+        readouts |= fitted
+        found |= member.score(target, fitted)
+    return readouts, found
+
+
+def _halves(target: Target, readouts: Mapping[str, Readout], decisive: str) -> Halves | None:
+    """Accuracies on either half of the split that decides; None where a half is empty."""
+    halves = [score_part(target, readouts, decisive, half) for half in ("calibration", "evaluation")]
+    return (halves[0], halves[1]) if all(halves) else None
+
+
+def _strongest(
+    found: Mapping[str, Mapping[str, float]], halves: Halves | None, decisive: str, select: Select
+) -> tuple[dict[str, float], str]:
+    """The numbers and the name of the strongest of readouts that may be compared."""
+    key = f"{decisive}_acc"
+    if select == "half" and halves is not None:
+        name = _best(halves[0])
+        worst = {**found[name], key: halves[1][name]}
+    else:
+        name = _best({name: each[key] for name, each in found.items()})
+        worst = dict(found[name])
+        if halves is not None and len(found) > 1:
+            crossed = halves[1][_best(halves[0])] + halves[0][_best(halves[1])]
+            worst["selection_bias"] = worst[key] - crossed / 2
+    if decisive == "forget":
+        worst["gap"] = worst[key] - worst.get("test_retain_acc", math.nan)
+    return {**worst, "readouts": float(len(found))}, name
+
+
+def _check_members(members: Sequence[Recovery]) -> None:
+    if not members:
+        raise UsageError("members is empty: give at least one recovery attack, or null for the standard suite")
+    names = [member.name for member in members]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two members are called {twins[0]!r}: give one of them another name")

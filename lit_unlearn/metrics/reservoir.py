@@ -1,0 +1,62 @@
+"""A uniform random part of a stream, in memory that does not grow with it."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_unlearn.errors import UsageError
+
+
+class Reservoir(Metric):
+    """Keeps the samples with the smallest of random keys, across batches and ranks.
+
+    Args:
+        num_features: d, the width of the features.
+        limit: how many samples to keep at most, at least 1.
+        seed: of the keys. Each rank draws its own, so the part depends on how many ranks there are.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    rows: Tensor
+
+    def __init__(self, num_features: int, limit: int, seed: int = 0) -> None:
+        """Starts from no samples."""
+        super().__init__()
+        if limit < 1:
+            raise UsageError(f"limit is {limit}, but must be at least 1")
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        self._draw = torch.Generator().manual_seed((seed << 16) + rank)
+        empty = torch.zeros(limit, num_features + 2, dtype=torch.float64)
+        empty[:, 0] = math.inf
+        self.add_state("rows", empty, dist_reduce_fx=_smallest)  # key, label, features
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Adds a batch of features (B, d) and labels (B,), which may be empty."""
+        keys = torch.rand(len(x), generator=self._draw, dtype=torch.float64).to(x.device)
+        rows = torch.cat([keys[:, None], y[:, None].double(), x.double()], dim=1)
+        self.rows = _first(torch.cat([self.rows, rows]), len(self.rows))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The kept features (n, d), in float64, and labels (n,), the same on every rank.
+
+        Raises:
+            UsageError: if there were no samples.
+        """
+        kept = self.rows[self.rows[:, 0].isfinite()]
+        if not len(kept):
+            raise UsageError("there is nothing to draw from: the calibration set is empty")
+        return kept[:, 2:], kept[:, 1].long()
+
+
+def _first(rows: Tensor, limit: int) -> Tensor:
+    return rows[rows[:, 0].argsort(stable=True)[:limit]]
+
+
+def _smallest(shards: Tensor) -> Tensor:
+    """Of the rows of all ranks (W, n, columns) the n with the smallest keys."""
+    return _first(shards.flatten(0, 1), shards.shape[1])

@@ -1,0 +1,167 @@
+"""What attacks show beside their numbers: a file beside the results, and pictures that sit in a page.
+
+The file is numpy's ``.npz``, read without pickle: ``index``, JSON text that says of each exhibit whose it is and what
+it is called, and its arrays as ``<number>.images`` (uint8), ``<number>.points`` and ``<number>.groups``.
+"""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.exhibits import Exhibit, ImageGrid, PointMap
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, write_atomically
+
+FORMAT = "lit_unlearn exhibits"
+VERSION = 1
+
+Exhibits = Mapping[str, Mapping[str, Exhibit]]
+"""Model → name, such as ``"inversion/delta/reconstructions"`` → what is shown."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a page embeds it.
+
+    Attributes:
+        source: a PNG as a data URI.
+        caption: what stands under it, or an empty text.
+        small: whether single pixels are to be seen when it is enlarged.
+    """
+
+    source: str
+    caption: str
+    small: bool
+
+
+def write_exhibits(path: str | Path, exhibits: Exhibits) -> None:
+    """Write exhibits; a reader sees the old file or the whole new one. Images are kept with 8 bits a channel.
+
+    Args:
+        path: file to write.
+        exhibits: what to write.
+    """
+    index: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for model, shown in exhibits.items():
+        for name, exhibit in shown.items():
+            entry = {"model": model, "name": name, "kind": type(exhibit).__name__}
+            if isinstance(exhibit, ImageGrid):
+                arrays[f"{len(index)}.images"] = _bytes(exhibit.images)
+                captions = [list(texts) for texts in exhibit.captions]
+                index.append({**entry, "rows": list(exhibit.rows), "captions": captions})
+            else:
+                arrays[f"{len(index)}.points"] = np.asarray(exhibit.points.detach().cpu(), dtype=np.float32)
+                arrays[f"{len(index)}.groups"] = np.asarray(exhibit.groups.detach().cpu(), dtype=np.int64)
+                index.append({**entry, "names": list(exhibit.names)})
+    text = json.dumps({"format": FORMAT, "version": VERSION, "exhibits": index}, ensure_ascii=False)
+    file = io.BytesIO()
+    np.savez_compressed(file, index=np.array(text), **arrays)  # type: ignore[arg-type]
+    write_atomically(Path(path), file.getvalue())
+
+
+def read_exhibits(path: str | Path) -> dict[str, dict[str, Exhibit]]:
+    """Read what :func:`write_exhibits` wrote.
+
+    Raises:
+        UsageError: the file is missing, damaged, or of another format or version.
+    """
+    import torch
+
+    found: dict[str, dict[str, Exhibit]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            document = json.loads(str(file["index"]))
+            if (document["format"], document["version"]) != (FORMAT, VERSION):
+                raise UsageError(f"{path}: not exhibits of version {VERSION}")
+            for number, entry in enumerate(document["exhibits"]):
+                shown = found.setdefault(entry["model"], {})
+                if entry["kind"] == ImageGrid.__name__:
+                    images = torch.from_numpy(file[f"{number}.images"]).float() / 255
+                    shown[entry["name"]] = ImageGrid(images, entry["rows"], entry["captions"])
+                else:
+                    points, groups = (torch.from_numpy(file[f"{number}.{part}"]) for part in ("points", "groups"))
+                    shown[entry["name"]] = PointMap(points, groups, entry["names"])
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: not a file of exhibits ({error})") from error
+    return found
+
+
+def maps(exhibits: Exhibits) -> dict[str, dict[str, tuple[np.ndarray, list[str]]]]:
+    """Name of a map → model → points (N, 2) and the name of each one's group; points that are not finite are left out.
+
+    The original's map comes first, Retrain's last, so that before and after stand side by side.
+    """
+    found: dict[str, dict[str, tuple[np.ndarray, list[str]]]] = {}
+    for model, name, exhibit in _of_kind(exhibits, PointMap):
+        points, groups = np.asarray(exhibit.points.detach().cpu()), exhibit.groups.tolist()
+        finite = np.isfinite(points).all(1)
+        names = [exhibit.names[group] for group, kept in zip(groups, finite, strict=True) if kept]
+        found.setdefault(name, {})[model] = (points[finite], names)
+    order = {ORIGINAL: 0, RETRAIN: 2}
+    return {
+        name: dict(sorted(panels.items(), key=lambda panel: order.get(panel[0], 1))) for name, panels in found.items()
+    }
+
+
+def grids(exhibits: Exhibits) -> dict[str, list[tuple[str, list[Picture]]]]:
+    """Name of a grid of images → its rows, as label and pictures.
+
+    A row that is the same in several models is there once; one that is the same in all, as the true images are, goes
+    without their names.
+    """
+    rows: dict[str, dict[tuple[str, bytes, tuple[str, ...]], tuple[list[str], np.ndarray]]] = {}
+    for model, name, exhibit in _of_kind(exhibits, ImageGrid):
+        pixels = _bytes(exhibit.images)
+        for number, label in enumerate(exhibit.rows):
+            captions = tuple(exhibit.captions[number]) if exhibit.captions else ()
+            same = label, pixels[number].tobytes(), captions
+            rows.setdefault(name, {}).setdefault(same, ([], pixels[number]))[0].append(model)
+    found: dict[str, list[tuple[str, list[Picture]]]] = {}
+    for name, shown in rows.items():
+        everyone = [model for model, exhibit_names in exhibits.items() if name in exhibit_names]
+        for (row, _, captions), (models, pixels) in shown.items():
+            label = row if models == everyone else f"{', '.join(models)}: {row}"
+            found.setdefault(name, []).append((label, _pictures(pixels, captions)))
+    return found
+
+
+def _of_kind(exhibits: Exhibits, kind: type[Any]) -> Iterator[tuple[str, str, Any]]:
+    for model, shown in exhibits.items():
+        for name, exhibit in shown.items():
+            if isinstance(exhibit, kind):
+                yield model, name, exhibit
+
+
+def _pictures(pixels: np.ndarray, captions: Sequence[str]) -> list[Picture]:
+    """Pictures of images (N, C, H, W), uint8."""
+    texts = [*captions, *[""] * len(pixels)]
+    return [Picture(_png(image), text, max(image.shape[1:]) < 100) for image, text in zip(pixels, texts, strict=False)]
+
+
+def _png(image: np.ndarray) -> str:
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    colours = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
+    nameless: Any = {"Software": None}  # so that the bytes depend on the pixels alone
+    imsave(file, np.ascontiguousarray(colours), format="png", metadata=nameless)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _bytes(images: Any) -> np.ndarray:
+    """Images in [0, 1] as uint8; what is no number is black."""
+    values: np.ndarray = np.nan_to_num(np.asarray(images.detach().cpu(), dtype=np.float64)).clip(0, 1)
+    pixels: np.ndarray = np.rint(255 * values).astype(np.uint8)
+    return pixels

@@ -1,0 +1,309 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from lit_unlearn.attacks import Evaluation, GradientInversion
+from lit_unlearn.attacks.images import draw
+from lit_unlearn.attacks.inversion import removed
+from lit_unlearn.attacks.search import Clues
+from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision, load_weights
+from lit_unlearn.data import Digits
+from lit_unlearn.errors import UsageError
+from lit_unlearn.exhibits import ImageGrid
+from lit_unlearn.methods import FineTune
+from lit_unlearn.metrics.gradient_matching import GradientMatching
+from lit_unlearn.metrics.reconstruction import mean_colour, psnr
+from lit_unlearn.reports.report import Report
+
+NUMBERS = {"mse", "psnr", "ssim", "psnr_floor", "distance", "gradient_norm"}
+
+
+def small(seed=0, classes=5, activation=nn.Sigmoid):
+    """A convolution, as small as they come, that is easy to invert."""
+    torch.manual_seed(seed)
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), activation(), nn.Flatten())
+    return Backbone(encoder, nn.Linear(8 * 16, classes), [0.5], [0.25], {}).eval()
+
+
+def linear(bias=True):
+    torch.manual_seed(0)
+    return Backbone(nn.Flatten(), nn.Linear(64, 5, bias=bias), [0.0], [1.0], {})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits().load()
+    images, labels = data.train_images.float() / 255, data.train_labels
+    kept = (labels < 5).nonzero()[:, 0]
+    return {"forget": (images[kept[:30]], labels[kept[:30]]), "retain": (images[kept[30:60]], labels[kept[30:60]])}
+
+
+def ascended(net, images, labels, rate=0.1, steps=1):
+    """The network after steps of gradient ascent."""
+    net = copy.deepcopy(net).eval().requires_grad_(True)
+    for _ in range(steps):
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(net.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+                parameter += rate * gradient
+    return net
+
+
+def quick(gradient="oracle", **options):
+    return GradientInversion(gradient, **{"images": 2, "steps": 100, "engine": "loop"} | options)
+
+
+def test_the_oracle_beats_the_floor_by_far(aim, digits):
+    net = small()
+    found = quick(images=8, steps=200, engine="vmap").run(aim(net, net, **digits))
+    assert found.keys() == NUMBERS
+    assert found["psnr"] > found["psnr_floor"] + 6
+    assert found["ssim"] > 0.8
+    assert found["distance"] < 0.05
+
+
+def test_a_trained_residual_network_is_inverted_as_well(aim, digits):
+    net = ResNet8(num_classes=10, in_channels=1)
+    load_weights(net, "digits_resnet8")
+    found = quick().run(aim(net, net, **digits))
+    assert found["psnr"] > found["psnr_floor"] + 5
+
+
+def test_the_gradient_of_another_network_does_not_beat_the_floor(digits):
+    images, labels = (part[:4] for part in digits["forget"])
+    mine, other = GradientMatching(small()), GradientMatching(small(seed=7))
+    targets, _ = other.gradients(images, labels)
+    search = quick().search
+    clues = Clues(labels[:, None], torch.ones(1), lambda index: {name: one[index] for name, one in targets.items()})
+    found = search(mine, clues, images.shape[1:])
+    assert float(psnr(found.images, images).mean()) < float(psnr(mean_colour(images), images).mean()) + 1
+
+
+def test_a_step_of_ascent_on_one_image_gives_it_away(aim, digits):
+    one = {"forget": tuple(part[:1] for part in digits["forget"]), "retain": digits["retain"]}
+    net = small()
+    target = aim(ascended(net, *one["forget"]), net, **one)
+    found = quick("delta", steps=120, labels="inferred").run(target)
+    assert found.keys() == NUMBERS | {"cosine", "label_acc"}
+    assert found["cosine"] == pytest.approx(-1, abs=1e-4)
+    assert found["label_acc"] == 1
+    assert found["psnr"] > found["psnr_floor"] + 6
+
+
+def test_a_step_of_descent_is_found_by_the_other_sign(aim, digits):
+    one = {"forget": tuple(part[:1] for part in digits["forget"])}
+    net = small()
+    found = quick("delta", steps=120).run(aim(ascended(net, *one["forget"], rate=-0.1), net, **one))
+    assert found["cosine"] == pytest.approx(1, abs=1e-4)
+    assert found["psnr"] > found["psnr_floor"] + 6
+
+
+def test_unrelated_weights_give_nothing_away(aim, digits):
+    net = small()
+    moved = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    found = quick("delta").run(aim(moved, net, **digits))
+    assert abs(found["cosine"]) < 0.2
+    assert found["psnr"] < found["psnr_floor"] + 1
+
+
+@pytest.mark.parametrize("at", ["original", "unlearned"])
+def test_without_a_difference_the_delta_is_undefined_and_the_report_says_so(aim, digits, at):
+    net = small()
+    attack = quick("delta", at=at)
+    attack.fire("original", aim(net, net, **digits))
+    assert attack.findings["original"] == {"inversion/delta/gradient_norm": 0.0}
+    assert "undefined: inversion/delta/mse" in attack.skipped["original"]
+    assert attack.exhibits["original"] == {}
+
+
+def test_labels_cannot_be_inferred_from_a_head_that_has_not_moved(aim, digits):
+    net = small()
+    moved = copy.deepcopy(net)
+    with torch.no_grad():
+        moved.encoder[0].weight += 0.1
+    found = quick("delta", labels="inferred").run(aim(moved, net, **digits))
+    assert math.isnan(found["psnr"])
+    assert math.isnan(found["label_acc"])
+    assert found["gradient_norm"] > 0
+    assert math.isfinite(quick("delta", steps=2).run(aim(moved, net, **digits))["psnr"])
+
+
+def test_the_difference_is_of_parameters_that_both_have_in_double_precision():
+    net, other = small(), small(classes=6)
+    other.load_state_dict({name: value for name, value in net.state_dict().items() if "head" not in name}, strict=False)
+    with torch.no_grad():
+        other.encoder[0].weight += 1e-3
+        other.encoder[1].running_mean += 5
+    other.register_parameter("extra", nn.Parameter(torch.ones(2)))
+    found = removed(net, other)
+    assert set(found) == {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"}
+    assert all(value.dtype == torch.float64 for value in found.values())
+    torch.testing.assert_close(found["encoder.0.weight"], torch.full((8, 1, 3, 3), -1e-3).double(), rtol=1e-4, atol=0)
+    assert not found["encoder.1.bias"].any()
+
+
+def test_the_oracle_is_of_the_original_and_computed_once(aim, digits):
+    net = small()
+    first, second = aim(net, net, **digits), aim(small(seed=3), None, **digits)
+    second = type(second)(second.model, first.original, second.data, 5)
+    attack = quick(steps=5)
+    attack.fire("original", first)
+    attack.search = None  # whoever searches again fails
+    attack.fire("unlearned", second)
+    assert attack.findings["original"] == attack.findings["unlearned"]
+    assert attack.exhibits["original"].keys() == attack.exhibits["unlearned"].keys() == {"inversion/oracle/images"}
+    attack.teardown(None, None, "fit")
+    with pytest.raises(TypeError):
+        attack.fire("unlearned", second)
+
+
+def test_the_place_of_the_gradient(aim, digits):
+    net, other = small(), small(seed=3)
+    found = {at: quick(at=at, steps=2).run(aim(other, net, **digits)) for at in ("original", "unlearned")}
+    alone = quick(at="unlearned", steps=2).run(aim(other, None, **digits))
+    assert found["unlearned"] == alone
+    assert found["original"]["gradient_norm"] != found["unlearned"]["gradient_norm"]
+
+
+def test_who_needs_the_original():
+    assert quick("delta").needs_original
+    assert quick("delta", at="unlearned").needs_original
+    assert quick("oracle").needs_original
+    assert not quick("oracle", at="unlearned").needs_original
+    assert not GradientInversion.needs_original
+
+
+def test_softmax_regression_warm_starts_at_the_image(aim, digits):
+    net = linear()
+    cold, warm = (
+        quick(steps=100, tv=0.0, warm_start=warm, labels="inferred").run(aim(net, net, **digits))
+        for warm in (False, True)
+    )
+    assert warm["label_acc"] == cold["label_acc"] == 1
+    assert warm["psnr"] > 40
+    assert warm["psnr"] > cold["psnr"]
+
+
+def test_a_warm_start_without_a_bias_is_refused(aim, digits):
+    net = linear(bias=False)
+    with pytest.raises(UsageError, match="warm_start needs a head with a bias"):
+        quick(warm_start=True).run(aim(net, net, **digits))
+    assert quick(steps=2, labels="inferred").run(aim(net, net, **digits))["label_acc"] == 1
+
+
+def test_neither_chunks_nor_engines_change_what_is_searched(aim, digits):
+    net = small().double().float()
+    # Few steps, since signs of slopes near 0 are a matter of rounding.
+    found = [
+        quick(steps=3, restarts=2, **options).run(aim(net, net, **digits))
+        for options in ({}, {"chunk": 3}, {"engine": "loop"}, {"engine": "two_pass"}, {"engine": "auto"})
+    ]
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-2)
+
+
+def test_restarts_keep_the_nearest(aim, digits):
+    net = small()
+    found = [quick(steps=20, restarts=restarts).run(aim(net, net, **digits)) for restarts in (1, 4)]
+    assert found[1]["distance"] < found[0]["distance"]
+
+
+def test_a_seed_makes_it_again_and_another_does_not(aim, digits):
+    net = small()
+    torch.manual_seed(1)
+    first = quick(steps=20).run(aim(net, net, **digits))
+    torch.manual_seed(2)
+    assert quick(steps=20).run(aim(net, net, **digits)) == first
+    assert quick(steps=20, seed=1).run(aim(net, net, **digits)) != first
+
+
+def test_images_are_drawn_by_seed_without_replacement(aim, digits):
+    target = aim(small(), None, **digits)
+    images, labels = draw(target, "forget", 12, seed=3)
+    where = [next(k for k, other in enumerate(digits["forget"][0]) if torch.equal(one, other)) for one in images]
+    assert len(set(where)) == 12
+    assert where == sorted(where)
+    assert torch.equal(labels, digits["forget"][1][where])
+    assert not torch.equal(images, draw(target, "forget", 12, seed=4)[0])
+    assert len(draw(target, "forget", 500, seed=3)[0]) == 30
+
+
+def test_the_grid_shows_images_beside_their_reconstructions(aim, digits):
+    net = small()
+    attack = quick(images=20, steps=2)
+    found = attack.run(aim(net, net, **digits))
+    grid = attack.shown["images"]
+    assert isinstance(grid, ImageGrid)
+    assert grid.images.shape == (2, 16, 1, 8, 8)
+    assert list(grid.rows) == ["image", "reconstruction"]
+    images, labels = draw(aim(net, net, **digits), "forget", 20, seed=0)
+    assert torch.equal(grid.images[0], images[:16])
+    assert list(grid.captions[0]) == [f"class {label}" for label in labels[:16].tolist()]
+    assert list(grid.captions[1]) == [f"{one:.1f} dB" for one in psnr(grid.images[1], grid.images[0]).tolist()]
+    assert found["psnr_floor"] == pytest.approx(float(psnr(mean_colour(images), images).mean()))
+
+
+def test_a_network_of_torchvision_with_activations_in_place(aim):
+    noise = torch.Generator().manual_seed(5)
+    forget = torch.rand(2, 3, 32, 32, generator=noise), torch.tensor([0, 1])
+    torch.manual_seed(0)
+    net = Torchvision("resnet18", num_classes=4)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for engine in ("vmap", "two_pass", "loop"):
+        found = quick(images=2, steps=1, engine=engine).run(aim(net, net, forget=forget))
+        assert 0 < found["distance"] < 2
+    assert net.encoder.relu.inplace
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_transformer(aim):
+    options = {"image_size": 16, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+    torch.manual_seed(0)
+    net = Custom(VisionTransformer(**options, num_classes=4))
+    with torch.no_grad():
+        net.head.weight.normal_()
+    forget = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)), torch.tensor([0, 1])
+    found = [quick(images=2, steps=2, engine=engine).run(aim(net, net, forget=forget)) for engine in ("loop", "auto")]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_in_a_run_every_subject_has_its_numbers(make_backbone, make_data, make_trainer, tmp_path):
+    report = Report(page=False)
+    delta, oracle = (quick(gradient, steps=3, images=3) for gradient in ("delta", "oracle"))
+    module = FineTune(make_backbone())
+    trainer = make_trainer(Evaluation(), delta, oracle, report)
+    trainer.fit(module, datamodule=make_data())
+    assert set(delta.findings) == set(oracle.findings) == {"original", "unlearned"}
+    assert {f"inversion/delta/{name}" for name in (*NUMBERS, "cosine")} == set(delta.findings["unlearned"])
+    assert set(delta.findings["original"]) == {"inversion/delta/gradient_norm"}
+    assert oracle.findings["original"] == oracle.findings["unlearned"]
+    assert report.rows[-1].attacks["inversion/delta/cosine"] == delta.findings["unlearned"]["inversion/delta/cosine"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"gradient": "detla"}, "unknown gradient 'detla'; did you mean 'delta'"),
+        ({"at": "retrain"}, "unknown place of the gradient 'retrain'.*allowed: original, unlearned"),
+        ({"labels": "guessed"}, "unknown kind of labels 'guessed'.*allowed: inferred, known"),
+        ({"engine": "fast"}, "unknown engine 'fast'"),
+        ({"images": 0}, "images is 0, but must be at least 1"),
+        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"restarts": 0}, "restarts is 0, but must be at least 1"),
+        ({"chunk": 0}, "chunk is 0, but must be at least 1, or null"),
+        ({"lr": 0.0}, "lr is 0.0, but must lie above 0 and at most at 1"),
+        ({"tv": -1.0}, "tv is -1.0, but must be a finite number of at least 0"),
+        ({"tv": math.nan}, "tv is nan, but must be"),
+        ({"compile": True, "engine": "loop"}, "compile is for engine vmap or auto, but engine is loop"),
+    ],
+)
+def test_options_out_of_range(option, message):
+    with pytest.raises(UsageError, match=message):
+        GradientInversion(**option)
