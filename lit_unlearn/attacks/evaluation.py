@@ -25,6 +25,7 @@ class Evaluation(Callback):
         retrain: weights of a model trained without the forget set: a file, or a name in the manifest. That model must
             have been trained without exactly this run's forget set; None leaves the yardstick out. On the command
             line it may also be an experiment file of Retrain, which is then trained first.
+        suite: name and version of the suite of attacks, for the result row; None where they are of one's own choice.
         yardsticks: whether Original and Retrain are scored and attacked in this run; a benchmark measures them once.
 
     Attributes:
@@ -36,8 +37,9 @@ class Evaluation(Callback):
 
     title = "evaluate"
 
-    def __init__(self, retrain: str | Path | None = None, yardsticks: bool = True) -> None:
+    def __init__(self, retrain: str | Path | None = None, suite: str | None = None, yardsticks: bool = True) -> None:
         self.retrain = retrain
+        self.suite = suite
         self.yardsticks = yardsticks
         self.findings: dict[str, dict[str, float]] = {}
         self.skipped: dict[str, str] = {}

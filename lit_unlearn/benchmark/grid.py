@@ -59,7 +59,8 @@ class Grid:
         scenarios: which of its folders; None takes all.
         methods: which experiments, by file name without ending; None takes all.
         seeds: how many repetitions.
-        callbacks: the attacks of every run: a file with ``trainer.callbacks``; None leaves each experiment its own.
+        attacks: the attacks on every model: a file such as ``configs/attack/quick.yaml``, of which only
+            ``trainer.callbacks`` and ``evaluation.suite`` count; None leaves each experiment its own.
         overrides: settings laid over those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
     """
 
@@ -67,7 +68,7 @@ class Grid:
     scenarios: list[str] | None = None
     methods: list[str] | None = None
     seeds: Seeds = field(default_factory=Seeds)
-    callbacks: str | None = None
+    attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -145,7 +146,7 @@ def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
     scenarios = _chosen("scenario", grid.scenarios, found)
     names = sorted({file.stem for name in scenarios for file in found[name].glob("*.yaml")} - {RETRAIN})
     methods = _chosen("method", grid.methods, names)
-    attacks = None if grid.callbacks is None else read_settings(Path(grid.callbacks))["trainer"]["callbacks"]
+    attacks = None if grid.attacks is None else _attacks(Path(grid.attacks))
     cells = []
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
         original = _cell(
@@ -160,7 +161,7 @@ def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
 class _Scenario:
     """The cells of one scenario on one original."""
 
-    def __init__(self, grid: Grid, folder: Path, original: Cell, attacks: list[Any] | None) -> None:
+    def __init__(self, grid: Grid, folder: Path, original: Cell, attacks: Mapping[str, Any] | None) -> None:
         self.grid, self.folder, self.original, self.attacks = grid, folder, original, attacks
         self.seeds = dict(original.seeds)
         self.seed = original.seeds["original"]
@@ -217,7 +218,7 @@ class _Scenario:
         self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Cell]
     ) -> Iterator[Cell]:
         if self.attacks is not None:
-            settings["trainer"]["callbacks"] = self.attacks
+            settings = merged(settings, self.attacks)
         for seed in range(self.grid.seeds.first, self.grid.seeds.first + self.grid.seeds.attacks):
             own = {**_validating(settings), "seed_everything": seed}
             yield _cell("validate", self.folder.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
@@ -227,6 +228,14 @@ class _Scenario:
         settings["trainer"]["callbacks"] = []
         settings["evaluation"] = {"retrain": None, "yardsticks": False}
         return settings
+
+
+def _attacks(path: Path) -> dict[str, Any]:
+    settings = read_settings(path)
+    callbacks, suite = look_up(settings, "trainer.callbacks"), look_up(settings, "evaluation.suite")
+    if not callbacks:
+        raise UsageError(f"{path}: has no trainer.callbacks, so it names no attack")
+    return {"trainer": {"callbacks": callbacks}, "evaluation": {"suite": suite}}
 
 
 def _settings(grid: Grid, path: Path, seed: int) -> dict[str, Any]:

@@ -96,7 +96,9 @@ def _unlearning_accuracy(row: Row, retrain: Row | None) -> float | None:
 
 
 def _gap(row: Row, retrain: Row | None) -> float | None:
-    return None if retrain is None else gap_to_retrain(row.metrics, retrain.metrics).get("mean")
+    if retrain is None:
+        return None
+    return gap_to_retrain({**row.metrics, **row.attacks}, {**retrain.metrics, **retrain.attacks}).get("mean")
 
 
 def _seconds(row: Row, retrain: Row | None) -> float | None:
@@ -108,11 +110,15 @@ COLUMNS = (
     Column("RA", "%", _accuracy("retain_acc")),
     Column("TA", "%", _accuracy("test_retain_acc")),
     Column("Test forgotten", "%", _accuracy("test_forget_acc"), classes=True),
+    Column("MIA", "%", _attack("membership/svc/efficacy")),
     Column("Gap ↓", "%", _gap),
     Column("FM test forgotten", "%", _attack("recovery/fm/test_forget_acc"), classes=True),
     Column("HR test forgotten", "%", _attack("recovery/hr/test_forget_acc"), classes=True),
+    Column("Worst test forgotten", "%", _attack("recovery/worst/test_forget_acc"), classes=True),
     Column("FM forget", "%", _attack("recovery/fm/forget_acc"), classes=False),
     Column("HR forget", "%", _attack("recovery/hr/forget_acc"), classes=False),
+    Column("Worst forget", "%", _attack("recovery/worst/forget_acc"), classes=False),
+    Column("Memorised", "%", _attack("recovery/worst/gap"), classes=False),
     Column("Seconds", "s", _seconds),
 )
 
@@ -175,7 +181,12 @@ def _notes(rows: Sequence[Row], retrains: dict[int | None, Row]) -> Iterator[str
     seeds = sorted({_original_seed(row) for row in rows}, key=lambda seed: -1 if seed is None else seed)
     if lacking := [str(seed) for seed in seeds if seed not in retrains]:
         yield f"No Retrain of training seed {', '.join(lacking)}: its rows have no gap."
-    for name, told in (("commits", {str(row.commit) for row in rows}), ("splits", {row.split["hash"] for row in rows})):
+    told_apart = {
+        "commits": {str(row.commit) for row in rows},
+        "splits": {str(row.split["hash"]) for row in rows},
+        "suites of attacks": {str(row.versions.get("suite", "none")) for row in rows if row.attacks},
+    }
+    for name, told in told_apart.items():
         if len(told) > 1:
             yield f"The rows come from {len(told)} {name}: {', '.join(sorted(t[:12] for t in told))}."
 

@@ -82,7 +82,7 @@ def trial_cells(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> lis
     """
     held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
     seeds = replace(grid.seeds, originals=1, unlearnings=1, attacks=1)
-    alone = replace(grid, seeds=seeds, callbacks=None, overrides=merged(grid.overrides, held_out))
+    alone = replace(grid, seeds=seeds, attacks=None, overrides=merged(grid.overrides, held_out))
     return make_cells(alone, lambda method, settings: draw(settings, ranges.get(method, ()), tuning))
 
 

@@ -279,10 +279,18 @@ def _circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
             "lit_unlearn": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in _VERSIONS},
+            **_suite(trainer),
         },
         "commit": _commit(),
         "started": started,
     }
+
+
+def _suite(trainer: Trainer) -> dict[str, str]:
+    """Name and version of the suite of attacks, where a callback knows them."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    suites = [callback.suite for callback in callbacks if getattr(callback, "suite", None)]
+    return {"suite": suites[0]} if suites else {}
 
 
 def _commit() -> str | None:

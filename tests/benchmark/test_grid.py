@@ -70,10 +70,17 @@ def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_an
 
 
 def test_callbacks_replace_those_of_measured_cells_alone(experiments, tmp_path):
-    (tmp_path / "attacks.yaml").write_text("trainer:\n  callbacks:\n    - class_path: HeadRecovery\n")
-    cells = make_cells(Grid(str(experiments(opc={})), callbacks=str(tmp_path / "attacks.yaml")))
+    (tmp_path / "attacks.yaml").write_text(
+        "trainer: {callbacks: [{class_path: HeadRecovery}], max_epochs: 9}\nevaluation: {suite: mine 1}\n"
+    )
+    cells = make_cells(Grid(str(experiments(opc={})), attacks=str(tmp_path / "attacks.yaml")))
     with_attacks = [(cell.subcommand, cell.name) for cell in cells if cell.settings["trainer"]["callbacks"]]
     assert with_attacks == [("validate", "yardsticks"), ("validate", "opc")] * 2
+    assert {cell.settings["evaluation"].get("suite") for cell in cells if cell.reports} == {"mine 1"}
+    assert not any(look_up(cell.settings, "trainer.max_epochs") == 9 for cell in cells)
+    (tmp_path / "attacks.yaml").write_text("trainer: {}\n")
+    with pytest.raises(UsageError, match="names no attack"):
+        make_cells(Grid(str(experiments(opc={})), attacks=str(tmp_path / "attacks.yaml")))
 
 
 def test_settings_of_a_file_that_is_named_stand_in_its_place(tmp_path):
@@ -98,7 +105,7 @@ def test_settings_are_merged_by_name_and_lists_replaced(tmp_path):
         ({"experiments": "nowhere"}, "there is no folder 'nowhere'"),
         ({"scenarios": ["clas"]}, "unknown scenario 'clas'; did you mean 'class'"),
         ({"methods": ["opcc"]}, "unknown method 'opcc'; did you mean 'opc'"),
-        ({"callbacks": "no.yaml"}, "no.yaml: cannot be read"),
+        ({"attacks": "no.yaml"}, "no.yaml: cannot be read"),
     ],
 )
 def test_a_wrong_grid_is_one_line(experiments, grid, said):
