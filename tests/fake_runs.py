@@ -37,6 +37,9 @@ def run(args: list[str]) -> None:
     metrics = {"forget_acc": 0.5, "retain_acc": 0.9, "test_retain_acc": 0.8 + 0.01 * seed}
     seconds = {"unlearn": 1.5} if fits else {"attack": 2.0}
     status = "diverged" if fits and wish == "diverge" else "ok"
+    if wish == "interrupted once" and not (root / "interrupted").exists():
+        (root / "interrupted").touch()
+        status = "interrupted"
     epochs = 3 if fits else None
     rows = [Row(n, status, metrics=metrics, split=split, seed=seed, seconds=seconds, epochs=epochs) for n in names]
     (folder / "unlearned.ckpt").write_text("weights")

@@ -18,6 +18,9 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 
+HALVES = {"calibration": 0, "evaluation": 1}
+"""The halves of a split, and whether they are its even or its odd positions."""
+
 CACHE_BYTES = 2**30
 """How much of features one network may keep, over all its splits."""
 
@@ -57,12 +60,21 @@ class EncodedData:
         self.data = data
         self.device = device
         self.room = budget
-        self._kept: dict[tuple[str, str], list[tuple[Mapping[str, Tensor], Tensor]]] = {}
+        self._kept: dict[str, list[tuple[Mapping[str, Tensor], Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
-        """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order."""
-        kept = self._kept.get((split, part))
-        for tapped, labels in self._pass(split, part) if kept is None else kept:
+        """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order.
+
+        The halves are the even and the odd positions of the split, picked from the one pass over all of it.
+        """
+        kept = self._kept.get(split)
+        position, world = _rank_and_world()
+        for tapped, labels in self._pass(split) if kept is None else kept:
+            if part != "all":
+                own = position + world * torch.arange(len(labels), device=labels.device)
+                position += world * len(labels)
+                chosen = own % 2 == HALVES[part]
+                tapped, labels = {name: tensor[chosen] for name, tensor in tapped.items()}, labels[chosen]
             features = tapped[FEATURES]
             with torch.no_grad():
                 logits = self.backbone.head(features)
@@ -71,25 +83,26 @@ class EncodedData:
     def whole(self, split: str, part: str = "all") -> Encoded:
         """A split in one piece, all ranks' samples in the order of the split, for what cannot be computed in a stream.
 
-        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank. An empty part, such as
-        the evaluation half of one image, has no stages.
+        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank. An empty split has no
+        stages.
         """
-        batches = list(self.batches(split, part))
+        batches = list(self.batches(split))
         if not batches:
             shapes = (self.backbone.num_features,), (self.backbone.num_classes,)
             features, logits = (torch.empty(0, *shape, device=self.device) for shape in shapes)
             return Encoded(features, logits, torch.empty(0, dtype=torch.int64, device=self.device), {})
+        cut = slice(None) if part == "all" else slice(HALVES[part], None, 2)
         return Encoded(
-            _gather([batch.features for batch in batches]),
-            _gather([batch.logits for batch in batches]),
-            _gather([batch.labels for batch in batches]),
-            {name: _gather([batch.stages[name] for batch in batches]) for name in self.backbone.stages},
+            _gather([batch.features for batch in batches])[cut],
+            _gather([batch.logits for batch in batches])[cut],
+            _gather([batch.labels for batch in batches])[cut],
+            {name: _gather([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
         )
 
-    def _pass(self, split: str, part: str) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+    def _pass(self, split: str) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
         kept: list[tuple[Mapping[str, Tensor], Tensor]] = []
         size = 0
-        for images, labels in self.data.evaluation_batches(split, self.device, part):
+        for images, labels in self.data.evaluation_batches(split, self.device):
             with torch.no_grad():
                 tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES])
             size += sum(tensor.nbytes for tensor in tapped.values())
@@ -100,13 +113,19 @@ class EncodedData:
             yield tapped, labels
         if size <= self.room:
             self.room -= size
-            self._kept[split, part] = kept
+            self._kept[split] = kept
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _gather(pieces: list[Tensor]) -> Tensor:
     """The samples of all ranks in the order of the split, of which rank r of W has numbers r, r + W, r + 2W, …."""
     own = torch.cat(pieces)
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if _rank_and_world()[1] == 1:
         return own
     shares = gather_all_tensors(own)
     whole = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])

@@ -116,7 +116,7 @@ def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
     """
     rows = {_identity(row): row for row in _kept(root)}
     for cell in cells:
-        for row in _rows_of(cell, root) if cell.reports else ():
+        for row in _rows_of(cell, root) if cell.reports and _finished(cell, root, {}) else ():
             row.benchmark = {
                 "key": cell.key,
                 "scenario": cell.scenario,
@@ -151,8 +151,9 @@ def _rows_of(cell: Cell, root: Path) -> list[Row]:
 
 
 def _ended_badly(cell: Cell, root: Path) -> Row | None:
+    """The row of a run that diverged; one that was interrupted has not ended."""
     rows = _results(cell, root)
-    return rows[-1] if rows and rows[-1].status != "ok" else None
+    return rows[-1] if rows and rows[-1].status == "diverged" else None
 
 
 def _results(cell: Cell, root: Path) -> list[Row]:
@@ -175,7 +176,9 @@ def _finished(cell: Cell, root: Path, known: Mapping[str, Row]) -> bool:
         return True
     if "ckpt_path" in cell.needs and _ended_badly(cell.needs["ckpt_path"], root):
         return True
-    return (root / cell.folder / RESULTS).exists() and (cell.reports or cell.weights(root).exists())
+    rows = _results(cell, root)
+    whole = bool(rows) and all(row.status != "interrupted" for row in rows)
+    return whole and (cell.reports or cell.weights(root).exists())
 
 
 @contextmanager

@@ -77,10 +77,21 @@ def test_batches_come_in_the_same_order_from_memory_and_afresh(aim, vectors, fou
         assert torch.equal(whole.labels, four_splits["retain"][1])
 
 
+def test_the_halves_are_the_even_and_the_odd_positions_of_the_one_pass(aim, vectors, four_splits):
+    features, labels = four_splits["retain"]
+    for budget in (0, 2**20):
+        target = aim(vectors(nn.Identity(), 5, 4), budget=budget, **four_splits)
+        for part, first in (("calibration", 0), ("evaluation", 1)):
+            batches = list(target.model.batches("retain", part))
+            assert torch.equal(torch.cat([batch.features for batch in batches]), features[first::2])
+            assert torch.equal(torch.cat([batch.labels for batch in batches]), labels[first::2])
+            assert torch.equal(target.model.whole("retain", part).features, features[first::2])
+
+
 def test_an_empty_half_is_whole_too(aim, vectors):
     net = vectors(nn.Identity(), 5, 4)
     target = aim(net, forget=(torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64)))
-    target.data.evaluation_batches = lambda split, device, part: iter(())
+    target.data.evaluation_batches = lambda split, device: iter(())
     whole = target.model.whole("forget", "evaluation")
     assert (whole.features.shape, whole.logits.shape, whole.labels.shape) == ((0, 5), (0, 4), (0,))
 

@@ -134,6 +134,15 @@ def test_a_run_that_diverged_is_a_row_and_is_not_attacked(experiments, tmp_path)
     assert (tmp_path / "journal").read_text() == before
 
 
+def test_a_run_that_was_interrupted_has_not_ended(experiments, tmp_path):
+    cells = make_cells(Grid(str(experiments(("class",), opc={"wish": "interrupted once"}))))
+    go(cells, tmp_path)
+    assert go(cells, tmp_path)[0] == {}
+    runs = Counter((tmp_path / "journal").read_text().split())
+    assert [runs[cell.key] for cell in cells] == [1, 1, 1, 2, 1]
+    assert {row.status for row in read_rows(tmp_path / "rows.json")} == {"ok"}
+
+
 def test_two_benchmarks_cannot_work_in_one_folder(experiments, tmp_path):
     cells = make_cells(Grid(str(experiments(("class",), opc={}))))
 
