@@ -28,9 +28,10 @@ def composed(path: Path) -> list[object]:
     """The arguments that read a config, alone or with what it needs beside it."""
     experiment = CONFIGS / "quickstart.yaml"
     folder = path.relative_to(CONFIGS).parts[0]
+    needed = ["--model.weights=digits_resnet8"] if path.stem == "audit" else []
     return {
         "data": ["--config", experiment, "--data", path],
-        "model": ["--model", path, "--data", CONFIGS / "data/digits.yaml"],
+        "model": ["--model", path, "--data", CONFIGS / "data/digits.yaml", *needed],
         "experiment": ["--config", path],
     }.get(folder, ["--config", experiment, "--config", path])
 
@@ -114,6 +115,8 @@ def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashi
 @pytest.mark.parametrize("path", configs("model/*.yaml"))
 def test_a_model_runs_composed(path: Path, tmp_path: Path) -> None:
     method = yaml.safe_load(path.read_text())["class_path"]
+    if method == "Audit":
+        pytest.skip("trains nothing: its example is run with the README's")
     weights = () if method == "Pretrain" else ("--model.weights=digits_resnet8",)
     assert run(tmp_path, "--model", path, *SMALL, *weights)[-1] == method
 

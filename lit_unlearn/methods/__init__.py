@@ -1,6 +1,7 @@
 """The unlearning methods. To add one: its file, one import here, its name in ``__all__``, one config."""
 
 from lit_unlearn.methods.amun import AMUN
+from lit_unlearn.methods.audit import Audit
 from lit_unlearn.methods.bad_teacher import BadTeacher
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
@@ -33,6 +34,7 @@ __all__ = [
     "OPC",
     "SCRUB",
     "SSD",
+    "Audit",
     "BadTeacher",
     "BoundaryExpanding",
     "BoundaryShrink",

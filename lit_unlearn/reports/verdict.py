@@ -198,8 +198,14 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
     if row.status == "ok":
         said += _depth_remarks(verdict, as_is, worst)
-    said += [f"{attack} was not run: {reason}." for attack, reason in row.skipped.items()]
+    said += [_left_out(attack, reason) for attack, reason in row.skipped.items()]
     return said
+
+
+def _left_out(attack: str, reason: str) -> str:
+    """An attack that was not run, or numbers of one that was run and could not give them all."""
+    names = reason.removeprefix("undefined: ")
+    return f"Undefined here: {names}." if names != reason else f"{attack} was not run: {reason}."
 
 
 def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | None) -> list[str]:

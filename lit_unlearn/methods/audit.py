@@ -1,0 +1,54 @@
+"""Audit: a model that somebody else made forget, by whatever code, put through the same scoring and attacks.
+
+``validate`` scores and attacks it, beside its original and Retrain where they are given. What an attacker cannot know
+without the original is left out, and the report says so.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.base import UnlearnModule
+
+
+class Audit(UnlearnModule):
+    """Holds a foreign model; it trains nothing.
+
+    Args:
+        backbone: the network, as constructed, in the shape of both models.
+        weights: of the model to audit: a file, or a name in the manifest.
+        original: of the model before it forgot; None where the auditor does not have it.
+
+    Raises:
+        UsageError: if weights cannot be read or do not fit the backbone.
+    """
+
+    order = "retain"
+
+    def __init__(self, backbone: Backbone, weights: str | Path, original: str | Path | None = None) -> None:
+        super().__init__(backbone, original)
+        if original is None:
+            self._original = None
+        self.hparams.update({"weights": str(weights), "original": None if original is None else str(original)})
+        self.loaded = load_weights(backbone, weights)
+
+    def prepare_data(self) -> None:
+        """Checks the backbone against the data, and refuses to train.
+
+        Raises:
+            UsageError: if started by ``fit``, or for what the base refuses.
+        """
+        if self.trainer.state.fn == "fit":
+            raise UsageError("Audit trains nothing: it takes validate, or test, in place of fit")
+        super().prepare_data()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Lightning wants one; it is never called."""
+
+    def _announce(self) -> None:
+        assert self.loaded is not None
+        rank_zero_info(f"Auditing {self.loaded.source}")
