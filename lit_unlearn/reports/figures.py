@@ -17,7 +17,7 @@ import numpy as np
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import FORGOTTEN
-from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, Row, chance, in_order, labels, reference
+from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, SPLITS, Row, chance, in_order, labels, reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,11 +193,11 @@ def _draw_curves(axes: Axes, row: Row, title: str, quantities: Sequence[str]) ->
 
 
 def stage_groups(row: Row, rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Attack → quantities that it measured at two or more stages of this row or of its references."""
+    """Attack → quantities that it measured at three or more stages of this row or of its references."""
     found: dict[str, dict[str, set[str]]] = {}
     for (attack, quantity), values in _staged(row, rows).items():
         found.setdefault(attack, {})[quantity] = {stage for line in values.values() for stage in line}
-    groups = {a: [q for q, stages in quantities.items() if len(stages) > 1] for a, quantities in found.items()}
+    groups = {a: [q for q, stages in quantities.items() if len(stages) > 2] for a, quantities in found.items()}
     return {attack: quantities for attack, quantities in groups.items() if quantities}
 
 
@@ -235,12 +235,15 @@ def stage_lines(row: Row, rows: Sequence[Row], attack: str, quantity: str) -> st
 
 
 def _staged(row: Row, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-    """(attack, quantity) → model → stage → value, of the numbers that are named family/name/stage/quantity."""
+    """(attack, quantity) → model → stage → value, of the numbers that are named family/name/stage/quantity.
+
+    Those of family/name/split/readout are of the members of a suite, and are no stages.
+    """
     beside = {name: reference(row, rows, name) for name in (ORIGINAL, RETRAIN)}
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for name, each in (beside | {row.method: row}).items():
         for key, value in each.attacks.items() if each else ():
-            if len(parts := key.split("/")) == 4:
+            if len(parts := key.split("/")) == 4 and parts[2] not in SPLITS:
                 found.setdefault(("/".join(parts[:2]), parts[3]), {}).setdefault(name, {})[parts[2]] = value
     return found
 

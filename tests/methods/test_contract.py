@@ -10,9 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.reports.report import CHECKPOINT, Report
 
-METHODS = [
-    getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")
-]
+METHODS = [getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
 OF_SAMPLES = [method for method in METHODS if not method.needs_classes]
 OPTIONS = {"SSD": {"alpha": 1.0}}  # enough for it to dampen something on so little data
 PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both

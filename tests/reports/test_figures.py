@@ -156,6 +156,8 @@ def test_lines_by_stage_stand_beside_the_references(original: Row, retrain: Row,
         staged(shallow, cka=[0.8, 0.7, 0.6]),
     ]
     shallow.attacks |= {"representation/map/explained": 0.5, "representation/idi/stem/bits": 0.5}
+    shallow.attacks |= {f"recovery/worst/{split}/knn": 0.5 for split in ("forget_acc", "retain_acc", "test_forget_acc")}
+    shallow.attacks |= {f"recovery/worst/{group}/test_forget_acc": 0.5 for group in ("stages", "told")}
     assert stage_groups(shallow, rows) == {"representation/stages": ["cka"]}
     svg = stage_lines(shallow, rows, "representation/stages", "cka")
     found = texts(svg)

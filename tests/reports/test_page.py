@@ -176,7 +176,7 @@ def test_numbers_by_stage_are_lines_and_a_table_of_their_own(original: Row, retr
     page = render([original, retrain, shallow])
     assert 'aria-label="representation/stages, forget_cka_original, by stage: Original, GA"' in page
     text = plain(page)
-    assert text.index("membership/auc") < text.index("Stage by stage, in numbers")
+    assert text.index("membership/auc") < text.index("Every readout and every stage, in numbers")
     dash = "\N{EN DASH}"
     assert f"representation/stages/stage1/forget_cka_original 1 {dash} 0.25" in text
     two = render([original, retrain, shallow, Row("GA", "ok", seed=7, attacks=shallow.attacks)])
