@@ -45,7 +45,7 @@ def run(args: list[str]) -> None:
     (folder / "unlearned.ckpt").write_text("weights")
     write_rows(folder / "results.json", rows)
     with (root / "journal").open("a") as journal:
-        journal.write(logger["version"] + "\n")
+        journal.write(logger["version"].removeprefix("run-") + "\n")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ class Cell:
     @property
     def folder(self) -> str:
         """Where it writes, below the benchmark's own folder."""
-        return "/".join(filter(None, (self.scenario, self.name, self.key)))
+        # A bare key may read as a number: 7303e46084538905 is infinity to a parser of settings.
+        return "/".join(filter(None, (self.scenario, self.name, f"run-{self.key}")))
 
     @property
     def label(self) -> str:
@@ -116,7 +117,8 @@ class Cell:
         settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
         for place, cell in self.needs.items():
             put(settings, place, str(root / cell.folder / _WEIGHTS))
-        logger = {"save_dir": str(root), "name": self.folder.rpartition("/")[0], "version": self.key}
+        name, _, version = self.folder.rpartition("/")
+        logger = {"save_dir": str(root), "name": name, "version": version}
         put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})
         return settings
 

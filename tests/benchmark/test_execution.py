@@ -69,9 +69,9 @@ def test_a_run_that_fails_is_told_and_tried_again_and_the_others_go_on(experimen
     cells = make_cells(Grid(str(folder)))
     failed, _ = go(cells, tmp_path)
     key, attack = (cell.key for cell in cells if cell.name == "opc")
-    why = f"as it was told (see {tmp_path}/class/opc/{key}/log.txt)"
+    why = f"as it was told (see {tmp_path}/class/opc/run-{key}/log.txt)"
     assert failed == {key: why, attack: f"what it needs has failed: {key}"}
-    assert "ValueError" in (tmp_path / f"class/opc/{key}/log.txt").read_text()
+    assert "ValueError" in (tmp_path / f"class/opc/run-{key}/log.txt").read_text()
     assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "GA"]
     assert go(cells, tmp_path)[0] == failed
 

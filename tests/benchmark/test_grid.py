@@ -42,6 +42,7 @@ def test_a_cell_is_told_its_seed_its_folder_and_the_weights_of_its_own_original(
         assert config["model"]["init_args"]["weight"] == 3
         logger = config["trainer"]["logger"]["init_args"]
         assert "/".join((logger["name"], logger["version"])) == unlearn.folder
+        assert logger["version"] == f"run-{unlearn.key}", "a key of digits and one e would be read as a number"
         assert (unlearn.reports, attack.reports, yardsticks.reports) == (False, True, True)
         config = attack.config(tmp_path)
         assert config["seed_everything"] == 0
