@@ -30,7 +30,7 @@ def config_of(name: str) -> Path:
 def make_data(name: str) -> UnlearnDataModule:
     settings = yaml.safe_load(config_of(name).read_text())["data"]["init_args"]
     forget = ForgetSpec(**settings["forget"]) if "forget" in settings else None
-    return UnlearnDataModule(getattr(data, settings["source"])(), forget)
+    return UnlearnDataModule(getattr(data, settings["source"])(), forget, train_limit=settings.get("train_limit"))
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ def test_everything_from_rows_is_escaped(make_row: Callable[..., Row]) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_the_page_is_well_nested_and_needs_nothing_else(number: int, original: Row, retrain: Row, shallow: Row) -> None:
-    shallow.attacks |= {f"recovery/stages/{stage}/forget_acc": 0.5 for stage in ("stem", "stage1")}
+    shallow.attacks |= {f"recovery/stages/{stage}/forget_acc": 0.5 for stage in ("stem", "stage1", "stage2")}
     page = render([original, retrain, shallow][:number], exhibits())
     parser = Nesting()
     parser.feed(page)
@@ -171,7 +171,9 @@ def test_rows_read_back_without_exhibits_give_a_page_without_them(original: Row,
 
 def test_numbers_by_stage_are_lines_and_a_table_of_their_own(original: Row, retrain: Row, shallow: Row) -> None:
     for row, value in ((original, 1.0), (shallow, 0.25)):
-        row.attacks |= {f"representation/stages/{stage}/forget_cka_original": value for stage in ("stem", "stage1")}
+        row.attacks |= {
+            f"representation/stages/{stage}/forget_cka_original": value for stage in ("stem", "stage1", "stage2")
+        }
     shallow.attacks["membership/auc"] = 0.5125
     page = render([original, retrain, shallow])
     assert 'aria-label="representation/stages, forget_cka_original, by stage: Original, GA"' in page

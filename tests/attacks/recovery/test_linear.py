@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery
-from lit_unlearn.attacks.target import Encoded
+from lit_unlearn.attacks.target import Encoded, EncodedData
 from lit_unlearn.errors import UsageError
 
 TRAIN, TEST = ("forget", "retain"), ("test_forget", "test_retain")
@@ -141,9 +141,9 @@ def test_feature_mapping_on_retained_data_can_name_a_forgotten_class(aim, vector
 def test_held_out_calibration_and_its_score_share_no_sample(aim, nets, four_splits, monkeypatch):
     target = aim(nets[0], **four_splits)
     asked = []
-    given = target.data.evaluation_batches
-    target.data.evaluation_batches = lambda split, device, part="all": (
-        asked.append((split, part)) or given(split, device, part)
+    given = EncodedData.batches
+    monkeypatch.setattr(
+        EncodedData, "batches", lambda self, split, part="all": asked.append((split, part)) or given(self, split, part)
     )
     HeadRecovery(calibration="heldout").run(target)
     assert asked == [

@@ -51,7 +51,7 @@ def test_shrunk_features_are_recovered_as_the_originals_and_not_by_plain_attacks
 
 
 def test_head_only_is_recovered_as_the_original_and_retrain_is_its_own_baseline(found, tmp_path):
-    config = ROOT / "configs/experiment/digits/head_only.yaml"
+    config = ROOT / "configs/experiment/digits/class/head_only.yaml"
     quick = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
     suite = ("--config", config, "--config", ROOT / "configs/attack/recovery_all.yaml")
     assert lit_unlearn(tmp_path, "fit", *suite, *quick).status == 0
