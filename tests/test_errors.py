@@ -183,7 +183,7 @@ PARSED = [
         *FIT,
         "--trainer.callbacks",
         '[{"class_path": "HeadRecovery", "init_args": {"calibration": "trian"}}]',
-        says=("trainer.callbacks.calibration: 'trian'", "['train', 'retain', 'heldout']"),
+        says=("trainer.callbacks.calibration: 'trian'", "['train', 'retain', 'heldout', 'rest']"),
         id="literal in a list",
     ),
     inline("fit", "--data.source=Digits", says=("model is missing: give --model ", *METHODS), id="no model"),

@@ -285,4 +285,7 @@ def _run_cell(run: RunCell, cell: Cell, root: Path) -> str | None:
         except Exception as error:  # whatever a method does, the other cells go on
             traceback.print_exc(file=log)
             return f"{' '.join(str(error).split()) or type(error).__name__} (see {folder / LOG})"
-    return None if (folder / RESULTS).exists() else f"it left no results (see {folder / LOG})"
+    rows = _results(cell, root)
+    if any(row.status == "interrupted" for row in rows):
+        return f"it was interrupted (see {folder / LOG})"
+    return None if rows else f"it left no results (see {folder / LOG})"

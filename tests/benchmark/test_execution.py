@@ -136,7 +136,8 @@ def test_a_run_that_diverged_is_a_row_and_is_not_attacked(experiments, tmp_path)
 
 def test_a_run_that_was_interrupted_has_not_ended(experiments, tmp_path):
     cells = make_cells(Grid(str(experiments(("class",), opc={"wish": "interrupted once"}))))
-    go(cells, tmp_path)
+    failed, _ = go(cells, tmp_path)
+    assert [cell.reports for cell in cells if cell.key in failed] == [False, True]
     assert go(cells, tmp_path)[0] == {}
     runs = Counter((tmp_path / "journal").read_text().split())
     assert [runs[cell.key] for cell in cells] == [1, 1, 1, 2, 1]
