@@ -4,13 +4,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from lit_unlearn.attacks.target import Target
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    here = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if here else (0, 1)
+from lit_unlearn.attacks.positions import all_labels, pick
+from lit_unlearn.attacks.target import Target, rank_and_world
 
 
 def summed(tensor: Tensor) -> Tensor:
@@ -32,21 +27,6 @@ def draw(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Ten
     Returns:
         Images (N, C, H, W) in [0, 1] and their labels (N,), on the target's device.
     """
-    rank, world = rank_and_world()
-    device = target.device
-    size = sum(len(labels) for _, labels in target.data.evaluation_batches(split, device))
-    total = int(summed(torch.tensor(size, device=device)))
+    total = len(all_labels(target.data, split, target.device))
     drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    places = {position: place for place, position in enumerate(drawn.tolist())}
-    images, labels = torch.empty(0, device=device), torch.zeros(len(drawn), dtype=torch.int64, device=device)
-    seen = 0
-    for batch, classes in target.data.evaluation_batches(split, device):
-        if not images.numel():
-            images = torch.zeros(len(drawn), *batch.shape[1:], dtype=batch.dtype, device=device)
-        for row in range(len(classes)):
-            # Rank r has the positions r, r + world, r + 2 · world, ….
-            place = places.get((seen + row) * world + rank)
-            if place is not None:
-                images[place], labels[place] = batch[row], classes[row]
-        seen += len(classes)
-    return summed(images), summed(labels)
+    return pick(target.data, split, drawn, target.device)

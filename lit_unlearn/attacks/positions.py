@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_unlearn.attacks.target import SplitData
+from lit_unlearn.attacks.target import SplitData, rank_and_world
 
 
 def numbered(data: SplitData, split: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -14,7 +14,7 @@ def numbered(data: SplitData, split: str, device: torch.device) -> Iterator[tupl
 
     Rank r of W has the positions r, r + W, r + 2W, ….
     """
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     passed = 0
     for images, labels in data.evaluation_batches(split, device):
         yield (passed + torch.arange(len(labels), device=device)) * world + rank, images, labels
@@ -57,11 +57,5 @@ def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> l
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
-def _rank_and_world() -> tuple[int, int]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
 def _gather(share: Tensor) -> Tensor:
-    return share if _rank_and_world()[1] == 1 else torch.cat(gather_all_tensors(share))
+    return share if rank_and_world()[1] == 1 else torch.cat(gather_all_tensors(share))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_unlearn.attacks.images import rank_and_world, summed
+from lit_unlearn.attacks.images import summed
+from lit_unlearn.attacks.target import rank_and_world
 from lit_unlearn.metrics.directions import Gradients
 from lit_unlearn.metrics.gradient_matching import GradientMatching
 from lit_unlearn.metrics.reconstruction import descend

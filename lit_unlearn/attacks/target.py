@@ -68,7 +68,7 @@ class EncodedData:
         The halves are the even and the odd positions of the split, picked from the one pass over all of it.
         """
         kept = self._kept.get(split)
-        position, world = _rank_and_world()
+        position, world = rank_and_world()
         for tapped, labels in self._pass(split) if kept is None else kept:
             if part != "all":
                 own = position + world * torch.arange(len(labels), device=labels.device)
@@ -116,7 +116,8 @@ class EncodedData:
             self._kept[split] = kept
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are; of a split it has the positions r, r + W, r + 2W, …."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -125,7 +126,7 @@ def _rank_and_world() -> tuple[int, int]:
 def _gather(pieces: list[Tensor]) -> Tensor:
     """The samples of all ranks in the order of the split, of which rank r of W has numbers r, r + W, r + 2W, …."""
     own = torch.cat(pieces)
-    if _rank_and_world()[1] == 1:
+    if rank_and_world()[1] == 1:
         return own
     shares = gather_all_tensors(own)
     whole = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])

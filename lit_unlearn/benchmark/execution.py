@@ -79,7 +79,7 @@ def execute(
         UsageError: if the folder cannot be written or another benchmark is at work in it.
     """
     with _locked(root):
-        known = {row.benchmark["key"]: row for row in _kept(root)} if (root / ROWS).exists() else {}
+        known = {row.benchmark["key"]: row for row in _kept(root)}
         open_cells = {cell.key: cell for cell in cells if not _finished(cell, root, known)}
         # What only serves finished cells need not be made again.
         wanted = {key for key, cell in open_cells.items() if cell.reports}

@@ -74,17 +74,11 @@ class Summary:
     notes: Sequence[str]
 
 
-def _accuracy(name: str) -> Quantity:
+def _percent(name: str) -> Quantity:
+    """A fraction that was scored or found by an attack, in percent."""
+
     def of(row: Row, retrain: Row | None) -> float | None:
-        value = row.metrics.get(name)
-        return None if value is None else 100 * value
-
-    return of
-
-
-def _attack(name: str) -> Quantity:
-    def of(row: Row, retrain: Row | None) -> float | None:
-        value = row.attacks.get(name)
+        value = row.metrics.get(name, row.attacks.get(name))
         return None if value is None else 100 * value
 
     return of
@@ -107,18 +101,18 @@ def _seconds(row: Row, retrain: Row | None) -> float | None:
 
 COLUMNS = (
     Column("UA", "%", _unlearning_accuracy),
-    Column("RA", "%", _accuracy("retain_acc")),
-    Column("TA", "%", _accuracy("test_retain_acc")),
-    Column("Test forgotten", "%", _accuracy("test_forget_acc"), classes=True),
-    Column("MIA", "%", _attack("membership/svc/efficacy")),
+    Column("RA", "%", _percent("retain_acc")),
+    Column("TA", "%", _percent("test_retain_acc")),
+    Column("Test forgotten", "%", _percent("test_forget_acc"), classes=True),
+    Column("MIA", "%", _percent("membership/svc/efficacy")),
     Column("Gap ↓", "%", _gap),
-    Column("FM test forgotten", "%", _attack("recovery/fm/test_forget_acc"), classes=True),
-    Column("HR test forgotten", "%", _attack("recovery/hr/test_forget_acc"), classes=True),
-    Column("Worst test forgotten", "%", _attack("recovery/worst/test_forget_acc"), classes=True),
-    Column("FM forget", "%", _attack("recovery/fm/forget_acc"), classes=False),
-    Column("HR forget", "%", _attack("recovery/hr/forget_acc"), classes=False),
-    Column("Worst forget", "%", _attack("recovery/worst/forget_acc"), classes=False),
-    Column("Memorised", "%", _attack("recovery/worst/gap"), classes=False),
+    Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), classes=True),
+    Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), classes=True),
+    Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), classes=True),
+    Column("FM forget", "%", _percent("recovery/fm/forget_acc"), classes=False),
+    Column("HR forget", "%", _percent("recovery/hr/forget_acc"), classes=False),
+    Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), classes=False),
+    Column("Memorised", "%", _percent("recovery/worst/gap"), classes=False),
     Column("Seconds", "s", _seconds),
 )
 
