@@ -9,6 +9,7 @@ from lit_unlearn.reports import figures, gallery, verdict
 from lit_unlearn.reports.gallery import Exhibits
 from lit_unlearn.reports.rows import (
     AS_IS,
+    FORGOTTEN,
     ORIGINAL,
     RETRAIN,
     SPLITS,
@@ -21,9 +22,10 @@ from lit_unlearn.reports.rows import (
     write_atomically,
 )
 from lit_unlearn.reports.table import UNKNOWN, missing_references, percent
+from lit_unlearn.reports.templates import environment
 from lit_unlearn.reports.verdict import Verdict
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATE = "page.html.j2"
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,11 @@ def write_page(path: str | Path, rows: Sequence[Row], exhibits: Exhibits | None 
 
 def render(rows: Sequence[Row], exhibits: Exhibits | None = None) -> str:
     """The report as HTML; whatever comes from the rows is escaped."""
-    import jinja2
-
     rows = in_order(without_repeats(rows))
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = percent
-    environment.globals["reference"] = lambda row, name: reference(row, rows, name)
-    environment.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(_context(rows, exhibits or {}))
+    made = environment()
+    made.globals["reference"] = lambda row, name: reference(row, rows, name)
+    made.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
+    return made.get_template(TEMPLATE).render(_context(rows, exhibits or {}))
 
 
 def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
@@ -224,7 +220,7 @@ def _cell(row: Row, rows: Sequence[Row], state: str, split: str) -> Cell:
     base = retrain.accuracies().get(state, {}).get(split) if retrain else None
     if value is None or base is None or row.method in (ORIGINAL, RETRAIN):
         return Cell(percent(value))
-    above = split in verdict.FORGOTTEN and verdict.exceeds(row, state, split, value, base)
+    above = split in FORGOTTEN and verdict.exceeds(row, state, split, value, base)
     return Cell(percent(value), f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}"), above)
 
 

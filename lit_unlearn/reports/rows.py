@@ -21,6 +21,7 @@ ORIGINAL = "Original"
 RETRAIN = "Retrain"
 AS_IS = "as is"
 SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
+FORGOTTEN = ("test_forget_acc", "forget_acc")
 
 
 @dataclass

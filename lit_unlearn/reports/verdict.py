@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, Row, chance, reference
+from lit_unlearn.reports.rows import AS_IS, FORGOTTEN, ORIGINAL, RETRAIN, Row, chance, reference
 
 DEPTH_TOLERANCE = 0.05
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
-FORGOTTEN = ("test_forget_acc", "forget_acc")
 
 Level = Literal["deep", "part", "shallow", "remembers", "unjudged", "failed"]
 Utility = Literal["kept", "reduced", "damaged", "unknown"]

@@ -1,0 +1,81 @@
+"""What all figures share: their look, and SVG text that sits in a page.
+
+Ink is ``currentColor`` and every other colour a CSS variable ``--c0`` … ``--c7`` with a fallback, so that one drawing
+serves light, dark and print. Drawn with matplotlib's objects, without pyplot: no window system, no figure kept alive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind safe set, its yellow and black replaced by what reads on white and on black.
+PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b6db3", "#8a8f98")
+GREY = PALETTE[7]
+INK = "#010203"
+MARKERS = "os^DvPX*"
+WIDTH = 4.6
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lit_unlearn",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+}
+
+
+def colour_of(row: Row) -> str:
+    """Grey for Original, blue for Retrain, orange for methods."""
+    return {ORIGINAL: GREY, RETRAIN: PALETTE[1]}.get(row.method, PALETTE[0])
+
+
+def cut(text: str, length: int) -> str:
+    """At most so many characters, an ellipsis where there were more."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """A figure of this size in inches, on no window system."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_svg(figure: Figure, label: str) -> str:
+    """Serialise, and make it fit a page: scalable, labelled, ids of its own, colours from CSS."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    svg = svg.replace(INK, "currentColor")
+    for i, colour in enumerate(PALETTE):
+        svg = svg.replace(colour, f"var(--c{i}, {colour})")
+    prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" ', 1)
