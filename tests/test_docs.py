@@ -16,7 +16,8 @@ from PIL import Image
 import lit_unlearn
 from lit_unlearn.benchmark import Grid, Seeds, make_cells
 from lit_unlearn.benchmark.grid import read_settings
-from lit_unlearn.benchmark.summary import markdown, summarise
+from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.benchmark.tables import markdown
 from lit_unlearn.cli import main
 from lit_unlearn.reports import read_rows
 

@@ -1,5 +1,6 @@
 """``lit-unlearn benchmark``, ``tune`` and ``report``: what a user gives them, and what he sees while they run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,16 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
-from lit_unlearn.benchmark.grid import Cell, Grid, make_cells
-from lit_unlearn.benchmark.summary import Summary, comma_separated, markdown, summarise, terminal_table
+from lit_unlearn.benchmark.grid import Cell, Grid, folder_of, make_cells
+from lit_unlearn.benchmark.leaderboard import write_leaderboard
+from lit_unlearn.benchmark.summary import Summary, summarise
+from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_table
 from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import read_rows, write_atomically
+from lit_unlearn.exhibits import Exhibit
+from lit_unlearn.reports.gallery import read_exhibits
+from lit_unlearn.reports.report import EXHIBITS
+from lit_unlearn.reports.rows import Row, read_rows, write_atomically
 
 
 def benchmark(args: Sequence[str], run: RunCell) -> None:
@@ -49,32 +55,55 @@ def tune(args: Sequence[str], run: RunCell, ranges: Mapping[str, Ranges]) -> Non
 
 
 def report(args: Sequence[str]) -> None:
-    """Prints the table of benchmarks' rows, and writes it as CSV or into a Markdown page.
+    """Prints the tables of benchmarks' rows, and writes them as a page, as CSV, or into a Markdown page.
 
     Raises:
-        UsageError: if a file cannot be read, or a page has no place for a table.
+        UsageError: if a file cannot be read, or a page has no place for a table; after all is written, if a row could
+            not be read.
     """
     parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
     parser.add_argument("rows", type=str, nargs="+", help="rows.json of benchmarks, or their folders.")
+    parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
+    parser.add_argument("--title", type=str, default="", help="What that page compares.")
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
     settings = parser.parse_args(list(args))
     paths = [path / ROWS if (path := Path(name)).is_dir() else path for name in settings.rows]
-    summaries = summarise([row for path in paths for row in read_rows(path)])
+    damaged: list[str] = []
+    found = [(path.parent, read_rows(path, damaged)) for path in paths]
+    summaries = summarise([row for _, rows in found for row in rows])
+    for summary in summaries:
+        Console().print(terminal_table(summary))
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
     if settings.markdown is not None:
         insert_tables(Path(settings.markdown), summaries)
-    for summary in summaries:
-        Console().print(terminal_table(summary))
+    if settings.html is not None:
+        shown = {key: value for root, rows in found for key, value in _exhibits(root, rows)}
+        write_leaderboard(settings.html, summaries, settings.title, damaged, shown)
+        print(f"Written to {settings.html}")
+    if damaged:
+        raise UsageError(f"{len(damaged)} row(s) could not be read and are not in the tables; {damaged[0]}")
+
+
+def _exhibits(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Exhibit]]]:
+    """Whatever the runs of a benchmark have left beside their numbers."""
+    for row in rows:
+        told = row.benchmark
+        path = (root / folder_of(told["scenario"], told["experiment"], told["key"]) / EXHIBITS).resolve()
+        if path.is_relative_to(root.resolve()) and path.exists():
+            yield f"{told['key']}/{row.method}", read_exhibits(path).get(row.method, {})
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
     """Puts each scenario's table between ``<!-- table: <scenario> -->`` and ``<!-- /table -->`` of a page.
 
     Raises:
-        UsageError: naming the page and the place that it lacks.
+        UsageError: naming the page and the place that it lacks, or the scenario that two tables are of.
     """
+    twice = [name for name, count in Counter(summary.scenario for summary in summaries).items() if count > 1]
+    if twice:
+        raise UsageError(f"{page}: has one place for the scenario {twice[0]!r}, and the rows are of two data sets")
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:

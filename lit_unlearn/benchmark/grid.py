@@ -101,8 +101,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Where it writes, below the benchmark's own folder."""
-        # A bare key may read as a number: 7303e46084538905 is infinity to a parser of settings.
-        return "/".join(filter(None, (self.scenario, self.name, f"run-{self.key}")))
+        return folder_of(self.scenario, self.name, self.key)
 
     @property
     def label(self) -> str:
@@ -125,6 +124,12 @@ class Cell:
     def weights(self, root: Path) -> Path:
         """The model that it leaves behind."""
         return root / self.folder / _WEIGHTS
+
+
+def folder_of(scenario: str, name: str, key: str) -> str:
+    """Where the cell of that key writes, below the benchmark's own folder."""
+    # A bare key may read as a number: 7303e46084538905 is infinity to a parser of settings.
+    return "/".join(filter(None, (scenario, name, f"run-{key}")))
 
 
 Variants = Callable[[str, Mapping[str, Any]], Iterable[Mapping[str, Any]]]

@@ -1,24 +1,26 @@
 """Many rows in one table: mean and standard deviation over seeds, for each experiment of each scenario.
 
-A run that did not end well gives no number, and is counted beside those that did. A quantity that no row has gets no
-column; one that only some have is averaged over those, which the cell says.
+Only what may be compared is averaged. A run that did not end well gives no number, and is counted beside those that
+did; a row of another version of the suite of attacks than the table's is left out, which is said. A quantity that no
+row has gets no column; one that only some have is averaged over those.
 """
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-
-from rich.table import Table
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
+from lit_unlearn.reports.verdict import Verdict, judge
 
 Quantity = Callable[[Row, Row | None], float | None]
 """From a row and the Retrain of the same seed and split to a number, or None where it is unknown."""
+
+Retrains = Mapping[tuple[Any, ...], Row]
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,38 @@ class Column:
     """A quantity of the table.
 
     Attributes:
-        title: heading, with an arrow where one direction is better.
+        title: what it is called.
         unit: ``%`` for percent or percentage points, ``s`` for seconds.
         of: what it shows.
+        better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
+        role: ``utility``, ``gap`` or ``depth`` where the page draws or ranks by it.
     """
 
     title: str
     unit: str
     of: Quantity
+    better: Literal["↑", "↓", "≈"]
     classes: bool | None = None
+    role: Literal["utility", "gap", "depth"] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title with the direction of good."""
+        return f"{self.title} {self.better}"
 
 
 @dataclass(frozen=True)
 class Value:
-    """Mean and standard deviation over n rows; the deviation of one row is unknown."""
+    """Mean and standard deviation over n rows; the deviation of one row is unknown.
+
+    ``delta`` is the mean distance to the Retrain of the same seed, None where there is none.
+    """
 
     mean: float
     std: float | None
     n: int
+    delta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,25 +68,54 @@ class Line:
 
     Attributes:
         label: what a person reads.
-        rows: one a seed.
+        rows: those that it is of, one a seed and attack.
         values: one a column, None where it is unknown.
         note: what did not go well, or an empty text.
+        mean: a row whose numbers are the means; None where no run ended well.
+        verdict: the judgement on that row; None for the references.
+        gap_rank: place by distance to Retrain among methods whose utility is not damaged, 1 is the nearest.
+        depth_rank: place among the same by what the strongest attack gets, 1 is the least.
     """
 
     label: str
     rows: Sequence[Row]
     values: Sequence[Value | None]
     note: str
+    mean: Row | None = None
+    verdict: Verdict | None = None
+    gap_rank: int | None = None
+    depth_rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The table of one scenario."""
+    """The table of one scenario on one data set.
 
+    Attributes:
+        data: the data set, and how many training images.
+        scenario: what was forgotten, as the benchmark calls it.
+        suite: version of the attacks, or an empty text.
+        columns: quantities.
+        lines: models, Original and Retrain first.
+        notes: what a reader must know.
+    """
+
+    data: str
     scenario: str
+    suite: str
     columns: Sequence[Column]
     lines: Sequence[Line]
     notes: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """Data and scenario."""
+        return ", ".join(filter(None, (self.data, self.scenario)))
+
+    def value(self, line: Line, role: str) -> Value | None:
+        """What a line has in the column of that role."""
+        places = [place for place, column in enumerate(self.columns) if column.role == role]
+        return line.values[places[0]] if places else None
 
 
 def _percent(name: str) -> Quantity:
@@ -100,137 +144,175 @@ def _seconds(row: Row, retrain: Row | None) -> float | None:
 
 
 COLUMNS = (
-    Column("UA", "%", _unlearning_accuracy),
-    Column("RA", "%", _percent("retain_acc")),
-    Column("TA", "%", _percent("test_retain_acc")),
-    Column("Test forgotten", "%", _percent("test_forget_acc"), classes=True),
-    Column("MIA", "%", _percent("membership/svc/efficacy")),
-    Column("Gap ↓", "%", _gap),
-    Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), classes=True),
-    Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), classes=True),
-    Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), classes=True),
-    Column("FM forget", "%", _percent("recovery/fm/forget_acc"), classes=False),
-    Column("HR forget", "%", _percent("recovery/hr/forget_acc"), classes=False),
-    Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), classes=False),
-    Column("Memorised", "%", _percent("recovery/worst/gap"), classes=False),
-    Column("Seconds", "s", _seconds),
+    Column("UA", "%", _unlearning_accuracy, "≈"),
+    Column("RA", "%", _percent("retain_acc"), "↑"),
+    Column("TA", "%", _percent("test_retain_acc"), "↑", role="utility"),
+    Column("Test forgotten", "%", _percent("test_forget_acc"), "≈", classes=True),
+    Column("MIA", "%", _percent("membership/svc/efficacy"), "≈"),
+    Column("Gap", "%", _gap, "↓", role="gap"),
+    Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), "↓", classes=True),
+    Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), "↓", classes=True),
+    Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), "↓", classes=True, role="depth"),
+    Column("FM forget", "%", _percent("recovery/fm/forget_acc"), "↓", classes=False),
+    Column("HR forget", "%", _percent("recovery/hr/forget_acc"), "↓", classes=False),
+    Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
+    Column("Memorised", "%", _percent("recovery/worst/gap"), "↓", classes=False, role="depth"),
+    Column("Seconds", "s", _seconds, "↓"),
 )
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[Summary]:
-    """A table for each scenario that the rows of benchmarks are of, in the order in which they come.
+    """A table for each data set and scenario that the rows of benchmarks are of, in the order in which they come.
 
     Raises:
         UsageError: if a row is of no benchmark.
     """
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if not row.benchmark:
             raise UsageError(
                 f"a row of {row.method} is of no benchmark: only rows.json of a benchmark can be summarised"
             )
-    scenarios = dict.fromkeys(row.benchmark["scenario"] for row in rows)
-    return [_summary(name, [row for row in rows if row.benchmark["scenario"] == name], columns) for name in scenarios]
+        groups.setdefault((_data(row), row.benchmark["scenario"]), []).append(row)
+    return [_summary(data, scenario, group, columns) for (data, scenario), group in groups.items()]
 
 
-def _summary(scenario: str, rows: Sequence[Row], columns: Sequence[Column]) -> Summary:
-    retrains = {_original_seed(row): row for row in rows if row.method == RETRAIN and row.status == "ok"}
+def _data(row: Row) -> str:
+    source, images = row.data.get("source", ""), row.data.get("train")
+    return f"{source} ({images:,} images)" if isinstance(images, int) else str(source)
+
+
+def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column]) -> Summary:
+    suite, left_out = _suite(rows)
+    others = set(map(id, left_out))
+    used = [row for row in rows if id(row) not in others]
+    retrains = {_seed(row): row for row in used if row.method == RETRAIN and row.status == "ok"}
+    classes = any(row.split.get("forgotten_classes") for row in used)
+    columns = [column for column in columns if column.classes in (None, classes)]
+    lines = [_line(label, own, columns, retrains) for label, own in _groups(used).items()]
+    lines.sort(key=lambda line: {ORIGINAL: 0, RETRAIN: 1}.get(line.label, 2))
+    kept = [place for place in range(len(columns)) if any(line.values[place] for line in lines)]
+    lines = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
+    notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains)]
+    summary = Summary(data, scenario, suite, [columns[place] for place in kept], lines, notes)
+    return replace(summary, lines=_ranked(summary, _judged(lines)))
+
+
+def _suite(rows: Sequence[Row]) -> tuple[str, list[Row]]:
+    """The version of the attacks that most rows are of, of several the last to come, and the rows of others."""
+    told = {id(row): str(row.versions.get("suite") or "") for row in rows if row.attacks}
+    counts = Counter(reversed(told.values()))
+    suite = max(counts, key=lambda name: counts[name]) if counts else ""
+    return suite, [row for row in rows if told.get(id(row), suite) != suite]
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Label → rows: by method, and by experiment where several are of one method."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         reference = row.method in (ORIGINAL, RETRAIN)
         groups.setdefault((row.method, "" if reference else row.benchmark["experiment"]), []).append(row)
-    methods = [method for method, _ in groups]
-    classes = any(row.split.get("forgotten_classes") for row in rows)
-    columns = [column for column in columns if column.classes in (None, classes)]
-    lines = []
-    for (method, experiment), own in groups.items():
-        label = method if methods.count(method) == 1 else f"{method} ({experiment})"
-        good = [row for row in own if row.status == "ok"]
-        values = [_value([c.of(row, retrains.get(_original_seed(row))) for row in good]) for c in columns]
-        lines.append(Line(label, own, values, _note(own)))
-    lines.sort(key=lambda line: {ORIGINAL: 0, RETRAIN: 1}.get(line.label, 2))
-    used = [index for index in range(len(columns)) if any(line.values[index] for line in lines)]
-    kept = [Line(line.label, line.rows, [line.values[i] for i in used], line.note) for line in lines]
-    return Summary(scenario, [columns[i] for i in used], kept, list(_notes(rows, retrains)))
+    methods = Counter(method for method, _ in groups)
+    return {
+        method if methods[method] == 1 else f"{method} ({experiment})": own
+        for (method, experiment), own in groups.items()
+    }
 
 
-def _original_seed(row: Row) -> int | None:
-    seed = row.benchmark["seeds"].get("original")
-    return None if seed is None else int(seed)
+def _line(label: str, rows: Sequence[Row], columns: Sequence[Column], retrains: Retrains) -> Line:
+    good = [row for row in rows if row.status == "ok"]
+    pairs = [(row, retrains.get(_seed(row))) for row in good]
+    reference = label in (ORIGINAL, RETRAIN)
+    return Line(label, rows, [_value(c, pairs, reference) for c in columns], _note(rows), _mean(label, good))
 
 
-def _value(numbers: Sequence[float | None]) -> Value | None:
-    known = [number for number in numbers if number is not None and math.isfinite(number)]
-    if not known:
+def _seed(row: Row) -> tuple[Any, ...]:
+    """What a row shares with the Retrain that it may be compared with."""
+    return row.benchmark["seeds"].get("original"), row.split.get("hash")
+
+
+def _value(column: Column, pairs: Sequence[tuple[Row, Row | None]], reference: bool) -> Value | None:
+    numbers, deltas = [], []
+    for row, retrain in pairs:
+        number = column.of(row, retrain)
+        if number is None or not math.isfinite(number):
+            continue
+        numbers.append(number)
+        base = None if retrain is None or reference or column.role == "gap" else column.of(retrain, retrain)
+        deltas += [] if base is None else [number - base]
+    if not numbers:
         return None
-    return Value(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Value(statistics.fmean(numbers), spread, len(numbers), statistics.fmean(deltas) if deltas else None)
+
+
+def _mean(label: str, rows: Sequence[Row]) -> Row | None:
+    """A row that stands for all: the first one's settings, and the mean of each number over the rows that have it."""
+    if not rows:
+        return None
+    return replace(
+        rows[0],
+        method=label,
+        split={**rows[0].split, "hash": "mean"},  # so that references of other splits stand beside it
+        metrics=_means([row.metrics for row in rows]),
+        attacks=_means([row.attacks for row in rows]),
+        seconds=_means([row.seconds for row in rows]),
+    )
+
+
+def _means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for numbers in told:
+        for name, value in numbers.items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
+
+
+def _judged(lines: Sequence[Line]) -> list[Line]:
+    means = [line.mean for line in lines if line.mean is not None]
+    methods = {id(line): line.mean for line in lines if line.mean and line.label not in (ORIGINAL, RETRAIN)}
+    return [replace(line, verdict=judge(mean, means)) if (mean := methods.get(id(line))) else line for line in lines]
+
+
+def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:
+    """The lines with their places; a network that is no more of use has none, for it too gives little away."""
+    gap, depth = (_places({n: summary.value(line, role) for n, line in _useful(lines)}) for role in ("gap", "depth"))
+    return [replace(line, gap_rank=gap.get(n), depth_rank=depth.get(n)) for n, line in enumerate(lines)]
+
+
+def _useful(lines: Sequence[Line]) -> Iterator[tuple[int, Line]]:
+    for number, line in enumerate(lines):
+        if line.verdict and line.verdict.utility != "damaged":
+            yield number, line
+
+
+def _places(values: Mapping[int, Value | None]) -> dict[int, int]:
+    """The place of each known value, 1 for the smallest; equal ones share theirs."""
+    means = {number: value.mean for number, value in values.items() if value is not None}
+    return {number: 1 + sum(other < mean for other in means.values()) for number, mean in means.items()}
 
 
 def _note(rows: Sequence[Row]) -> str:
-    bad = [row for row in rows if row.status != "ok"]
-    counts = {status: sum(row.status == status for row in bad) for status in dict.fromkeys(row.status for row in bad)}
+    counts = Counter(row.status for row in rows if row.status != "ok")
     return ", ".join(f"{count} of {len(rows)} {status}" for status, count in counts.items())
 
 
-def _notes(rows: Sequence[Row], retrains: dict[int | None, Row]) -> Iterator[str]:
-    seeds = sorted({_original_seed(row) for row in rows}, key=lambda seed: -1 if seed is None else seed)
-    if lacking := [str(seed) for seed in seeds if seed not in retrains]:
-        yield f"No Retrain of training seed {', '.join(lacking)}: its rows have no gap."
+def _left_out_notes(rows: Sequence[Row], suite: str) -> Iterator[str]:
+    counts = Counter(str(row.versions.get("suite") or "none") for row in rows)
+    for name, count in counts.items():
+        yield f"Left out: {count} row(s) of the suite {name!r}; this table is of {suite or 'none'!r}."
+
+
+def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:
+    seeds = sorted({str(seed) for row in rows if (seed := _seed(row)[0]) is not None and _seed(row) not in retrains})
+    if seeds:
+        yield f"No Retrain of training seed {', '.join(seeds)}: its rows have no gap."
+    if not any(row.method == ORIGINAL and row.status == "ok" for row in rows):
+        yield "No Original: how much utility a method costs is not known."
     told_apart = {
         "commits": {str(row.commit) for row in rows},
-        "splits": {str(row.split["hash"]) for row in rows},
-        "suites of attacks": {str(row.versions.get("suite", "none")) for row in rows if row.attacks},
+        "splits": {str(row.split.get("hash")) for row in rows},
     }
     for name, told in told_apart.items():
         if len(told) > 1:
             yield f"The rows come from {len(told)} {name}: {', '.join(sorted(t[:12] for t in told))}."
-
-
-def text_of(value: Value | None, unit: str) -> str:
-    """A cell: ``93.1 ± 0.4``; a dash for what is unknown."""
-    if value is None:
-        return "–"
-    digits = 1 if unit == "%" or value.mean < 10 else 0
-    spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{spread}"
-
-
-def markdown(summary: Summary) -> str:
-    """The table in Markdown, with what did not go well behind a method's name."""
-    lines = [
-        "| Model | " + " | ".join(column.title for column in summary.columns) + " |",
-        "|---|" + "---:|" * len(summary.columns),
-    ]
-    for line in summary.lines:
-        label = f"{line.label} [{line.note}]" if line.note else line.label
-        cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def terminal_table(summary: Summary) -> Table:
-    """The table for ``rich.print``."""
-    table = Table(
-        title=summary.scenario, caption="\n".join(summary.notes), title_justify="left", caption_justify="left"
-    )
-    table.add_column("Model", overflow="fold")
-    for column in summary.columns:
-        table.add_column(column.title, justify="right", overflow="fold")
-    for line in summary.lines:
-        cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
-        table.add_row(f"{line.label} {line.note}".strip(), *cells)
-    return table
-
-
-def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All tables as CSV, one number a line: scenario, model, quantity, unit, mean, standard deviation, rows."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["scenario", "model", "quantity", "unit", "mean", "std", "n", "note"])
-    for summary in summaries:
-        for line in summary.lines:
-            for value, column in zip(line.values, summary.columns, strict=True):
-                numbers = (
-                    ["", "", 0] if value is None else [value.mean, "" if value.std is None else value.std, value.n]
-                )
-                writer.writerow([summary.scenario, line.label, column.title, column.unit, *numbers, line.note])
-    return out.getvalue()

@@ -162,8 +162,12 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     write_atomically(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path, damaged: list[str] | None = None) -> list[Row]:
     """Read what :func:`write_rows` wrote.
+
+    Args:
+        path: the file.
+        damaged: takes a line on each row that cannot be read, which is then left out; None refuses the file.
 
     Raises:
         UsageError: the file is missing, is not JSON, is of another format or version, or a row has a missing, unknown
@@ -172,7 +176,15 @@ def read_rows(path: str | Path) -> list[Row]:
     rows = _document(Path(path)).get("rows")
     if not isinstance(rows, list):
         raise UsageError(f"{path}: 'rows' must be a list of rows")
-    return [_row(values, f"{path}: row {i}") for i, values in enumerate(rows)]
+    read = []
+    for i, values in enumerate(rows):
+        try:
+            read.append(_row(values, f"{path}: row {i}"))
+        except UsageError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+    return read
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

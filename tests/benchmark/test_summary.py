@@ -1,11 +1,14 @@
 import csv
 import io
+import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from lit_unlearn.benchmark.command import insert_tables, report
-from lit_unlearn.benchmark.summary import comma_separated, markdown, summarise, terminal_table, text_of
+from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_table, text_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, write_rows
 
@@ -31,7 +34,7 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert [line.label for line in summary.lines] == ["Original", "Retrain", "OPC"]
     opc = numbers(summary, "OPC")
     assert (opc["TA"].mean, opc["TA"].std, opc["TA"].n) == (pytest.approx(75), pytest.approx(50**0.5), 2)
-    assert opc["Gap ↓"].mean == pytest.approx((6 / 3 + 24 / 3) / 2)
+    assert opc["Gap"].mean == pytest.approx((6 / 3 + 24 / 3) / 2)
     assert numbers(summary, "Original")["UA"].mean == 0
     assert opc["Seconds"].mean == 10.5
     assert "FM test forgotten" not in opc
@@ -62,15 +65,16 @@ def test_a_missing_retrain_and_mixed_commits_are_told():
     rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40
     (summary,) = summarise(rows)
     assert summary.notes[0] == "No Retrain of training seed 1: its rows have no gap."
-    assert summary.notes[1] == f"The rows come from 2 commits: {'a' * 12}, {'b' * 12}."
-    assert numbers(summary, "OPC")["Gap ↓"].n == 1
+    assert summary.notes[1] == "No Original: how much utility a method costs is not known."
+    assert summary.notes[2] == f"The rows come from 2 commits: {'a' * 12}, {'b' * 12}."
+    assert numbers(summary, "OPC")["Gap"].n == 1
 
 
 def test_the_three_forms_hold_the_same_numbers():
     rows = [row("OPC", 0, 0.8, **{"recovery/fm/test_forget_acc": 0.354}), row("OPC", 1, 0.7)]
     (summary,) = summarise(rows)
     table = markdown(summary).splitlines()
-    assert table[0] == "| Model | UA | RA | TA | Test forgotten | FM test forgotten | Seconds |"
+    assert table[0] == "| Model | UA ≈ | RA ↑ | TA ↑ | Test forgotten ≈ | FM test forgotten ↓ | Seconds ↓ |"
     assert table[2] == "| OPC | 100.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 7.1 | 0.0 ± 0.0 | 35.4 | 10 ± 1 |"
     read = {line["quantity"]: line for line in csv.DictReader(io.StringIO(comma_separated([summary])))}
     assert (float(read["TA"]["mean"]), read["TA"]["n"]) == (pytest.approx(75), "2")
@@ -91,10 +95,56 @@ def test_report_prints_writes_and_refuses_a_page_without_a_place(tmp_path, capsy
     assert text.startswith("above\n<!-- table: class -->\n| Model |")
     assert text.endswith("|\n<!-- /table -->\nbelow\n")
     assert "old" not in text
-    assert (tmp_path / "all.csv").read_text().startswith("scenario,model,")
+    assert (tmp_path / "all.csv").read_text().startswith("data,scenario,model,")
     insert_tables(page, summarise([row("OPC", 0), row("Retrain", 0)]))
     assert page.read_text() == text
     with pytest.raises(UsageError, match="has no place for a table: <!-- table: random -->"):
         insert_tables(page, summarise([row("OPC", 0, scenario="random")]))
+    with pytest.raises(UsageError, match="one place for the scenario 'class', and the rows are of two data sets"):
+        insert_tables(page, summarise([row("OPC", 0), replace(row("OPC", 0), data={"source": "Digits"})]))
     with pytest.raises(UsageError, match="of no benchmark"):
         summarise([Row("OPC", "ok")])
+
+
+def test_rows_of_another_suite_or_data_set_are_never_averaged_with_these():
+    rows = [row("OPC", seed, 0.8, **{"recovery/fm/test_forget_acc": 0.2}) for seed in (0, 1)]
+    rows.append(row("OPC", 2, 0.2, **{"recovery/fm/test_forget_acc": 0.9}))
+    for each, suite in zip(rows, ("suite 2", "suite 2", "suite 1"), strict=True):
+        each.versions["suite"] = suite
+        each.data["source"] = "Digits"
+    rows.append(replace(rows[0], data={"source": "Digits", "train": 1437}))
+    first, second = summarise(rows)
+    assert (first.title, second.title) == ("Digits, class", "Digits (1,437 images), class")
+    assert (first.suite, numbers(first, "OPC")["TA"].mean, len(first.lines[0].rows)) == ("suite 2", 80, 2)
+    assert first.notes[0] == "Left out: 1 row(s) of the suite 'suite 1'; this table is of 'suite 2'."
+
+
+def test_a_damaged_row_is_left_out_and_told_after_everything_is_written(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    write_rows(path, [row("OPC", 0), row("Retrain", 0)])
+    told = json.loads(path.read_text())
+    told["rows"][0]["metrics"]["forget_acc"] = "half"
+    path.write_text(json.dumps(told))
+    page = tmp_path / "page.html"
+    with pytest.raises(UsageError, match=r"1 row\(s\) could not be read and are not in the tables; .*rows.json"):
+        report([str(tmp_path), "--html", str(page)])
+    assert "OPC" not in capsys.readouterr().out
+    assert "Not read:" in page.read_text()
+
+
+def test_the_distance_to_retrain_is_of_the_same_seed_and_ranks_skip_what_is_of_no_use():
+    def worst(method, seed, test, depth):
+        return row(method, seed, test, **{"recovery/worst/test_forget_acc": depth})
+
+    rows = [worst("Original", seed, 0.9, 0.95) for seed in (0, 1)]
+    rows += [worst("Retrain", 0, 0.9, 0.6), worst("Retrain", 1, 0.9, 0.8)]
+    rows += [worst("OPC", 0, 0.89, 0.5), worst("OPC", 1, 0.89, 0.6)]
+    rows += [worst("HeadOnly", seed, 0.9, 0.95) for seed in (0, 1)]
+    rows += [worst("Ruin", seed, 0.1, 0.1) for seed in (0, 1)]
+    (summary,) = summarise(rows)
+    assert numbers(summary, "OPC")["Worst test forgotten"].delta == pytest.approx(-15)
+    assert numbers(summary, "Retrain")["Worst test forgotten"].delta is None
+    assert numbers(summary, "OPC")["Gap"].delta is None
+    places = {line.label: (line.gap_rank, line.depth_rank) for line in summary.lines}
+    none = (None, None)
+    assert places == {"Original": none, "Retrain": none, "OPC": (2, 1), "HeadOnly": (1, 2), "Ruin": none}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import needs_browser, open_page
 
 from lit_unlearn.exhibits import ImageGrid, PointMap
 from lit_unlearn.reports.gallery import Exhibits
 from lit_unlearn.reports.page import render, write_page
 from lit_unlearn.reports.rows import Row
 
-CHROMIUM = Path("/usr/bin/chromium")
 VOID = {"meta", "link", "br", "use", "path", "img"}
 
 
@@ -201,23 +201,14 @@ def test_importing_reports_draws_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+@needs_browser
 def test_a_browser_opens_the_page_without_a_complaint(
     tmp_path: Path, original: Row, retrain: Row, shallow: Row
 ) -> None:
     path = tmp_path / "report.html"
     write_page(path, [original, retrain, shallow], exhibits())
-    dumped, said = _open(path, tmp_path)
+    dumped, said = open_page(path, tmp_path)
     assert "The forgetting is shallow" in dumped
     assert "CONSOLE" not in said
     path.write_text(path.read_text().replace("</body>", '<img src="missing.png"></body>'))
-    assert "CONSOLE" in _open(path, tmp_path)[1]
-
-
-def _open(path: Path, profile: Path) -> tuple[str, str]:
-    """The document as the browser understood it, and what it said meanwhile."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --enable-logging=stderr --user-data-dir={profile / 'profile'}"
-    command = [str(CHROMIUM), *flags.split(), "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout, done.stderr
+    assert "CONSOLE" in open_page(path, tmp_path)[1]

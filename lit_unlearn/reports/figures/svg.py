@@ -32,8 +32,8 @@ STYLE: Any = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
+    "xtick.bottom": False,
+    "ytick.left": False,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "axes.facecolor": "none",
@@ -70,7 +70,7 @@ def as_svg(figure: Figure, label: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2)
+    svg = _shortened(re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2))
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
     svg = svg.replace(INK, "currentColor")
@@ -79,3 +79,16 @@ def as_svg(figure: Figure, label: str) -> str:
     prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" ', 1)
+
+
+def _shortened(svg: str) -> str:
+    """The same drawing in half the bytes: nothing unseen, no name that nothing refers to, hundredths of a point."""
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'#([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r'<path d="[^"]*" style="fill: none"/>', "", svg)
+    svg = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
+    svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
+    for _ in range(3):
+        svg = svg.replace("<g></g>", "")
+    return svg

@@ -1,0 +1,218 @@
+"""The leaderboard: one HTML file over many runs that needs nothing else, for a browser, a phone or paper."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_unlearn.benchmark.summary import Column, Line, Summary, Value
+from lit_unlearn.benchmark.tables import text_of
+from lit_unlearn.exhibits import Exhibit
+from lit_unlearn.reports import figures, gallery, verdict
+from lit_unlearn.reports.page import Entry
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, write_atomically
+from lit_unlearn.reports.table import UNKNOWN
+from lit_unlearn.reports.templates import environment
+
+TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
+HERE = Path(__file__).parent
+_PANELS = 2
+
+Shown = Mapping[str, Mapping[str, Exhibit]]
+"""Key of a row's cell and its method, as ``<key>/<method>`` → name → what an attack shows beside its numbers."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of the table as the page shows it.
+
+    Attributes:
+        text: mean and deviation.
+        sort: what it is sorted by; empty where it is unknown.
+        delta: mean distance to Retrain, or an empty text.
+        above: whether it gives away more of the forgotten data than Retrain does.
+    """
+
+    text: str
+    sort: str = ""
+    delta: str = ""
+    above: bool = False
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page tells of one method: the judgement on its mean row, and drawings."""
+
+    entry: Entry
+    line: Line
+    bars: str
+    stages: Mapping[str, Sequence[str]]
+    grids: Mapping[str, Any]
+    maps: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set and scenario."""
+
+    name: str
+    summary: Summary
+    headline: str
+    scatter: str
+    table: Sequence[tuple[Line, Entry | None, Sequence[Number]]]
+    cards: Sequence[Card]
+    seeds: int
+
+
+def write_leaderboard(
+    path: str | Path,
+    summaries: Sequence[Summary],
+    title: str = "",
+    damaged: Sequence[str] = (),
+    shown: Shown | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: HTML file to write.
+        summaries: the tables.
+        title: what is compared, for the head of the page.
+        damaged: a line on each row that could not be read.
+        shown: pictures and maps, where they are at hand.
+    """
+    write_atomically(Path(path), render(summaries, title, damaged, shown or {}))
+
+
+def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], shown: Shown) -> str:
+    """The page as HTML; whatever comes from the rows is escaped."""
+    from markupsafe import Markup
+
+    script = (HERE / SCRIPT).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment(HERE)
+        .get_template(TEMPLATE)
+        .render(
+            title=title or "Unlearning leaderboard",
+            sections=[_section(number, summary, shown) for number, summary in enumerate(summaries)],
+            damaged=damaged,
+            commits=sorted({str(row.commit)[:12] for row in _rows(summaries) if row.commit}),
+            started=sorted({row.started[:10] for row in _rows(summaries) if row.started}),
+            count=len(list(_rows(summaries))),
+            script=Markup(script),
+            digest=digest,
+            unknown=UNKNOWN,
+            points={
+                "depth": 100 * verdict.DEPTH_TOLERANCE,
+                "kept": 100 * verdict.UTILITY_KEPT,
+                "reduced": 100 * verdict.UTILITY_REDUCED,
+            },
+        )
+    )
+
+
+def _rows(summaries: Sequence[Summary]) -> Iterator[Row]:
+    for summary in summaries:
+        for line in summary.lines:
+            yield from line.rows
+
+
+def _section(number: int, summary: Summary, shown: Shown) -> Section:
+    from markupsafe import Markup
+
+    entries = {id(line): _entry(line) for line in summary.lines}
+    table = [(line, entries[id(line)], _numbers(line, summary)) for line in _by_depth(summary)]
+    cards = [_card(line, entry, summary, shown) for line, entry, _ in table if entry is not None]
+    seeds = len({row.benchmark["seeds"].get("original") for line in summary.lines for row in line.rows})
+    return Section(f"s{number}", summary, _headline(summary), Markup(_scatter(summary)), table, cards, seeds)
+
+
+def _by_depth(summary: Summary) -> list[Line]:
+    """References first, then the methods by depth, those without a place last."""
+    last = len(summary.lines) + 1
+
+    def place(line: Line) -> int:
+        return 0 if line.label in (ORIGINAL, RETRAIN) else line.depth_rank or last
+
+    return sorted(summary.lines, key=place)
+
+
+def _entry(line: Line) -> Entry | None:
+    """What the audit page says of a method's row, said of its mean."""
+    return None if line.mean is None or line.verdict is None else Entry(line.mean, line.label, line.verdict, {})
+
+
+def _numbers(line: Line, summary: Summary) -> list[Number]:
+    reference = line.label in (ORIGINAL, RETRAIN)
+    return [_number(value, column, reference) for value, column in zip(line.values, summary.columns, strict=True)]
+
+
+def _number(value: Value | None, column: Column, reference: bool) -> Number:
+    if value is None:
+        return Number(UNKNOWN)
+    text = text_of(value, column.unit)
+    if reference or value.delta is None or column.unit != "%":
+        return Number(text, f"{value.mean:.6g}")
+    above = column.better != "↑" and column.role == "depth" and value.delta > 100 * verdict.DEPTH_TOLERANCE
+    return Number(text, f"{value.mean:.6g}", f"{value.delta:+.1f}".replace("-", "\N{MINUS SIGN}"), above)
+
+
+def _headline(summary: Summary) -> str:
+    """How many withstood, and how far the two rankings are apart."""
+    judged = [line for line in summary.lines if line.verdict is not None]
+    if not judged:
+        return "References only."
+    good = [line.label for line in judged if line.verdict and line.verdict.good]
+    text = f"{len(good) or 'None'} of {len(judged)} methods withstood every attack as Retrain does and kept utility"
+    text += f": {', '.join(good)}." if 0 < len(good) <= 4 else "."
+    places = [line for line in judged if line.gap_rank is not None and line.depth_rank is not None]
+    if places:
+        best = min(places, key=lambda line: line.gap_rank or 0)
+        place = f"number {best.depth_rank} of {len(places)} by depth"
+        text += f" The one nearest to Retrain by accuracy, {best.label}, is {place}."
+    return text
+
+
+def _scatter(summary: Summary) -> str:
+    points = []
+    for line in summary.lines:
+        x, y = summary.value(line, "utility"), summary.value(line, "depth")
+        if x is not None and y is not None:
+            held = line.verdict is not None and line.verdict.level == "deep"
+            points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held))
+    titles = {column.role: column.title for column in summary.columns}
+    if not points:
+        return ""
+    return figures.tradeoff(points, "TA: accuracy on retained test images, %", f"{titles['depth']}, %: ↓ deeper")
+
+
+def _card(line: Line, entry: Entry, summary: Summary, shown: Shown) -> Card:
+    from markupsafe import Markup
+
+    means = [other.mean for other in summary.lines if other.mean and other.label in (ORIGINAL, RETRAIN)]
+    rows = [*means, entry.row]
+    exhibits = _exhibits(line, summary, shown)
+    stages = {}
+    for attack, quantities in figures.stage_groups(entry.row, rows).items():
+        drawn = [Markup(figures.stage_lines(entry.row, rows, attack, name)) for name in quantities[:_PANELS]]
+        stages[attack] = drawn
+    maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(exhibits).items()}
+    return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, gallery.grids(exhibits), maps)
+
+
+def _exhibits(line: Line, summary: Summary, shown: Shown) -> dict[str, Mapping[str, Exhibit]]:
+    """What was shown of the first seed that has something: of the method, and of the references beside it."""
+    for row in line.rows:
+        own = shown.get(f"{row.benchmark['key']}/{row.method}")
+        if own:
+            found: dict[str, Mapping[str, Exhibit]] = {}
+            for other in summary.lines:
+                for beside in other.rows if other.label in (ORIGINAL, RETRAIN) else ():
+                    same = beside.benchmark["seeds"].get("original") == row.benchmark["seeds"].get("original")
+                    told = shown.get(f"{beside.benchmark['key']}/{beside.method}") if same else None
+                    if told:
+                        found[other.label] = told
+            return {**found, line.label: own}
+    return {}

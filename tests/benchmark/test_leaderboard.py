@@ -1,0 +1,200 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from browser import needs_browser, open_page
+
+from lit_unlearn.benchmark.command import report
+from lit_unlearn.benchmark.grid import folder_of
+from lit_unlearn.benchmark.leaderboard import render, write_leaderboard
+from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.exhibits import ImageGrid, PointMap
+from lit_unlearn.reports import Row, write_rows
+from lit_unlearn.reports.gallery import write_exhibits
+from lit_unlearn.reports.report import EXHIBITS
+
+
+def row(method: str, seed: int, test: float, worst: float, scenario: str = "class", **numbers: float) -> Row:
+    told = {"key": f"{method}{seed}", "scenario": scenario, "experiment": method.lower(), "seeds": {"original": seed}}
+    attacks = {"recovery/worst/forget_acc": worst, "recovery/worst/test_forget_acc": worst}
+    stages = {f"representation/stages/stage{n}/forget_cka_original": 1 - 0.1 * n for n in range(3)}
+    return Row(
+        method,
+        "ok",
+        metrics={"forget_acc": 0.0, "retain_acc": 0.99, "test_retain_acc": test, "test_forget_acc": 0.0},
+        attacks={**attacks, **stages, **numbers},
+        benchmark=told,
+        split={"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else []},
+        data={"source": "Digits", "train": 1437},
+        versions={"suite": "suite 2"},
+        hyperparameters={"weight": 0.5},
+        seconds={"unlearn": 10.0 + seed},
+    )
+
+
+def rows(scenario: str = "class") -> list[Row]:
+    found = []
+    for seed in (0, 1):
+        found += [row("Original", seed, 0.90, 0.95, scenario), row("Retrain", seed, 0.91, 0.60, scenario)]
+        found += [row("OPC", seed, 0.90 + 0.004 * seed, 0.55, scenario), row("HeadOnly", seed, 0.91, 0.95, scenario)]
+        found += [row("GradientAscent", seed, 0.30, 0.40, scenario)]
+    return found
+
+
+def page(found: list[Row], **told: object) -> str:
+    settings: dict = {"title": "Digits", "damaged": [], "shown": {}} | told
+    return render(summarise(found), **settings)
+
+
+class Nesting(HTMLParser):
+    """Insists that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in {"meta", "link", "br", "use", "path", "img", "input"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in {"use", "path"}:
+            assert self.open.pop() == tag
+
+
+def models(text: str) -> list[str]:
+    return re.findall(r'<tr data-model="([^"]*)"', text)
+
+
+def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
+    text = page(rows())
+    assert models(text) == ["Original", "Retrain", "OPC", "HeadOnly", "GradientAscent"]
+    assert "1 of 3 methods withstood every attack as Retrain does and kept utility: OPC." in text
+    line = text[text.index('<tr data-model="HeadOnly"') :]
+    line = line[: line.index("</tr>")]
+    assert re.findall(r'class="rank" data-sort="(\d*)"', line) == ["1", "2"]
+    assert re.search(r'class="above">95.0 ± 0.0<small>\+35.0</small>', line)
+    ruined = text[text.index('<tr data-model="GradientAscent"') :]
+    assert 'data-utility="damaged"' in ruined[:200]
+    assert ruined.count('data-sort="">–</td>') >= 2
+    assert "2 training seeds: mean ± standard deviation; suite of attacks <code>suite 2</code>" in text
+
+
+def test_every_card_has_its_figures_pictures_and_settings():
+    grid = ImageGrid(torch.rand(2, 3, 1, 2, 2), ["image", "reconstruction"])
+    points = PointMap(torch.eye(2), torch.tensor([0, 1]), ["class 0 (forgotten)", "class 1"])
+    shown = {"OPC1/OPC": {"inversion/delta/pictures": grid, "representation/map/map": points}}
+    text = page(rows(), shown=shown)
+    nesting = Nesting()
+    nesting.feed(text)
+    assert not nesting.open
+    cards = re.findall(r'<details class="card".*?</details>', text, re.S)
+    assert [re.search(r'data-model="(.*?)"', card)[1] for card in cards] == ["OPC", "HeadOnly", "GradientAscent"]
+    for card in cards:
+        assert card.count("<svg") >= 2
+        assert "forget_cka_original" in card
+        assert "0.5" in card[card.index("Settings") :]
+    assert cards[0].count("<img") == 6
+    assert "How the features moved" in cards[0]
+    assert "<img" not in cards[1]
+
+
+def test_nothing_from_a_row_becomes_markup_and_nothing_is_fetched():
+    evil = row("<script>alert(1)</script>", 0, 0.9, 0.9, scenario='"><u>x')
+    text = page([evil], title="<i>t</i>", damaged=["<u>file</u>"])
+    assert "<script>alert" not in text
+    assert "<i>t" not in text
+    assert "<u>file" not in text
+    assert '"><u>x' not in text
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+
+
+def test_what_is_missing_or_left_out_is_told_on_the_page():
+    found = [each for each in rows() if each.method != "Retrain"]
+    found[0].versions["suite"] = "suite 1"
+    text = page(found, damaged=["rows.json: row 3 is damaged"])
+    assert "Left out: 1 row(s) of the suite &#39;suite 1&#39;; this table is of &#39;suite 2&#39;." in text
+    assert "No Retrain of training seed 0, 1: its rows have no gap." in text
+    assert "<b>Not read:</b> rows.json: row 3 is damaged" in text
+
+
+def test_report_finds_the_exhibits_in_the_folders_of_the_runs_and_in_no_other(tmp_path):
+    root, outside = tmp_path / "runs", tmp_path / "class" / "opc" / "run-OPC0"
+    found = rows()
+    folder = root / folder_of("class", "opc", "OPC0")
+    shown = {"OPC": {"inversion/delta/pictures": ImageGrid(torch.rand(1, 1, 1, 2, 2), ["image"])}}
+    for each in (folder, outside):
+        each.mkdir(parents=True)
+        write_exhibits(each / EXHIBITS, shown)
+    write_rows(root / "rows.json", found)
+    target = tmp_path / "page.html"
+    report([str(root), "--html", str(target), "--title", "All"])
+    assert target.read_text().count("<img") == 1
+    for each in found:
+        each.benchmark["scenario"] = "../class" if each.method == "OPC" else "class"
+    write_rows(root / "rows.json", found)
+    report([str(root), "--html", str(target)])
+    assert "<img" not in target.read_text()
+
+
+ACTIONS = """
+const say = (name, value) => document.body.setAttribute("data-" + name, value);
+const shown = () => [...document.querySelectorAll("section:not([hidden]) tr[data-model]:not([hidden])")];
+const names = (root) => [...root.querySelectorAll("tr[data-model]")].map((line) => line.dataset.model).join(" ");
+const set = (id, value, key = "value") => {
+  const field = document.getElementById(id);
+  field[key] = value;
+  field.dispatchEvent(new Event("input"));
+};
+window.addEventListener("load", () => {
+  const board = document.querySelector(".board");
+  const gap = [...board.querySelectorAll("th button")].find((button) => button.textContent.startsWith("Gap"));
+  gap.click(); say("up", names(board));
+  gap.click(); say("down", names(board)); say("told", gap.closest("th").getAttribute("aria-sort"));
+  say("all", shown().length);
+  set("scenario", "random"); say("random", shown().length);
+  set("useful", true, "checked"); say("useful", shown().length); set("useful", false, "checked");
+  set("text", "head"); say("text", shown().map((line) => line.dataset.model).join(" "));
+  say("count", document.getElementById("count").textContent);
+  set("scenario", ""); set("text", "");
+  document.querySelector("a[data-card]").click();
+  say("opened", document.querySelectorAll("details[open]").length);
+  window.dispatchEvent(new Event("beforeprint"));
+  say("printed", document.querySelectorAll("details:not([open])").length);
+  const wide = [...document.querySelectorAll("figure svg")].filter((svg) => svg.getBoundingClientRect().width === 0);
+  say("figures", document.querySelectorAll("figure svg").length + " " + wide.length);
+});
+"""
+
+
+@needs_browser
+@pytest.mark.timeout(180)
+def test_a_browser_opens_the_page_without_a_complaint_sorts_filters_and_shows_every_figure(tmp_path: Path):
+    path = tmp_path / "page.html"
+    write_leaderboard(path, summarise(rows() + rows("random")), "Digits")
+    dumped, said = open_page(path, tmp_path)
+    assert "CONSOLE" not in said
+    assert "10 rows shown" in dumped  # the script ran, so the page's policy lets its own script run
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text())
+    path.write_text(text.replace("</body>", f"<script>{ACTIONS}</script></body>"))
+    dumped, said = open_page(path, tmp_path)
+    assert "CONSOLE" not in said
+    told = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dumped[dumped.index("<body") :].partition(">")[0]))
+    assert told == {
+        "up": "Retrain HeadOnly OPC Original GradientAscent",
+        "down": "GradientAscent Original OPC Retrain HeadOnly",
+        "told": "descending",
+        "all": "10",
+        "random": "5",
+        "useful": "4",
+        "text": "Original Retrain HeadOnly",
+        "count": "3 rows shown",
+        "opened": "1",
+        "printed": "0",
+        "figures": told["figures"],
+    }
+    count, unseen = map(int, told["figures"].split())
+    assert count == path.read_text().count("<svg")
+    assert unseen == 0

@@ -1,0 +1,18 @@
+"""A real browser without a window, to look at pages as a reader's does."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+needs_browser = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+
+
+def open_page(path: Path, profile: Path) -> tuple[str, str]:
+    """The document as the browser understood it, and what it said meanwhile."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --enable-logging=stderr --user-data-dir={profile / 'profile'}"
+    command = [str(CHROMIUM), *flags.split(), "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
