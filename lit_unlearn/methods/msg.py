@@ -22,8 +22,8 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule
-from lit_unlearn.methods.gradients import Gradients, one_of_gradients, smallest, summed_gradients
+from lit_unlearn.methods.base import Labelled, UnlearnModule, positive_share
+from lit_unlearn.methods.gradients import Gradients, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.seed import run_seed
 
 
@@ -57,8 +57,7 @@ class MSG(UnlearnModule):
         gradients: Gradients = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        if not 0 < fraction <= 1:
-            raise UsageError(f"fraction is {fraction}, but must be above 0 and at most 1")
+        positive_share("fraction", fraction)
         if not 0 <= damping <= 1:
             raise UsageError(f"damping is {damping}, but must be a share in [0, 1]")
         one_of_gradients("gradients", gradients)
@@ -96,9 +95,7 @@ class MSG(UnlearnModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Damps the gradients of what was not drawn anew; weight decay stays whole, as in the reference."""
-        for kernel, kept in self._kept:
-            if kernel.grad is not None:
-                kernel.grad.copy_(torch.where(kept, self.damping * kernel.grad, kernel.grad))
+        damp_gradients(self._kept, self.damping)
 
     def on_train_end(self) -> None:
         """Gives the memory of the masks back."""

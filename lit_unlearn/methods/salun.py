@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.gradients import largest, summed_gradients
+from lit_unlearn.methods.base import positive_share
+from lit_unlearn.methods.gradients import damp_gradients, largest, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 
 
@@ -49,8 +49,7 @@ class SalUn(RandomLabels):
         fraction: float = 0.5,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
-        if not 0 < fraction <= 1:
-            raise UsageError(f"fraction is {fraction}, but must be above 0 and at most 1")
+        positive_share("fraction", fraction)
         self.fraction = fraction
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
@@ -69,9 +68,7 @@ class SalUn(RandomLabels):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Masks gradients, before they are clipped and enter the optimizer's state."""
-        for parameter, held, _ in self._held:
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(held, 0)
+        damp_gradients(((parameter, held) for parameter, held, _ in self._held), 0.0)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
