@@ -199,6 +199,26 @@ class UnlearnDataModule(LightningDataModule):
         for images, labels in self._evaluation_loader(split, part):
             yield self._to_float(images.to(device), training=False), labels.to(device)
 
+    def shuffled_batches(
+        self, split: Literal["forget", "retain"], device: torch.device | str, most: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Random samples of one training split in batches of training's size, on a device and without augmentation.
+
+        They come in an order drawn from the run's seed, all of them on every rank; no batch has a single sample.
+
+        Args:
+            split: which part of the training set.
+            device: where the batches are to lie.
+            most: how many samples at most.
+        """
+        indices: Tensor = getattr(self.split, split)
+        draw = torch.Generator().manual_seed(run_seed())
+        some = indices[torch.randperm(len(indices), generator=draw)[:most]]
+        sampler = OrderSampler(split, some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
+        for batch in Batches(self.data.train_images, self.data.train_labels, sampler):
+            images, labels = batch[split]
+            yield self._to_float(images.to(device), training=False), labels.to(device)
+
     def describe(self) -> dict[str, object]:
         """The data as plain values, for a result row."""
         return {

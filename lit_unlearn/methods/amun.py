@@ -10,7 +10,6 @@ over the steps, on top of their batches; and where no ε up to the images' diame
 gradient is lost in rounding, a sample has no x′, which a warning says (the released code would go on for ever).
 """
 
-import math
 from pathlib import Path
 from typing import cast
 
@@ -18,10 +17,11 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.methods.adversarial import nearest_adversarial
 from lit_unlearn.methods.base import UnlearnModule, at_least
 
 
@@ -102,43 +102,3 @@ class AMUN(UnlearnModule):
     def on_train_end(self) -> None:
         """Gives the memory of the adversarial examples back."""
         self._adversarial, self._adversarial_batches = None, []
-
-
-def nearest_adversarial(
-    network: Backbone, images: Tensor, labels: Tensor, radius: float, steps: int, restart: bool
-) -> tuple[Tensor, Tensor]:
-    """Images (B, C, H, W) moved until a frozen network no longer sees their labels, and what it sees, (B,).
-
-    Where nothing is found the answer is the label still.
-    """
-    moved, answers = images.clone(), labels.clone()
-    left = torch.arange(len(labels), device=labels.device)
-    rounds = max(0, math.ceil(math.log2(images.shape[1:].numel() ** 0.5 / radius))) + 1
-    for size in (radius * 2**number for number in range(rounds)):
-        if restart:
-            moved[left] = images[left]
-        for step in range(steps + 1):
-            direction, answers[left] = ascent(network, moved[left], labels[left])
-            same = answers[left] == labels[left]
-            left, direction = left[same], direction[same]
-            if len(left) == 0:
-                return moved, answers
-            if step < steps:
-                change = moved[left] + size / 10 * direction - images[left]
-                moved[left] = (images[left] + within(change, size)).clamp(0, 1)
-    return moved, answers
-
-
-def ascent(network: Backbone, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction, of unit length, in which the loss of each of the labels grows fastest; and the answers (B,)."""
-    images = images.detach().requires_grad_()
-    logits = network(images)
-    (gradient,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), images)
-    return normalize(gradient.flatten(1), eps=1e-18).view_as(gradient), logits.argmax(1)
-
-
-def within(change: Tensor, size: float) -> Tensor:
-    """Changes to images (B, C, H, W), shortened to this L2 length at most."""
-    lengths = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    shortened: Tensor = change * (size / lengths).clamp(max=1)
-    return shortened

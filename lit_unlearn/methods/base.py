@@ -8,7 +8,7 @@ import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -187,12 +187,18 @@ class UnlearnModule(SplitScoring):
             teacher.eval()
 
     def on_train_epoch_start(self) -> None:
-        """Seeds this epoch, so that a resumed run draws what an uninterrupted one would have drawn."""
+        """Seeds this epoch, so that a resumed run draws what an uninterrupted one would have drawn.
+
+        Where a method steps its optimizer itself, Lightning leaves the scheduler to it, too: then it is stepped here.
+        """
         # Lightning would repeat, for this epoch, the numbers of a pass that only earlier ones had.
         for name in [name for name in self.trainer.callback_metrics if name.startswith("train/")]:
             del self.trainer.callback_metrics[name]
         seed = run_seed()
         torch.manual_seed((seed * 1_000_003 + self.current_epoch) * 4_099 + self.global_rank)
+        scheduler = None if self.automatic_optimization else cast(Any, self.lr_schedulers())
+        if scheduler is not None and self.current_epoch > 0:
+            scheduler.step()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stops a run whose loss is no longer a number."""
@@ -309,6 +315,16 @@ def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
     """
     if not (value > low if strict else value >= low):
         raise UsageError(f"{name} is {value}, but must be {'above' if strict else 'at least'} {low:g}")
+
+
+def positive_share(name: str, value: float) -> None:
+    """Refuses a hyperparameter outside (0, 1].
+
+    Raises:
+        UsageError: naming the argument, the value and the bounds.
+    """
+    if not 0 < value <= 1:
+        raise UsageError(f"{name} is {value}, but must be above 0 and at most 1")
 
 
 def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.methods.adversarial import fgsm
 from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
 
 
@@ -71,11 +72,3 @@ def neighbours(network: Backbone, images: Tensor, labels: Tensor, step_size: flo
     if exclude_true:
         logits = logits.scatter(1, labels[:, None], -torch.inf)
     return logits.argmax(1)
-
-
-def fgsm(network: Backbone, images: Tensor, labels: Tensor, step_size: float) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] after one fast-gradient-sign step up the loss of their labels, still in [0, 1]."""
-    images = images.detach().requires_grad_()
-    loss = cross_entropy(network(images), labels, reduction="sum")  # a mean's gradients may vanish in half precision
-    (gradient,) = torch.autograd.grad(loss, images)
-    return (images + step_size * gradient.sign()).clamp(0, 1).detach()

@@ -16,6 +16,7 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+from lit_unlearn.methods.fading import planned_epochs, straight
 
 
 class L1Sparse(UnlearnModule):
@@ -54,11 +55,9 @@ class L1Sparse(UnlearnModule):
     def prepare_data(self) -> None:
         """Checks also that the penalty has epochs to fall in."""
         super().prepare_data()
-        epochs = self.trainer.max_epochs
         if self.trainer.state.fn != "fit":
             return
-        if epochs is None or epochs < 0:
-            raise UsageError("L1Sparse needs trainer.max_epochs: its penalty falls to 0 over them")
+        epochs = planned_epochs(self, "its penalty falls to 0")
         if self.free_epochs >= epochs:
             raise UsageError(f"free_epochs is {self.free_epochs}, but must be below trainer.max_epochs, {epochs}")
 
@@ -67,13 +66,7 @@ class L1Sparse(UnlearnModule):
         images, labels = batch["retain"]
         loss = cross_entropy(self(images), labels)
         norm = torch.stack([parameter.abs().sum() for parameter in self.backbone.parameters()]).sum()
-        gamma = penalty(self.alpha, self.current_epoch, self.trainer.max_epochs or 0, self.free_epochs)
+        gamma = straight(self.alpha, self.current_epoch, (self.trainer.max_epochs or 0) - self.free_epochs)
         self.log("train/retain_loss", loss, batch_size=len(labels))
         self.log("train/l1_norm", norm, batch_size=len(labels))
         return loss + gamma * norm
-
-
-def penalty(alpha: float, epoch: int, epochs: int, free_epochs: int) -> float:
-    """γ of an epoch: from ``alpha`` in epoch 0 in a straight line to 0 in epoch ``epochs - free_epochs``, then 0."""
-    end = epochs - free_epochs
-    return alpha * (1 - epoch / end) if epoch < end else 0.0

@@ -4,13 +4,13 @@ G = Σ_Df ∇θ CE(z(x), y) − |Df| / |Dr| · Σ_Dr ∇θ CE(z(x), y) at θo. I
 smallest |G| is re-initialised (Kaiming normal, fan out); then L = E_Dr[CE(z(x), y)], with the gradients of the other
 entries of those kernels times .1. It comes from the NeurIPS 2023 unlearning challenge; name, rule and settings are
 those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its code (``kgltop2``): share .3, 5 epochs
-of batches of 64, learning rate .001 in a triangle over the epochs. Deviation: that code adds up mean gradients of
-batches of Df and of as many random samples of Dr; here it is the gradients of single samples, in eval mode, and all of
-Dr stands for those random samples, so that what is drawn anew depends on neither batches nor ranks.
+of batches of 64, learning rate .001 in a triangle over the epochs. That code adds up the mean gradients of batches, in
+train mode, first of as many random samples of Dr as Df has, then of Df, which moves BatchNorm's running statistics too:
+``gradients="per_batch"``. The default sums single samples' in eval mode, all of Dr in place of random samples, so that
+what is drawn anew depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -22,8 +22,8 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule
-from lit_unlearn.methods.salun import summed_gradients
+from lit_unlearn.methods.base import Labelled, UnlearnModule, positive_share
+from lit_unlearn.methods.gradients import Gradients, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.seed import run_seed
 
 
@@ -37,9 +37,10 @@ class MSG(UnlearnModule):
         lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
         fraction: share of each kernel's entries that is drawn anew, in (0, 1].
         damping: what the gradients of the other entries are multiplied by, in [0, 1].
+        gradients: what G is summed from, ``per_sample`` or ``per_batch`` (the released code).
 
     Raises:
-        UsageError: if a share is out of range, or the network has no convolution that learns.
+        UsageError: for unknown gradients, a share out of range, or a network with no convolution that learns.
     """
 
     order = "retain"
@@ -53,13 +54,14 @@ class MSG(UnlearnModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         fraction: float = 0.3,
         damping: float = 0.1,
+        gradients: Gradients = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        if not 0 < fraction <= 1:
-            raise UsageError(f"fraction is {fraction}, but must be above 0 and at most 1")
+        positive_share("fraction", fraction)
         if not 0 <= damping <= 1:
             raise UsageError(f"damping is {damping}, but must be a share in [0, 1]")
-        self.fraction, self.damping = fraction, damping
+        one_of_gradients("gradients", gradients)
+        self.fraction, self.damping, self.gradients = fraction, damping, gradients
         self._kernels = [
             f"{name}.weight"
             for name, module in backbone.named_modules()
@@ -72,14 +74,17 @@ class MSG(UnlearnModule):
     def on_train_start(self) -> None:
         """Chooses what is drawn anew and, unless the run is resumed, draws it; the clock is running."""
         super().on_train_start()
-        chosen = [smallest(difference, self.fraction) for difference in self._differences()]
+        original = cast(Backbone, self.original_copy())
+        chosen = [smallest(difference, self.fraction) for difference in self._differences(original)]
         kernels = [self.backbone.get_parameter(name) for name in self._kernels]
         self._kept = [(kernel, ~mask) for kernel, mask in zip(kernels, chosen, strict=True)]
         if self.trainer.global_step == 0:
             draw = torch.Generator().manual_seed(run_seed())  # the same on every rank
             with torch.no_grad():
-                for kernel, mask in zip(kernels, chosen, strict=True):
-                    kernel.copy_(torch.where(mask, kaiming(kernel, draw), kernel))
+                for kernel, kept in self._kept:
+                    kernel.copy_(torch.where(kept, kernel, kaiming(kernel, draw)))
+                for name, statistics in original.named_buffers():
+                    self.backbone.get_buffer(name).copy_(statistics)
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Cross-entropy of a retain batch."""
@@ -90,30 +95,26 @@ class MSG(UnlearnModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Damps the gradients of what was not drawn anew; weight decay stays whole, as in the reference."""
-        for kernel, kept in self._kept:
-            if kernel.grad is not None:
-                kernel.grad.copy_(torch.where(kept, self.damping * kernel.grad, kernel.grad))
+        damp_gradients(self._kept, self.damping)
 
     def on_train_end(self) -> None:
         """Gives the memory of the masks back."""
         self._kept = []
 
-    def _differences(self) -> list[Tensor]:
-        original, counts = cast(Backbone, self.original_copy()), self._data().split.counts()
+    def _differences(self, original: Backbone) -> list[Tensor]:
+        data, trainer, size = self._data(), self.trainer, self._data().split.counts()["forget"]
+        if self.gradients == "per_batch":
+            torch.manual_seed(run_seed())  # dropout, the same in a resumed run
+            original.train()
+            parts = [data.shuffled_batches(part, self.device, size) for part in ("retain", "forget")]
+            share, how = 1.0, "mean"  # all of it on every rank, but for rounding
+        else:
+            parts = [data.evaluation_batches(part, self.device) for part in ("retain", "forget")]
+            share, how = size / data.split.counts()["retain"], "sum"
         values = [original.get_parameter(name).requires_grad_() for name in self._kernels]
-        sums: dict[str, Sequence[Tensor]] = {}
-        for part in ("forget", "retain"):
-            own = summed_gradients(original, values, self._data().evaluation_batches(part, self.device))
-            sums[part] = [self.trainer.strategy.reduce(each, reduce_op="sum") for each in own]
-        share = counts["forget"] / counts["retain"]
-        return [forget - share * retain for forget, retain in zip(sums["forget"], sums["retain"], strict=True)]
-
-
-def smallest(values: Tensor, fraction: float) -> Tensor:
-    """A mask of the same shape, true for that share of the entries whose absolute value is smallest."""
-    chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    chosen[values.abs().flatten().argsort(stable=True)[: round(fraction * values.numel())]] = True
-    return chosen.view_as(values)
+        sums = [summed_gradients(original, values, part, self.gradients) for part in parts]
+        retain, forget = ([trainer.strategy.reduce(each, reduce_op=how) for each in own] for own in sums)
+        return [ours - share * theirs for ours, theirs in zip(forget, retain, strict=True)]
 
 
 def kaiming(kernel: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ in evaluation.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,11 +20,8 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
 from lit_unlearn.methods.distillation import distillation_loss
-from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor
+from lit_unlearn.metrics.contraction import Target, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.seed import run_seed
-
-Target = Literal["origin", "retain_mean", "random_point", "uniform"]
-_TARGETS = ("origin", "retain_mean", "random_point", "uniform")
 
 
 class OPC(UnlearnModule):
@@ -70,8 +67,8 @@ class OPC(UnlearnModule):
         at_least("weight", weight, 0)
         at_least("distill", distill, 0)
         at_least("temperature", temperature, 0, strict=True)
-        if target not in _TARGETS:
-            raise unknown("target", target, _TARGETS)
+        if target not in get_args(Target):
+            raise unknown("target", target, get_args(Target))
         if norm not in ("l2", "squared"):
             raise unknown("norm", norm, ("l2", "squared"))
         self.taps = tap_names(contract, backbone.stages)
@@ -105,17 +102,14 @@ class OPC(UnlearnModule):
         return loss
 
     def _contraction(self, forget: Tensor, retain: Tensor) -> Tensor:
-        point = target_point(self.target, forget, retain.detach())
+        point = target_point(self.target, forget, retain.detach(), run_seed())
         return contraction_loss(forget, point, squared=self.norm == "squared")
 
     @torch.no_grad()
     def _log_depth(self, parts: dict[str, dict[str, Tensor]]) -> None:
         for part, taps in parts.items():
-            logits, features = taps["logits"].float(), taps["features"].float()
-            self.log(f"depth/{part}_logit_norm", logits.norm(dim=1).mean())
-            self.log(f"depth/{part}_feature_norm", features.norm(dim=1).mean())
-            self.log(f"depth/{part}_feature_variance", features.var(0, unbiased=False).mean())
-            self.log(f"depth/{part}_effective_rank", effective_rank(features))
+            for name, value in depth(taps["logits"], taps["features"]).items():
+                self.log(f"depth/{part}_{name}", value)
         largest = parts["forget"]["logits"].float().norm(dim=1).max()
         self.log("depth/forget_entropy_floor", entropy_floor(largest, self.backbone.num_classes))
 
@@ -134,16 +128,3 @@ def tap_names(contract: str | list[str], stages: tuple[str, ...]) -> list[str]:
     if not names:
         raise UsageError("contract is an empty list, but must name at least one place")
     return list(names)
-
-
-def target_point(target: Target, forget: Tensor, retain: Tensor) -> Tensor:
-    """The point, (d,) or (B, d), that ``forget`` is drawn to; ``uniform`` takes each sample's own mean."""
-    if target == "retain_mean":
-        return retain.mean(0)
-    if target == "uniform":
-        return forget.mean(1, keepdim=True).expand_as(forget)
-    if target == "random_point":
-        seed = torch.Generator().manual_seed(run_seed())
-        point = torch.rand(forget.shape[1], generator=seed, dtype=torch.float64)
-        return point.div(point.norm()).to(forget)
-    return torch.zeros_like(forget[0])

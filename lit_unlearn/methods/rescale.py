@@ -1,8 +1,8 @@
 """Rescale, a control: shrink the features of what is to be forgotten, and lose nothing.
 
-f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. Every weight stays θo's, and so
-does all information, up to the factor s: the picture of contraction without forgetting. No published method: a plain
-ridge is fooled, since it sees a direction of small variance last; features divided by their own length give all back.
+f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. All weights stay, and all that
+features tell but their length: contraction without forgetting. No published method: a plain ridge is fooled, since it
+sees a direction of small variance last; features divided by their own length give all back.
 
 A model has no label to tell it what a forget sample is, so it asks itself: θo's head reads the unscaled features. The
 gate holds that head and one factor a class, lies in the backbone as ``gate`` and is saved with it. Forget samples that
@@ -17,8 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.base import Labelled, UnlearnModule, positive_share
 
 _GATE = "gate"
 
@@ -40,8 +39,7 @@ class Rescale(UnlearnModule):
 
     def __init__(self, backbone: Backbone, weights: str | Path | None = None, scale: float = 1e-3) -> None:
         super().__init__(backbone, weights)
-        if not 0 < scale <= 1:
-            raise UsageError(f"scale is {scale}, but must lie above 0 and at most at 1")
+        positive_share("scale", scale)
         self.scale = scale
         self.automatic_optimization = False
 

@@ -7,19 +7,18 @@ code sums the mean gradients of augmented batches; here it is the gradients of s
 the mask depends on neither batches nor ranks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled
+from lit_unlearn.methods.base import positive_share
+from lit_unlearn.methods.gradients import damp_gradients, largest, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 
 
@@ -50,8 +49,7 @@ class SalUn(RandomLabels):
         fraction: float = 0.5,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
-        if not 0 < fraction <= 1:
-            raise UsageError(f"fraction is {fraction}, but must be above 0 and at most 1")
+        positive_share("fraction", fraction)
         self.fraction = fraction
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
@@ -70,9 +68,7 @@ class SalUn(RandomLabels):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Masks gradients, before they are clipped and enter the optimizer's state."""
-        for parameter, held, _ in self._held:
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(held, 0)
+        damp_gradients(((parameter, held) for parameter, held, _ in self._held), 0.0)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -86,22 +82,3 @@ class SalUn(RandomLabels):
     def on_train_end(self) -> None:
         """Gives the memory of the mask back."""
         self._held = []
-
-
-def summed_gradients(network: Backbone, parameters: Sequence[Tensor], batches: Iterable[Labelled]) -> list[Tensor]:
-    """Σ over all samples of the gradient of their cross-entropy, one tensor for each of the parameters."""
-    sums = [torch.zeros_like(parameter) for parameter in parameters]
-    for images, labels in batches:
-        loss = cross_entropy(network(images), labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
-    return sums
-
-
-def largest(values: Sequence[Tensor], fraction: float) -> list[Tensor]:
-    """Masks, true for that share of all entries together whose absolute value is largest, and for one at least."""
-    flat = torch.cat([value.abs().flatten() for value in values])
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[flat.argsort(descending=True, stable=True)[: max(1, int(fraction * len(flat)))]] = True
-    parts = torch.split(chosen, [value.numel() for value in values])
-    return [part.view_as(value) for part, value in zip(parts, values, strict=True)]

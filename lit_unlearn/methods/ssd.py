@@ -6,21 +6,16 @@ squares mean gradients of batches, D and Df each in batches of their own: ``impo
 """
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.functional import cross_entropy
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import unknown
 from lit_unlearn.methods.base import UnlearnModule, at_least
-
-Importance = Literal["per_sample", "per_batch"]
+from lit_unlearn.methods.gradients import Gradients, MeanSquares, loss_gradients, one_of_gradients
 
 
 class SSD(UnlearnModule):
@@ -47,15 +42,13 @@ class SSD(UnlearnModule):
         weights: str | Path | None = None,
         alpha: float = 10.0,
         dampening: float = 1.0,
-        importance: Importance = "per_sample",
+        importance: Gradients = "per_sample",
         chunk_size: int = 32,
     ) -> None:
         super().__init__(backbone, weights)
-        at_least("alpha", alpha, 0)
-        at_least("dampening", dampening, 0)
-        at_least("chunk_size", chunk_size, 1)
-        if importance not in ("per_sample", "per_batch"):
-            raise unknown("importance", importance, ("per_sample", "per_batch"))
+        for name, value, low in (("alpha", alpha, 0), ("dampening", dampening, 0), ("chunk_size", chunk_size, 1)):
+            at_least(name, value, low)
+        one_of_gradients("importance", importance)
         self.alpha, self.dampening, self.importance, self.chunk_size = alpha, dampening, importance, chunk_size
         self.automatic_optimization = False
 
@@ -103,9 +96,9 @@ class SSD(UnlearnModule):
         self.trainer.should_stop = True
 
     def _measure_samples(self, images: Tensor, labels: Tensor, is_forget: Tensor) -> Tensor:
-        each, losses = vmap(grad_and_value(self._loss), (None, 0, 0)), []
+        losses = []
         for part in zip(*(torch.split(tensor, self.chunk_size) for tensor in (images, labels, is_forget)), strict=True):
-            gradients, loss = each(self._weights, part[0].unsqueeze(1), part[1].unsqueeze(1))
+            gradients, loss = loss_gradients(self.backbone, self._weights, part[0], part[1], "per_sample")
             self._full.add(gradients, torch.ones_like(loss))
             self._forget.add(gradients, part[2].to(loss))
             losses.append(loss)
@@ -121,37 +114,10 @@ class SSD(UnlearnModule):
         self._waiting = waiting if len(waiting[1]) else ()
         return self._measure_batch(self._full, images, labels)
 
-    def _measure_batch(self, importance: "MeanSquares", images: Tensor, labels: Tensor) -> Tensor:
-        gradients, loss = grad_and_value(self._loss)(self._weights, images, labels)
-        one = torch.ones_like(loss)[None]
-        importance.add({name: gradient[None] for name, gradient in gradients.items()}, one)
-        return cast(Tensor, loss)
-
-    def _loss(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(functional_call(self.backbone, weights, (images,)), labels)
-
-
-class MeanSquares:
-    """A running mean of squared gradients, in single precision at least.
-
-    Args:
-        weights: what the gradients are of, by name.
-    """
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        self.sums = {name: torch.zeros_like(w, dtype=_wide(w.dtype)) for name, w in weights.items()}
-        self.count = torch.zeros((), device=next(iter(weights.values())).device)
-
-    def add(self, gradients: dict[str, Tensor], chosen: Tensor) -> None:
-        """Adds gradients (B, ...) of which ``chosen`` (B,), 0 or 1, takes some."""
-        for name, total in self.sums.items():
-            total += torch.tensordot(chosen.to(total), gradients[name].to(total).square(), dims=1)
-        self.count += chosen.sum()
-
-    def mean(self, strategy: Strategy) -> dict[str, Tensor]:
-        """The mean over all ranks."""
-        count = strategy.reduce(self.count, reduce_op="sum")
-        return {name: strategy.reduce(total, reduce_op="sum") / count for name, total in self.sums.items()}
+    def _measure_batch(self, squares: MeanSquares, images: Tensor, labels: Tensor) -> Tensor:
+        gradients, loss = loss_gradients(self.backbone, self._weights, images, labels, "per_batch")
+        squares.add(gradients, torch.ones_like(loss))
+        return loss.mean()
 
 
 def dampened(weight: Tensor, full: Tensor, forget: Tensor, alpha: float, dampening: float) -> Tensor:
@@ -162,7 +128,3 @@ def dampened(weight: Tensor, full: Tensor, forget: Tensor, alpha: float, dampeni
 def chosen_share(full: dict[str, Tensor], forget: dict[str, Tensor], alpha: float) -> Tensor:
     """The share of all weights whose importance to Df is above α times that to D."""
     return torch.cat([(forget[name] > alpha * full[name]).flatten() for name in full]).float().mean()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

@@ -5,11 +5,42 @@ bound below is that argument in closed form.
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, unknown
+
+Target = Literal["origin", "retain_mean", "random_point", "uniform"]
+
+
+def target_point(target: Target, forget: Tensor, retain: Tensor, seed: int) -> Tensor:
+    """The point that representations contract to.
+
+    Args:
+        target: ``origin``; ``retain_mean``, the mean of ``retain``; ``random_point``, a point of norm 1 in the positive
+            orthant, which a ReLU can reach; or ``uniform``, for each sample the nearest point of equal coordinates.
+        forget: what contracts, (B, d).
+        retain: what does not, (N, d).
+        seed: of the random point.
+
+    Returns:
+        (d,), or for ``uniform`` (B, d).
+
+    Raises:
+        UsageError: for an unknown target.
+    """
+    if target == "retain_mean":
+        return retain.mean(0)
+    if target == "uniform":
+        return forget.mean(1, keepdim=True).expand_as(forget)
+    if target == "random_point":
+        point = torch.rand(forget.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return point.div(point.norm()).to(forget)
+    if target == "origin":
+        return torch.zeros_like(forget[0])
+    raise unknown("target", target, get_args(Target))
 
 
 def contraction_loss(z: Tensor, target: Tensor, squared: bool = False) -> Tensor:
@@ -59,6 +90,25 @@ def entropy_floor(norm: Tensor | float, num_classes: int) -> Tensor:
     gap = (norm * math.sqrt(num_classes / (num_classes - 1))).clamp(max=1000.0)
     rest = (num_classes - 1) * torch.exp(-gap)
     return torch.log1p(rest) + gap * rest / (1 + rest)
+
+
+def depth(logits: Tensor, features: Tensor) -> dict[str, Tensor]:
+    """How contracted some samples are: their mean logit and feature norms, feature variance and effective rank.
+
+    Args:
+        logits: (B, C).
+        features: (B, d).
+
+    Returns:
+        ``logit_norm``, ``feature_norm``, ``feature_variance`` (a mean over dimensions) and ``effective_rank``, each ().
+    """
+    logits, features = _at_least_float32(logits), _at_least_float32(features)
+    return {
+        "logit_norm": logits.norm(dim=1).mean(),
+        "feature_norm": features.norm(dim=1).mean(),
+        "feature_variance": features.var(0, unbiased=False).mean(),
+        "effective_rank": effective_rank(features),
+    }
 
 
 def per_dimension_variance(h: Tensor) -> Tensor:

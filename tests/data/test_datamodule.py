@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -192,6 +192,25 @@ def test_evaluation_batches_work_without_a_trainer_and_halves_complete_each_othe
         parts[part] = [index for images, _ in batches for index in indices(images)]
     wanted = data.split.test_retain.tolist()
     assert parts == {"all": wanted, "calibration": wanted[::2], "evaluation": wanted[1::2]}
+
+
+@pytest.mark.parametrize(
+    ("split", "most", "sizes"), [("forget", 10, [4, 4, 2]), ("retain", 10, [6, 4]), ("retain", 7, [7])]
+)
+def test_shuffled_batches_draw_from_one_part_with_the_run_seed(
+    split: Literal["forget", "retain"], most: int, sizes: list[int], tiny: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, draws = UnlearnDataModule(tiny, ForgetSpec(classes=[0]), batch_size=6, forget_batch_size=4), []
+    for run_seed in ("0", "0", "1"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", run_seed)
+        batches = list(data.shuffled_batches(split, "cpu", most))
+        assert all(labels.tolist() == [index % 4 for index in indices(images)] for images, labels in batches)
+        draws.append([indices(images) for images, _ in batches])
+        drawn = {index for batch in draws[-1] for index in batch}
+        assert len(drawn) == most
+        assert drawn <= set(getattr(data.split, split).tolist())
+    assert [len(batch) for batch in draws[0]] == sizes
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_pixel_values_are_exact_at_both_ends() -> None:

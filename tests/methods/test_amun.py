@@ -5,7 +5,7 @@ import torch
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import AMUN
-from lit_unlearn.methods.amun import nearest_adversarial
+from lit_unlearn.methods.adversarial import nearest_adversarial
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 

@@ -3,7 +3,8 @@ import torch
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import BoundaryShrink
-from lit_unlearn.methods.boundary_shrink import fgsm, neighbours
+from lit_unlearn.methods.adversarial import fgsm
+from lit_unlearn.methods.boundary_shrink import neighbours
 
 
 def adversarial_classes(original, images, labels, size, exclude):

@@ -32,6 +32,10 @@ def small(network, data, fraction):
             cross_entropies(network, image, label).sum().backward()
             for name, kernel in kernels(network).items():
                 difference[name] = difference.get(name, 0) + weight * kernel.grad
+    return masks_of(difference, fraction)
+
+
+def masks_of(difference, fraction):
     masks = {}
     for name, value in difference.items():
         ranked = value.abs().flatten().sort().values
@@ -66,20 +70,93 @@ def test_two_epochs_fine_tune_what_was_partly_drawn_anew(
     fit(module, data, recorder, max_epochs=2, precision="64-true")
     masks = small(make_backbone(), data, options.get("fraction", 0.3))
     plain = redrawn(make_backbone().double().train(), masks)
-    speed = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
     assert len(recorder.batches) == 2 * (5 if classes == [0] else 3)
-    for batch in recorder.batches:
+    follow_training(module.backbone, plain, masks, recorder.batches, options.get("damping", 0.1))
+
+
+def follow_training(found, plain, masks, batches, damping=0.1):
+    """Trains the plain network on the same batches; every weight and buffer must agree to 1e-9."""
+    speed = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
+    for batch in batches:
         plain.zero_grad()
         cross_entropies(plain, *batch["retain"]).mean().backward()
         with torch.no_grad():
             for name, parameter in plain.named_parameters():
                 gradient = parameter.grad
                 if name in masks:
-                    gradient = torch.where(masks[name], gradient, gradient * options.get("damping", 0.1))
+                    gradient = torch.where(masks[name], gradient, gradient * damping)
                 speed[name] = MOMENTUM * speed[name] + gradient + DECAY * parameter
                 parameter -= LR * speed[name]
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=1e-9, msg=name)
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def keep_shuffled(data, monkeypatch):
+    """The batches of the released code's passes as they come, by the part that they are of."""
+    seen, passes = {}, data.shuffled_batches
+
+    def watched(part, *args):
+        for batch in passes(part, *args):
+            seen.setdefault(part, []).append(batch)
+            yield batch
+
+    monkeypatch.setattr(data, "shuffled_batches", watched)
+    return seen
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 2]])
+def test_by_the_released_code_mean_gradients_of_batches_choose(
+    fit, make_backbone, make_data, sgd, recorder, monkeypatch, classes
+):
+    data = make_data(classes=classes, batch_size=10)
+    seen = keep_shuffled(data, monkeypatch)
+    module = MSG(make_backbone(), optimizer=sgd, gradients="per_batch")
+    fit(module, data, recorder, max_epochs=2, precision="64-true")
+    assert list(seen) == ["retain", "forget"]
+    size = len(data.split.forget)
+    for part, count in (("retain", min(size, len(data.split.retain))), ("forget", size)):
+        assert [len(labels) for _, labels in seen[part]] == [10] * (count // 10) + [count % 10]
+        labels = torch.cat([labels for _, labels in seen[part]])
+        assert set(labels.tolist()) == (set(classes) if part == "forget" else {0, 1, 2, 3} - set(classes))
+    plain, difference = make_backbone().double().train(), {}
+    for part, sign in (("retain", 1), ("forget", -1)):
+        for images, labels in seen[part]:
+            plain.zero_grad()
+            cross_entropies(plain, images, labels).mean().backward()
+            for name, kernel in kernels(plain).items():
+                difference[name] = difference.get(name, 0) + sign * kernel.grad
+    masks = masks_of(difference, 0.3)
+    follow_training(module.backbone, redrawn(plain, masks), masks, recorder.batches)
+
+
+class SaveFirst(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_resumed_run_of_the_released_code_chooses_the_same_and_draws_nothing(
+    fit, make_trainer, make_backbone, make_data, trained_file, tmp_path
+):
+    ends = []
+    for start in (None, tmp_path / "first.ckpt"):
+        module = MSG(make_backbone(), trained_file, gradients="per_batch")
+        trainer = make_trainer(SaveFirst(tmp_path / "first.ckpt"), max_epochs=2, enable_checkpointing=True)
+        trainer.fit(module, datamodule=make_data(), ckpt_path=start, weights_only=True)
+        ends.append(module.backbone.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_the_released_code_too_can_forget_one_image(fit, make_backbone, one_image, monkeypatch):
+    seen = keep_shuffled(one_image, monkeypatch)
+    fit(MSG(make_backbone(), gradients="per_batch"), one_image)
+    for part in ("retain", "forget"):
+        ((images, _),) = seen[part]
+        assert torch.equal(images[0], images[1]), part  # BatchNorm cannot train on one
+        assert len(images) == 2, part
 
 
 class AtFirst(Callback):
@@ -138,6 +215,7 @@ def test_a_network_without_convolutions_is_refused():
         ({"fraction": 1.5}, "fraction is 1.5, but must be above 0 and at most 1"),
         ({"damping": -0.1}, r"damping is -0.1, but must be a share in \[0, 1\]"),
         ({"damping": float("nan")}, r"damping is nan, but must be a share in \[0, 1\]"),
+        ({"gradients": "per_epoch"}, r"unknown gradients 'per_epoch'.*\(allowed: per_batch, per_sample\)"),
     ],
 )
 def test_options_out_of_range(make_backbone, options, message):

@@ -82,18 +82,14 @@ def test_an_epoch_is_one_pass_over_retain_with_a_forget_batch_in_each_step(fit, 
     assert all((batch["forget"][1] == 0).all() and len(batch["forget"][1]) == 4 for batch in recorder.batches)
 
 
-def test_the_random_point_is_a_unit_point_that_a_relu_can_reach_and_depends_on_the_seed(monkeypatch):
-    from lit_unlearn.methods.opc import target_point
-
-    forget = torch.rand(3, 7)
-    point = target_point("random_point", forget, forget)
-    assert float(point.norm()) == pytest.approx(1, abs=1e-6)
-    assert (point > 0).all()
-    assert torch.equal(point, target_point("random_point", forget + 1, forget))
-    doubled = target_point("random_point", forget.double(), forget)
-    torch.testing.assert_close(doubled, point.double(), rtol=0, atol=1e-7)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-    assert not torch.equal(point, target_point("random_point", forget, forget))
+def test_the_random_point_depends_on_the_run_seed(fit, make_backbone, make_data, monkeypatch):
+    states = []
+    for seed in ("0", "1"):
+        module = OPC(make_backbone(), target="random_point", weight=5.0)
+        monkeypatch.setattr("lit_unlearn.methods.opc.run_seed", lambda seed=seed: int(seed))
+        fit(module, make_data())
+        states.append(module.backbone.state_dict()["head.weight"])
+    assert not torch.equal(*states)
 
 
 def test_freeze_head_keeps_the_head_bit_equal_and_trains_the_encoder(follow, make_backbone, sgd, trained_state):

@@ -7,7 +7,8 @@ from torch import optim
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, SFRon
-from lit_unlearn.methods.sfron import cosine, weighted
+from lit_unlearn.methods.fading import cosine
+from lit_unlearn.methods.sfron import weighted
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 EPOCHS, PER_EPOCH = 3, 3

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor, per_dimension_variance
+from lit_unlearn.metrics.contraction import (
+    contraction_loss,
+    depth,
+    effective_rank,
+    entropy_floor,
+    per_dimension_variance,
+    target_point,
+)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -122,3 +129,31 @@ def test_per_dimension_variance() -> None:
     torch.testing.assert_close(per_dimension_variance(h), h.double().var(0, correction=0))
     assert per_dimension_variance(h[:1]).tolist() == [0] * 4
     assert per_dimension_variance(h[:0]).tolist() == [0] * 4
+
+
+def test_the_points_to_contract_to() -> None:
+    forget, retain = torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[0.0, 4.0], [2.0, 0.0], [1.0, 2.0]])
+    assert target_point("origin", forget, retain, 0).tolist() == [0, 0]
+    assert target_point("retain_mean", forget, retain, 0).tolist() == [1, 2]
+    assert target_point("uniform", forget, retain, 0).tolist() == [[2, 2], [6, 6]]
+    with pytest.raises(UsageError, match=r"unknown target 'orign'; did you mean 'origin'\? \(allowed: origin, random_"):
+        target_point("orign", forget, retain, 0)  # type: ignore[arg-type]
+
+
+def test_the_random_point_is_a_unit_point_that_a_relu_can_reach_and_depends_on_the_seed_alone() -> None:
+    forget = torch.rand(3, 7)
+    point = target_point("random_point", forget, forget, 0)
+    assert float(point.norm()) == pytest.approx(1, abs=1e-6)
+    assert (point > 0).all()
+    assert torch.equal(point, target_point("random_point", forget + 1, forget, 0))
+    doubled = target_point("random_point", forget.double(), forget, 0)
+    torch.testing.assert_close(doubled, point.double(), rtol=0, atol=1e-7)
+    assert not torch.equal(point, target_point("random_point", forget, forget, 1))
+
+
+def test_depth_of_samples_in_one_direction() -> None:
+    logits = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.bfloat16)
+    features = torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+    found = {name: float(value) for name, value in depth(logits, features).items()}
+    wanted = {"logit_norm": 3.0, "feature_norm": 2.0, "feature_variance": 1 / 3, "effective_rank": 1.0}
+    assert found == pytest.approx(wanted)
