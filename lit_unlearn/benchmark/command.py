@@ -10,12 +10,13 @@ from rich.console import Console
 
 from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
 from lit_unlearn.benchmark.grid import Cell, Grid, folder_of, make_cells
-from lit_unlearn.benchmark.leaderboard import write_leaderboard
+from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_table
 from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import Exhibit
+from lit_unlearn.reports.figures import standalone
 from lit_unlearn.reports.gallery import read_exhibits
 from lit_unlearn.reports.report import EXHIBITS
 from lit_unlearn.reports.rows import Row, read_rows, write_atomically
@@ -65,6 +66,9 @@ def report(args: Sequence[str]) -> None:
     parser.add_argument("rows", type=str, nargs="+", help="rows.json of benchmarks, or their folders.")
     parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
     parser.add_argument("--title", type=str, default="", help="What that page compares.")
+    parser.add_argument(
+        "--figures", type=str | None, default=None, help="Folder for <scenario>.svg: utility against depth."
+    )
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
     settings = parser.parse_args(list(args))
@@ -78,6 +82,8 @@ def report(args: Sequence[str]) -> None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
     if settings.markdown is not None:
         insert_tables(Path(settings.markdown), summaries)
+    if settings.figures is not None:
+        write_figures(Path(settings.figures), summaries)
     if settings.html is not None:
         shown = {key: value for root, rows in found for key, value in _exhibits(root, rows)}
         write_leaderboard(settings.html, summaries, settings.title, damaged, shown)
@@ -101,9 +107,7 @@ def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
     Raises:
         UsageError: naming the page and the place that it lacks, or the scenario that two tables are of.
     """
-    twice = [name for name, count in Counter(summary.scenario for summary in summaries).items() if count > 1]
-    if twice:
-        raise UsageError(f"{page}: has one place for the scenario {twice[0]!r}, and the rows are of two data sets")
+    _refuse_two(page, summaries)
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
@@ -116,6 +120,28 @@ def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
             raise UsageError(f"{page}: has no place for a table: {start.strip()} … <!-- /table -->")
         text = f"{before}{start}{markdown(summary)}\n{closed}{after}"
     write_atomically(page, text)
+
+
+def write_figures(folder: Path, summaries: Sequence[Summary]) -> None:
+    """Draws utility against depth of each scenario that has both, as ``<scenario>.svg``.
+
+    Raises:
+        UsageError: naming a scenario that two tables are of, or that can be no file's name.
+    """
+    _refuse_two(folder, summaries)
+    for summary in summaries:
+        if Path(summary.scenario).name != summary.scenario:
+            raise UsageError(f"{folder}: the scenario {summary.scenario!r} can be no file's name")
+    folder.mkdir(parents=True, exist_ok=True)
+    for summary in summaries:
+        if drawn := standalone(scatter(summary)):
+            write_atomically(folder / f"{summary.scenario}.svg", drawn)
+
+
+def _refuse_two(place: Path, summaries: Sequence[Summary]) -> None:
+    twice = [name for name, count in Counter(summary.scenario for summary in summaries).items() if count > 1]
+    if twice:
+        raise UsageError(f"{place}: has one place for the scenario {twice[0]!r}, and the rows are of two data sets")
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

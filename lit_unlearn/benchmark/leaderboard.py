@@ -126,7 +126,7 @@ def _section(number: int, summary: Summary, shown: Shown) -> Section:
     table = [(line, entries[id(line)], _numbers(line, summary)) for line in _by_depth(summary)]
     cards = [_card(line, entry, summary, shown) for line, entry, _ in table if entry is not None]
     seeds = len({row.benchmark["seeds"].get("original") for line in summary.lines for row in line.rows})
-    return Section(f"s{number}", summary, _headline(summary), Markup(_scatter(summary)), table, cards, seeds)
+    return Section(f"s{number}", summary, _headline(summary), Markup(scatter(summary)), table, cards, seeds)
 
 
 def _by_depth(summary: Summary) -> list[Line]:
@@ -175,7 +175,8 @@ def _headline(summary: Summary) -> str:
     return text
 
 
-def _scatter(summary: Summary) -> str:
+def scatter(summary: Summary) -> str:
+    """Utility against depth as SVG, or an empty text where either is unknown of all."""
     points = []
     for line in summary.lines:
         x, y = summary.value(line, "utility"), summary.value(line, "depth")

@@ -10,6 +10,7 @@ from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.grid import folder_of
 from lit_unlearn.benchmark.leaderboard import render, write_leaderboard
 from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import ImageGrid, PointMap
 from lit_unlearn.reports import Row, write_rows
 from lit_unlearn.reports.gallery import write_exhibits
@@ -137,6 +138,21 @@ def test_report_finds_the_exhibits_in_the_folders_of_the_runs_and_in_no_other(tm
     write_rows(root / "rows.json", found)
     report([str(root), "--html", str(target)])
     assert "<img" not in target.read_text()
+
+
+def test_figures_are_files_of_their_own_a_scenario(tmp_path):
+    write_rows(tmp_path / "rows.json", rows() + rows("random"))
+    report([str(tmp_path), "--figures", str(tmp_path / "figures")])
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "class.svg"
+    ]  # of random, depth is unknown
+    text = (tmp_path / "figures" / "class.svg").read_text()
+    assert text.startswith("<svg ")
+    assert "prefers-color-scheme:dark" in text
+    assert "HeadOnly" in text
+    write_rows(tmp_path / "rows.json", rows("../class"))
+    with pytest.raises(UsageError, match=r"scenario '\.\./class' can be no file's name"):
+        report([str(tmp_path), "--figures", str(tmp_path / "figures")])
 
 
 ACTIONS = """

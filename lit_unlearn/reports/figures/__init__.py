@@ -4,6 +4,7 @@ from lit_unlearn.reports.figures.bars import hidden_states, recovery_bars
 from lit_unlearn.reports.figures.curves import curve_groups, curves
 from lit_unlearn.reports.figures.maps import MAX_POINTS, feature_map
 from lit_unlearn.reports.figures.stages import stage_groups, stage_lines
+from lit_unlearn.reports.figures.svg import standalone
 from lit_unlearn.reports.figures.tradeoff import Point, spread, tradeoff
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "spread",
     "stage_groups",
     "stage_lines",
+    "standalone",
     "tradeoff",
 ]

@@ -81,6 +81,12 @@ def as_svg(figure: Figure, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" ', 1)
 
 
+def standalone(svg: str) -> str:
+    """The drawing as a file of its own, for a page that shows it as a picture: ink that follows light and dark."""
+    style = "<style>svg{color:#1a1f26}@media (prefers-color-scheme:dark){svg{color:#e6eaef}}</style>"
+    return svg.replace(">", f">{style}", 1) + "\n" if svg else ""
+
+
 def _shortened(svg: str) -> str:
     """The same drawing in half the bytes: nothing unseen, no name that nothing refers to, hundredths of a point."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
