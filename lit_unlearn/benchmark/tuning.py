@@ -2,7 +2,7 @@
 
 Each method declares the ranges of its settings. A trial is a cell of a grid whose data module tests on a part of the
 training set; its score is the gap to the Retrain of that same data, by accuracy alone. The first trial of every method
-is its experiment as it stands, the others are drawn evenly over the ranges (a scrambled Halton sequence), all before
+is its experiment as it stands, the others are drawn evenly over the ranges (a scrambled Sobol sequence), all before
 the first is run, so that no order of events changes the choice.
 """
 
