@@ -100,7 +100,9 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", configs("experiment/fashion_mnist/**/*.yaml"))
+@pytest.mark.parametrize(
+    "path", configs("experiment/fashion_mnist/**/*.yaml") + configs("experiment/opc_depth/**/*.yaml")
+)
 def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashion_mnist: Path, tmp_path: Path) -> None:
     model = yaml.safe_load(path.read_text())["model"]
     args: list[object] = ["--config", path, "--data.train_limit=512", "--evaluation.retrain=null"]
