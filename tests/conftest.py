@@ -56,6 +56,17 @@ def _global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def any_sum_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchvision compares files with the sums of the real ones; these tests bring their own."""
+
+    def exists(path: str, md5: str | None = None) -> bool:
+        return Path(path).is_file()
+
+    for module in ("cifar", "svhn", "utils"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", exists)
+
+
+@pytest.fixture
 def make_data() -> Callable[..., UnlearnDataModule]:
     def make(classes: list[int] | None = None, fraction: float | None = None, **settings: Any) -> UnlearnDataModule:
         named = classes is not None or fraction is not None

@@ -1,16 +1,23 @@
 """Every config is read by the parser, and those of the experiments run."""
 
+import contextlib
 import gzip
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command_line import lit_unlearn
+from image_files import write_cifar10, write_svhn
 
+from lit_unlearn.backbones import ResNet18
 from lit_unlearn.backbones.weights import resolve
-from lit_unlearn.benchmark import Grid, make_cells
+from lit_unlearn.benchmark import Grid, Seeds, make_cells
+from lit_unlearn.benchmark.execution import collect
+from lit_unlearn.benchmark.grid import read_settings
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows
+from lit_unlearn.reports.rows import write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
@@ -37,8 +44,9 @@ def composed(path: Path) -> list[object]:
 
 
 def runs() -> list[object]:
-    """Every config but those of many runs, which have parsers of their own."""
-    return [path for path in configs("**/*.yaml") if path.values[0].parent.name not in ("benchmark", "tune")]
+    """Every config but those of many runs, which have parsers of their own, and those that are read when they run."""
+    elsewhere = ("benchmark", "tune", "paper")
+    return [p for p in configs("**/*.yaml") if not {*elsewhere} & {*p.values[0].relative_to(CONFIGS).parts}]
 
 
 @pytest.mark.parametrize("path", configs("benchmark/*.yaml") + configs("tune/*.yaml"))
@@ -47,7 +55,8 @@ def test_the_parsers_of_many_runs_read_it(path: Path, tmp_path: Path) -> None:
     assert (outcome.status, outcome.err) == (0, "")
     said = yaml.safe_load(path.read_text())
     assert said["output"] == f"runs/{path.parent.name}/{path.stem}"
-    assert make_cells(Grid(str(CONFIGS.parent / said["grid"]["experiments"])))
+    files = [str(CONFIGS.parent / file) for file in said["grid"].get("data", [])]
+    assert make_cells(Grid(str(CONFIGS.parent / said["grid"]["experiments"]), data=files or None))
 
 
 @pytest.mark.parametrize("path", runs())
@@ -112,6 +121,55 @@ def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashi
     assert run(tmp_path, *args)[-1] == model["class_path"]
     (row, *_) = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
     assert (row.data["train"], row.data["test"]) == (512, 600)
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 training and 50 test images in the formats of CIFAR-10 and SVHN, and a narrow network's weights."""
+    folder = tmp_path_factory.mktemp("small")
+    torch.save(ResNet18(width=4).state_dict(), folder / "original.pt")
+    write_cifar10(folder, batch=20, test=50)
+    write_svhn(folder, train=100, test=50)
+    return folder
+
+
+@pytest.mark.usefixtures("any_sum_is_right")
+@pytest.mark.parametrize("path", configs("experiment/paper/**/*.yaml"))
+def test_an_experiment_of_the_papers_runs_on_small_files(path: Path, small_files: Path, tmp_path: Path) -> None:
+    settings = read_settings(path)
+    model, backbone = settings["model"]["class_path"], settings["model"]["init_args"]["backbone"]
+    assert (backbone["class_path"], backbone["init_args"]) == ("ResNet18", {"num_classes": 10, "in_channels": 3})
+    small = ("--data.source.root", small_files, "--model.backbone.width=4", "--report.page=false")
+    weights = f"--model.weights={small_files / 'original.pt'}"
+    assert run(tmp_path, "--config", path, *small, weights)[-1] == model
+    (row, *_) = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
+    assert (row.data["source"], row.data["train"]) == ("CIFAR10", 100)
+    assert row.batch_size["per_device"] == settings["data"]["init_args"]["batch_size"]
+
+
+@pytest.mark.usefixtures("any_sum_is_right")
+def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, tmp_path: Path) -> None:
+    grid = yaml.safe_load((CONFIGS / "benchmark/paper.yaml").read_text())["grid"]
+    grid["seeds"] = Seeds(**grid["seeds"])
+    source = {"source": {"init_args": {"root": str(small_files)}}}
+    small = {
+        "model": {"init_args": {"backbone": {"init_args": {"width": 4}}}},
+        "data": {"init_args": source},
+        "trainer": {"max_epochs": 1},
+    }
+    with contextlib.chdir(CONFIGS.parent):
+        whole = make_cells(Grid(**grid))
+        part = {"scenarios": ["class"], "methods": ["opc"], "seeds": Seeds(), "attacks": "configs/attack/recovery.yaml"}
+        cells = make_cells(Grid(**{**grid, **part, "overrides": small}))
+    assert len(whole) == 3 * 2 * (1 + (2 + 2 * 21) + (2 + 2 * 19))
+    for cell in (cell for cell in cells if cell.scenario.startswith("svhn")):
+        write_atomically(tmp_path / "cell.yaml", yaml.safe_dump(cell.config(tmp_path / "runs")))
+        outcome = lit_unlearn(tmp_path, cell.subcommand, "--config", tmp_path / "cell.yaml")
+        assert (outcome.status, outcome.err) == (0, "")
+    rows = collect(cells, tmp_path / "runs")
+    assert [row.method for row in rows] == ["Original", "Retrain", "OPC"]
+    assert {(row.benchmark["scenario"], row.data["source"]) for row in rows} == {("svhn/class", "SVHN")}
+    assert {row.data["augment"]["flip"] for row in rows} == {False}
 
 
 @pytest.mark.parametrize("path", configs("model/*.yaml"))

@@ -7,13 +7,15 @@ attacks, or more of their seeds, need no other unlearning.
     <folder>/pretrain.yaml               the original models, one a training seed
     <folder>/<scenario>/retrain.yaml     the yardstick of a scenario, one a training seed
     <folder>/<scenario>/<name>.yaml      everything else: one method with its settings
+
+Where data is named beside the folder, all of it is run on each: "class" on configs/data/svhn.yaml is "svhn/class".
 """
 
 import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,8 @@ class Grid:
 
     Args:
         experiments: the folder of experiment files.
+        data: files such as ``configs/data/svhn.yaml``: every experiment is run on each, with ``source`` and ``augment``
+            of that file and all else of its own. None leaves each experiment its own images.
         scenarios: which of its folders; None takes all.
         methods: which experiments, by file name without ending; None takes all.
         seeds: how many repetitions.
@@ -65,6 +69,7 @@ class Grid:
     """
 
     experiments: str
+    data: list[str] | None = None
     scenarios: list[str] | None = None
     methods: list[str] | None = None
     seeds: Seeds = field(default_factory=Seeds)
@@ -78,7 +83,8 @@ class Cell:
 
     Attributes:
         subcommand: ``fit`` or ``validate``.
-        scenario: the folder that the experiment lies in; empty for an original.
+        scenario: the folder that the experiment lies in, none for an original; where the grid names data, the data's
+            name before it.
         name: the experiment's.
         seeds: the seed of each step that this run depends on, by name.
         settings: what the command line is given; the weights that it needs are left open.
@@ -156,13 +162,27 @@ def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
     attacks = None if grid.attacks is None else _attacks(Path(grid.attacks))
     cells = []
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
-        original = _cell(
-            "fit", "", PRETRAIN, {"original": seed}, _settings(grid, folder / f"{PRETRAIN}.yaml", seed), {}
-        )
-        cells.append(original)
-        for scenario in scenarios:
-            cells += _Scenario(grid, found[scenario], original, attacks).cells(methods, variants)
+        for name, on in _each_data(grid).items():
+            settings = _settings(on, folder / f"{PRETRAIN}.yaml", seed)
+            original = _cell("fit", name, PRETRAIN, {"original": seed}, settings, {})
+            cells.append(original)
+            for scenario in scenarios:
+                cells += _Scenario(on, found[scenario], original, attacks).cells(methods, variants)
     return cells
+
+
+def _each_data(grid: Grid) -> dict[str, Grid]:
+    """The grid of each data file, by the file's name; without data the grid itself, without a name.
+
+    Raises:
+        UsageError: if two files have one name, or there is none in the list.
+    """
+    if grid.data is None:
+        return {"": grid}
+    names = [Path(file).stem for file in grid.data]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"grid.data is {grid.data}, but must name at least one file, and each file name once")
+    return {name: replace(grid, data=[file]) for name, file in zip(names, grid.data, strict=True)}
 
 
 class _Scenario:
@@ -170,13 +190,14 @@ class _Scenario:
 
     def __init__(self, grid: Grid, folder: Path, original: Cell, attacks: Mapping[str, Any] | None) -> None:
         self.grid, self.folder, self.original, self.attacks = grid, folder, original, attacks
+        self.name = "/".join(filter(None, (original.scenario, folder.name)))
         self.seeds = dict(original.seeds)
         self.seed = original.seeds["original"]
 
     def cells(self, methods: Sequence[str], variants: Variants | None) -> Iterator[Cell]:
         needs = {"model.init_args.weights": self.original}
         path = self.folder / f"{RETRAIN}.yaml"
-        retrain = _cell("fit", self.folder.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
+        retrain = _cell("fit", self.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
         yield retrain
         needs = {**needs, "evaluation.retrain": retrain}
         settings = _settings(self.grid, path, self.seed)
@@ -186,9 +207,7 @@ class _Scenario:
             yield from self._attacked(YARDSTICKS, self.seeds, settings, needs)
         else:
             settings["trainer"]["callbacks"] = []
-            yield _cell(
-                "validate", self.folder.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True
-            )
+            yield _cell("validate", self.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True)
         for name in methods:
             path = self.folder / f"{name}.yaml"
             for index in range(self.grid.seeds.unlearnings) if path.exists() else ():
@@ -207,7 +226,7 @@ class _Scenario:
                 put(settings, place, value)
             unlearned = _cell(
                 "fit",
-                self.folder.name,
+                self.name,
                 name,
                 seeds,
                 settings,
@@ -228,7 +247,7 @@ class _Scenario:
             settings = merged(settings, self.attacks)
         for seed in range(self.grid.seeds.first, self.grid.seeds.first + self.grid.seeds.attacks):
             own = {**_validating(settings), "seed_everything": seed}
-            yield _cell("validate", self.folder.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
+            yield _cell("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
 
     def _without_attacks(self, path: Path, seed: int) -> dict[str, Any]:
         settings = _settings(self.grid, path, seed)
@@ -248,7 +267,7 @@ def _attacks(path: Path) -> dict[str, Any]:
 def _settings(grid: Grid, path: Path, seed: int) -> dict[str, Any]:
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
     below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
-    return {**merged(below, merged(read_settings(path), grid.overrides)), "seed_everything": seed}
+    return {**merged(below, merged(read_experiment(path, grid.data), grid.overrides)), "seed_everything": seed}
 
 
 def _validating(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +293,22 @@ def _cell(
     told = [subcommand, scenario, name, settings, {place: cell.key for place, cell in needs.items()}]
     key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return Cell(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key)
+
+
+def read_experiment(path: Path, data: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of an experiment, with the images of a data file in place of its own, where one is given.
+
+    Raises:
+        UsageError: if a file is missing, or the data file names no source.
+    """
+    settings = read_settings(path)
+    for file in data or ():
+        given = look_up(read_settings(Path(file)), "init_args") or {}
+        if "source" not in given:
+            raise UsageError(f"{file}: has no init_args.source, so it names no data")
+        for name in ("source", "augment"):
+            put(settings, f"data.init_args.{name}", given.get(name))
+    return settings
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from torch.quasirandom import SobolEngine
 
-from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Grid, look_up, make_cells, merged, put, read_settings
+from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Grid, look_up, make_cells, merged, put, read_experiment
 from lit_unlearn.errors import UsageError
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
@@ -152,8 +152,9 @@ def write_winners(grid: Grid, tuning: Tuning, cells: Sequence[Cell], trials: Seq
     for cell, trial in zip(tried, trials, strict=True):
         if not trial.won:
             continue
-        source = Path(grid.experiments) / cell.scenario / f"{cell.name}.yaml"
-        settings = read_settings(source)
+        data, _, folder = cell.scenario.rpartition("/")
+        source = Path(grid.experiments) / folder / f"{cell.name}.yaml"
+        settings = read_experiment(source, [file for file in grid.data or () if Path(file).stem == data])
         for place, value in cell.variant.items():
             put(settings, place, value)
         comment = "".join(line for line in source.read_text().splitlines(True) if line.startswith("#"))

@@ -70,6 +70,32 @@ def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_an
     assert not over.items() & first.items()
 
 
+def data_file(folder, name, source):
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"init_args": {"source": source, "batch_size": 3}}))
+    return str(folder / f"{name}.yaml")
+
+
+def test_every_experiment_is_run_on_each_data_with_its_images_and_its_own_batches(experiments, tmp_path):
+    folder = experiments(opc={})
+    files = [data_file(tmp_path, name, {"class_path": name.upper()}) for name in ("mnist", "svhn")]
+    cells = make_cells(Grid(str(folder), data=files))
+    assert [(cell.scenario, cell.name) for cell in cells if cell.subcommand == "fit"] == [
+        (f"{data}{scenario}", name)
+        for data in ("mnist", "svhn")
+        for scenario, name in [
+            ("", "pretrain"), ("/class", "retrain"), ("/class", "opc"), ("/random", "retrain"), ("/random", "opc")
+        ]
+    ]  # fmt: skip
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * len(make_cells(Grid(str(folder))))
+    for cell in cells:
+        data = cell.config(tmp_path)["data"]["init_args"]
+        assert data == {"source": {"class_path": cell.scenario.partition("/")[0].upper()}, "augment": None}
+        assert {need.scenario.partition("/")[0] for need in cell.needs.values()} <= {cell.scenario.partition("/")[0]}
+        assert cell.folder.startswith(f"{cell.scenario}/{cell.name}/")
+    (above, *_) = make_cells(Grid(str(folder), data=files, overrides={"data": {"init_args": {"source": "Digits"}}}))
+    assert above.settings["data"]["init_args"]["source"] == "Digits"
+
+
 def test_callbacks_replace_those_of_measured_cells_alone(experiments, tmp_path):
     (tmp_path / "attacks.yaml").write_text(
         "trainer: {callbacks: [{class_path: HeadRecovery}], max_epochs: 9}\nevaluation: {suite: mine 1}\n"
@@ -107,6 +133,10 @@ def test_settings_are_merged_by_name_and_lists_replaced(tmp_path):
         ({"scenarios": ["clas"]}, "unknown scenario 'clas'; did you mean 'class'"),
         ({"methods": ["opcc"]}, "unknown method 'opcc'; did you mean 'opc'"),
         ({"attacks": "no.yaml"}, "no.yaml: cannot be read"),
+        ({"data": ["no.yaml"]}, "no.yaml: cannot be read"),
+        ({"data": []}, "must name at least one file, and each file name once"),
+        ({"data": ["a/svhn.yaml", "b/svhn.yaml"]}, "must name at least one file, and each file name once"),
+        ({"data": [str(ROOT / "configs/attack/quick.yaml")]}, "quick.yaml: has no init_args.source"),
     ],
 )
 def test_a_wrong_grid_is_one_line(experiments, grid, said):

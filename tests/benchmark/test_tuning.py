@@ -102,6 +102,17 @@ def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(ex
     assert look_up(written, "data.init_args.test_from_train") is None
 
 
+def test_a_winner_on_data_of_the_grid_is_an_experiment_on_that_data(experiments, tmp_path):
+    (tmp_path / "svhn.yaml").write_text("init_args: {source: SVHN}\n")
+    grid = Grid(str(experiments(("class",), opc={})), data=[str(tmp_path / "svhn.yaml")])
+    cells = trial_cells(grid, Tuning(trials=1), RANGES)
+    (trial,) = judge(cells, [])
+    trial.won = True
+    write_winners(grid, Tuning(trials=1), cells, [trial], tmp_path)
+    written = yaml.safe_load((tmp_path / "tuned/svhn/class/opc.yaml").read_text())
+    assert look_up(written, "data.init_args.source") == "SVHN"
+
+
 @pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
 def test_a_search_out_of_range_is_one_line(setting):
     with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):

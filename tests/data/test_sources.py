@@ -1,21 +1,17 @@
 import gzip
-import pickle
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import pixels, write_cifar, write_cifar10, write_svhn
 
 from lit_unlearn.data import CIFAR10, CIFAR100, MNIST, SVHN, Dataset, Digits, FashionMNIST, Source, fashion_mnist
 from lit_unlearn.data.idx import FILES
 from lit_unlearn.errors import UsageError
 
 TRAIN, TEST = 12, 6
-
-
-def pixels(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
 def write_idx(folder: Path, zipped: bool = False) -> None:
@@ -151,30 +147,9 @@ def test_the_real_fashion_mnist(tmp_path: Path) -> None:
     assert data.train_labels[:3].tolist() == [9, 0, 0]
 
 
-def write_cifar(folder: Path, batches: dict[str, int], label: str, meta: tuple[str, str], classes: list[str]) -> None:
-    folder.mkdir()
-    for name, count in batches.items():
-        entry = {"data": pixels(count, 3 * 32 * 32), label: [index % len(classes) for index in range(count)]}
-        (folder / name).write_bytes(pickle.dumps(entry))
-    (folder / meta[0]).write_bytes(pickle.dumps({meta[1]: classes}))
-
-
-@pytest.fixture
-def any_sum_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchvision compares files with the sums of the real ones; these tests bring their own."""
-
-    def exists(path: str, md5: str | None = None) -> bool:
-        return Path(path).is_file()
-
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", exists)
-    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", exists)
-
-
 @pytest.mark.usefixtures("any_sum_is_right")
 def test_cifar10(tmp_path: Path) -> None:
-    batches = {f"data_batch_{number}": 3 for number in range(1, 6)} | {"test_batch": 4}
-    names = [f"name{index}" for index in range(10)]
-    write_cifar(tmp_path / "cifar-10-batches-py", batches, "labels", ("batches.meta", "label_names"), names)
+    names = write_cifar10(tmp_path, batch=3, test=4)
     data = CIFAR10(tmp_path).load()
     assert data.train_images.shape == (15, 3, 32, 32)
     assert data.train_images.is_contiguous()
@@ -197,11 +172,7 @@ def test_cifar100_has_fine_labels(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("any_sum_is_right")
 def test_svhn_has_its_zeros_as_class_0(tmp_path: Path) -> None:
-    from scipy.io import savemat
-
-    for part, count in (("train", 12), ("test", 4)):
-        labels = np.array([[10 if index % 10 == 0 else index % 10] for index in range(count)], dtype=np.uint8)
-        savemat(tmp_path / f"{part}_32x32.mat", {"X": pixels(count, 3, 32, 32).transpose(2, 3, 1, 0), "y": labels})
+    write_svhn(tmp_path, train=12, test=4)
     data = SVHN(tmp_path).load()
     assert np.array_equal(data.train_images.numpy(), pixels(12, 3, 32, 32))
     assert np.array_equal(data.test_images.numpy(), pixels(4, 3, 32, 32))
@@ -219,8 +190,7 @@ def test_missing_torchvision_files_say_what_to_do(source: type[CIFAR10], tmp_pat
 
 @pytest.mark.usefixtures("any_sum_is_right")
 def test_a_damaged_cifar_file_is_one_line(tmp_path: Path) -> None:
-    batches = {f"data_batch_{number}": 3 for number in range(1, 6)} | {"test_batch": 4}
-    write_cifar(tmp_path / "cifar-10-batches-py", batches, "labels", ("batches.meta", "label_names"), ["a"])
+    write_cifar10(tmp_path, batch=3, test=4)
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(zlib.compress(b"no pickle"))
     with pytest.raises(UsageError, match="CIFAR-10 cannot be read"):
         CIFAR10(tmp_path).load()
