@@ -123,19 +123,16 @@ def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
 
 
 def write_figures(folder: Path, summaries: Sequence[Summary]) -> None:
-    """Draws utility against depth of each scenario that has both, as ``<scenario>.svg``.
+    """Draws utility against depth of each scenario that has both, as ``<scenario>.svg``, a dash for each slash.
 
     Raises:
-        UsageError: naming a scenario that two tables are of, or that can be no file's name.
+        UsageError: naming a scenario that two tables are of.
     """
     _refuse_two(folder, summaries)
-    for summary in summaries:
-        if Path(summary.scenario).name != summary.scenario:
-            raise UsageError(f"{folder}: the scenario {summary.scenario!r} can be no file's name")
     folder.mkdir(parents=True, exist_ok=True)
     for summary in summaries:
         if drawn := standalone(scatter(summary)):
-            write_atomically(folder / f"{summary.scenario}.svg", drawn)
+            write_atomically(folder / f"{summary.scenario.replace('/', '-')}.svg", drawn)
 
 
 def _refuse_two(place: Path, summaries: Sequence[Summary]) -> None:

@@ -10,7 +10,6 @@ from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.grid import folder_of
 from lit_unlearn.benchmark.leaderboard import render, write_leaderboard
 from lit_unlearn.benchmark.summary import summarise
-from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import ImageGrid, PointMap
 from lit_unlearn.reports import Row, write_rows
 from lit_unlearn.reports.gallery import write_exhibits
@@ -150,9 +149,12 @@ def test_figures_are_files_of_their_own_a_scenario(tmp_path):
     assert text.startswith("<svg ")
     assert "prefers-color-scheme:dark" in text
     assert "HeadOnly" in text
-    write_rows(tmp_path / "rows.json", rows("../class"))
-    with pytest.raises(UsageError, match=r"scenario '\.\./class' can be no file's name"):
-        report([str(tmp_path), "--figures", str(tmp_path / "figures")])
+    found = rows("../class")
+    for each in found:
+        each.split["forgotten_classes"] = [0]
+    write_rows(tmp_path / "rows.json", found)
+    report([str(tmp_path), "--figures", str(tmp_path / "figures")])
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["..-class.svg", "class.svg"]
 
 
 ACTIONS = """
