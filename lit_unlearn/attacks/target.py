@@ -67,18 +67,23 @@ class EncodedData:
 
         The halves are the even and the odd positions of the split, picked from the one pass over all of it.
         """
+        return (batch for _, batch in self.numbered(split, part))
+
+    def numbered(self, split: str, part: str = "all") -> Iterator[tuple[Tensor, Encoded]]:
+        """Yields the same, each batch with the positions (B,) of its samples in the split or the half."""
         kept = self._kept.get(split)
         position, world = rank_and_world()
         for tapped, labels in self._pass(split) if kept is None else kept:
+            own = position + world * torch.arange(len(labels), device=labels.device)
+            position += world * len(labels)
             if part != "all":
-                own = position + world * torch.arange(len(labels), device=labels.device)
-                position += world * len(labels)
                 chosen = own % 2 == HALVES[part]
                 tapped, labels = {name: tensor[chosen] for name, tensor in tapped.items()}, labels[chosen]
+                own = own[chosen] // 2
             features = tapped[FEATURES]
             with torch.no_grad():
                 logits = self.backbone.head(features)
-            yield Encoded(features, logits, labels, {name: tapped[name] for name in self.backbone.stages})
+            yield own, Encoded(features, logits, labels, {name: tapped[name] for name in self.backbone.stages})
 
     def whole(self, split: str, part: str = "all") -> Encoded:
         """A split in one piece, all ranks' samples in the order of the split, for what cannot be computed in a stream.

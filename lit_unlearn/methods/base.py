@@ -210,6 +210,7 @@ class UnlearnModule(SplitScoring):
 
     def on_train_epoch_end(self) -> None:
         """Reads the clock, and stops a run whose weights are no longer numbers."""
+        self.share_statistics()
         finite = all(bool(torch.isfinite(p).all()) for p in self.backbone.parameters())
         self._stop_unless(finite, f"weights are no longer finite after epoch {self.current_epoch}")
         self._read_clock()
@@ -257,6 +258,12 @@ class UnlearnModule(SplitScoring):
         own = {name: value for name, value in self.state_dict().items() if name.partition(".")[0] in teachers}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **own}
         self.seconds = made.get("seconds", 0.0)
+
+    def share_statistics(self) -> None:
+        """Gives rank 0's running statistics, which a checkpoint holds, to all ranks; DDP does so before a pass only."""
+        if self.trainer.world_size > 1:
+            for buffer in self.backbone.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def forgotten_classes(self) -> list[int]:
         """The classes of which no sample is retained: those that class unlearning removes."""

@@ -67,6 +67,7 @@ class RewindingModule(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """With ``rewind``, keeps the epoch, and after the last goes back to the best."""
         if self.rewind and self.diverged is None:
+            self.share_statistics()
             wrong, count = self._errors("forget")
             error = float(wrong.sum() / count.sum())
             self.log("train/forget_error", error)

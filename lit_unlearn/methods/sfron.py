@@ -10,6 +10,7 @@ of 1500 steps, batches of 128, learning rate .01, itself a cosine. Deviations: F
 order ``paired``, so that those of the other steps are passed over.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -106,7 +107,8 @@ class SFRon(UnlearnModule):
         if step % self.forget_every == 0:
             images, labels = batch["forget"]
             alpha = cosine(self.alpha, step, per_epoch * (self.trainer.max_epochs or 1))
-            forget_loss = weighted(cross_entropy(self(images), labels, reduction="none"), self.temperature)
+            losses = cross_entropy(self(images), labels, reduction="none")
+            forget_loss = weighted(losses, self.temperature, self.trainer.strategy.reduce)
             self._step(-alpha * forget_loss, climbing=True)
             self.log("train/forget_loss", forget_loss, batch_size=len(labels), on_epoch=True, on_step=False)
         images, labels = batch["retain"]
@@ -136,7 +138,13 @@ class SFRon(UnlearnModule):
         optimizer.step()
 
 
-def weighted(losses: Tensor, temperature: float) -> Tensor:
-    """The mean of losses (B,), each weighted by 1 / loss^λ, itself without gradient."""
+def weighted(losses: Tensor, temperature: float, mean: Callable[[Tensor], Tensor] = lambda total: total) -> Tensor:
+    """The mean of losses (B,), each weighted by 1 / loss^λ, itself without gradient.
+
+    Args:
+        losses: of this rank's samples.
+        temperature: λ.
+        mean: the mean of a number over ranks, so that the mean of what they return is that over all samples.
+    """
     coefficients = 1 / (losses.detach() ** temperature + _TINY)
-    return (coefficients * losses).sum() / coefficients.sum()
+    return (coefficients * losses).sum() / mean(coefficients.sum())

@@ -15,7 +15,8 @@ class Reservoir(Metric):
     Args:
         num_features: d, the width of the features.
         limit: how many samples to keep at most, at least 1.
-        seed: of the keys. Each rank draws its own, so the part depends on how many ranks there are.
+        seed: of the keys. A key belongs to the number of a sample in the stream, so the part is the same however the
+            stream is cut into batches and spread over ranks.
     """
 
     is_differentiable = False
@@ -28,18 +29,33 @@ class Reservoir(Metric):
         super().__init__()
         if limit < 1:
             raise UsageError(f"limit is {limit}, but must be at least 1")
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        self._draw = torch.Generator().manual_seed((seed << 16) + rank)
+        self._draw = torch.Generator().manual_seed(seed << 16)
+        self._drawn = 0
         empty = torch.zeros(limit, num_features + 2, dtype=torch.float64)
         empty[:, 0] = math.inf
         self.add_state("rows", empty, dist_reduce_fx=_smallest)  # key, label, features
 
-    def update(self, x: Tensor, y: Tensor) -> None:
-        """Adds a batch of features (B, d) and labels (B,), which may be empty."""
-        keys = torch.rand(len(x), generator=self._draw, dtype=torch.float64).to(x.device)
+    def update(self, x: Tensor, y: Tensor, numbers: Tensor | None = None) -> None:
+        """Adds a batch, which may be empty.
+
+        Args:
+            x: features (B, d).
+            y: labels (B,).
+            numbers: of the samples in the stream (B,), rising from batch to batch; None counts on.
+        """
+        if numbers is None:
+            numbers = self._drawn + torch.arange(len(x))
+        keys = self._keys(numbers.cpu()).to(x.device)
         rows = torch.cat([keys[:, None], y[:, None].double(), x.double()], dim=1)
         self.rows = _first(torch.cat([self.rows, rows]), len(self.rows))
+
+    def _keys(self, numbers: Tensor) -> Tensor:
+        """The keys of some numbers, drawn in their order with those of the numbers between them."""
+        if not len(numbers):
+            return torch.empty(0, dtype=torch.float64)
+        first, end = self._drawn, int(numbers[-1]) + 1
+        self._drawn = end
+        return torch.rand(end - first, generator=self._draw, dtype=torch.float64)[numbers - first]
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """The kept features (n, d), in float64, and labels (n,), the same on every rank.

@@ -42,6 +42,21 @@ def test_shards_merge_into_a_part_of_all():
     assert len(merged.compute()[1]) == 10
 
 
+def test_the_part_is_the_same_however_the_stream_is_cut_and_shared():
+    x, y = stream(Reservoir(1, 10, 3), 40).compute()
+    assert torch.equal(stream(Reservoir(1, 10, 3), 40, batch=40).compute()[1], y)
+    ranks = [Reservoir(1, 10, 3) for _ in range(3)]
+    for rank, reservoir in enumerate(ranks):
+        for numbers in torch.arange(rank, 40, 3).split(4):
+            reservoir.update(numbers[:, None].float(), numbers, numbers)
+        reservoir.update(torch.empty(0, 1), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
+    ranks[0].merge_state(ranks[1])
+    ranks[0].merge_state(ranks[2])
+    merged = ranks[0].compute()
+    assert torch.equal(merged[1], y)
+    assert torch.equal(merged[0], x)
+
+
 def test_memory_does_not_grow_with_the_stream():
     assert stream(Reservoir(1, 10), 20).rows.nbytes == stream(Reservoir(1, 10), 2000).rows.nbytes
 

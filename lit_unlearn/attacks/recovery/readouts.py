@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lit_unlearn.attacks.images import summed
 from lit_unlearn.attacks.recovery.base import Calibration, Lens, Normalise, Readout, Recovery
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.target import Encoded, Target
@@ -135,8 +136,13 @@ class KNNRecovery(Recovery):
     def readouts(self, target: Target) -> Mapping[str, Readout]:
         """Shares of the votes."""
         reservoir = Reservoir(target.model.backbone.num_features, self.limit, self.seed).to(target.device)
-        for batch, _ in self.calibration_batches(target):
-            reservoir.update(unit_norm(batch.features), batch.labels)
+        before = torch.zeros((), dtype=torch.int64, device=target.device)
+        for split, part in self.calibration_parts(target):
+            count = torch.zeros_like(before)
+            for positions, batch in target.model.numbered(split, part):
+                reservoir.update(unit_norm(batch.features), batch.labels, before + positions)
+                count += len(positions)
+            before += summed(count)
         bank, labels = reservoir.compute()
         votes = one_hot(labels, target.num_classes).double()
 
@@ -186,8 +192,11 @@ class ForgetProbe(Recovery):
         columns = torch.as_tensor(probe.classes_, device=target.device)
 
         def ask(batch: Encoded) -> Tensor:
+            size = len(batch.labels), target.num_classes
+            logits = torch.full(size, -math.inf, dtype=torch.float64, device=target.device)
+            if not len(batch.labels):  # a rank's share of a part may be
+                return logits
             answers = torch.from_numpy(probe.predict_log_proba(batch.features.double().cpu().numpy()))
-            logits = answers.new_full((len(answers), target.num_classes), -math.inf).to(target.device)
             return logits.index_copy_(1, columns, answers.to(target.device))
 
         return {"": ask}
