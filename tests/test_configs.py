@@ -45,7 +45,7 @@ def composed(path: Path) -> list[object]:
 
 def runs() -> list[object]:
     """Every config but those of many runs, which have parsers of their own, and those that are read when they run."""
-    elsewhere = ("benchmark", "tune", "paper")
+    elsewhere = ("benchmark", "cluster", "tune", "paper")
     return [p for p in configs("**/*.yaml") if not {*elsewhere} & {*p.values[0].relative_to(CONFIGS).parts}]
 
 
@@ -57,6 +57,14 @@ def test_the_parsers_of_many_runs_read_it(path: Path, tmp_path: Path) -> None:
     assert said["output"] == f"runs/{path.parent.name}/{path.stem}"
     files = [str(CONFIGS.parent / file) for file in said["grid"].get("data", [])]
     assert make_cells(Grid(str(CONFIGS.parent / said["grid"]["experiments"]), data=files or None))
+
+
+def test_a_benchmarks_parser_reads_the_cluster_above_it(tmp_path: Path) -> None:
+    both = ("--config", CONFIGS / "benchmark/digits.yaml", "--config", CONFIGS / "cluster/slurm.yaml")
+    outcome = lit_unlearn(tmp_path, "benchmark", *both, "--launcher.slurm.partition=gpu", "--print_config")
+    assert (outcome.status, outcome.err) == (0, "")
+    launcher = yaml.safe_load(outcome.out)["launcher"]
+    assert (launcher["workers"], launcher["slurm"]["partition"], launcher["slurm"]["gpus"]) == (16, "gpu", 1)
 
 
 @pytest.mark.parametrize("path", runs())

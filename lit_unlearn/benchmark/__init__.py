@@ -2,6 +2,7 @@
 
 from lit_unlearn.benchmark.execution import Launcher, execute
 from lit_unlearn.benchmark.grid import Cell, Grid, Seeds, make_cells
+from lit_unlearn.benchmark.slurm import Slurm
 from lit_unlearn.benchmark.tuning import Tuning
 
-__all__ = ["Cell", "Grid", "Launcher", "Seeds", "Tuning", "execute", "make_cells"]
+__all__ = ["Cell", "Grid", "Launcher", "Seeds", "Slurm", "Tuning", "execute", "make_cells"]

@@ -14,12 +14,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import yaml
 
 from lit_unlearn.benchmark.grid import Cell
+from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_atomically, write_rows
 
@@ -32,15 +34,17 @@ RunCell = Callable[[list[str]], None]
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where cells run: in this machine's processes.
+    """Where cells run: in this machine's processes, or as jobs of a cluster.
 
     Args:
-        workers: how many at once.
+        workers: how many at once; of jobs, how many of one array.
         threads: of each. More threads than cores, over all workers, slow everything down many times.
+        slurm: what each job asks for; None runs the cells here.
     """
 
     workers: int = 1
     threads: int | None = None
+    slurm: Slurm | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -88,7 +92,7 @@ def execute(
                 wanted |= {need.key for need in cell.needs.values()}
         open_cells = {key: cell for key, cell in open_cells.items() if key in wanted}
         failed: dict[str, str] = {}
-        with _Pool(run, root, launcher) as pool:
+        with _pool(run, root, launcher) as pool:
             while open_cells or pool.running:
                 for key, cell in list(open_cells.items()):
                     needed = {need.key for need in cell.needs.values()}
@@ -196,6 +200,13 @@ def _locked(root: Path) -> Iterator[None]:
         yield
 
 
+def _pool(run: RunCell, root: Path, launcher: Launcher) -> "_Pool | SlurmPool":
+    if launcher.slurm is None:
+        return _Pool(run, root, launcher)
+    job = partial(_run_unfinished, run, root)
+    return SlurmPool(job, root, launcher.slurm, launcher.workers, launcher.threads, _TRIES)
+
+
 class _Pool:
     """Worker processes that outlive a cell, and are replaced when one dies."""
 
@@ -269,6 +280,11 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_unfinished(run: RunCell, root: Path, cell: Cell) -> str | None:
+    """Runs one cell in a job, unless the job has run before and had finished it."""
+    return None if _finished(cell, root, {}) else _run_cell(run, cell, root)
 
 
 def _run_cell(run: RunCell, cell: Cell, root: Path) -> str | None:
