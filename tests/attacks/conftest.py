@@ -1,6 +1,6 @@
 """Targets without a Trainer, and attacks that look at what they are given."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -35,9 +35,11 @@ class Splits:
 class Vectors(Backbone):
     """A backbone whose encoder is given and whose head is drawn from a seed."""
 
-    def __init__(self, encoder: nn.Module, width: int, classes: int, seed: int = 0) -> None:
+    def __init__(
+        self, encoder: nn.Module, width: int, classes: int, seed: int = 0, stages: Mapping[str, str] | None = None
+    ) -> None:
         torch.manual_seed(seed)
-        super().__init__(encoder, nn.Linear(width, classes), [0.0], [1.0], {})
+        super().__init__(encoder, nn.Linear(width, classes), [0.0], [1.0], stages or {})
 
     def features(self, x: Tensor) -> Tensor:
         out: Tensor = self.encoder(x)

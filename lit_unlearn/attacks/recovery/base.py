@@ -18,6 +18,7 @@ from lit_unlearn.metrics.scaling import NormGate, Standardiser, unit_norm
 
 Calibration = Literal["train", "retain", "heldout", "rest"]
 Normalise = Literal["raw", "standard", "l2", "gated"]
+Layers = Literal["features", "stages"]
 Readout = Callable[[Encoded], Tensor]
 """From a batch to logits (B, C)."""
 
@@ -31,6 +32,7 @@ _CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     ),
 }
 _NORMALISE = ("raw", "standard", "l2", "gated")
+_LAYERS = ("features", "stages")
 
 
 class Lens(NamedTuple):
@@ -48,20 +50,28 @@ class Recovery(Attack):
         calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
             sample; ``rest``, both of the latter, that is all but the forget set. Where test samples are calibrated on,
             test accuracies are of the remaining ones.
+        layers: what is read: ``features``, those that the head reads; or ``stages``, every stage of the encoder, its
+            activations averaged over positions, with a readout of its own under its name.
 
     Attributes:
-        group: with which other readouts it may be compared: those that answer the same question from the same layer.
-            Empty for which of all classes an image has, from the features that the head reads.
+        question: what its readouts answer; empty for which of all classes an image has.
     """
 
     family: ClassVar[str] = "recovery"
-    group: ClassVar[str] = ""
+    question: ClassVar[str] = ""
 
-    def __init__(self, name: str, calibration: Calibration) -> None:
+    def __init__(self, name: str, calibration: Calibration, layers: Layers = "features") -> None:
         super().__init__(name)
         if calibration not in _CALIBRATION:
             raise unknown("calibration set", calibration, _CALIBRATION)
-        self.calibration = calibration
+        if layers not in _LAYERS:
+            raise unknown("layers", layers, _LAYERS)
+        self.calibration, self.layers = calibration, layers
+
+    @property
+    def group(self) -> str:
+        """With which other readouts it may be compared: those that answer the same question from the same layers."""
+        return "/".join(filter(None, (self.question, "stages" if self.layers == "stages" else "")))
 
     @abstractmethod
     def readouts(self, target: Target) -> Mapping[str, Readout]:
@@ -109,6 +119,13 @@ class Recovery(Attack):
             else:
                 yield from ((batch, None) for batch in model)
 
+    def views(self, target: Target) -> dict[str, Lens]:
+        """What is read of a batch, before anything is done to it, by the name of the readout."""
+        if self.layers == "features":
+            return {"": Lens(lambda batch: batch.features, target.model.backbone.num_features)}
+        batch = next(batch for split in target.data.split_names for batch in target.model.batches(split))
+        return {name: _stage(name, tapped.shape[1]) for name, tapped in batch.stages.items()}
+
     def normalised(self, target: Target, lenses: Mapping[str, Lens], normalise: Normalise) -> dict[str, Lens]:
         """Puts a normalisation behind each lens, fitted to the calibration set where it has something to fit."""
         if normalise == "raw":
@@ -144,6 +161,10 @@ def score_part(target: Target, readouts: Mapping[str, Readout], split: str, part
             counters[name].update(readout(batch), batch.labels)
     values = {name: counter.value for name, counter in counters.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _stage(name: str, width: int) -> Lens:
+    return Lens(lambda batch: batch.stages[name], width)
 
 
 def _behind(lens: Lens, scaling: Callable[[Tensor], Tensor]) -> Lens:

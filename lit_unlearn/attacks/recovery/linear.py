@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_unlearn.attacks.recovery.base import Calibration, Lens, Normalise, Readout, Recovery, check_normalise
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery, check_normalise
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
@@ -38,10 +38,13 @@ class LinearRecovery(Recovery):
         normalise: what is done to the features first. ``raw``: nothing; ``standard``: mean 0 and variance 1 in each
             dimension; ``l2``: each sample to length 1; ``gated``: if samples come in two groups of length, the short
             group is brought to the length of the other, see :class:`~lit_unlearn.metrics.scaling.NormGate`.
+        layers: ``features``, or ``stages`` for a map from each, see :class:`Recovery`.
     """
 
-    def __init__(self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise) -> None:
-        super().__init__(name, calibration)
+    def __init__(
+        self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise, layers: Layers
+    ) -> None:
+        super().__init__(name, calibration, layers)
         if not ridge >= 0:
             raise UsageError(f"ridge is {ridge}, but must be at least 0")
         check_normalise(normalise)
@@ -58,10 +61,6 @@ class LinearRecovery(Recovery):
     @abstractmethod
     def logits(self, target: Target, mapped: Tensor) -> Tensor:
         """What a mapped batch (B, k) predicts, (B, C)."""
-
-    def views(self, target: Target) -> Mapping[str, Lens]:
-        """What is read of a batch, before normalisation, by the name of the readout."""
-        return {"": Lens(lambda batch: batch.features, target.model.backbone.num_features)}
 
     def lenses(self, target: Target) -> Mapping[str, Lens]:
         """What the map is fitted from, by the name of the readout."""
@@ -98,6 +97,7 @@ class HeadRecovery(LinearRecovery):
         ridge: relative penalty ≥ 0.
         bias: whether the head has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
 
     Example:
@@ -111,9 +111,10 @@ class HeadRecovery(LinearRecovery):
         ridge: float = 1e-6,
         bias: bool = True,
         normalise: Normalise = "raw",
+        layers: Layers = "features",
         name: str = "hr",
     ) -> None:
-        super().__init__(name, calibration, ridge, bias, normalise)
+        super().__init__(name, calibration, ridge, bias, normalise, layers)
         if target not in ("labels", "logits"):
             raise unknown("target of head recovery", target, ("labels", "logits"))
         self.onto = target
@@ -142,6 +143,7 @@ class FeatureMapping(LinearRecovery):
         ridge: relative penalty ≥ 0.
         bias: whether the map has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
@@ -153,9 +155,10 @@ class FeatureMapping(LinearRecovery):
         ridge: float = 1e-6,
         bias: bool = True,
         normalise: Normalise = "raw",
+        layers: Layers = "features",
         name: str = "fm",
     ) -> None:
-        super().__init__(name, calibration, ridge, bias, normalise)
+        super().__init__(name, calibration, ridge, bias, normalise, layers)
 
     def width(self, target: Target) -> int:
         """The original's d."""
@@ -189,8 +192,6 @@ class StageRecovery(HeadRecovery):
         name: how its numbers are called.
     """
 
-    group = "stages"
-
     def __init__(
         self,
         calibration: Calibration = "train",
@@ -199,13 +200,4 @@ class StageRecovery(HeadRecovery):
         normalise: Normalise = "l2",
         name: str = "stages",
     ) -> None:
-        super().__init__("labels", calibration, ridge, bias, normalise, name)
-
-    def views(self, target: Target) -> Mapping[str, Lens]:
-        """Every stage, under its name."""
-        batch = next(batch for split in target.data.split_names for batch in target.model.batches(split))
-        return {name: _stage(name, tapped.shape[1]) for name, tapped in batch.stages.items()}
-
-
-def _stage(name: str, width: int) -> Lens:
-    return Lens(lambda batch: batch.stages[name], width)
+        super().__init__("labels", calibration, ridge, bias, normalise, "stages", name)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_unlearn.attacks.images import summed
-from lit_unlearn.attacks.recovery.base import Calibration, Lens, Normalise, Readout, Recovery
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import UsageError
@@ -30,7 +30,6 @@ from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 from lit_unlearn.metrics.random_features import RandomFeatures
 from lit_unlearn.metrics.reservoir import Reservoir
-from lit_unlearn.metrics.scaling import unit_norm
 
 _QUERIES = 1024  # at once, so that the matrix of cosines stays below _QUERIES × limit
 
@@ -41,13 +40,18 @@ class NearestMean(HeadRecovery):
     Args:
         calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
     def __init__(
-        self, calibration: Calibration = "train", normalise: Normalise = "l2", name: str = "nearest_mean"
+        self,
+        calibration: Calibration = "train",
+        normalise: Normalise = "l2",
+        layers: Layers = "features",
+        name: str = "nearest_mean",
     ) -> None:
-        super().__init__("labels", calibration, normalise=normalise, name=name)
+        super().__init__("labels", calibration, normalise=normalise, layers=layers, name=name)
 
     def solve(self, moments: NormalEquations) -> LinearMap:
         """Distances to the class means."""
@@ -61,6 +65,7 @@ class LinearDiscriminant(HeadRecovery):
         calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
         ridge: added to the covariance within classes, relative to its mean eigenvalue, ≥ 0.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
@@ -69,9 +74,10 @@ class LinearDiscriminant(HeadRecovery):
         calibration: Calibration = "train",
         ridge: float = 1e-6,
         normalise: Normalise = "l2",
+        layers: Layers = "features",
         name: str = "lda",
     ) -> None:
-        super().__init__("labels", calibration, ridge, normalise=normalise, name=name)
+        super().__init__("labels", calibration, ridge, normalise=normalise, layers=layers, name=name)
 
     def solve(self, moments: NormalEquations) -> LinearMap:
         """Linear discriminants."""
@@ -81,13 +87,14 @@ class LinearDiscriminant(HeadRecovery):
 class CapacityRecovery(HeadRecovery):
     """A readout with capacity: ridge regression on random Fourier features, that is of a Gaussian kernel.
 
-    The moments take D² numbers, whatever the number of samples.
+    The moments take D² numbers for each layer read, whatever the number of samples.
 
     Args:
         calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
         ridge: penalty relative to the mean variance of a random feature, ≥ 0.
         dimensions: D, how many random features.
         seed: of their draw.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
@@ -97,20 +104,22 @@ class CapacityRecovery(HeadRecovery):
         ridge: float = 0.1,
         dimensions: int = 1024,
         seed: int = 0,
+        layers: Layers = "features",
         name: str = "capacity",
     ) -> None:
-        super().__init__("labels", calibration, ridge, normalise="standard", name=name)
+        super().__init__("labels", calibration, ridge, normalise="standard", layers=layers, name=name)
         if dimensions < 1:
             raise UsageError(f"dimensions is {dimensions}, but must be at least 1")
         self.dimensions, self.seed = dimensions, seed
 
     def lenses(self, target: Target) -> Mapping[str, Lens]:
         """Features at length 1, standardised, lifted."""
-        width = target.model.backbone.num_features
-        unit = {"": Lens(lambda batch: unit_norm(batch.features), width)}
-        standard = self.normalised(target, unit, "standard")[""]
-        lift = RandomFeatures(width, self.dimensions, self.seed)
-        return {"": Lens(lambda batch: lift(standard.read(batch)), self.dimensions)}
+        unit = self.normalised(target, self.views(target), "l2")
+        return {name: self._lifted(lens) for name, lens in self.normalised(target, unit, "standard").items()}
+
+    def _lifted(self, lens: Lens) -> Lens:
+        lift = RandomFeatures(lens.width, self.dimensions, self.seed)
+        return Lens(lambda batch: lift(lens.read(batch)), self.dimensions)
 
 
 class KNNRecovery(Recovery):
@@ -121,13 +130,20 @@ class KNNRecovery(Recovery):
         k: how many neighbours vote, ≥ 1; of equally frequent classes the first is named.
         limit: how many calibration samples to keep, drawn at random, ≥ 1.
         seed: of the draw.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
     def __init__(
-        self, calibration: Calibration = "train", k: int = 5, limit: int = 10_000, seed: int = 0, name: str = "knn"
+        self,
+        calibration: Calibration = "train",
+        k: int = 5,
+        limit: int = 10_000,
+        seed: int = 0,
+        layers: Layers = "features",
+        name: str = "knn",
     ) -> None:
-        super().__init__(name, calibration)
+        super().__init__(name, calibration, layers)
         for argument, value in (("k", k), ("limit", limit)):
             if value < 1:
                 raise UsageError(f"{argument} is {value}, but must be at least 1")
@@ -135,23 +151,29 @@ class KNNRecovery(Recovery):
 
     def readouts(self, target: Target) -> Mapping[str, Readout]:
         """Shares of the votes."""
-        reservoir = Reservoir(target.model.backbone.num_features, self.limit, self.seed).to(target.device)
+        lenses = self.normalised(target, self.views(target), "l2")
+        kept = {name: Reservoir(lens.width, self.limit, self.seed).to(target.device) for name, lens in lenses.items()}
         before = torch.zeros((), dtype=torch.int64, device=target.device)
         for split, part in self.calibration_parts(target):
             count = torch.zeros_like(before)
             for positions, batch in target.model.numbered(split, part):
-                reservoir.update(unit_norm(batch.features), batch.labels, before + positions)
+                for name, lens in lenses.items():
+                    kept[name].update(lens.read(batch), batch.labels, before + positions)
                 count += len(positions)
             before += summed(count)
-        bank, labels = reservoir.compute()
-        votes = one_hot(labels, target.num_classes).double()
+        return {
+            name: self._electorate(lens, *kept[name].compute(), target.num_classes) for name, lens in lenses.items()
+        }
+
+    def _electorate(self, lens: Lens, bank: Tensor, labels: Tensor, classes: int) -> Readout:
+        votes = one_hot(labels, classes).double()
 
         def elect(batch: Encoded) -> Tensor:
-            queries = torch.split(unit_norm(batch.features), _QUERIES)
+            queries = torch.split(lens.read(batch), _QUERIES)
             nearest = [(part @ bank.T).topk(min(self.k, len(bank))).indices for part in queries]
             return torch.cat([votes[indices].mean(1) for indices in nearest])
 
-        return {"": elect}
+        return elect
 
 
 class ForgetProbe(Recovery):
@@ -165,13 +187,20 @@ class ForgetProbe(Recovery):
         calibration: ``train`` or ``heldout``: the forget set, or every other test sample of the forgotten classes; or
             ``rest``, the latter too.
         penalty: weight of ‖w‖²/2 beside the sum of the losses, > 0.
+        layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: how its numbers are called.
     """
 
-    group = "told"
+    question = "told"
 
-    def __init__(self, calibration: Calibration = "train", penalty: float = 1.0, name: str = "forget_probe") -> None:
-        super().__init__(name, calibration)
+    def __init__(
+        self,
+        calibration: Calibration = "train",
+        penalty: float = 1.0,
+        layers: Layers = "features",
+        name: str = "forget_probe",
+    ) -> None:
+        super().__init__(name, calibration, layers)
         if not 0 < penalty < math.inf:
             raise UsageError(f"penalty is {penalty}, but must be above 0 and finite")
         if calibration == "retain":
@@ -185,10 +214,13 @@ class ForgetProbe(Recovery):
             return {}
         ((split, part),) = parts
         whole = target.model.whole(split, part)
-        labels = whole.labels.cpu().numpy()
-        if len(set(labels.tolist())) < 2:
+        if len(set(whole.labels.tolist())) < 2:
             return {}
-        probe = _logistic(1 / self.penalty).fit(whole.features.double().cpu().numpy(), labels)
+        return {name: self._probe(lens, whole, target) for name, lens in self.views(target).items()}
+
+    def _probe(self, lens: Lens, whole: Encoded, target: Target) -> Readout:
+        labels = whole.labels.cpu().numpy()
+        probe = _logistic(1 / self.penalty).fit(lens.read(whole).double().cpu().numpy(), labels)
         columns = torch.as_tensor(probe.classes_, device=target.device)
 
         def ask(batch: Encoded) -> Tensor:
@@ -196,10 +228,10 @@ class ForgetProbe(Recovery):
             logits = torch.full(size, -math.inf, dtype=torch.float64, device=target.device)
             if not len(batch.labels):  # a rank's share of a part may be
                 return logits
-            answers = torch.from_numpy(probe.predict_log_proba(batch.features.double().cpu().numpy()))
+            answers = torch.from_numpy(probe.predict_log_proba(lens.read(batch).double().cpu().numpy()))
             return logits.index_copy_(1, columns, answers.to(target.device))
 
-        return {"": ask}
+        return ask
 
     def scored_splits(self, target: Target) -> Sequence[str]:
         """The forgotten ones; retained images have no right answer here."""
@@ -207,7 +239,8 @@ class ForgetProbe(Recovery):
 
     def run(self, target: Target) -> Mapping[str, float]:
         """Accuracy on the forgotten splits."""
-        return {"forget_acc": math.nan, "test_forget_acc": math.nan, **super().run(target)}
+        names = [f"{name}/{split}_acc" for name in self.views(target) for split in ("forget", "test_forget")]
+        return {**{name.lstrip("/"): math.nan for name in names}, **super().run(target)}
 
 
 def _logistic(inverse_penalty: float) -> Any:

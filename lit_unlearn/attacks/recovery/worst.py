@@ -14,10 +14,11 @@ Retrain, with nearly the same bias. ``selection_bias`` estimates it: the maximum
 one half of the samples gets on the other half, averaged over both halves. ``select: half`` reports the latter with no
 such bias, on half as many samples.
 
-There are three maxima, each over readouts that answer the same question from the same layer: of the features that the
-head reads; ``stages``, of earlier layers; ``told``, among forgotten classes only. One maximum over all would hide the
-first: from early stages, or told that a class is among three, one reads 85 to 100 % out of any model of handwritten
-digits, be it Retrain, one with random weights, or one whose features have collapsed.
+There is one maximum for readouts that answer the same question from the same layers: of the features that the head
+reads; ``stages``, of earlier layers; ``told``, among forgotten classes only; and, where all readouts are put to the
+stages, ``told/stages``. One maximum over all would hide the first: from early stages, or told that a class is among
+three, one reads 85 to 100 % out of any model of handwritten digits, be it Retrain, one with random weights, or one
+whose features have collapsed.
 """
 
 import math
@@ -28,7 +29,7 @@ from typing import ClassVar, Literal
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.recovery.base import Calibration, Normalise, Readout, Recovery, score_part
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalise, Readout, Recovery, score_part
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
     CapacityRecovery,
@@ -40,8 +41,9 @@ from lit_unlearn.attacks.recovery.readouts import (
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, unknown
 
-SUITE = 1
-"""Version of the standard suite: it counts up when a member comes, goes or changes, since maxima then differ."""
+Stages = Literal["heads", "readouts"]
+SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
+"""Version of the standard suite: a new one when a member comes, goes or changes, since maxima then differ."""
 
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
@@ -49,40 +51,55 @@ _SELECT = ("maximum", "half")
 _NORMALISE: tuple[Normalise, ...] = ("raw", "standard", "l2", "gated")
 
 
-def standard_suite(calibration: Calibration, seed: int = 0) -> list[Recovery]:
-    """The members of suite number :data:`SUITE`, the simplest first.
+def standard_suite(calibration: Calibration, seed: int = 0, stages: Stages = "heads") -> list[Recovery]:
+    """The members of the standard suite, the simplest first.
 
     Args:
         calibration: the set that all are fitted on.
         seed: of those that draw.
+        stages: what earlier layers are read by: ``heads``, two ridge regressions; or ``readouts``, all that the
+            features are read by.
     """
+    deep: list[Recovery] = [
+        StageRecovery(calibration, normalise="raw", name="stages_raw"),
+        StageRecovery(calibration, normalise="l2", name="stages_l2"),
+    ]
+    if stages == "readouts":
+        deep = readouts_of("stages", calibration, seed)
+    probes: list[Recovery] = [] if calibration == "retain" else [ForgetProbe(calibration)]
+    if stages == "readouts" and probes:
+        probes.append(ForgetProbe(calibration, layers="stages", name="forget_probe_stages"))
+    return [*readouts_of("features", calibration, seed), *deep, *probes]
+
+
+def readouts_of(layers: Layers, calibration: Calibration, seed: int) -> list[Recovery]:
+    """Every readout of which of all classes an image has, the simplest first; at stages, names begin with it."""
+    prefix = "stages_" if layers == "stages" else ""
     linear: list[Recovery] = []
     for normalise, bias in product(_NORMALISE, (True, False)):
         suffix = normalise if bias else f"{normalise}_no_bias"
-        linear.append(HeadRecovery("labels", calibration, bias=bias, normalise=normalise, name=f"hr_{suffix}"))
-        linear.append(FeatureMapping(calibration, bias=bias, normalise=normalise, name=f"fm_{suffix}"))
+        for kind, short in ((HeadRecovery, "hr"), (FeatureMapping, "fm")):
+            name = f"{prefix}{short}_{suffix}"
+            linear.append(kind(calibration=calibration, bias=bias, normalise=normalise, layers=layers, name=name))
     return [
         *linear,
-        NearestMean(calibration, "raw", name="nearest_mean_raw"),
-        NearestMean(calibration, "l2", name="nearest_mean_l2"),
-        LinearDiscriminant(calibration, normalise="raw", name="lda_raw"),
-        LinearDiscriminant(calibration, normalise="l2", name="lda_l2"),
-        KNNRecovery(calibration, seed=seed),
-        CapacityRecovery(calibration, seed=seed),
-        StageRecovery(calibration, normalise="raw", name="stages_raw"),
-        StageRecovery(calibration, normalise="l2", name="stages_l2"),
-        *([] if calibration == "retain" else [ForgetProbe(calibration)]),
+        NearestMean(calibration, "raw", layers, name=f"{prefix}nearest_mean_raw"),
+        NearestMean(calibration, "l2", layers, name=f"{prefix}nearest_mean_l2"),
+        LinearDiscriminant(calibration, normalise="raw", layers=layers, name=f"{prefix}lda_raw"),
+        LinearDiscriminant(calibration, normalise="l2", layers=layers, name=f"{prefix}lda_l2"),
+        KNNRecovery(calibration, seed=seed, layers=layers, name=f"{prefix}knn"),
+        CapacityRecovery(calibration, seed=seed, layers=layers, name=f"{prefix}capacity"),
     ]
 
 
 class WorstRecovery(Attack):
     """Runs a suite of recovery attacks and reports the strongest, and every member.
 
-    Numbers: ``<split>_acc`` of the strongest readout of the features, ``stages/<split>_acc`` and ``told/<split>_acc``
-    of those groups, and beside each, ``readouts``, how many there were, ``selection_bias`` where it can be estimated,
-    and ``gap`` where single images are forgotten; also ``<split>_acc/<member>`` of every member. Notes: ``strongest``,
-    its name, and ``reading``, what the number is a maximum of. Members that need the original are left out where there
-    is none, which makes the maximum another one; ``readouts`` tells.
+    Numbers: ``<split>_acc`` of the strongest readout of the features, ``stages/<split>_acc``, ``told/<split>_acc`` and
+    ``told/stages/<split>_acc`` of those groups, and beside each, ``readouts``, how many there were, ``selection_bias``
+    where it can be estimated, and ``gap`` where single images are forgotten; also ``<split>_acc/<member>`` of every
+    member. Notes: ``strongest``, its name, and ``reading``, what the number is a maximum of. Members that need the
+    original are left out where there is none, which makes the maximum another one; ``readouts`` tells.
 
     Args:
         members: the suite; None is the standard one.
@@ -90,6 +107,9 @@ class WorstRecovery(Attack):
             ``rest``.
         select: how the strongest is found, ``maximum`` or ``half``, see the module.
         seed: of the members of the standard suite that draw.
+        stages: what the standard suite reads earlier layers by: ``heads``, ridge regressions (suite 1); or
+            ``readouts``, every readout that the features are read by (suite 2), at as many times the cost as there are
+            stages.
         name: how its numbers are called.
 
     Raises:
@@ -104,11 +124,14 @@ class WorstRecovery(Attack):
         calibration: Calibration | None = None,
         select: Select = "maximum",
         seed: int = 0,
+        stages: Stages = "heads",
         name: str = "worst",
     ) -> None:
         super().__init__(name)
         if select not in _SELECT:
             raise unknown("way to select", select, _SELECT)
+        if stages not in SUITES:
+            raise unknown("way to read stages", stages, SUITES)
         if members is not None:
             _check_members(members)
             if calibration is not None:
@@ -116,6 +139,7 @@ class WorstRecovery(Attack):
         elif calibration is not None:
             standard_suite(calibration)  # an unknown one is refused now
         self.members, self.calibration, self.select, self.seed = members, calibration, select, seed
+        self.stages = stages
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses, before anything is trained, to select on samples that a member is fitted on."""
@@ -141,7 +165,7 @@ class WorstRecovery(Attack):
         return numbers
 
     def _say(self, group: str, strongest: str, readouts: int, decisive: str) -> None:
-        suite = f"suite {SUITE}" if self.members is None else "a suite of one's own"
+        suite = f"suite {SUITES[self.stages]}" if self.members is None else "a suite of one's own"
         how = "chosen on one half of the images, scored on the other" if self.select == "half" else "their maximum"
         self.said[f"{group}/strongest".lstrip("/")] = strongest
         self.said[f"{group}/reading".lstrip("/")] = f"of {readouts} readout(s), {suite}, on {decisive}: {how}"
@@ -150,7 +174,8 @@ class WorstRecovery(Attack):
         decisive = _decisive(splits)
         members = self.members
         if members is None:
-            members = standard_suite(self.calibration or ("train" if decisive == "test_forget" else "rest"), self.seed)
+            calibration = self.calibration or ("train" if decisive == "test_forget" else "rest")
+            members = standard_suite(calibration, self.seed, self.stages)
         fitted_there = [member.name for member in members if member.calibrates_on(decisive)]
         if self.select == "half" and fitted_there:
             raise UsageError(

@@ -1,5 +1,7 @@
 import weakref
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -122,14 +124,55 @@ def test_the_probe_is_fitted_on_forgotten_samples_alone(aim, vectors, four_split
 
 
 def test_the_probe_is_undefined_where_there_is_nothing_to_tell_apart(aim, vectors, four_splits):
-    net = vectors(nn.Identity(), 5, 4)
+    net = vectors(nn.Sequential(nn.Identity()), 5, 4, stages={"inner": "0"})
     single = {name: (x[y != 1], y[y != 1]) for name, (x, y) in four_splits.items()}
     images = {name: four_splits[name] for name in ("forget", "retain", "test_retain")}
     for splits in (single, images):
-        attack = ForgetProbe()
-        attack.fire("unlearned", aim(net, **splits))
-        assert attack.findings["unlearned"] == {}
-        assert "undefined: recovery/forget_probe/forget_acc" in attack.skipped["unlearned"]
+        for layers, where in (("features", ""), ("stages", "inner/")):
+            attack = ForgetProbe(layers=layers)
+            attack.fire("unlearned", aim(net, **splits))
+            assert attack.findings["unlearned"] == {}
+            assert f"undefined: recovery/forget_probe/{where}forget_acc" in attack.skipped["unlearned"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(HeadRecovery, normalise="gated"),
+        partial(FeatureMapping, normalise="standard"),
+        NearestMean,
+        LinearDiscriminant,
+        KNNRecovery,
+        partial(CapacityRecovery, dimensions=64),
+        ForgetProbe,
+    ],
+)
+def test_the_same_readout_at_every_stage(digits, make):
+    target = digits("retrain")
+    found, own = make(layers="stages").run(target), make().run(target)
+    stages = ("stem", "stage1", "stage2", "stage3")
+    assert set(found) == {f"{stage}/{name}" for stage in stages for name in own}
+    last = {name.removeprefix("stage3/"): value for name, value in found.items() if name.startswith("stage3/")}
+    assert last == own  # the last stage is the features
+    assert len({found[f"{stage}/forget_acc"] for stage in stages}) > 1
+
+
+def test_readouts_of_a_stage_are_sklearns_on_its_activations(digits):
+    target = digits("original")
+
+    def at(split):
+        whole = target.model.whole(split)
+        return whole.stages["stage1"].double().numpy(), whole.labels.numpy()
+
+    x, labels = (np.concatenate(parts) for parts in zip(*map(at, TRAIN), strict=True))
+    probe = make_pipeline(Normalizer(), StandardScaler(), LogisticRegression(max_iter=1000)).fit(*at("forget"))
+    references = {
+        KNNRecovery(layers="stages"): KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(x, labels),
+        NearestMean(normalise="raw", layers="stages"): NearestCentroid().fit(x, labels),
+        ForgetProbe(layers="stages"): probe,
+    }
+    for attack, reference in references.items():
+        assert attack.run(target)["stage1/test_forget_acc"] == reference.score(*at("test_forget")), attack.name
 
 
 class Watched(nn.Module):
@@ -156,16 +199,23 @@ class Watched(nn.Module):
         CapacityRecovery(dimensions=32),
         KNNRecovery(limit=10),
         StageRecovery(),
+        HeadRecovery(normalise="standard", layers="stages"),
+        FeatureMapping(normalise="gated", layers="stages"),
+        NearestMean(layers="stages"),
+        LinearDiscriminant(layers="stages"),
+        CapacityRecovery(dimensions=32, layers="stages"),
+        KNNRecovery(limit=10, layers="stages"),
     ],
-    ids=lambda attack: f"{attack.name} {getattr(attack, 'normalise', '')}",
+    ids=lambda attack: f"{attack.name} {getattr(attack, 'normalise', '')} {attack.layers}",
 )
 def test_no_batch_is_kept_so_memory_does_not_grow_with_the_samples(aim, vectors, attack):
     most = []
     for repeats in (2, 40):
         x, labels = torch.randn(10 * repeats, 5), torch.arange(5).repeat(2 * repeats)
-        net = vectors(Watched(), 5, 5)
-        attack.run(aim(net, net, budget=0, forget=(x, labels), retain=(x, labels)))
-        most.append(net.encoder.most)
+        net = vectors(nn.Sequential(Watched()), 5, 5, stages={"inner": "0"})
+        found = attack.run(aim(net, net, budget=0, forget=(x, labels), retain=(x, labels)))
+        assert set(found) == {f"{'inner/' * (attack.layers == 'stages')}{split}_acc" for split in TRAIN}
+        most.append(net.encoder[0].most)
     assert most[0] == most[1] <= 4
 
 
@@ -177,6 +227,7 @@ def test_no_batch_is_kept_so_memory_does_not_grow_with_the_samples(aim, vectors,
         (lambda: CapacityRecovery(dimensions=0), "dimensions is 0, but must be at least 1"),
         (lambda: ForgetProbe(penalty=0), "penalty is 0, but must be above 0 and finite"),
         (lambda: ForgetProbe("retain"), "calibration is 'retain', but a probe among forgotten classes needs samples"),
+        (lambda: NearestMean(layers="stage"), "unknown layers 'stage'; did you mean 'stages'"),
         (lambda: NearestMean("tain"), "unknown calibration set 'tain'"),
         (lambda: LinearDiscriminant(ridge=-1), "ridge is -1, but must be at least 0"),
     ],

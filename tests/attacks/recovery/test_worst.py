@@ -9,7 +9,7 @@ from torch import nn
 from lit_unlearn.attacks import FeatureMapping, ForgetProbe, HeadRecovery, KNNRecovery, NearestMean, WorstRecovery
 from lit_unlearn.attacks.recovery import CapacityRecovery, Recovery
 from lit_unlearn.attacks.recovery import worst as worst_case
-from lit_unlearn.attacks.recovery.worst import SUITE, standard_suite
+from lit_unlearn.attacks.recovery.worst import SUITES, standard_suite
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.reports import read_rows
@@ -98,7 +98,9 @@ def test_every_member_and_what_the_maximum_is_of_are_told(found):
     strongest = notes["recovery/worst/strongest"]
     assert features[strongest] == numbers[key]
     assert numbers["recovery/worst/test_retain_acc"] == numbers[f"recovery/worst/test_retain_acc/{strongest}"]
-    assert notes["recovery/worst/reading"] == f"of 22 readout(s), suite {SUITE}, on test_forget: their maximum"
+    assert (
+        notes["recovery/worst/reading"] == f"of 22 readout(s), suite {SUITES['heads']}, on test_forget: their maximum"
+    )
     assert "recovery/worst/retain_acc/forget_probe" not in numbers  # it has no right answer there
     assert found.skipped == {}
 
@@ -201,6 +203,47 @@ def test_the_standard_suite_holds_what_it_says():
     assert all(member.calibration == "retain" for member in standard_suite("retain"))
 
 
+def settings(member, *others):
+    """What a member is and does, but for its name."""
+    kept = {"name", "layers", "findings", "skipped", "seconds", "exhibits", "shown", "notes", "said", *others}
+    return type(member), {key: value for key, value in vars(member).items() if key not in kept}
+
+
+@pytest.mark.parametrize("calibration", ["train", "retain", "rest"])
+def test_the_larger_suite_puts_every_readout_to_the_stages_too(calibration):
+    suite = standard_suite(calibration, 7, "readouts")
+    deep = [member for member in suite if member.layers == "stages"]
+    given = [member for member in standard_suite(calibration, 7) if member.layers == "features"]
+    assert [settings(member) for member in suite if member.layers == "features"] == list(map(settings, given))
+    assert [settings(member) for member in deep] == list(map(settings, given))
+    assert len(given) == FEATURES + (calibration != "retain")
+    names = [member.name for member in suite]
+    assert len(set(names)) == len(names) == 2 * len(given)
+    probes = {member.name: member.group for member in suite if member.question}
+    told = {"forget_probe": "told", "forget_probe_stages": "told/stages"}
+    assert probes == (told if calibration != "retain" else {})
+
+
+def test_the_worst_of_the_stages_covers_every_readout_at_every_stage(digits):
+    attack = WorstRecovery(stages="readouts")
+    for name in ("original", "1e-5"):
+        attack.fire(name, digits(name))
+    numbers, key = attack.findings["1e-5"], "recovery/worst/test_forget_acc"
+    members = {name.removeprefix(f"{key}/"): value for name, value in numbers.items() if name.startswith(f"{key}/")}
+    stages = {name: value for name, value in members.items() if name.startswith("stages")}
+    probes = {name: value for name, value in members.items() if name.startswith("forget_probe_stages/")}
+    assert numbers["recovery/worst/readouts"] == FEATURES
+    assert len(stages) == numbers["recovery/worst/stages/readouts"] == 4 * FEATURES
+    assert len(probes) == numbers["recovery/worst/told/stages/readouts"] == 4
+    assert numbers["recovery/worst/stages/test_forget_acc"] == max(stages.values())
+    assert numbers["recovery/worst/told/stages/test_forget_acc"] == max(probes.values())
+    assert stages["stages_hr_l2/stage3"] == members["hr_l2"]  # it is the features
+    assert worst(attack, "1e-5", "stages/test_forget_acc") >= worst(attack, "original", "stages/test_forget_acc") - 0.03
+    reading = f"of 88 readout(s), suite {SUITES['readouts']}, on test_forget: their maximum"
+    assert attack.notes["1e-5"]["recovery/worst/stages/reading"] == reading
+    assert len(set(SUITES.values())) == len(SUITES)
+
+
 def test_selection_on_what_was_fitted_is_refused_before_anything_is_trained(make_backbone, make_data, fit):
     attack = WorstRecovery(calibration="heldout", select="half")
     with pytest.raises(UsageError, match="select is 'half', but hr_raw is fitted on the half of test_forget"):
@@ -216,6 +259,7 @@ def test_selection_on_what_was_fitted_is_refused_before_anything_is_trained(make
         (lambda: WorstRecovery([ForgetProbe()], calibration="train"), "calibration is 'train', but members bring"),
         (lambda: WorstRecovery(select="halves"), r"unknown way to select 'halves'; did you mean 'half'"),
         (lambda: WorstRecovery(calibration="retian"), "unknown calibration set 'retian'"),
+        (lambda: WorstRecovery(stages="readout"), r"unknown way to read stages 'readout'; did you mean 'readouts'"),
     ],
 )
 def test_options_out_of_range(make, message):
