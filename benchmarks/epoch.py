@@ -1,8 +1,11 @@
-"""An OPC epoch through the Trainer against a bare hand-written loop over the same tensors: ``python benchmarks/epoch.py``.
+"""An OPC epoch through the Trainer against a bare hand-written loop over the same tensors.
 
-ResNet-20, Fashion-MNIST, three of ten classes to forget, batches of 256 and 256. The loop shuffles, cuts its batches out of the same
-uint8 tensors and does the same arithmetic, and nothing else; that both end at the same weights is checked. An epoch of
-each is timed in turn, from a network that starts anew, and the smallest of all rounds counts.
+    python benchmarks/epoch.py
+
+ResNet-20, Fashion-MNIST, three of ten classes to forget, batches of 256 and 256. The loop shuffles, cuts its batches
+out of the same uint8 tensors and does the same arithmetic, and nothing else; on a CPU it is checked that both end at
+the same weights. An epoch of each is timed in turn, from a network that starts anew, and the smallest of all rounds
+counts.
 """
 
 import copy
@@ -78,12 +81,7 @@ def through_trainer(backbone: Backbone, data: UnlearnDataModule, device: str, fo
 
 def measure(name: str, samples: int, batch: int, rounds: int, device: str) -> Result:
     seed_everything(0, verbose=False)
-    data = UnlearnDataModule(
-        FashionMNIST(),
-        ForgetSpec(classes=[0, 1, 2]),
-        batch_size=batch,
-        train_limit=None if samples >= 60_000 else samples,
-    )
+    data = UnlearnDataModule(FashionMNIST(), ForgetSpec(classes=[0, 1, 2]), batch_size=batch, train_limit=samples)
     network = getattr(backbones, name)(in_channels=1)
     times: list[tuple[float, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -94,14 +92,12 @@ def measure(name: str, samples: int, batch: int, rounds: int, device: str) -> Re
             started = clock(device)
             bare(plain, data.data.train_images, data.data.train_labels, list(loader.sampler))
             times.append((clock(device) - started, seconds))
-            for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
-                torch.testing.assert_close(mine, theirs.to(mine.device), rtol=1e-3, atol=1e-5)
+            if device == "cpu":
+                torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-5)
     one, two = least(times)
     steps = len(loader)
     print(f"{steps} steps; the Trainer adds {(two - one) / steps * 1000:.2f} ms to each")
-    what = (
-        f"an OPC epoch through the Trainer, {name}, batches of {batch} and {batch}, {samples} images of Fashion-MNIST"
-    )
+    what = f"OPC epoch through the Trainer, {name}, batches of {batch} + {batch}, {samples:,} Fashion-MNIST images"
     return Result(what, "a bare loop", f"{one:.1f} s", f"{two:.1f} s", two / one, "≤ 1.05", machine(device))
 
 

@@ -68,7 +68,7 @@ def begin(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
 
 def clock(device: str) -> float:
-    """Seconds of this process: of the processor on a CPU, so that what else runs there counts for less, else of the wall."""
+    """Seconds of the processor on a CPU, so that what else runs there counts for less; of the wall on a GPU."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()

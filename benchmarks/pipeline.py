@@ -1,9 +1,12 @@
-"""Augmented training batches against torchvision, PIL and a DataLoader with two workers: ``python benchmarks/pipeline.py``.
+"""Augmented training batches against torchvision, PIL and a DataLoader with two workers.
 
-Images of CIFAR-10's size at random, random crop of 4 and flip, floats in [0, 1], batches of 256. The plain side is the usual
-one: a data set that makes a PIL image of each array, ``transforms.RandomCrop``, ``RandomHorizontalFlip``, ``ToTensor``, and
-workers that are already running when the clock starts. Ours is the loader and the augmentation of a run, in one process.
-On a GPU both sides count until the batch is there; the plain one copies from pinned memory. Both clocks are of the wall.
+    python benchmarks/pipeline.py
+
+Images of CIFAR-10's size at random, random crop of 4 and flip, floats in [0, 1], batches of 256. The plain side is the
+usual one: a data set that makes a PIL image of each array, ``transforms.RandomCrop``, ``RandomHorizontalFlip``,
+``ToTensor``, and workers that are already running when the clock starts. Ours is the loader and the augmentation of a
+run, in one process. On a GPU both sides count until the batch is there; the plain one copies from pinned memory. Both
+clocks are of the wall.
 """
 
 import time
@@ -77,7 +80,7 @@ def measure(samples: int, workers: int, rounds: int, device: str) -> Result:
         seconds(side, device)
     rates = [samples / time for time in least([tuple(seconds(side, device) for side in sides) for _ in range(rounds)])]
     return Result(
-        "the input pipeline with random crop and flip, 32×32",
+        "input pipeline with random crop and flip, 32×32",
         f"torchvision, PIL, DataLoader with {workers} workers",
         f"{rates[0]:,.0f} images/s",
         f"{rates[1]:,.0f} images/s",

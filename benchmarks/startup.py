@@ -1,8 +1,11 @@
-"""From the shell to the first training step, against importing Lightning and building a Trainer: ``python benchmarks/startup.py``.
+"""From the shell to the first training step, against importing Lightning and building a Trainer.
+
+    python benchmarks/startup.py
 
 Ours is the command ``fit`` with the quickstart's settings up to the end of its first training step, once as it stands,
 that is, after Original and Retrain were scored and attacked, and once with ``evaluation.yardsticks`` off, where nothing
-comes before the step but reading settings, data and weights. Each is a process of its own; on a CPU its processor time counts.
+comes before the step but reading settings, data and weights. Each is a process of its own; on a CPU its processor time
+counts.
 """
 
 import os
