@@ -1,0 +1,102 @@
+"""Peak memory of ``fit`` on data of CIFAR-10's size against the size of the data.
+
+    python benchmarks/memory.py
+
+Random images, 3×32×32, as many to train on as asked for and a fifth of that to test on, through a whole run: OPC, a few
+steps, the four splits scored, head recovery and feature mapping on Original and the unlearned model. A second run on
+next to no data tells what Python, torch, the network and its activations take; the rest is held against the bytes of
+the images. On a GPU the card's memory counts, which holds batches and features but never the data.
+"""
+
+import subprocess
+import sys
+import tempfile
+
+import torch
+from lightning.pytorch import Trainer
+from measuring import Result, arguments, begin, machine, peak_bytes, show
+
+from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.backbones import ResNet8
+from lit_unlearn.data import Dataset, ForgetSpec, Source, UnlearnDataModule
+from lit_unlearn.methods import OPC
+from lit_unlearn.reports.report import Report
+
+SIZE = (3, 32, 32)
+LEAST = 2000
+MEGA = 1e6
+
+
+class Noise(Source):
+    """Random images of ten classes."""
+
+    def __init__(self, train: int) -> None:
+        self.train = train
+
+    def load(self) -> Dataset:
+        """Draws them."""
+        counts = self.train, self.train // 5
+        images = [torch.randint(0, 256, (count, *SIZE), dtype=torch.uint8) for count in counts]
+        labels = [torch.arange(count) % 10 for count in counts]
+        return Dataset(images[0], labels[0], images[1], labels[1], [str(name) for name in range(10)])
+
+
+def run(samples: int, device: str) -> None:
+    """One whole run in this process."""
+    data = UnlearnDataModule(Noise(samples), ForgetSpec(classes=[0, 1, 2]))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
+            max_epochs=1,
+            limit_train_batches=5,
+            limit_val_batches=0,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            callbacks=[Evaluation(), HeadRecovery(), FeatureMapping(), Report(page=False, checkpoint=False)],
+        )
+        trainer.fit(OPC(ResNet8()), datamodule=data)
+
+
+def peak(samples: int, options: list[str]) -> int:
+    """Most bytes that a run in a process of its own holds."""
+    command = [sys.executable, __file__, "--one-run", "--samples", str(samples), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return int(done.stdout.split()[-1])
+
+
+def measure(samples: int, device: str, threads: int) -> Result:
+    options = ["--device", device, "--threads", str(threads)]
+    nothing, all_of_it = (peak(count, options) for count in (LEAST, samples))
+    size = (samples - LEAST) * 6 // 5 * torch.Size(SIZE).numel()
+    print(f"peak {all_of_it / MEGA:,.0f} MB, with {LEAST:,} images {nothing / MEGA:,.0f} MB")
+    return Result(
+        f"peak memory of fit over that of a run on {LEAST:,} images, {samples:,} + {samples // 5:,} images of 3×32×32",
+        "the bytes of the images",
+        f"{size / MEGA:,.0f} MB",
+        f"{(all_of_it - nothing) / MEGA:,.0f} MB",
+        (all_of_it - nothing) / size,
+        "",
+        machine(device),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--one-run", action="store_true", help="what this script asks itself for")
+    options = begin(parser, argv)
+    if options.one_run:
+        run(options.samples, options.device)
+        print(torch.cuda.max_memory_allocated() if options.device == "cuda" else peak_bytes())
+        return
+    samples = 4000 if options.trial else options.samples
+    show([measure(samples, options.device, options.threads)], options.write)
+
+
+if __name__ == "__main__":
+    main()
