@@ -16,6 +16,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers, seed_everything
@@ -52,9 +53,15 @@ class UnlearnCLI(LightningCLI):
     """LightningCLI with the evaluation and the report in every run, and run directories named after the method."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--evaluation.…`` and ``--report.…``."""
+        """Adds ``--evaluation.…``, ``--report.…`` and ``--compile``."""
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Report, "report")
+        parser.add_argument(
+            "--compile",
+            type=bool | str,
+            default=False,
+            help="whether training passes of fit run compiled: true, or the name of a backend of torch.compile",
+        )
         parser.set_defaults({"data": {"class_path": "lit_unlearn.data.UnlearnDataModule"}})
 
     @staticmethod
@@ -93,6 +100,20 @@ class UnlearnCLI(LightningCLI):
                 )
             settings.evaluation.retrain = str(train_yardstick(retrain, settings.data.as_dict()))
 
+    def before_fit(self) -> None:
+        """Compiles the network where it was asked for.
+
+        Raises:
+            UsageError: for a backend that is not there.
+        """
+        backend = self._settings().compile
+        if backend is not False:
+            backend = "inductor" if backend is True else backend
+            backends = ["eager", "aot_eager", *torch.compiler.list_backends()]
+            if backend not in backends:
+                raise unknown("backend to compile with", backend, ["true", "false", *backends])
+            self.model.backbone.compile(backend=backend)
+
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
 
@@ -106,6 +127,7 @@ class YardstickCLI(UnlearnCLI):
         Raises:
             UsageError: naming the method.
         """
+        super().before_fit()
         if type(self.model) is not methods.Retrain:
             raise UsageError(
                 f"the config of evaluation.retrain trains {type(self.model).__name__}, but must train Retrain"

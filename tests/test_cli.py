@@ -288,6 +288,26 @@ def test_a_saved_checkpoint_is_plain_weights_with_the_split_it_belongs_to(job: J
     assert not any(name.startswith("teacher.") for name in held["state_dict"])
 
 
+def test_a_compiled_run_says_so_and_measures_the_same(tmp_path: Path) -> None:
+    args = ("fit", *SMALL, "--trainer.limit_train_batches=2", "--report.page=false")
+    rows = []
+    for compiled in ("false", "aot_eager"):
+        outcome = lit_unlearn(tmp_path, *args, f"--compile={compiled}")
+        assert (outcome.status, outcome.err) == (0, "")
+        rows.append(read_rows(sorted(tmp_path.glob("runs/RandomLabels/*/results.json"))[-1])[-1])
+    assert rows[0].metrics == rows[1].metrics
+    assert rows[1].backbone == {**rows[0].backbone, "compiled": True}
+
+
+def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--compile=turbo")
+    assert outcome.status == 2
+    assert "unknown backend to compile with 'turbo' (allowed: " in outcome.err
+    assert "true" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert files(tmp_path) == set()
+
+
 @pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
 def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.Signals, name: str) -> None:
     args = [*SMALL, "--config", ROOT / "configs/attack/recovery.yaml", "--trainer.max_epochs=100000"]

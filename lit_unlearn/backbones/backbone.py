@@ -66,6 +66,8 @@ class Backbone(nn.Module):
     head_path: str | None = None
     """Where the head was in the network that was split, or None if the backbone was born in two parts."""
 
+    _compiled: Callable[[Tensor], Tensor] | None = None
+
     def __init__(
         self,
         encoder: Network,
@@ -115,8 +117,38 @@ class Backbone(nn.Module):
         """The module that is the stage of that name."""
         return self.encoder.get_submodule(self._stages[name])
 
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile` was called; a copy is not compiled."""
+        return self._compiled is not None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Let training passes from images to features run compiled; names in the state dict stay as they are.
+
+        Evaluation does not, nor do passes that tap stages, nor those of copies, such as attacks are handed: what is
+        measured of some weights is the same with and without it. A pass raises a UsageError if it cannot be compiled.
+
+        Args:
+            *args: as for ``torch.compile``.
+            **kwargs: as for ``torch.compile``.
+        """
+        self._compiled = torch.compile(self._encode, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": None}  # type: ignore[no-untyped-call]
+
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features (B, d) of images (B, C, H, W) in [0, 1]."""
+        if self._compiled is None or not self.training:
+            return self._encode(x)
+        try:
+            return self._compiled(x)
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UsageError(f"compile: this network cannot be compiled here: {first_line(error)}") from error
+            raise
+
+    def _encode(self, x: Tensor) -> Tensor:
         out: Tensor = self.encoder(self.normalise(x))
         return out
 
@@ -149,7 +181,8 @@ class Backbone(nn.Module):
                     hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
-            found[FEATURES] = self.features(x)
+            # A compiled pass would not notice hooks.
+            found[FEATURES] = self._encode(x) if set(wanted) & set(self._stages) else self.features(x)
         if LOGITS in wanted:
             found[LOGITS] = self.head(found[FEATURES])
         silent = [name for name in wanted if name not in found]

@@ -15,6 +15,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "num_classes": backbone.num_classes,
         "num_features": backbone.num_features,
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        **({"compiled": True} if backbone.compiled else {}),
     }
 
 
