@@ -67,6 +67,7 @@ class Backbone(nn.Module):
     """Where the head was in the network that was split, or None if the backbone was born in two parts."""
 
     _compiled: Callable[[Tensor], Tensor] | None = None
+    _tapped: bool = False
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class Backbone(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features (B, d) of images (B, C, H, W) in [0, 1]."""
-        if self._compiled is None or not self.training:
+        if self._compiled is None or self._tapped or not self.training:
             return self._encode(x)
         try:
             return self._compiled(x)
@@ -177,12 +178,13 @@ class Backbone(nn.Module):
         with ExitStack() as hooks:
             for name in wanted:
                 if name in self._stages:
+                    self._tapped = True  # a compiled pass would not notice hooks
+                    hooks.callback(setattr, self, "_tapped", False)
                     module = self.stage(name)
                     hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
-            # A compiled pass would not notice hooks.
-            found[FEATURES] = self._encode(x) if set(wanted) & set(self._stages) else self.features(x)
+            found[FEATURES] = self.features(x)
         if LOGITS in wanted:
             found[LOGITS] = self.head(found[FEATURES])
         silent = [name for name in wanted if name not in found]
