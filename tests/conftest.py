@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from blobs import CLASSES, Blobs
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
@@ -136,3 +137,26 @@ def fit(make_trainer: Callable[..., Trainer]) -> Callable[..., Trainer]:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+@pytest.fixture
+def experiments(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of experiments that only the stand-in for the command line can run."""
+
+    def make(scenarios: tuple[str, ...] = ("class", "random"), **methods: dict[str, object]) -> Path:
+        folder = tmp_path / "experiments"
+
+        def write(path: str, method: str, **settings: object) -> None:
+            model = {"class_path": method, "init_args": {"backbone": {"class_path": "ResNet8"}, **settings}}
+            whole = {"model": model, "data": {"init_args": {}}, "trainer": {"max_epochs": 2}, "evaluation": {}}
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(yaml.safe_dump(whole | {"evaluation": {"retrain": None}}))
+
+        write("pretrain.yaml", "Pretrain")
+        for scenario in scenarios:
+            write(f"{scenario}/retrain.yaml", "Retrain")
+            for name, settings in methods.items():
+                write(f"{scenario}/{name}.yaml", name.upper(), **settings)
+        return folder
+
+    return make

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_cells
+from lit_unlearn.benchmark import Grid, Launcher, Seeds, Slurm, execute, make_cells
 from lit_unlearn.reports import Row, write_rows
 
 
@@ -49,6 +49,11 @@ def run(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiments, output = sys.argv[1:]
-    cells = make_cells(Grid(experiments, seeds=Seeds(originals=2)))
-    execute(cells, Path(output), run, Launcher(workers=2), lambda progress: None)
+    import fake_runs  # so that a job finds the function by its name
+
+    experiments, output, *on = sys.argv[1:]
+    if on == ["slurm"]:
+        cells, launcher = make_cells(Grid(experiments)), Launcher(4, 1, Slurm(every=0.5))
+    else:
+        cells, launcher = make_cells(Grid(experiments, seeds=Seeds(originals=2))), Launcher(workers=2)
+    print(execute(cells, Path(output), fake_runs.run, launcher, lambda progress: None))

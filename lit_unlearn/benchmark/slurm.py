@@ -60,13 +60,26 @@ class Slurm:
 
 
 @dataclass
-class _Sent:
-    """A cell in the queue: its job, what the queue last said of it, and whether it was missed there once already."""
+class _Given:
+    """A cell that was given to Slurm.
+
+    Attributes:
+        cell: the cell.
+        job: None until it is sent.
+        state: what the queue last said of the job.
+        missed: whether the queue did not know it when it was last asked.
+        tries: how often it was sent.
+    """
 
     cell: Cell
-    job: "submitit.Job[str | None]"
+    job: "submitit.Job[str | None] | None" = None
     state: str = "PENDING"
     missed: bool = False
+    tries: int = 0
+
+    @property
+    def answered(self) -> bool:
+        return self.job is not None and self.job.paths.result_pickle.exists()
 
 
 class SlurmPool:
@@ -81,7 +94,7 @@ class SlurmPool:
         tries: how often a cell is sent whose job is lost.
 
     Attributes:
-        running: what is in the queue, by key.
+        running: what was given to Slurm and has not ended, by key.
 
     Raises:
         UsageError: if submitit or Slurm is not there.
@@ -101,9 +114,7 @@ class SlurmPool:
         self.run, self.options, self.tries = run, options, tries
         self.folder = root / FOLDER
         self.executor = _executor(self.folder, options, workers, threads)
-        self.running: dict[str, _Sent] = {}
-        self._ready: list[Cell] = []
-        self._tries: dict[str, int] = {}
+        self.running: dict[str, _Given] = {}
         self._seen = _in_queue()
         self._looked = time.monotonic()
         path = self.folder / JOBS
@@ -119,20 +130,18 @@ class SlurmPool:
     @property
     def labels(self) -> list[str]:
         """What runs, and how much waits for a node."""
-        sent = self.running.values()
-        running = [one.cell.label for one in sent if one.state not in ("PENDING", "CONFIGURING")]
-        waiting = len(sent) - len(running)
+        given = self.running.values()
+        running = [one.cell.label for one in given if one.state not in ("PENDING", "CONFIGURING")]
+        waiting = len(given) - len(running)
         return [*running, *([f"{waiting} in the queue"] if waiting else [])]
 
     def submit(self, cell: Cell) -> None:
         """Takes a cell into the next array, or finds the job that an earlier call of the command has sent for it."""
         from submitit import SlurmJob
 
-        job = self._before.pop(cell.key, None)
-        if job is None:
-            self._ready.append(cell)
-        else:
-            self.running[cell.key] = _Sent(cell, SlurmJob(self.folder, job, [0]), self._seen[job])
+        given = self.running[cell.key] = _Given(cell)
+        if (job := self._before.pop(cell.key, None)) is not None:
+            given.job, given.state = SlurmJob(self.folder, job, [0]), self._seen[job]
 
     def wait(self) -> list[tuple[Cell, str | None]]:
         """Sends what is ready and waits until something has changed.
@@ -145,15 +154,14 @@ class SlurmPool:
         """
         self._send()
         while self.running:
-            ended = [one for one in self.running.values() if one.job.paths.result_pickle.exists()]
-            results = [(one.cell, _answer(one.job)) for one in ended]
+            results = [(one.cell, _answer(one)) for one in self.running.values() if one.answered]
             moved = False
             if time.monotonic() - self._looked >= self.options.every:
                 moved, lost = self._look()
                 results += lost
             for cell, _ in results:
-                self.running.pop(cell.key, None)
-            if results or moved or self._ready:
+                del self.running[cell.key]
+            if results or moved:
                 return results
             time.sleep(min(1.0, self.options.every))
         return []
@@ -162,22 +170,21 @@ class SlurmPool:
         from submitit.core.utils import FailedJobError
         from submitit.helpers import clean_env
 
-        if not self._ready:
+        ready = [one for one in self.running.values() if one.job is None]
+        if not ready:
             return
         try:
             with clean_env():  # the command may itself be a job
-                jobs = self.executor.map_array(self.run, self._ready)
+                jobs = self.executor.map_array(self.run, [one.cell for one in ready])
         except (FailedJobError, subprocess.CalledProcessError) as error:
             raise UsageError(f"Slurm refuses the jobs: {_last_line(error)}") from error
-        for cell, job in zip(self._ready, jobs, strict=True):
-            self._tries[cell.key] = self._tries.get(cell.key, 0) + 1
-            self.running[cell.key] = _Sent(cell, job)
-        self._ready = []
-        ids = {key: one.job.job_id for key, one in self.running.items()}
+        for one, job in zip(ready, jobs, strict=True):
+            one.job, one.state, one.missed, one.tries = job, "PENDING", False, one.tries + 1
+        ids = {key: one.job.job_id for key, one in self.running.items() if one.job is not None}
         write_atomically(self.folder / JOBS, json.dumps(self._before | ids, indent=1) + "\n")
 
     def _look(self) -> tuple[bool, list[tuple[Cell, str | None]]]:
-        """Asks the queue; returns whether it has moved, and the cells whose jobs are lost for good."""
+        """Asks the queue; returns whether it has moved, and the cells that have lost their last job."""
         moved = False
         lost: list[tuple[Cell, str | None]] = []
         self._looked = time.monotonic()
@@ -185,19 +192,19 @@ class SlurmPool:
             self._seen = _in_queue()
         except UsageError:
             return moved, lost  # a controller that is down for a while costs no job
-        for key, one in list(self.running.items()):
+        for one in self.running.values():
+            if one.job is None or one.answered:
+                continue
             state = self._seen.get(one.job.job_id)
             if state is not None:
                 moved |= state != one.state
                 one.state, one.missed = state, False
             elif not one.missed:
                 one.missed = True  # its answer may still be on its way through the file system
-            elif not one.job.paths.result_pickle.exists():
-                del self.running[key]
-                if self._tries.get(key, 0) < self.tries:
-                    self._ready.append(one.cell)
-                else:
-                    lost.append((one.cell, f"its job {one.job.job_id} was lost (see {self.folder})"))
+            elif one.tries < self.tries:
+                one.job, moved = None, True
+            else:
+                lost.append((one.cell, f"its job {one.job.job_id} was lost (see {self.folder})"))
         return moved, lost
 
 
@@ -245,10 +252,11 @@ def _in_queue() -> dict[str, str]:
     return {number: state for number, state in jobs if state not in _GONE}
 
 
-def _answer(job: "submitit.Job[str | None]") -> str | None:
+def _answer(given: _Given) -> str | None:
     """Why a job that has answered failed."""
-    error = job.exception()
-    return job.result() if error is None else f"{_last_line(error)} (see {job.paths.stderr})"
+    assert given.job is not None
+    error = given.job.exception()
+    return given.job.result() if error is None else f"{_last_line(error)} (see {given.job.paths.stderr})"
 
 
 def _last_line(error: Exception) -> str:

@@ -1,0 +1,53 @@
+"""configs/cluster/fit.sh, submitted as docs/cluster.md says."""
+
+from pathlib import Path
+
+import pytest
+from slurm_here import User
+
+from lit_unlearn.reports import Row, read_rows
+
+pytestmark = pytest.mark.cluster
+EXPERIMENT = "configs/experiment/digits/class/opc.yaml"
+SMALL = ("--trainer.accelerator=cpu", "--evaluation.retrain=null", "--evaluation.yardsticks=false")
+
+
+def submit(user: User, options: list[str], *settings: str) -> tuple[str, Path]:
+    job = user.sbatch("--cpus-per-task=1", *options, "configs/cluster/fit.sh", EXPERIMENT, *SMALL, *settings)
+    return job, user.folder / f"runs/unlearn-{job}"
+
+
+def only_row(user: User, job: str, root: Path) -> Row:
+    log = (user.folder / f"slurm-{job}.txt").read_text()
+    assert user.jobs()[job] == "COMPLETED", log
+    (row,) = read_rows(root / "OPC/run/results.json")
+    assert (row.status, row.batch_size["global"]) == ("ok", 128), log
+    assert row.metrics["retain_acc"] > 0.5
+    return row
+
+
+def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_put_back(user: User) -> None:
+    job, root = submit(user, [], "--trainer.max_epochs=12")
+    user.until((root / "checkpoints/last.ckpt").exists, "a checkpoint")
+    user.slurm.ask("scontrol", "requeue", job)
+    user.ended(job)
+    row = only_row(user, job, root)
+    assert (row.devices["devices"], row.devices["nodes"], row.epochs) == (2, 1, 12)
+    log = (user.folder / f"slurm-{job}.txt").read_text()
+    assert "DUE TO JOB REQUEUE" in log
+    assert f"Restoring states from the checkpoint path at runs/unlearn-{job}/checkpoints/last.ckpt" in log
+    assert log.count("Written to runs/") == 1
+    assert [path.name for path in root.rglob("results.json")] == ["results.json"]
+
+
+def test_two_nodes_of_one_task_each(user: User) -> None:
+    job, root = submit(user, ["--nodes=2", "--ntasks-per-node=1"], "--trainer.max_epochs=2")
+    user.ended(job)
+    row = only_row(user, job, root)
+    assert (row.devices["devices"], row.devices["nodes"], row.epochs) == (1, 2, 2)
+
+
+def test_tasks_that_are_not_one_a_device_are_refused(user: User) -> None:
+    job, _ = submit(user, [], "--trainer.devices=1")
+    assert user.ended(job) == "FAILED"
+    assert "--ntasks-per-node=2" in (user.folder / f"slurm-{job}.txt").read_text()
