@@ -22,6 +22,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
 
 from lit_unlearn import __version__, attacks, backbones, data, methods
 from lit_unlearn.attacks import Evaluation
@@ -203,6 +204,7 @@ def run_one(args: list[str]) -> None:
 def main(args: ArgsType = None) -> None:
     """The console script: one clear line and a non-zero status for whatever the user got wrong."""
     words = sys.argv[1:] if args is None else args
+    ours = not _process_group_is_open()
     try:
         match words:
             case ["benchmark", *rest]:
@@ -221,6 +223,14 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"lit-unlearn: error: {line}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Lightning leaves gloo's groups open, whose threads may then abort the process while it ends.
+        if ours and _process_group_is_open():
+            distributed.destroy_process_group()
+
+
+def _process_group_is_open() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 """The main job: fit, validate and test from the command line, on real digits."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from command_line import Outcome, lit_unlearn
+from torch import distributed
 
 from lit_unlearn import __version__
 from lit_unlearn.cli import main
@@ -342,3 +344,29 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.
     assert (run / "report.html").exists()
     assert not (run / "unlearned.ckpt").exists()
     assert json.loads((run / "results.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("error", [None, SystemExit(3), KeyboardInterrupt()])
+def test_a_process_group_is_closed_by_whoever_opened_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool, error: BaseException | None
+) -> None:
+    def run(words: list[str]) -> None:
+        if not before:
+            begin()
+        if error is not None:
+            raise error
+
+    def begin() -> None:
+        distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+
+    monkeypatch.setattr("lit_unlearn.cli.run", run)
+    try:
+        if before:
+            begin()
+        with pytest.raises(type(error)) if error is not None else contextlib.nullcontext():
+            main(["fit"])
+        assert distributed.is_initialized() == before
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
