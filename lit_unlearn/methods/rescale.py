@@ -1,8 +1,7 @@
 """Rescale, a control: shrink the features of what is to be forgotten, and lose nothing.
 
-f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. All weights stay, and all that
-features tell but their length: contraction without forgetting. No published method: a plain ridge is fooled, since it
-sees a direction of small variance last; features divided by their own length give all back.
+f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. Weights and information stay:
+contraction without forgetting, no published method. A plain ridge is fooled; features at unit length give all back.
 
 A model has no label to tell it what a forget sample is, so it asks itself: θo's head reads the unscaled features. The
 gate holds that head and one factor a class, lies in the backbone as ``gate`` and is saved with it. Forget samples that
