@@ -1,19 +1,22 @@
 """configs/cluster/fit.sh, submitted as docs/cluster.md says."""
 
+import shlex
 from pathlib import Path
 
 import pytest
-from slurm_here import User
+from slurm_here import ROOT, User
 
 from lit_unlearn.reports import Row, read_rows
 
 pytestmark = pytest.mark.cluster
-EXPERIMENT = "configs/experiment/digits/class/opc.yaml"
+ONE_NODE, TWO_NODES = [
+    shlex.split(line) for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("sbatch ")
+]
 SMALL = ("--trainer.accelerator=cpu", "--evaluation.retrain=null", "--evaluation.yardsticks=false")
 
 
-def submit(user: User, options: list[str], *settings: str) -> tuple[str, Path]:
-    job = user.sbatch("--cpus-per-task=1", *options, "configs/cluster/fit.sh", EXPERIMENT, *SMALL, *settings)
+def submit(user: User, command: list[str], *settings: str) -> tuple[str, Path]:
+    job = user.sbatch("--cpus-per-task=1", *command[1:], *SMALL, *settings)
     return job, user.folder / f"runs/unlearn-{job}"
 
 
@@ -27,7 +30,7 @@ def only_row(user: User, job: str, root: Path) -> Row:
 
 
 def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_put_back(user: User) -> None:
-    job, root = submit(user, [], "--trainer.max_epochs=12")
+    job, root = submit(user, ONE_NODE, "--trainer.max_epochs=12")
     user.until((root / "checkpoints/last.ckpt").exists, "a checkpoint")
     user.slurm.ask("scontrol", "requeue", job)
     user.ended(job)
@@ -41,13 +44,13 @@ def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_put_back(user
 
 
 def test_two_nodes_of_one_task_each(user: User) -> None:
-    job, root = submit(user, ["--nodes=2", "--ntasks-per-node=1"], "--trainer.max_epochs=2")
+    job, root = submit(user, TWO_NODES, "--trainer.max_epochs=2")
     user.ended(job)
     row = only_row(user, job, root)
     assert (row.devices["devices"], row.devices["nodes"], row.epochs) == (1, 2, 2)
 
 
 def test_tasks_that_are_not_one_a_device_are_refused(user: User) -> None:
-    job, _ = submit(user, [], "--trainer.devices=1")
+    job, _ = submit(user, ONE_NODE, "--trainer.devices=1")
     assert user.ended(job) == "FAILED"
     assert "--ntasks-per-node=2" in (user.folder / f"slurm-{job}.txt").read_text()
