@@ -6,6 +6,7 @@ complains in every ordinary run. No root, systemd, cgroups or data base is neede
     python tests/slurm_here.py    unpacks the packages, or says in one line why it cannot
 """
 
+import ctypes
 import getpass
 import os
 import platform
@@ -13,6 +14,7 @@ import random
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -218,7 +220,8 @@ class Slurm:
         environment = self.environment | {"LD_LIBRARY_PATH": self._search_path(), "SLURM_CONF": str(self.settings)}
         with (self.folder / f"{name}.out").open("ab") as out:
             command = [str(self._program(name)), *map(str, args)]
-            self._daemons.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
+            daemon = subprocess.Popen(command, env=environment, stdout=out, stderr=out, preexec_fn=_end_with_parent)
+            self._daemons.append(daemon)
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 30
@@ -283,6 +286,12 @@ class User:
     def ended(self, job: str) -> str:
         """Waits until a job has ended; returns its last state."""
         return self.until(lambda: (self.jobs().get(job, "") in ("COMPLETED", "FAILED")) and self.jobs()[job], "an end")
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end this process when the one that started it is killed."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -22,7 +22,7 @@ root=runs/$SLURM_JOB_NAME-$SLURM_JOB_ID
 
 # A process a device, which only srun starts; its status is the job's. Later settings stand above earlier ones.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" lit-unlearn fit --config "$config" \
-    --trainer.num_nodes="$SLURM_JOB_NUM_NODES" --trainer.devices="$SLURM_NTASKS_PER_NODE" \
+    --trainer.num_nodes="$SLURM_JOB_NUM_NODES" --trainer.devices="$SLURM_NTASKS_PER_NODE" --trainer.strategy=ddp \
     --trainer.default_root_dir="$root" --trainer.logger.save_dir="$root" --trainer.logger.version=run \
     --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.dirpath="$root/checkpoints" \
     --trainer.callbacks.save_last=true --ckpt_path=last --trainer.enable_progress_bar=false "$@"

@@ -220,6 +220,7 @@ def _executor(folder: Path, options: Slurm, workers: int, threads: int | None) -
     asked: dict[str, Any] = {
         "job_name": "lit_unlearn",
         "time": options.time,
+        "signal_delay_s": min(90, 30 * options.time),  # a job is told before its time is over, and not at its start
         "ntasks_per_node": 1,
         "cpus_per_task": options.cpus,
         "srun_args": [

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_the_command_runs_digits_as_job_arrays(user: User) -> None:
 
 def stand_in(user: User, folder: Path) -> subprocess.Popen[str]:
     """The benchmark of a stand-in for the command line, with jobs."""
-    return user.start("python3", fake_runs.__file__, folder, user.folder / "out", "slurm")
+    return user.start(sys.executable, fake_runs.__file__, folder, user.folder / "out", "slurm")
 
 
 def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_cell_runs_once(
