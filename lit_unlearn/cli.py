@@ -20,7 +20,9 @@ import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
@@ -42,7 +44,7 @@ _ROOMS = {
     "logger": ((loggers,), loggers.Logger),
 }
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
-_RESUME_WORDS = ("last", "best", "hpc", "registry")
+_LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 _TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
     "num_sanity_val_steps": 0,
@@ -71,25 +73,26 @@ class UnlearnCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses, and looks at the checkpoint before anything is read from it.
+        """Parses, finds the checkpoint that ``last`` means, and looks at one before anything is read from it.
 
         Raises:
             UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them.
         """
         super().parse_arguments(parser, args)
-        path = self._settings().get("ckpt_path")
-        if path and str(path) not in _RESUME_WORDS and "://" not in str(path):
-            _check_purpose(path, check_checkpoint(path), self.config["subcommand"])
+        settings, subcommand = self._settings(), self.config["subcommand"]
+        if settings.get("ckpt_path") == "last":
+            settings.ckpt_path = _last_checkpoint(settings, subcommand)
+        path = settings.get("ckpt_path")
+        if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
+            _check_purpose(path, check_checkpoint(path), subcommand)
 
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and trains the Retrain yardstick if a config was given for it."""
         settings = self._settings()
         if "verbose" in settings:
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
-        logger = settings.trainer.logger
-        class_path = str(logger.get("class_path", "")) if hasattr(logger, "get") else ""
-        if class_path.endswith(_NAMED_LOGGERS) and not logger.init_args.name:
-            logger.init_args.name = settings.model.class_path.rpartition(".")[2]
+        if _is_unnamed(settings.trainer.logger):
+            settings.trainer.logger.init_args.name = _method(settings)
         retrain = str(settings.evaluation.retrain)
         if retrain.endswith((".yaml", ".yml")):
             if settings.trainer.fast_dev_run:
@@ -114,6 +117,16 @@ class UnlearnCLI(LightningCLI):
             if backend not in backends:
                 raise unknown("backend to compile with", backend, ["true", "false", *backends])
             self.model.backbone.compile(backend=backend)
+
+    def after_fit(self) -> None:
+        """Attacks a model whose training a resumed run found finished: Lightning then calls no hook of training."""
+        report = report_of(self.trainer)
+        path, dry = self._settings().ckpt_path, self._settings().trainer.fast_dev_run
+        if path is None or report.rows or dry:
+            return
+        self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+        if report.checkpoint and report.directory is not None:
+            self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
@@ -248,6 +261,38 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _method(settings: Any) -> str:
+    return str(settings.model.class_path).rpartition(".")[2]
+
+
+def _is_unnamed(logger: Any) -> bool:
+    class_path = str(logger.get("class_path", "")) if hasattr(logger, "get") else ""
+    return class_path.endswith(_NAMED_LOGGERS) and not logger.init_args.name
+
+
+def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
+    """The newest checkpoint that runs of this method left: to resume from for ``fit``, else of a finished one.
+
+    Raises:
+        UsageError: if there is none to score; ``fit`` begins anew, so that one command serves first and later starts.
+    """
+    place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
+    logger = settings.trainer.logger
+    if hasattr(logger, "get") and "save_dir" in logger.get("init_args", {}):
+        folder = Path(logger.init_args.save_dir) / (_method(settings) if _is_unnamed(logger) else logger.init_args.name)
+        place = f"*/{place}"
+    else:
+        folder = Path(settings.trainer.default_root_dir or ".")
+    found = sorted(folder.glob(place), key=lambda file: file.stat().st_mtime_ns)
+    if found:
+        rank_zero_info(f"ckpt_path last: {found[-1]}")
+        return str(found[-1])
+    if subcommand != "fit":
+        raise UsageError(f"ckpt_path is 'last', but there is no {folder / place}")
+    rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / place}: the run starts from the beginning")
+    return None
 
 
 def _check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> None:

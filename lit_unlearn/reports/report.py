@@ -105,6 +105,14 @@ class Report(Callback):
             if not name.endswith(("_step", "_epoch")) and value.numel() == 1 and bool(value.isfinite()):
                 self._curves.setdefault(name, []).append([trainer.current_epoch, float(value)])
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was logged so far, for a run that is resumed."""
+        return {"curves": {name: [list(point) for point in points] for name, points in self._curves.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up what was logged before."""
+        self._curves = state_dict["curves"]
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the unlearned model and writes the results."""
         assert self.directory is not None

@@ -1,0 +1,60 @@
+"""Runs of the command line that are killed, for tests that start them in processes of their own."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from processes import start
+
+from lit_unlearn.attacks import Attack, Target
+from lit_unlearn.cli import run
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs/experiment/digits/class"
+EPOCHS = 3
+
+
+class Killer(Callback):
+    """Kills its own process in the middle of an epoch, with the signal that nothing can catch.
+
+    Args:
+        epoch: which; of a method of one epoch, its only one.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx == int(trainer.num_training_batches) // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillingAttack(Attack):
+    """Kills its own process when all is trained."""
+
+    family = "killing"
+
+    def __init__(self) -> None:
+        super().__init__("now")
+
+    def run(self, target: Target) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+def fit(folder: Path, words: list[str]) -> None:
+    run(["fit", *words])
+
+
+def launched(folder: Path, name: str, *words: str) -> int | None:
+    """Fits in a process of its own, in a folder of that name, and returns how it ended."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    process = start(partial(fit, words=list(words)), place, place / "run", {})
+    process.join(300)
+    process.kill()
+    return process.exitcode
