@@ -8,7 +8,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_unlearn.benchmark.summary import Summary, summarise, text_of
+from lit_unlearn.benchmark.summary import Summary, summarise
+from lit_unlearn.benchmark.tables import text_of
 from lit_unlearn.cli import main as lit_unlearn
 from lit_unlearn.reports import read_rows
 
@@ -23,7 +24,7 @@ def side_by_side(summaries: Sequence[Summary]) -> str:
         {line.label: dict(zip((c.title for c in each.columns), line.values, strict=True)) for line in each.lines}
         for each in summaries
     ]
-    lines = ["| Model | " + " | ".join(column.title for column in columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines = ["| Model | " + " | ".join(column.heading for column in columns) + " |", "|---|" + "---:|" * len(columns)]
     for label in (label for label in found[0] if all(label in other for other in found)):
         cells = (" / ".join(text_of(each[label][c.title], c.unit) for each in found) for c in columns)
         lines.append(f"| {label} | {' | '.join(cells)} |")
@@ -43,7 +44,7 @@ def main() -> None:
         lit_unlearn(["benchmark", "--config", str(CONFIG), *chosen, *grid, f"--output={output}"])
         tables.append(summarise(read_rows(output / "rows.json")))
     for pair in zip(*tables, strict=True):
-        print(f"\n{pair[0].scenario}, {' / '.join(PRECISIONS)}\n\n{side_by_side(pair)}")
+        print(f"\n{pair[0].title}, {' / '.join(PRECISIONS)}\n\n{side_by_side(pair)}")
 
 
 if __name__ == "__main__":

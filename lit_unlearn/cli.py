@@ -31,7 +31,7 @@ from lit_unlearn.attacks import Evaluation
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
 
@@ -234,7 +234,7 @@ def main(args: ArgsType = None) -> None:
         line = explain(error)
         if line is None:
             raise
-        print(f"lit-unlearn: error: {line}", file=sys.stderr)
+        print(f"lit-unlearn: error: {printable(line)}", file=sys.stderr)
         sys.exit(2)
     finally:
         # Lightning leaves gloo's groups open, whose threads may then abort the process while it ends.

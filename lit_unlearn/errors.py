@@ -8,6 +8,11 @@ class UsageError(ValueError):
     """A mistake in what the user asked for: the command line prints its one line and exits with status 2."""
 
 
+def printable(text: str) -> str:
+    """Text whose control characters, but for line breaks, are spelled out, since a terminal would obey them."""
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
     """An error for a name that is not among the allowed ones, with near matches.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lit_unlearn.benchmark.summary import Summary, Value
+from lit_unlearn.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,23 +31,30 @@ def markdown(summary: Summary) -> str:
         "|---|" + "---:|" * len(summary.columns),
     ]
     for line in summary.lines:
-        label = f"{line.label} [{line.note}]" if line.note else line.label
+        label = _inert(f"{line.label} [{line.note}]" if line.note else line.label)
         cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _inert(text: str) -> str:
+    """Text that neither ends a cell of Markdown nor is HTML in it."""
+    return html.escape(printable(text).replace("\n", " "), quote=False).replace("|", "\\|")
+
+
 def terminal_table(summary: Summary) -> Table:
     """The table for ``rich.print``."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=summary.title, caption="\n".join(summary.notes), title_justify="left", caption_justify="left")
+    title, caption = (Text(printable(text)) for text in (summary.title, "\n".join(summary.notes)))
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column("Model", overflow="fold")
     for column in summary.columns:
         table.add_column(column.heading, justify="right", overflow="fold")
     for line in summary.lines:
         cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
-        table.add_row(f"{line.label} {line.note}".strip(), *cells)
+        table.add_row(Text(printable(f"{line.label} {line.note}".strip())), *cells)
     return table
 
 

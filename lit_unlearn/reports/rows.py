@@ -20,6 +20,7 @@ VERSION = 1
 ORIGINAL = "Original"
 RETRAIN = "Retrain"
 AS_IS = "as is"
+_LARGEST = 1e300
 SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 FORGOTTEN = ("test_forget_acc", "forget_acc")
 
@@ -209,7 +210,9 @@ def _document(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UsageError:
+        raise
+    except (ValueError, RecursionError) as error:  # also of depth, and of digits
         raise UsageError(f"{path}: not JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UsageError(f'{path}: not a results file (its "format" must be {FORMAT!r})')
@@ -248,7 +251,9 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
     if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not isinstance(value, (int, hint)):
+            return False
+        return -_LARGEST <= value <= _LARGEST  # 1e999 is JSON, and infinite
     return isinstance(value, hint)
 
 

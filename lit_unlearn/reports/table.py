@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lit_unlearn.errors import printable
 from lit_unlearn.reports.rows import (
     AS_IS,
     ORIGINAL,
@@ -59,9 +60,9 @@ def results_table(rows: Sequence[Row]) -> Table:
         for state, known in row.accuracies().items():
             name, style = (label, "bold") if state == AS_IS else ("", "")
             cells = [percent(known.get(split)) for split in SPLITS]
-            table.add_row(Text(name, style="bold"), Text(state, style=style), *cells)
+            table.add_row(Text(printable(name), style="bold"), Text(printable(state), style=style), *cells)
         if row.status != "ok":
-            table.add_row("", Text(f"{row.status}: {row.reason}".removesuffix(": "), style="bold red"))
+            table.add_row("", Text(printable(f"{row.status}: {row.reason}".removesuffix(": ")), style="bold red"))
         table.add_section()
     return table
 
