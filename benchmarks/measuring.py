@@ -114,7 +114,7 @@ def show(results: list[Result], write: bool) -> None:
 
 
 def with_row(page: str, result: Result) -> str:
-    """The page with one row of its table replaced: that of the same measure on the same machine, or one not measured.
+    """The page with one row more in its table, or in place of that of the same measure on the same machine.
 
     Raises:
         ValueError: if the page has no table.

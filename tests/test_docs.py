@@ -1,5 +1,6 @@
 """Every code block of the README and of the pages in docs is run as it stands, in order, in one folder."""
 
+import importlib
 import json
 import os
 import re
@@ -26,6 +27,8 @@ from lit_unlearn.reports.figures import standalone
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 INSTALLATION = ("pip install . && lit-unlearn fit --config configs/quickstart.yaml", "pip install '.[test]' && pytest")
+SLOW = ("docs/performance.md",)
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 NOT_RUN_HERE = (*INSTALLATION, "pip install -e '.[dev]' && pre-commit install")
 
 
@@ -36,7 +39,7 @@ def blocks(page):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder like a fresh clone, with a trained network and images of somebody's own."""
-    for name in ("configs", "checkpoints"):
+    for name in ("configs", "checkpoints", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 24), ("test", 8)):
@@ -53,7 +56,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def cases(pages):
+    for page in pages:
+        name = page.relative_to(ROOT).as_posix()
+        yield pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("page", cases(PAGES))
 def test_every_block_of_the_page_runs(page, folder, capsys):
     for language, text in blocks(page):
         first = text.partition("\n")[0]
@@ -83,6 +92,9 @@ def run_line(line):
     if line in NOT_RUN_HERE or "configs/cluster/" in line:  # what needs a cluster is run in tests/cluster
         return
     command, *arguments = shlex.split(line)
+    if command == "python":
+        run_script(*arguments)
+        return
     assert command == "lit-unlearn", f"not run: {line}"
     if any(argument.startswith("--print_") for argument in arguments):
         # In a process of its own: completion lists all classes there are, and those of other tests are many.
@@ -90,6 +102,20 @@ def run_line(line):
         subprocess.run([sys.executable, "-m", "lit_unlearn", *arguments], env=environment, check=True)
     else:
         main(arguments)
+
+
+def run_script(name, *arguments):
+    """One of the folder of benchmarks, in this process, with a clock that is not theirs to keep."""
+    if "FashionMNIST()" in Path(name).read_text() and not FASHION.is_dir():
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        module = importlib.import_module(Path(name).stem)
+        threads = torch.get_num_threads()
+        try:
+            module.main(list(arguments))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def test_the_python_of_the_readme_is_the_quickstart(folder):

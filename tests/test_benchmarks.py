@@ -1,0 +1,66 @@
+"""The scripts in benchmarks: they run, and keep what they measured in its place on the page."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+TABLE = """# Speed
+
+| What | Against | Plain | lit_unlearn | Ratio | Wanted | On |
+|---|---|---|---|---|---|---|
+| one | a | 1 s | 2 s | 2 × |  | here |
+| two | b |  |  | not measured |  | GPU |
+
+Text | with a bar.
+"""
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A module of the folder; its number of threads is not kept."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+def result(script, what, on):
+    return script("measuring").Result(what, "a", "3 s", "1 s", 1 / 3, "≤ 1", on)
+
+
+@pytest.mark.parametrize(
+    ("what", "on", "line", "kept"),
+    [("one", "here", 4, 1), ("one", "there", 5, 2), ("two", "GPU", 5, 1), ("three", "here", 6, 0)],
+)
+def test_a_row_takes_the_place_of_the_same_measure_on_the_same_machine(script, what, on, line, kept):
+    page = script("measuring").with_row(TABLE, result(script, what, on))
+    lines = page.splitlines()
+    assert lines[line] == f"| {what} | a | 3 s | 1 s | 0.333 × | ≤ 1 | {on} |"
+    assert page.count(f"| {what} |") == max(kept, 1)
+    others = [text for text in TABLE.splitlines() if not text.startswith(f"| {what} |")]
+    assert [text for text in lines if not text.startswith(f"| {what} |")] == others
+
+
+def test_a_page_without_a_table_is_refused(script):
+    with pytest.raises(ValueError, match="no table"):
+        script("measuring").with_row("# Speed\n", result(script, "one", "here"))
+
+
+def test_a_trial_is_not_kept(script, capsys):
+    with pytest.raises(SystemExit):
+        script("pipeline").main(["--trial", "--write"])
+    assert "--write keeps a measurement, which a --trial is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pipeline", pytest.param("epoch", marks=pytest.mark.slow)])
+def test_a_trial_prints_a_row(script, capsys, name):
+    if name == "epoch" and not FASHION.is_dir():
+        pytest.skip("no Fashion-MNIST here")
+    script(name).main(["--trial"])
+    row = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert len(row) == 7
+    assert float(row[4].removesuffix(" ×")) > 0
