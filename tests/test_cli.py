@@ -293,7 +293,7 @@ def test_a_saved_checkpoint_is_plain_weights_with_the_split_it_belongs_to(job: J
 def test_a_compiled_run_says_so_and_measures_the_same(tmp_path: Path) -> None:
     args = ("fit", *SMALL, "--trainer.limit_train_batches=2", "--report.page=false")
     rows = []
-    for compiled in ("false", "aot_eager"):
+    for compiled in ("false", "eager"):
         outcome = lit_unlearn(tmp_path, *args, f"--compile={compiled}")
         assert (outcome.status, outcome.err) == (0, "")
         rows.append(read_rows(sorted(tmp_path.glob("runs/RandomLabels/*/results.json"))[-1])[-1])

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-import lit_unlearn
+import lit_unlearn.methods
 from lit_unlearn.benchmark import Grid, Seeds, make_cells
 from lit_unlearn.benchmark.grid import read_settings
 from lit_unlearn.benchmark.leaderboard import scatter
@@ -78,6 +78,19 @@ def test_every_block_of_the_page_runs(page, folder, capsys):
                 run_line(line.partition("  #")[0].strip())
     capsys.readouterr()
     assert not list(folder.glob("**/lightning_logs"))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="pip install '.[docs]'")
+    environment = {**os.environ, "PYTHONPATH": str(Path(lit_unlearn.__file__).parents[1])}
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert (tmp_path / page.relative_to(ROOT / "docs")).with_suffix(".html").is_file()
+    written = (tmp_path / "api/methods.html").read_text()
+    assert all(f'id="lit_unlearn.methods.{name}"' in written for name in lit_unlearn.methods.__all__)
+    assert "Kurmanji" in written  # the head of a method's file
 
 
 def train_network_of_ones_own(folder):

@@ -1,0 +1,36 @@
+"""How Sphinx makes the site: ``sphinx-build -W docs site``."""
+
+import sys
+from inspect import cleandoc
+
+from sphinx.application import Sphinx
+
+from lit_unlearn import __version__, methods
+
+project = "lit_unlearn"
+author = "The lit_unlearn developers"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = f"lit_unlearn {__version__}"
+myst_heading_anchors = 3
+suppress_warnings = [
+    "myst.header"
+]  # the pages on threats are parts of one, and begin with a heading of its second rank
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_use_ivar = True
+
+
+def idea_first(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
+    """A method's idea, loss and paper stand at the head of its file: put them before what its class says."""
+    del app, name, options
+    if what == "class" and item.__module__.startswith(f"{methods.__name__}."):
+        lines[:0] = [*cleandoc(sys.modules[item.__module__].__doc__ or "").splitlines(), ""]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", idea_first, priority=900)
