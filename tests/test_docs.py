@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def cases(pages):
         yield pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
-@pytest.mark.parametrize("page", cases(PAGES))
+@pytest.mark.parametrize("page", list(cases(PAGES)))
 def test_every_block_of_the_page_runs(page, folder, capsys):
     for language, text in blocks(page):
         first = text.partition("\n")[0]
@@ -80,6 +81,7 @@ def test_every_block_of_the_page_runs(page, folder, capsys):
     assert not list(folder.glob("**/lightning_logs"))
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="pip install '.[docs]'")
     environment = {**os.environ, "PYTHONPATH": str(Path(lit_unlearn.__file__).parents[1])}
@@ -195,3 +197,13 @@ def test_the_tuned_settings_are_the_winners_of_the_committed_log():
         settings = read_settings(experiments / trial["scenario"] / f"{trial['experiment']}.yaml")["model"]["init_args"]
         for name, value in trial["values"].items():
             assert (settings["optimizer"]["init_args"] if name == "lr" else settings)[name] == pytest.approx(value)
+
+
+def test_citation_and_licence_say_what_the_package_says():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert citation["version"] == lit_unlearn.__version__
+    assert citation["license"] == settings["project"]["license"] == "MIT"
+    assert settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["hatch"]["version"]["path"] == "lit_unlearn/__init__.py"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
