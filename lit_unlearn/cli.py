@@ -272,6 +272,11 @@ def _is_unnamed(logger: Any) -> bool:
     return class_path.endswith(_NAMED_LOGGERS) and not logger.init_args.name
 
 
+def _directory_of(callback: Any) -> str | None:
+    """Where a ModelCheckpoint of the settings was told to write."""
+    return callback.get("init_args", {}).get("dirpath") if hasattr(callback, "get") else None
+
+
 def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     """The newest checkpoint that runs of this method left: to resume from for ``fit``, else of a finished one.
 
@@ -280,7 +285,10 @@ def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     """
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger
-    if hasattr(logger, "get") and "save_dir" in logger.get("init_args", {}):
+    chosen = [directory for callback in settings.trainer.callbacks or () if (directory := _directory_of(callback))]
+    if subcommand == "fit" and chosen:
+        folder, place = Path(chosen[-1]), Path(place).name
+    elif hasattr(logger, "get") and "save_dir" in logger.get("init_args", {}):
         folder = Path(logger.init_args.save_dir) / (_method(settings) if _is_unnamed(logger) else logger.init_args.name)
         place = f"*/{place}"
     else:

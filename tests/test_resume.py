@@ -86,3 +86,12 @@ def test_last_is_the_newest_run_of_the_method_and_of_its_own_folder(tmp_path: Pa
     assert "there is no runs/OPC/*/unlearned.ckpt" in outcome.err
     saved = yaml.safe_load((tmp_path / "here/runs/FineTune/version_1/config.yaml").read_text())
     assert saved["ckpt_path"] is None
+
+
+def test_last_is_looked_for_where_a_checkpoint_callback_was_told_to_write(tmp_path: Path) -> None:
+    words = ("--config", str(EXPERIMENTS / "finetune.yaml"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
+    told = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=kept", "--ckpt_path=last")
+    assert launched(tmp_path, "here", *words, *told) == 0
+    assert "there is no kept/*.ckpt: the run starts" in (tmp_path / "here/run.log").read_text()
+    assert launched(tmp_path, "here", *words, *told, "--trainer.max_epochs=2") == 0
+    assert re.search(r"ckpt_path last: kept/epoch=0\S*\.ckpt\n", (tmp_path / "here/run.log").read_text())
