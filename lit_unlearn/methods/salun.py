@@ -2,9 +2,9 @@
 
 m = 1 for the share of weights with the largest |Σ_Df ∇θ CE(z(x), y)| at θo in eval mode, ranked over all parameters;
 then RandomLabels with m ⊙ ∇L. Fan et al., arXiv 2310.12508. Other weights end bit-equal to θo: neither momentum, weight
-decay nor whatever else an optimizer does moves them (the released code leaked until 2026-02). Deviation: the released
-code sums the mean gradients of augmented batches; here it is the gradients of single samples, not augmented, so that
-the mask depends on neither batches nor ranks.
+decay nor whatever else an optimizer does moves them (the released code leaked until 2026-02). The released code sums
+the mean gradients of training's batches, ``gradients="per_batch"``; the default sums single samples', so that the mask
+depends on neither batches nor ranks. Deviation: that code augments those images; here they are as they are.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods.base import positive_share
-from lit_unlearn.methods.gradients import damp_gradients, largest, summed_gradients
+from lit_unlearn.methods.gradients import Gradients, damp_gradients, largest, one_of_gradients, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 
 
@@ -32,9 +32,10 @@ class SalUn(RandomLabels):
         lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
         exclude_true: never draw a sample's true label.
         fraction: share of all weights that may move, in (0, 1].
+        gradients: what the mask's sum is of, ``per_sample`` or ``per_batch`` (the released code).
 
     Raises:
-        UsageError: if ``fraction`` is out of range.
+        UsageError: for unknown gradients, or if ``fraction`` is out of range.
     """
 
     search = (("lr", 3e-3, 0.1),)
@@ -47,10 +48,12 @@ class SalUn(RandomLabels):
         lr_scheduler: LRSchedulerCallable | None = None,
         exclude_true: bool = False,
         fraction: float = 0.5,
+        gradients: Gradients = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
         positive_share("fraction", fraction)
-        self.fraction = fraction
+        one_of_gradients("gradients", gradients)
+        self.fraction, self.gradients = fraction, gradients
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def on_train_start(self) -> None:
@@ -59,8 +62,13 @@ class SalUn(RandomLabels):
         names = [name for name, parameter in self.backbone.named_parameters() if parameter.requires_grad]
         original = cast(Backbone, self.original_copy())
         values = [original.get_parameter(name).requires_grad_() for name in names]
-        saliency = summed_gradients(original, values, self._data().evaluation_batches("forget", self.device))
-        masks = largest([self.trainer.strategy.reduce(each, reduce_op="sum") for each in saliency], self.fraction)
+        data = self._data()
+        if self.gradients == "per_batch":  # all of it on every rank, but for rounding
+            batches, how = data.shuffled_batches("forget", self.device, data.split.counts()["forget"]), "mean"
+        else:
+            batches, how = data.evaluation_batches("forget", self.device), "sum"
+        saliency = summed_gradients(original, values, batches, self.gradients)
+        masks = largest([self.trainer.strategy.reduce(each, reduce_op=how) for each in saliency], self.fraction)
         learning = [self.backbone.get_parameter(name) for name in names]
         self._held = [
             (parameter, ~mask, value.detach()) for parameter, mask, value in zip(learning, masks, values, strict=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import optim
 
+from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import RandomLabels, SalUn
 
@@ -14,14 +15,19 @@ def cross_entropies(network, images, labels):
     return -torch.log_softmax(network(images), 1)[torch.arange(len(labels)), labels]
 
 
-def salient(network, data, fraction):
-    """The top share of |Σ_Df ∇CE| of the original in eval mode, sample by sample, ranked over all parameters."""
+def salient(network, data, fraction, batches=None):
+    """The top share of |Σ_Df ∇CE| of the original in eval mode, ranked over all parameters.
+
+    The gradients are of samples, or the mean ones of the batches that were seen.
+    """
     network = network.double().eval().requires_grad_()
     sums = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-    for index in data.split.forget.tolist():
-        image, label = (data.data.train_images[[index]] / 255).double(), data.data.train_labels[[index]]
+    if batches is None:
+        images, labels = data.data.train_images, data.data.train_labels
+        batches = [((images[[index]] / 255).double(), labels[[index]]) for index in data.split.forget.tolist()]
+    for images, labels in batches:
         network.zero_grad()
-        (-cross_entropies(network, image, label).sum()).backward()
+        (-cross_entropies(network, images, labels).mean()).backward()
         for name, parameter in network.named_parameters():
             sums[name] += parameter.grad
     ranked = torch.cat([value.abs().flatten() for value in sums.values()]).sort(descending=True).values
@@ -32,16 +38,29 @@ def salient(network, data, fraction):
 
 @pytest.mark.parametrize(
     ("options", "clip"),
-    [({}, None), ({"fraction": 0.1, "exclude_true": True}, None), ({"fraction": 0.3}, 0.05)],
+    [
+        ({}, None),
+        ({"fraction": 0.1, "exclude_true": True}, None),
+        ({"fraction": 0.3}, 0.05),
+        ({"fraction": 0.3, "gradients": "per_batch"}, None),
+    ],
 )
 def test_two_epochs_move_the_salient_weights_by_random_labels(
-    fit, make_backbone, make_data, sgd, recorder, options, clip
+    fit, make_backbone, make_data, sgd, recorder, options, clip, monkeypatch
 ):
-    data = make_data()
+    size = 10 if "gradients" in options else 8
+    data, seen, shuffled = make_data(batch_size=size), [], UnlearnDataModule.shuffled_batches
+
+    def keep(self, *args):
+        seen.extend(shuffled(self, *args))
+        return iter(seen)
+
+    monkeypatch.setattr(UnlearnDataModule, "shuffled_batches", keep)
     module = SalUn(make_backbone(), optimizer=sgd, **options)
     settings = {"max_epochs": 2, "precision": "64-true", "gradient_clip_val": clip}
     fit(module, data, recorder, **settings)
-    mask = salient(make_backbone(), data, options.get("fraction", 0.5))
+    assert sorted(len(labels) for _, labels in seen) == ([4, 10, 10] if "gradients" in options else [])
+    mask = salient(make_backbone(), data, options.get("fraction", 0.5), seen or None)
     plain = make_backbone().double().train()
     speed = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
     assert len(recorder.batches) == 12
@@ -154,3 +173,8 @@ def test_the_mask_is_made_from_the_forget_set_alone_and_on_the_clock(fit, make_b
 def test_fractions_out_of_range(make_backbone, fraction):
     with pytest.raises(UsageError, match=f"fraction is {fraction}, but must be above 0 and at most 1"):
         SalUn(make_backbone(), fraction=fraction)
+
+
+def test_gradients_are_of_samples_or_batches(make_backbone):
+    with pytest.raises(UsageError, match=r"unknown gradients 'per_epoch'.*\(allowed: per_batch, per_sample\)"):
+        SalUn(make_backbone(), gradients="per_epoch")
