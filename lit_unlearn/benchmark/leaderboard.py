@@ -106,6 +106,7 @@ def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], sho
             unknown=UNKNOWN,
             points={
                 "depth": 100 * verdict.DEPTH_TOLERANCE,
+                "least": 100 * verdict.DEPTH_LEAST,
                 "kept": 100 * verdict.UTILITY_KEPT,
                 "reduced": 100 * verdict.UTILITY_REDUCED,
             },
@@ -146,16 +147,26 @@ def _entry(line: Line) -> Entry | None:
 
 def _numbers(line: Line, summary: Summary) -> list[Number]:
     reference = line.label in (ORIGINAL, RETRAIN)
-    return [_number(value, column, reference) for value, column in zip(line.values, summary.columns, strict=True)]
+    allowed = _allowed(summary)
+    return [
+        _number(value, column, reference, allowed) for value, column in zip(line.values, summary.columns, strict=True)
+    ]
 
 
-def _number(value: Value | None, column: Column, reference: bool) -> Number:
+def _allowed(summary: Summary) -> float:
+    """How many points above Retrain are no memory yet, in the column by which depth is ranked."""
+    found = {line.label: summary.value(line, "depth") for line in summary.lines}
+    retrain, original = (value.mean / 100 if (value := found.get(name)) else None for name in (RETRAIN, ORIGINAL))
+    return 100 * verdict.tolerance_beside(retrain, original)
+
+
+def _number(value: Value | None, column: Column, reference: bool, allowed: float) -> Number:
     if value is None:
         return Number(UNKNOWN)
     text = text_of(value, column.unit)
     if reference or value.delta is None or column.unit != "%":
         return Number(text, f"{value.mean:.6g}")
-    above = column.better != "↑" and column.role == "depth" and value.delta > 100 * verdict.DEPTH_TOLERANCE
+    above = column.role == "depth" and value.delta > allowed
     return Number(text, f"{value.mean:.6g}", f"{value.delta:+.1f}".replace("-", "\N{MINUS SIGN}"), above)
 
 

@@ -137,6 +137,7 @@ def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
         "grids": gallery.grids(exhibits),
         "points": {
             "depth": 100 * verdict.DEPTH_TOLERANCE,
+            "least": 100 * verdict.DEPTH_LEAST,
             "kept": 100 * verdict.UTILITY_KEPT,
             "reduced": 100 * verdict.UTILITY_REDUCED,
         },
@@ -216,11 +217,11 @@ def _measurements(rows: Sequence[Row]) -> list[str]:
 
 def _cell(row: Row, rows: Sequence[Row], state: str, split: str) -> Cell:
     value = row.accuracies().get(state, {}).get(split)
-    retrain = reference(row, rows, RETRAIN)
-    base = retrain.accuracies().get(state, {}).get(split) if retrain else None
+    beside = (reference(row, rows, name) for name in (RETRAIN, ORIGINAL))
+    base, start = (each.accuracies().get(state, {}).get(split) if each else None for each in beside)
     if value is None or base is None or row.method in (ORIGINAL, RETRAIN):
         return Cell(percent(value))
-    above = split in FORGOTTEN and verdict.exceeds(row, state, split, value, base)
+    above = split in FORGOTTEN and verdict.exceeds(row, split, value, base, start)
     return Cell(percent(value), f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}"), above)
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from lit_unlearn.reports.rows import AS_IS, FORGOTTEN, ORIGINAL, RETRAIN, Row, chance, reference
 
 DEPTH_TOLERANCE = 0.05
+DEPTH_LEAST = 0.02
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
 
@@ -85,9 +86,20 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant)
 
 
-def exceeds(row: Row, attack: str, split: str, value: float, retrain: float) -> bool:
+def tolerance_beside(retrain: float | None, original: float | None) -> float:
+    """What may be above Retrain and is no memory yet, as a fraction.
+
+    Five points; where Original is less than ten above Retrain half of that, but two points at least: single images that
+    were forgotten are known to Retrain nearly as well as to Original, and five points would forgive everything.
+    """
+    if retrain is None or original is None:
+        return DEPTH_TOLERANCE
+    return min(DEPTH_TOLERANCE, max(DEPTH_LEAST, (original - retrain) / 2))
+
+
+def exceeds(row: Row, split: str, value: float, retrain: float, original: float | None) -> bool:
     """Whether an accuracy on forgotten data is above Retrain's by more than the tolerance."""
-    return value - retrain > _tolerance(row, split, value, retrain)
+    return value - retrain > _tolerance(row, split, value, retrain, original)
 
 
 def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
@@ -96,9 +108,10 @@ def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[F
     for attack, known in row.accuracies().items():
         for split in FORGOTTEN:
             if split in known:
-                value, base = known[split], beside_retrain.get(attack, {}).get(split)
-                tolerance = _tolerance(row, split, value, base)
-                yield Finding(attack, split, value, base, beside_original.get(attack, {}).get(split), tolerance)
+                value = known[split]
+                base, start = (beside.get(attack, {}).get(split) for beside in (beside_retrain, beside_original))
+                tolerance = _tolerance(row, split, value, base, start)
+                yield Finding(attack, split, value, base, start, tolerance)
 
 
 def _worst(findings: list[Finding]) -> Finding | None:
@@ -109,14 +122,17 @@ def _worst(findings: list[Finding]) -> Finding | None:
     return max(compared or findings, key=lambda f: f.value, default=None)
 
 
-def _tolerance(row: Row, split: str, value: float, base: float | None) -> float:
-    """Five points, or two standard errors of the difference where the images are too few to tell five points."""
+def _tolerance(row: Row, split: str, value: float, base: float | None, original: float | None) -> float:
+    """That of the references, or two standard errors of the difference where the images are too few to tell it."""
+    tolerance = tolerance_beside(base, original)
+    if base is None:
+        return tolerance
     counts = row.split.get("counts", row.split)
     images = counts.get(split.removesuffix("_acc")) if isinstance(counts, dict) else None
-    if not isinstance(images, int) or images < 1 or base is None:
-        return DEPTH_TOLERANCE
+    if not isinstance(images, int) or images < 1:
+        return tolerance
     variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / images
-    return max(DEPTH_TOLERANCE, 2 * math.sqrt(variance))
+    return max(tolerance, 2 * math.sqrt(variance))
 
 
 def _level(row: Row, as_is: Finding | None, worst: Finding | None) -> Level:

@@ -59,7 +59,10 @@ def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row
     assert "The forgetting is shallow: recovery/hr brings back 91.0 % where" in text
     assert "Utility is kept" in text
     assert "+58.0" in text
-    assert "More than 5 points above Retrain counts as memory" in text
+    assert (
+        "More than 5 points above Retrain counts as memory; where Original is less than twice that above it, half"
+        in text
+    )
     assert "here 33.3 %" in text
     for word in (
         "3fa81c09e2d47b55",

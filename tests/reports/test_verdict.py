@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.verdict import headline, judge, remarks
+from lit_unlearn.reports.verdict import headline, judge, remarks, tolerance_beside
 
 MakeRow = Callable[..., Row]
 
@@ -120,3 +120,21 @@ def test_a_failed_run_has_no_verdict_but_a_reason(make_row: MakeRow, original: R
     assert found.level == "failed"
     assert status in headline(row, found)
     assert remarks(row, found)[0] == "Reason: loss was nan."
+
+
+@pytest.mark.parametrize(("accuracy", "level"), [(0.902, "deep"), (0.929, "deep"), (0.945, "remembers")])
+def test_single_images_are_judged_by_what_retrain_and_original_are_apart(
+    make_row: MakeRow, accuracy: float, level: str
+) -> None:
+    split = {"hash": "x", "forgotten_classes": [], "counts": {"forget": 20_000}}
+    original = make_row("Original", (0.96, 1.0), {"recovery/hr": (0.96, 1.0)}, split=split)
+    retrain = make_row("Retrain", (0.9, 1.0), {"recovery/hr": (0.9, 1.0)}, split=split)
+    row = make_row("GA", (accuracy - 0.001, 1.0), {"recovery/hr": (accuracy, 1.0)}, split=split)
+    assert judge(row, [original, retrain, row]).level == level  # half of the way is three points
+    assert judge(row, [retrain, row]).level == "deep", "without Original it is five points"
+
+
+def test_references_that_are_alike_still_leave_two_points() -> None:
+    assert [tolerance_beside(0.9, value) for value in (None, 0.8, 0.91, 0.96, 1.0)] == pytest.approx(
+        [0.05, 0.02, 0.02, 0.03, 0.05]
+    )
