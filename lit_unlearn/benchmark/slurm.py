@@ -223,9 +223,8 @@ def _executor(folder: Path, options: Slurm, workers: int, threads: int | None) -
         "signal_delay_s": min(90, 30 * options.time),  # a job is told before its time is over, and not at its start
         "ntasks_per_node": 1,
         "cpus_per_task": options.cpus,
-        "srun_args": [
-            f"--cpus-per-task={options.cpus}"
-        ],  # which srun takes over from sbatch no more, since Slurm 22.05
+        # Since Slurm 22.05 srun no longer takes this over from sbatch.
+        "srun_args": [f"--cpus-per-task={options.cpus}"],
         "array_parallelism": workers,
         "setup": [] if threads is None else [f"export OMP_NUM_THREADS={threads}"],
         "additional_parameters": {"requeue": True, **options.extra},
