@@ -45,6 +45,7 @@ _ROOMS = {
 }
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
+_TRAINED = "LIT_UNLEARN_TRAINED_RETRAIN"  # for the processes that Lightning starts from this one, by the same command
 _TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
     "num_sanity_val_steps": 0,
@@ -102,7 +103,9 @@ class UnlearnCLI(LightningCLI):
                 raise UsageError(
                     f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
                 )
-            settings.evaluation.retrain = str(train_yardstick(retrain, settings.data.as_dict()))
+            trained = os.environ.get(_TRAINED) if os.environ.get("LOCAL_RANK", "0") != "0" else None
+            settings.evaluation.retrain = trained or str(train_yardstick(retrain, settings.data.as_dict()))
+            os.environ[_TRAINED] = settings.evaluation.retrain
 
     def before_fit(self) -> None:
         """Compiles the network where it was asked for.
