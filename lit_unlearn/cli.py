@@ -87,6 +87,16 @@ class UnlearnCLI(LightningCLI):
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
             _check_purpose(path, check_checkpoint(path), subcommand)
 
+    def _parse_ckpt_path(self) -> None:
+        """Takes the method and its options from a checkpoint, as Lightning does, but not where the original's file lies.
+
+        That is where the user says, if he does: the path of training may be of another machine.
+        """
+        given = self._settings().model.get("init_args", {}).get("weights")
+        super()._parse_ckpt_path()
+        if given is not None:
+            self._settings().model.init_args.weights = given
+
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and trains the Retrain yardstick if a config was given for it."""
         settings = self._settings()

@@ -112,6 +112,18 @@ def test_validate_with_a_checkpoint_names_it_and_finds_the_same_numbers(job: Job
     assert measured(read_rows(job.folder / run / "results.json")) == measured(job.rows)
 
 
+def test_the_original_of_a_checkpoint_lies_where_the_user_says(job: Job, tmp_path: Path) -> None:
+    held = torch.load(job.run / "unlearned.ckpt", weights_only=True)
+    held["hyper_parameters"]["weights"] = "elsewhere/original.pt"  # of the machine that it was made on
+    torch.save(held, tmp_path / "unlearned.ckpt")
+    words = ("validate", *JOB, "--trainer.callbacks=[]", "--ckpt_path", "unlearned.ckpt")
+    outcome = lit_unlearn(tmp_path, *words)
+    assert outcome.status == 0, outcome.err
+    assert {row.method for row in read_rows(tmp_path / "runs/OPC/version_0/results.json")} >= {"Original", "OPC"}
+    outcome = lit_unlearn(tmp_path, *words, "--model.weights=null")
+    assert (outcome.status, outcome.err.count("elsewhere/original.pt")) == (2, 1)
+
+
 def test_validate_without_a_checkpoint_scores_the_original_and_says_so(job: Job, tmp_path: Path) -> None:
     outcome = lit_unlearn(tmp_path, "validate", *JOB)
     assert outcome.status == 0
