@@ -88,7 +88,7 @@ class UnlearnCLI(LightningCLI):
             _check_purpose(path, check_checkpoint(path), subcommand)
 
     def _parse_ckpt_path(self) -> None:
-        """Takes the method and its options from a checkpoint, as Lightning does, but not where the original's file lies.
+        """Takes the method and its options from a checkpoint, as Lightning does, but not where the original lies.
 
         That is where the user says, if he does: the path of training may be of another machine.
         """

@@ -29,7 +29,7 @@ class Column:
 
     Attributes:
         title: what it is called.
-        unit: ``%`` for percent or percentage points, ``s`` for seconds.
+        unit: ``%`` for percent or percentage points, ``dB`` for decibels, ``s`` for seconds.
         of: what it shows.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
@@ -118,12 +118,24 @@ class Summary:
         return line.values[places[0]] if places else None
 
 
-def _percent(name: str) -> Quantity:
-    """A fraction that was scored or found by an attack, in percent."""
+_SAMPLES = "detectability/samples"
+
+
+def _percent(name: str, *others: str) -> Quantity:
+    """A fraction that was scored or found by an attack, in percent; of several the first that the row has."""
+    found = _number(name, *others)
 
     def of(row: Row, retrain: Row | None) -> float | None:
-        value = row.metrics.get(name, row.attacks.get(name))
+        value = found(row, retrain)
         return None if value is None else 100 * value
+
+    return of
+
+
+def _number(*names: str) -> Quantity:
+    def of(row: Row, retrain: Row | None) -> float | None:
+        known = {**row.attacks, **row.metrics}
+        return next((known[name] for name in names if name in known), None)
 
     return of
 
@@ -153,10 +165,15 @@ COLUMNS = (
     Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), "↓", classes=True),
     Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), "↓", classes=True),
     Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), "↓", classes=True, role="depth"),
+    Column("Worst stage", "%", _percent("recovery/worst/stages/test_forget_acc"), "↓", classes=True),
     Column("FM forget", "%", _percent("recovery/fm/forget_acc"), "↓", classes=False),
     Column("HR forget", "%", _percent("recovery/hr/forget_acc"), "↓", classes=False),
     Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
     Column("Memorised", "%", _percent("recovery/worst/gap"), "↓", classes=False, role="depth"),
+    Column("Relearnt", "%", _percent("relearn/few/auc"), "↓"),
+    Column("IDI", "%", _percent("representation/idi/index"), "↓"),
+    Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
+    Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),
     Column("Seconds", "s", _seconds, "↓"),
 )
 

@@ -148,3 +148,24 @@ def test_the_distance_to_retrain_is_of_the_same_seed_and_ranks_skip_what_is_of_n
     places = {line.label: (line.gap_rank, line.depth_rank) for line in summary.lines}
     none = (None, None)
     assert places == {"Original": none, "Retrain": none, "OPC": (2, 1), "HeadOnly": (1, 2), "Ruin": none}
+
+
+def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
+    numbers_of_suite = {
+        "relearn/few/auc": 0.5,
+        "representation/idi/index": 0.25,
+        "inversion/delta/psnr": 12.34,
+        "detectability/samples/forget_auc": 0.7,
+        "detectability/samples/test_forget_auc": 0.8,
+    }
+    by_class, single = summarise(
+        [row("OPC", 0, **numbers_of_suite)]
+        + [row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7})]
+    )
+    found = numbers(by_class, "OPC")
+    assert [found[name].mean for name in ("Relearnt", "IDI", "Inverted", "Detected")] == pytest.approx(
+        [50, 25, 12.34, 80]
+    )
+    assert "| 50.0 | 25.0 | 12.3 | 80.0 |" in markdown(by_class)
+    assert numbers(single, "OPC")["Detected"].mean == pytest.approx(70)
+    assert "Relearnt" not in numbers(single, "OPC")
