@@ -159,8 +159,10 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
         "detectability/samples/test_forget_auc": 0.8,
     }
     by_class, single = summarise(
-        [row("OPC", 0, **numbers_of_suite)]
-        + [row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7})]
+        [
+            row("OPC", 0, **numbers_of_suite),
+            row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7}),
+        ]
     )
     found = numbers(by_class, "OPC")
     assert [found[name].mean for name in ("Relearnt", "IDI", "Inverted", "Detected")] == pytest.approx(
