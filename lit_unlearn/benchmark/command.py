@@ -12,7 +12,7 @@ from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, c
 from lit_unlearn.benchmark.grid import Cell, Grid, folder_of, make_cells
 from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
 from lit_unlearn.benchmark.summary import Summary, summarise
-from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_table
+from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
 from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import Exhibit
@@ -76,8 +76,9 @@ def report(args: Sequence[str]) -> None:
     damaged: list[str] = []
     found = [(path.parent, read_rows(path, damaged)) for path in paths]
     summaries = summarise([row for _, rows in found for row in rows])
+    console = Console()
     for summary in summaries:
-        Console().print(terminal_table(summary))
+        console.print(*terminal_tables(summary, console.width))
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
     if settings.markdown is not None:

@@ -14,6 +14,8 @@ from lit_unlearn.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+_EDGES = 4
+
 
 def text_of(value: Value | None, unit: str) -> str:
     """A cell: ``93.1 ± 0.4``; a dash for what is unknown."""
@@ -42,19 +44,47 @@ def _inert(text: str) -> str:
     return html.escape(printable(text).replace("\n", " "), quote=False).replace("|", "\\|")
 
 
-def terminal_table(summary: Summary) -> Table:
-    """The table for ``rich.print``."""
+def terminal_tables(summary: Summary, width: int) -> list[Table]:
+    """The table for ``rich.print``, in as many pieces below one another as a terminal of this width needs."""
+    from rich.text import Text
+
+    labels = [printable(f"{line.label} {line.note}".strip()) for line in summary.lines]
+    columns = [
+        [column.heading, *(text_of(line.values[place], column.unit) for line in summary.lines)]
+        for place, column in enumerate(summary.columns)
+    ]
+    first = min(width // 3, max(map(len, ["Model", *labels])))
+    pieces = [_piece(labels, first, part) for part in _fitting(columns, width - first - _EDGES)]
+    pieces[0].title = Text(printable(summary.title))
+    pieces[-1].caption = Text(printable("\n".join(summary.notes)))
+    return pieces
+
+
+def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[list[Sequence[str]]]:
+    """Cuts a row of columns, a heading and its cells each, into rows that take this many characters, one at least."""
+    parts: list[list[Sequence[str]]] = [[]]
+    left = room
+    for column in columns:
+        words = [*column[0].split(), *column[1:]]
+        need = max(map(len, words)) + 3
+        if need > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= need
+    return parts
+
+
+def _piece(labels: Sequence[str], width: int, columns: Sequence[Sequence[str]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title, caption = (Text(printable(text)) for text in (summary.title, "\n".join(summary.notes)))
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("Model", overflow="fold")
-    for column in summary.columns:
-        table.add_column(column.heading, justify="right", overflow="fold")
-    for line in summary.lines:
-        cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
-        table.add_row(Text(printable(f"{line.label} {line.note}".strip())), *cells)
+    table = Table(title_justify="left", caption_justify="left")
+    table.add_column("Model", overflow="fold", width=width)
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right")
+    for label, *cells in zip(labels, *(column[1:] for column in columns), strict=True):
+        table.add_row(Text(label), *cells)
     return table
 
 

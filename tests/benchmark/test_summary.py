@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lit_unlearn.benchmark.command import insert_tables, report
 from lit_unlearn.benchmark.summary import summarise
-from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_table, text_of
+from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables, text_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, write_rows
 
@@ -80,7 +80,7 @@ def test_the_three_forms_hold_the_same_numbers():
     assert (float(read["TA"]["mean"]), read["TA"]["n"]) == (pytest.approx(75), "2")
     assert (read["FM test forgotten"]["std"], read["FM test forgotten"]["n"]) == ("", "1")
     console = Console(file=io.StringIO(), width=200)
-    console.print(terminal_table(summary))
+    console.print(*terminal_tables(summary, 200))
     assert "75.0 ± 7.1" in console.file.getvalue()
     assert text_of(None, "%") == "–"
 
@@ -171,3 +171,18 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     assert "| 50.0 | 25.0 | 12.3 | 80.0 |" in markdown(by_class)
     assert numbers(single, "OPC")["Detected"].mean == pytest.approx(70)
     assert "Relearnt" not in numbers(single, "OPC")
+
+
+def test_a_narrow_terminal_gets_the_table_in_pieces_and_no_number_is_cut():
+    rows = [row("BoundaryExpanding", seed, 0.8, **{"recovery/fm/test_forget_acc": 0.354}) for seed in (0, 1)]
+    (summary,) = summarise(rows)
+    console = Console(file=io.StringIO(), width=60)
+    pieces = terminal_tables(summary, console.width)
+    console.print(*pieces)
+    said = console.file.getvalue()
+    assert len(pieces) > 1
+    assert said.count("BoundaryExpanding") == len(pieces)
+    assert all(text in said for text in ("100.0 ± 0.0", "80.0 ± 0.0", "35.4 ± 0.0", "10 ± 1"))
+    assert max(map(len, said.splitlines())) <= 60
+    assert (said.count("class"), said.count("No Retrain")) == (1, 1)
+    assert len(terminal_tables(summary, 400)) == 1
