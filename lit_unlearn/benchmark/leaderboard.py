@@ -18,7 +18,7 @@ from lit_unlearn.reports.templates import environment
 
 TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
 HERE = Path(__file__).parent
-_PANELS = 2
+_PANELS, _PICTURES = 2, 8
 
 Shown = Mapping[str, Mapping[str, Exhibit]]
 """Key of a row's cell and its method, as ``<key>/<method>`` → name → what an attack shows beside its numbers."""
@@ -211,7 +211,11 @@ def _card(line: Line, entry: Entry, summary: Summary, shown: Shown) -> Card:
         drawn = [Markup(figures.stage_lines(entry.row, rows, attack, name)) for name in quantities[:_PANELS]]
         stages[attack] = drawn
     maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(exhibits).items()}
-    return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, gallery.grids(exhibits), maps)
+    grids = {
+        name: [(label, pictures[:_PICTURES]) for label, pictures in told]
+        for name, told in gallery.grids(exhibits).items()
+    }
+    return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, grids, maps)
 
 
 def _exhibits(line: Line, summary: Summary, shown: Shown) -> dict[str, Mapping[str, Exhibit]]:

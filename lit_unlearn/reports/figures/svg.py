@@ -97,4 +97,19 @@ def _shortened(svg: str) -> str:
     svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
     for _ in range(3):
         svg = svg.replace("<g></g>", "")
-    return svg
+    return _grouped(svg)
+
+
+_MARK = re.compile(r'<g clip-path="([^"]*)"><use xlink:href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
+
+
+def _grouped(svg: str) -> str:
+    """Marks that follow one another and look alike say what they look like once."""
+    parts, end, look = [], 0, None
+    for found in _MARK.finditer(svg):
+        clip, shape, x, y, style = found.groups()
+        if found.start() != end or (clip, shape, style) != look:
+            parts += ["</g>" if look else "", svg[end : found.start()], f'<g clip-path="{clip}" style="{style}">']
+        look, end = (clip, shape, style), found.end()
+        parts.append(f'<use xlink:href="{shape}" x="{x}" y="{y}"/>')
+    return "".join([*parts, "</g>" if look else "", svg[end:]])
