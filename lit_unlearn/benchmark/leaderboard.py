@@ -192,7 +192,8 @@ def scatter(summary: Summary) -> str:
     for line in summary.lines:
         x, y = summary.value(line, "utility"), summary.value(line, "depth")
         if x is not None and y is not None:
-            held = line.verdict is not None and line.verdict.level == "deep"
+            judged = line.verdict
+            held = judged is not None and judged.level == "deep" and judged.utility != "damaged"
             points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held))
     titles = {column.role: column.title for column in summary.columns}
     if not points:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from browser import needs_browser, open_page
 
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.grid import folder_of
-from lit_unlearn.benchmark.leaderboard import render, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import render, scatter, write_leaderboard
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.exhibits import ImageGrid, PointMap
 from lit_unlearn.reports import Row, write_rows
@@ -137,6 +138,19 @@ def test_report_finds_the_exhibits_in_the_folders_of_the_runs_and_in_no_other(tm
     write_rows(root / "rows.json", found)
     report([str(root), "--html", str(target)])
     assert "<img" not in target.read_text()
+
+
+def test_a_ruined_network_is_not_drawn_as_one_that_withstood():
+    (summary,) = summarise(rows())
+    lines = {line.label: line for line in summary.lines}
+    assert lines["GradientAscent"].verdict.level == lines["OPC"].verdict.level == "deep"
+    assert lines["GradientAscent"].verdict.utility == "damaged"
+    green = {"OPC"}
+    assert scatter(summary).count("var(--c2") == scatter(replace_lines(summary, green)).count("var(--c2") > 0
+
+
+def replace_lines(summary, labels):
+    return replace(summary, lines=[line for line in summary.lines if line.label in labels])
 
 
 def test_figures_are_files_of_their_own_a_scenario(tmp_path):

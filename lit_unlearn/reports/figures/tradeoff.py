@@ -25,7 +25,7 @@ class Point:
         label: what stands beside it.
         x: mean utility, and ``y``, what is left, in percent.
         x_std: standard deviation over seeds, and ``y_std``; None where it is unknown.
-        held: whether it withstood the attacks as Retrain does.
+        held: whether it withstood the attacks as Retrain does, and is of use.
     """
 
     label: str
