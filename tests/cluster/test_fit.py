@@ -1,5 +1,6 @@
 """configs/cluster/fit.sh, submitted as docs/cluster.md says."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_put_back(user
     assert (row.devices["devices"], row.devices["nodes"], row.epochs) == (2, 1, 12)
     log = (user.folder / f"slurm-{job}.txt").read_text()
     assert "DUE TO JOB REQUEUE" in log
-    assert f"Restored all states from the checkpoint at {root}/checkpoints/last.ckpt" in log
+    assert re.search(rf"Restored all states from the checkpoint at \S*runs/unlearn-{job}/checkpoints/last\.ckpt", log)
     assert [path.name for path in root.rglob("results.json")] == ["results.json"]
 
 
