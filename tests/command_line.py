@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core import rank_zero
+
 from lit_unlearn.cli import main
 
 
@@ -25,22 +28,29 @@ def lit_unlearn(folder: Path, *args: object) -> Outcome:
     """Runs the command line in this process, in a folder, as if alone in it."""
     out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(log)
-    logging.getLogger("lightning.pytorch").addHandler(handler)
+    logger = logging.getLogger("lightning.pytorch")
+    logger.addHandler(handler)
     status = 0
     with (
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         patch.object(sys, "argv", ["lit-unlearn"]),
+        patch.object(rank_zero_only, "rank", 0),  # whatever tests before this one have left
+        patch.object(rank_zero, "log", logging.getLogger("lightning.pytorch.utilities.rank_zero")),
+        patch.object(logger, "disabled", False),
         patch.dict(os.environ),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
+        level = logger.level
+        logger.setLevel(logging.INFO)
         os.environ.pop("PL_GLOBAL_SEED", None)
         try:
             main([str(arg) for arg in args])
         except SystemExit as exit:
             status = int(exit.code or 0)
         finally:
-            logging.getLogger("lightning.pytorch").removeHandler(handler)
+            logger.removeHandler(handler)
+            logger.setLevel(level)
     return Outcome(status, out.getvalue(), err.getvalue(), log.getvalue())
