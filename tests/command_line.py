@@ -30,6 +30,7 @@ def lit_unlearn(folder: Path, *args: object) -> Outcome:
     handler = logging.StreamHandler(log)
     logger = logging.getLogger("lightning.pytorch")
     logger.addHandler(handler)
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     status = 0
     with (
         contextlib.chdir(folder),
@@ -37,14 +38,18 @@ def lit_unlearn(folder: Path, *args: object) -> Outcome:
         contextlib.redirect_stderr(err),
         patch.object(sys, "argv", ["lit-unlearn"]),
         patch.object(rank_zero_only, "rank", 0),  # whatever tests before this one have left
-        patch.object(rank_zero, "log", logging.getLogger("lightning.pytorch.utilities.rank_zero")),
+        patch.object(rank_zero, "log", said),
+        patch.object(said, "disabled", False),
+        patch.object(said, "propagate", True),
+        patch.object(said, "level", logging.NOTSET),
         patch.object(logger, "disabled", False),
         patch.dict(os.environ),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
         level = logger.level
-        logger.setLevel(logging.INFO)
+        logging.disable(logging.NOTSET)
+        logger.setLevel(logging.INFO)  # which also forgets what was found to be enabled before
         os.environ.pop("PL_GLOBAL_SEED", None)
         try:
             main([str(arg) for arg in args])
