@@ -11,9 +11,10 @@ from rich.console import Console
 from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
 from lit_unlearn.benchmark.grid import Cell, Grid, folder_of, make_cells
 from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
+from lit_unlearn.benchmark.sampling import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import LOG, Ranges, Tuning, judge, trial_cells, write_winners
+from lit_unlearn.benchmark.tuning import LOG, Trial, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import Exhibit
 from lit_unlearn.reports.figures import standalone
@@ -47,9 +48,11 @@ def tune(args: Sequence[str], run: RunCell, ranges: Mapping[str, Ranges]) -> Non
     parser.add_argument("--tuning", type=Tuning, default=Tuning())
     settings = parser.instantiate_classes(parser.parse_args(list(args)))
     root = Path(settings.output)
-    cells = trial_cells(settings.grid, settings.tuning, ranges)
-    failed = _execute(cells, root, run, settings.launcher)
-    trials = judge(cells, collect(cells, root))
+    trials: list[Trial] = []
+    for count in settings.tuning.rounds:
+        cells = trial_cells(settings.grid, settings.tuning, ranges, count, trials)
+        failed = _execute(cells, root, run, settings.launcher)
+        trials = judge(cells, collect(cells, root))
     write_winners(settings.grid, settings.tuning, cells, trials, root)
     print(f"Written to {root}: {LOG}, and the winners as experiments in tuned/")
     _complain(failed)

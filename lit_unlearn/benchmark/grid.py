@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -138,8 +138,17 @@ def folder_of(scenario: str, name: str, key: str) -> str:
     return "/".join(filter(None, (scenario, name, f"run-{key}")))
 
 
-Variants = Callable[[str, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
-"""From a method's class name and its settings to what is to be varied: dotted place → value, once a run."""
+class Experiment(NamedTuple):
+    """A method as a search meets it: scenario, file name, the method's class name, its settings."""
+
+    scenario: str
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+
+
+Variants = Callable[[Experiment], Iterable[Mapping[str, Any]]]
+"""What of an experiment is to be varied: dotted place → value, once a run."""
 
 
 def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
@@ -220,7 +229,7 @@ class _Scenario:
     ) -> Iterator[Cell]:
         bare = self._without_attacks(path, seeds["unlearning"])
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
-        for variant in [{}] if variants is None else variants(method, bare):
+        for variant in [{}] if variants is None else variants(Experiment(self.name, name, method, bare)):
             settings = copy.deepcopy(bare)
             for place, value in variant.items():
                 put(settings, place, value)

@@ -2,29 +2,41 @@
 
 Each method declares the ranges of its settings. A trial is a cell of a grid whose data module tests on a part of the
 training set; its score is the gap to the Retrain of that same data, by accuracy alone. The first trial of every method
-is its experiment as it stands, the others are drawn evenly over the ranges (a scrambled Sobol sequence), all before
-the first is run, so that no order of events changes the choice.
+is its experiment as it stands. The others are drawn evenly over the ranges (a scrambled Sobol sequence), all before
+the first is run, so that no order of events changes the choice; or, with ``sampler: tpe``, half of them are, and then
+one after the other where Optuna's estimator expects the smallest gap, for every method the same number of times.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
-from torch.quasirandom import SobolEngine
 
-from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Grid, look_up, make_cells, merged, put, read_experiment
-from lit_unlearn.errors import UsageError
+from lit_unlearn.benchmark.grid import (
+    YARDSTICKS,
+    Cell,
+    Experiment,
+    Grid,
+    look_up,
+    make_cells,
+    merged,
+    put,
+    read_experiment,
+)
+from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
+from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
 
 LOG, PAGE = "tuning.json", "tuning.md"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
+_LEAST = 2
+"""The fewest trials that an estimator can learn from."""
 
-Ranges = Sequence[tuple[str, float, float]]
-"""Settings with the lowest and highest value of each; values are drawn evenly over their logarithm."""
+Sampler = Literal["sobol", "tpe"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,14 @@ class Tuning:
         trials: of every method in every scenario; the experiment as it stands is the first.
         share: of the training set, held out to be tested on.
         seed: of the search.
+        sampler: ``sobol``, evenly over the ranges, all trials at once; or ``tpe``, which learns from the first half
+            and needs Optuna.
     """
 
     trials: int = 4
     share: float = 0.2
     seed: int = 0
+    sampler: Sampler = "sobol"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -47,6 +62,14 @@ class Tuning:
             raise UsageError(f"tuning.trials is {self.trials}, but must be at least 1")
         if not 0 < self.share < 1:
             raise UsageError(f"tuning.share is {self.share}, but must lie between 0 and 1, both excluded")
+        if self.sampler not in get_args(Sampler):
+            raise unknown("tuning.sampler", self.sampler, get_args(Sampler))
+
+    @property
+    def rounds(self) -> list[int]:
+        """How many trials of a method there are after each round; a round waits for the one before it."""
+        first = self.trials if self.sampler == "sobol" else max(min(_LEAST, self.trials), (self.trials + 1) // 2)
+        return list(range(first, self.trials + 1))
 
 
 @dataclass
@@ -72,32 +95,61 @@ class Trial:
     won: bool = False
 
 
-def trial_cells(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> list[Cell]:
-    """All cells of a search; those with a ``variant`` are its trials.
+def trial_cells(
+    grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges], count: int | None = None, known: Sequence[Trial] = ()
+) -> list[Cell]:
+    """All cells of a search up to one of its rounds; those with a ``variant`` are its trials.
 
     Args:
         grid: the experiments; of its seeds only the first is used.
         tuning: the size of the search.
         ranges: method's class name → its ranges.
+        count: of each method's trials; None is as many as in the first round.
+        known: the trials of the rounds before.
     """
     held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
     seeds = replace(grid.seeds, originals=1, unlearnings=1, attacks=1)
     alone = replace(grid, seeds=seeds, attacks=None, overrides=merged(grid.overrides, held_out))
-    return make_cells(alone, lambda method, settings: draw(settings, ranges.get(method, ()), tuning))
+    wanted = tuning.rounds[0] if count is None else count
+
+    def trials(experiment: Experiment) -> list[dict[str, Any]]:
+        tried = [t for t in known if (t.scenario, t.experiment) == (experiment.scenario, experiment.name)]
+        return draw(experiment.settings, ranges.get(experiment.method, ()), tuning, wanted, tried)
+
+    return make_cells(alone, trials)
 
 
-def draw(settings: Mapping[str, Any], ranges: Ranges, tuning: Tuning) -> list[dict[str, Any]]:
-    """The trials of one method: its settings as they stand, then points of a scrambled Sobol sequence."""
-    places = [_PLACES.get(name, f"model.init_args.{name}") for name, _, _ in ranges]
-    stands = {place: look_up(settings, place) for place in places}
+def draw(
+    settings: Mapping[str, Any], ranges: Ranges, tuning: Tuning, count: int, tried: Sequence[Trial] = ()
+) -> list[dict[str, Any]]:
+    """The first trials of one method: its settings as they stand, points of a Sobol sequence, and what was learnt.
+
+    Args:
+        settings: of the experiment.
+        ranges: of the method.
+        tuning: the search.
+        count: how many trials there shall be, at most one more than there were, or as many as in the first round.
+        tried: the trials of the rounds before, in their order.
+    """
+    places = {name: _PLACES.get(name, f"model.init_args.{name}") for name, _, _ in ranges}
+    stands = {place: look_up(settings, place) for place in places.values()}
     trials: list[dict[str, Any]] = [{place: value for place, value in stands.items() if value is not None}]
-    if not ranges or tuning.trials == 1:
+    if not ranges:
         return trials
-    engine: Any = SobolEngine
-    for point in engine(len(ranges), scramble=True, seed=tuning.seed).draw(tuning.trials - 1).tolist():
-        values = [low * (high / low) ** share for (_, low, high), share in zip(ranges, point, strict=True)]
-        trials.append({place: float(f"{value:.2g}") for place, value in zip(places, values, strict=True)})
-    return trials
+    first = tuning.rounds[0]
+    points = evenly(ranges, first - 1, tuning.seed) + [
+        {name: trial.values[name] for name in places} for trial in tried[first:]
+    ]
+    if count > first:
+        points.append(near_the_best(ranges, _gaps(tried, places), seed=tuning.seed + count))
+    return trials + [{places[name]: value for name, value in point.items()} for point in points]
+
+
+def _gaps(tried: Sequence[Trial], names: Iterable[str]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Whatever has a value for each name, with its gap."""
+    for trial in tried:
+        if trial.status != "failed" and all(name in trial.values for name in names):
+            yield {name: trial.values[name] for name in names}, WORST if trial.gap is None else trial.gap
 
 
 def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:

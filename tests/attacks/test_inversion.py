@@ -9,7 +9,8 @@ from torchvision.models import VisionTransformer
 from lit_unlearn.attacks import Evaluation, GradientInversion
 from lit_unlearn.attacks.images import draw
 from lit_unlearn.attacks.inversion import removed
-from lit_unlearn.attacks.search import Clues
+from lit_unlearn.attacks.memo import Memo
+from lit_unlearn.attacks.search import Clues, Search
 from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision, load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
@@ -149,19 +150,44 @@ def test_the_difference_is_of_parameters_that_both_have_in_double_precision():
     assert not found["encoder.1.bias"].any()
 
 
-def test_the_oracle_is_of_the_original_and_computed_once(aim, digits):
+@pytest.fixture
+def searched(monkeypatch):
+    """Every search that is begun from here on, where nothing has been found yet."""
+    begun = []
+    search = Search.__call__
+    monkeypatch.setattr(Search, "__call__", lambda self, *args: begun.append(self) or search(self, *args))
+    monkeypatch.setattr("lit_unlearn.attacks.inversion._BOUNDS", Memo(4))
+    return begun
+
+
+def test_the_oracle_is_of_the_original_and_searched_for_once(aim, digits, searched):
     net = small()
     first, second = aim(net, net, **digits), aim(small(seed=3), None, **digits)
     second = type(second)(second.model, first.original, second.data, 5)
-    attack = quick(steps=5)
-    attack.fire("original", first)
-    attack.search = None  # whoever searches again fails
-    attack.fire("unlearned", second)
-    assert attack.findings["original"] == attack.findings["unlearned"]
-    assert attack.exhibits["original"].keys() == attack.exhibits["unlearned"].keys() == {"inversion/oracle/images"}
-    attack.teardown(None, None, "fit")
-    with pytest.raises(TypeError):
-        attack.fire("unlearned", second)
+    attacks = [quick(steps=5), quick(steps=5)]  # the second in another run
+    for attack, subjects in zip(
+        attacks, ({"original": first, "unlearned": second}, {"unlearned": second}), strict=True
+    ):
+        for name, target in subjects.items():
+            attack.fire(name, target)
+    assert len(searched) == 1
+    found = [attacks[0].findings["original"], attacks[0].findings["unlearned"], attacks[1].findings["unlearned"]]
+    assert found[0] == found[1] == found[2]
+    for exhibits in (attacks[0].exhibits["unlearned"], attacks[1].exhibits["unlearned"]):
+        assert exhibits.keys() == {"inversion/oracle/images"}
+
+
+@pytest.mark.parametrize("change", ["weights", "statistics", "images", "options"])
+def test_an_upper_bound_of_anything_else_is_searched_for_anew(aim, digits, searched, change):
+    net, other = small(seed=5), small(seed=5)
+    with torch.no_grad():
+        if change == "weights":
+            other.encoder[0].weight[0, 0, 0, 0] += 1e-3
+        if change == "statistics":
+            other.encoder[1].running_mean[0] += 1e-3
+    quick(steps=3).run(aim(net, net, **digits))
+    quick(steps=4 if change == "options" else 3, images=3 if change == "images" else 2).run(aim(other, other, **digits))
+    assert len(searched) == 2
 
 
 def test_the_place_of_the_gradient(aim, digits):

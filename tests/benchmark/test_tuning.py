@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import fake_runs
 import pytest
@@ -9,7 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Cell, Grid, Launcher, Tuning, execute
 from lit_unlearn.benchmark.execution import collect
 from lit_unlearn.benchmark.grid import look_up
-from lit_unlearn.benchmark.tuning import draw, judge, trial_cells, write_winners
+from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row
 
@@ -17,9 +18,11 @@ RANGES = {"OPC": (("lr", 1e-3, 0.1), ("weight", 0.1, 10.0)), "GA": (("lr", 1e-5,
 LR = "model.init_args.optimizer.init_args.lr"
 
 
+SETTINGS = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.5}}, "weight": 7}}}
+
+
 def test_a_trial_is_the_experiment_as_it_stands_and_then_points_within_the_ranges():
-    settings = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.5}}, "weight": 7}}}
-    trials = draw(settings, RANGES["OPC"], Tuning(trials=40))
+    trials = draw(SETTINGS, RANGES["OPC"], Tuning(trials=40), 40)
     assert trials[0] == {LR: 0.5, "model.init_args.weight": 7}
     assert len({tuple(trial.values()) for trial in trials}) == 40
     for place, low, high in ((LR, 1e-3, 0.1), ("model.init_args.weight", 0.1, 10)):
@@ -27,9 +30,70 @@ def test_a_trial_is_the_experiment_as_it_stands_and_then_points_within_the_range
         assert all(low <= value <= high for value in values)
         below = sum(value < math.sqrt(low * high) for value in values)
         assert 17 <= below <= 22, "evenly over the logarithm"
-    assert draw(settings, RANGES["OPC"], Tuning(trials=3)) == trials[:3]
-    assert draw(settings, RANGES["OPC"], Tuning(trials=3, seed=1)) != trials[:3]
-    assert draw(settings, (), Tuning(trials=3)) == [{}]
+    assert draw(SETTINGS, RANGES["OPC"], Tuning(trials=3), 3) == trials[:3]
+    assert draw(SETTINGS, RANGES["OPC"], Tuning(trials=3, seed=1), 3) != trials[:3]
+    assert draw(SETTINGS, (), Tuning(trials=3), 3) == [{}]
+
+
+@pytest.mark.parametrize(("trials", "rounds"), [(1, [1]), (2, [2]), (4, [2, 3, 4]), (9, [5, 6, 7, 8, 9])])
+def test_an_estimator_learns_from_the_first_half_and_then_after_each_trial(trials, rounds):
+    assert Tuning(trials=trials, sampler="tpe").rounds == rounds
+    assert Tuning(trials=trials).rounds == [trials]
+
+
+def learnt(optimum: float, trials: int, seed: int = 0) -> list[Trial]:
+    """The search for a learning rate by an estimator, the gap being the distance to an optimum in powers of ten."""
+    tuning, tried = Tuning(trials=trials, sampler="tpe", seed=seed), []
+    for count in tuning.rounds:
+        points = draw(SETTINGS, (("lr", 1e-5, 1.0),), tuning, count, tried)
+        assert [{"lr": point[LR]} for point in points[: len(tried)]] == [trial.values for trial in tried]
+        assert len(points) == count
+        gaps = [abs(math.log10(point[LR] / optimum)) for point in points]
+        tried = [
+            Trial("class", "opc", {"lr": point[LR]}, gap, status="ok") for point, gap in zip(points, gaps, strict=True)
+        ]
+    return tried
+
+
+@pytest.mark.parametrize("optimum", [1e-4, 1e-2])
+def test_an_estimator_searches_where_trials_came_near(optimum):
+    trials = learnt(optimum, 20)
+    drawn, proposed = trials[1:10], trials[10:]
+    mean = [sum(trial.gap for trial in part) / len(part) for part in (drawn, proposed)]
+    assert mean[1] < mean[0] / 2
+    assert trials == learnt(optimum, 20), "the same trials on the way"
+    assert trials[10:] != learnt(optimum, 20, seed=1)[10:]
+
+
+def test_an_estimator_keeps_off_what_diverged():
+    ranges, tuning = (("lr", 1e-4, 1.0),), Tuning(trials=12, sampler="tpe")
+    tried = [
+        Trial("class", "opc", {"lr": lr}, None if lr > 0.01 else 5.0, status="diverged" if lr > 0.01 else "ok")
+        for lr in (0.001, 0.9, 0.5, 0.1, 0.003, 0.0005)
+    ]
+    proposed = [draw(SETTINGS, ranges, Tuning(12, 0.2, seed, "tpe"), 7, tried)[-1][LR] for seed in range(40)]
+    assert sum(lr <= 0.01 for lr in proposed) >= 28
+    assert draw(SETTINGS, ranges, tuning, 7, tried)[:6] == draw(SETTINGS, ranges, tuning, 6, tried)
+
+
+def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments):
+    grid, tuning = Grid(str(experiments(opc={}, ga={}))), Tuning(trials=4, sampler="tpe")
+    known, before = [], []
+    for count in tuning.rounds:
+        cells = trial_cells(grid, tuning, RANGES, count, known)
+        own = {cell.key for cell in cells}
+        assert own >= set(before)
+        assert sum("unlearning" in cell.seeds for cell in cells) == 4 * count, "of two methods in two scenarios"
+        scores = {"opc": [0.7, 0.96, 0.87, 0.8][:count], "ga": [-0.9, 0.8, 0.8, 0.7][:count]}
+        known, before = judge(cells, rows_of(cells, scores)), own
+    assert [trial.gap is None for trial in known if trial.experiment == "ga"] == [True, False, False, False] * 2
+
+
+def test_an_estimator_without_optuna_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    tried = [Trial("class", "opc", {"lr": 0.1}, 1.0, status="ok")] * 2
+    with pytest.raises(UsageError, match=r"needs Optuna: pip install 'lit_unlearn\[tune\]'"):
+        draw(SETTINGS, (("lr", 1e-4, 1.0),), Tuning(sampler="tpe"), 3, tried)
 
 
 def test_every_trial_is_tested_on_the_training_set_alone_and_measured_against_a_retrain_of_the_same_data(experiments):
@@ -90,7 +154,7 @@ def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(ex
     write_winners(grid, tuning, cells, trials, tmp_path)
     log = json.loads((tmp_path / "tuning.json").read_text())
     assert [trial["won"] for trial in log["trials"]] == [False, False, True]
-    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0}
+    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "sobol"}
     (line,) = [line for line in (tmp_path / "tuning.md").read_text().splitlines() if line.startswith("| opc |")]
     assert line.count(":") == 3
     assert line.endswith("** |")
@@ -113,9 +177,9 @@ def test_a_winner_on_data_of_the_grid_is_an_experiment_on_that_data(experiments,
     assert look_up(written, "data.init_args.source") == "SVHN"
 
 
-@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
+@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}, {"sampler": "grid"}])
 def test_a_search_out_of_range_is_one_line(setting):
-    with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):
+    with pytest.raises(UsageError, match=rf"tuning\.{next(iter(setting))}"):
         Tuning(**setting)
 
 
