@@ -17,8 +17,8 @@ from PIL import Image
 
 import lit_unlearn.methods
 from lit_unlearn.benchmark import Grid, Seeds, make_cells
-from lit_unlearn.benchmark.grid import read_settings
 from lit_unlearn.benchmark.leaderboard import scatter
+from lit_unlearn.benchmark.settings import read_settings
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import markdown
 from lit_unlearn.cli import main

@@ -15,18 +15,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from lit_unlearn.benchmark.grid import (
-    YARDSTICKS,
-    Cell,
-    Experiment,
-    Grid,
-    look_up,
-    make_cells,
-    merged,
-    put,
-    read_experiment,
-)
+from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Experiment, Grid, make_cells
 from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
+from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically

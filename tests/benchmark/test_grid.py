@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Seeds, make_cells
-from lit_unlearn.benchmark.grid import look_up, merged, put, read_settings
+from lit_unlearn.benchmark.settings import look_up, merged, put, read_settings
 from lit_unlearn.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import yaml
 from lit_unlearn import methods
 from lit_unlearn.benchmark import Cell, Grid, Launcher, Tuning, execute
 from lit_unlearn.benchmark.execution import collect
-from lit_unlearn.benchmark.grid import look_up
+from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row
