@@ -103,7 +103,7 @@ def peak_bytes(of: int = resource.RUSAGE_SELF) -> int:
 
 
 def show(results: list[Result], write: bool) -> None:
-    """Prints the rows, and writes them into the page, in place of those of the same measure and machine."""
+    """Prints the rows, and writes them into the page, in place of those of the same two measures and machine."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (HEADINGS, *(result.cells() for result in results))]
     print("\n".join([lines[0], "|---" * len(HEADINGS) + "|", *lines[1:]]), flush=True)
     if write:
@@ -114,7 +114,7 @@ def show(results: list[Result], write: bool) -> None:
 
 
 def with_row(page: str, result: Result) -> str:
-    """The page with one row more in its table, or in place of that of the same measure on the same machine.
+    """The page with one row more in its table, or in place of that of the same two measures on the same machine.
 
     Raises:
         ValueError: if the page has no table.
@@ -126,7 +126,7 @@ def with_row(page: str, result: Result) -> str:
     new = "| " + " | ".join(result.cells()) + " |"
     for number in rows:
         cells = [cell.strip() for cell in lines[number].strip("|").split("|")]
-        if cells[0] == result.what and cells[-1] == result.on:
+        if (*cells[:2], cells[-1]) == (result.what, result.against, result.on):
             lines[number] = new
             break
     else:

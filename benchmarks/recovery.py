@@ -1,4 +1,6 @@
-"""What recovery costs beside the passes that it needs: ``python benchmarks/recovery.py [--samples N] [--rounds R]``.
+"""What recovery costs beside the passes that it needs.
+
+    python benchmarks/recovery.py
 
 Both in one run, on the same random images: a plain inference pass, and head recovery with feature mapping from nothing,
 over features that no one computed before. Feature mapping needs the original's features too, so the plain pass to
@@ -6,11 +8,10 @@ compare with is that of both networks; where Original was scored before, as in e
 and one pass remains. A round of each is timed in turn, and the smallest of all rounds counts.
 """
 
-import argparse
-import time
 from collections.abc import Callable, Iterator
 
 import torch
+from measuring import Result, arguments, begin, least, machine, seconds, show
 from torch import Tensor
 
 from lit_unlearn.attacks import FeatureMapping, HeadRecovery, Target
@@ -40,18 +41,10 @@ class Images:
             yield pair[0].to(device), pair[1].to(device)
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure(make: Callable[[], Backbone], shape: tuple[int, int, int], samples: int, rounds: int) -> str:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def measure(
+    make: Callable[[], Backbone], shape: tuple[int, int, int], samples: int, rounds: int, name: str
+) -> list[Result]:
+    device = torch.device(name)
     data = Images(samples, shape)
     nets = [make().to(device).eval().requires_grad_(False) for _ in range(2)]
 
@@ -72,31 +65,27 @@ def measure(make: Callable[[], Backbone], shape: tuple[int, int, int], samples: 
     for split in data.split_names:
         list(known.batches(split))
     recover(known)
-    times = torch.tensor(
-        [
-            [
-                seconds(lambda: plain(1), device),
-                seconds(lambda: recover(known), device),
-                seconds(lambda: plain(2), device),
-                seconds(recover, device),
-            ]
-            for _ in range(rounds)
-        ]
-    )
-    one, beside, two, alone = times.min(0).values.tolist()
-    what = f"{type(nets[0]).__name__}, {samples} images of {shape} on {device.type}"
-    beside_known = f"HR + FM beside a known original {beside:.2f} s, ratio {beside / one:.2f}"
-    from_nothing = f"HR + FM from nothing {alone:.2f} s, ratio {alone / two:.2f}"
-    return f"{what}: one pass {one:.2f} s, {beside_known}; two passes {two:.2f} s, {from_nothing}"
+    work: list[Callable[[], None]] = [lambda: plain(1), lambda: recover(known), lambda: plain(2), recover]
+    one, beside, two, alone = least([tuple(seconds(each, name) for each in work) for _ in range(rounds)])
+    what = f"{type(nets[0]).__name__}, {samples:,} images of {'×'.join(map(str, shape))}"
+    return [
+        Result(title, against, f"{passes:.2f} s", f"{ours:.2f} s", ours / passes, "≤ 1.3", machine(name))
+        for title, against, passes, ours in (
+            (f"head recovery and feature mapping beside a known original, {what}", "one inference pass", one, beside),
+            (f"head recovery and feature mapping from nothing, {what}", "a pass of both networks", two, alone),
+        )
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    print(measure(lambda: ResNet8(in_channels=1), (1, 28, 28), options.samples, options.rounds))
-    print(measure(ResNet20, (3, 32, 32), options.samples, options.rounds))
+    options = begin(parser, argv)
+    if options.trial:
+        options.samples, options.rounds = 100, 1
+    for make, shape in ((lambda: ResNet8(in_channels=1), (1, 28, 28)), (ResNet20, (3, 32, 32))):
+        show(measure(make, shape, options.samples, options.rounds, options.device), options.write)
 
 
 if __name__ == "__main__":

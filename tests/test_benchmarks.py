@@ -13,7 +13,7 @@ TABLE = """# Speed
 | What | Against | Plain | lit_unlearn | Ratio | Wanted | On |
 |---|---|---|---|---|---|---|
 | one | a | 1 s | 2 s | 2 × |  | here |
-| two | b |  |  | not measured |  | GPU |
+| two | a |  |  | not measured |  | GPU |
 
 Text | with a bar.
 """
@@ -28,8 +28,8 @@ def script(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def result(script, what, on):
-    return script("measuring").Result(what, "a", "3 s", "1 s", 1 / 3, "≤ 1", on)
+def result(script, what, on, against="a"):
+    return script("measuring").Result(what, against, "3 s", "1 s", 1 / 3, "≤ 1", on)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,11 @@ def test_a_row_takes_the_place_of_the_same_measure_on_the_same_machine(script, w
     assert [text for text in lines if not text.startswith(f"| {what} |")] == others
 
 
+def test_a_row_against_something_else_is_another_row(script):
+    page = script("measuring").with_row(TABLE, result(script, "one", "here", "b"))
+    assert [line[:12] for line in page.splitlines() if line.startswith("| one |")] == ["| one | a | ", "| one | b | "]
+
+
 def test_a_page_without_a_table_is_refused(script):
     with pytest.raises(ValueError, match="no table"):
         script("measuring").with_row("# Speed\n", result(script, "one", "here"))
@@ -56,7 +61,7 @@ def test_a_trial_is_not_kept(script, capsys):
     assert "--write keeps a measurement, which a --trial is not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pipeline", pytest.param("epoch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["pipeline", "inversion", "recovery", pytest.param("epoch", marks=pytest.mark.slow)])
 def test_a_trial_prints_a_row(script, capsys, name):
     if name == "epoch" and not FASHION.is_dir():
         pytest.skip("no Fashion-MNIST here")
