@@ -8,41 +8,31 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterator
-from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, callbacks, loggers, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
-from lit_unlearn import __version__, attacks, backbones, data, methods
+from lit_unlearn import __version__, methods
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
+from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
 
-_ROOMS = {
-    "model": ((methods,), UnlearnModule),
-    "backbone": ((backbones,), backbones.Backbone),
-    "data": ((data,), UnlearnDataModule),
-    "source": ((data,), data.Source),
-    "callbacks": ((attacks, callbacks), Callback),
-    "logger": ((loggers,), loggers.Logger),
-}
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 _TRAINED = "LIT_UNLEARN_TRAINED_RETRAIN"  # for the processes that Lightning starts from this one, by the same command
@@ -259,23 +249,6 @@ def _process_group_is_open() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def explain(error: BaseException) -> str | None:
-    """One line for an error that the user can mend; None for one that is ours."""
-    for kind in (UsageError, argparse.ArgumentError, ModuleNotFoundError):
-        for link in _chain(error):
-            if isinstance(link, kind):
-                return _explain_parsing(str(link)) if kind is argparse.ArgumentError else str(link)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _method(settings: Any) -> str:
     return str(settings.model.class_path).rpartition(".")[2]
 
@@ -324,39 +297,3 @@ def _check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> N
         raise UsageError(
             f"ckpt_path: {path} holds a finished model, from which no run can resume: give it as --model.weights"
         )
-
-
-def _explain_parsing(message: str) -> str:
-    key = ".".join(dict.fromkeys(re.findall(r'[Kk]ey "([\w.]+)"', message)))
-    if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
-        missing = f"{key}.{match[1]}".lstrip(".")
-        return f"{missing} is missing: give --{missing}{_allowed(missing)}"
-    if match := re.search(r"Expected a dot import path string: (\S+)", message):
-        names = _class_names(key)
-        return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
-    if match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-        return f"{key}: {match[1].rpartition('.')[2]} has no option {match[2]!r}"
-    value = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message)
-    if value is None:
-        return " ".join(message.split())
-    given = next(group for group in value.groups() if group is not None)
-    if match := re.search(r"No module named '.+'|module '\S+' has no attribute '\w+'", message):
-        reason = "no such file" if given.endswith((".yaml", ".yml")) else match[0]
-        return f"{key}: {given!r} is not accepted: {reason}{_allowed(key)}"
-    wanted = r"Expected an? (?:<class '([^']+)'>|(?:typing\.)?(\w+\[.*?\]))|to a (subclass of \w+)"
-    expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
-    allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
-    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
-
-
-def _allowed(key: str) -> str:
-    names = _class_names(key)
-    return f" (allowed: {', '.join(sorted(names))})" if names else ""
-
-
-def _class_names(key: str) -> list[str]:
-    """The short class names that may stand at a key of the configuration."""
-    rooms, base = _ROOMS.get(key.rpartition(".")[2], ((), object))
-    classes = [getattr(room, name) for room in rooms for name in room.__all__]
-    own = [c for c in classes if isinstance(c, type) and issubclass(c, base) and c not in (base, attacks.Evaluation)]
-    return [c.__name__ for c in own if not isabstract(c)]
