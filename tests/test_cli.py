@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -329,9 +330,10 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.
     command = [sys.executable, "-m", "lit_unlearn", "fit", *args, *retrain, "--trainer.check_val_every_n_epoch=100000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [str(word) for word in command], cwd=tmp_path, env=environment, stdout=log, stderr=log, text=True
-        )
+        # Whatever a shell starts in the background ignores SIGINT, and so would all that it starts.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log, preexec_fn=heed)
         try:
             run = tmp_path / "runs/RandomLabels/version_0"
             deadline = time.monotonic() + 90
