@@ -31,7 +31,7 @@ Files = dict[Path, tuple[int, int]]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill a benchmark at random moments and look what was lost.")
     parser.add_argument("--times", type=int, default=10, help="how often")
-    parser.add_argument("--longest", type=float, default=30.0, help="seconds after which it is killed at the latest")
+    parser.add_argument("--longest", type=float, default=12.0, help="seconds after which it is killed at the latest")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
     draw = random.Random(given.seed)
