@@ -175,6 +175,19 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     assert list(dict.fromkeys(row.benchmark["key"] for row in rows)) == measured
 
 
+def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    precision = importlib.import_module("precision")
+    settings = yaml.safe_load((ROOT / "configs/benchmark/precision.yaml").read_text())["grid"]
+    rows = {name: read_rows(ROOT / f"docs/results/precision/{name}/rows.json") for name in precision.PRECISIONS}
+    for name, own in rows.items():
+        mixing = {"overrides": {"trainer": {"precision": name}}, "experiments": str(ROOT / settings["experiments"])}
+        measured = [cell.key for cell in make_cells(Grid(**{**settings, **mixing})) if cell.reports]
+        assert list(dict.fromkeys(row.benchmark["key"] for row in own)) == measured
+    (pair,) = zip(*(summarise(own) for own in rows.values()), strict=True)
+    assert precision.side_by_side(pair) in (ROOT / "docs/results/precision.md").read_text()
+
+
 @pytest.mark.parametrize("scenario", ["class", "random"])
 def test_the_committed_figure_is_of_the_committed_rows(scenario):
     summaries = {each.scenario: each for each in summarise(read_rows(ROOT / "docs/results/fashion_mnist/rows.json"))}
