@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_unlearn.benchmark.summary import Column, Line, Summary, Value
+from lit_unlearn.benchmark.columns import Column
+from lit_unlearn.benchmark.summary import Line, Summary, Value
 from lit_unlearn.benchmark.tables import text_of
 from lit_unlearn.exhibits import Exhibit
 from lit_unlearn.reports import figures, gallery, verdict

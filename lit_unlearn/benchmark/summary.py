@@ -8,45 +8,16 @@ row has gets no column; one that only some have is averaged over those.
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from lit_unlearn.benchmark.columns import COLUMNS, Column
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
 
-Quantity = Callable[[Row, Row | None], float | None]
-"""From a row and the Retrain of the same seed and split to a number, or None where it is unknown."""
-
 Retrains = Mapping[tuple[Any, ...], Row]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A quantity of the table.
-
-    Attributes:
-        title: what it is called.
-        unit: ``%`` for percent or percentage points, ``dB`` for decibels, ``s`` for seconds.
-        of: what it shows.
-        better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
-        classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
-        role: ``utility``, ``gap`` or ``depth`` where the page draws or ranks by it.
-    """
-
-    title: str
-    unit: str
-    of: Quantity
-    better: Literal["↑", "↓", "≈"]
-    classes: bool | None = None
-    role: Literal["utility", "gap", "depth"] | None = None
-
-    @property
-    def heading(self) -> str:
-        """The title with the direction of good."""
-        return f"{self.title} {self.better}"
 
 
 @dataclass(frozen=True)
@@ -116,66 +87,6 @@ class Summary:
         """What a line has in the column of that role."""
         places = [place for place, column in enumerate(self.columns) if column.role == role]
         return line.values[places[0]] if places else None
-
-
-_SAMPLES = "detectability/samples"
-
-
-def _percent(name: str, *others: str) -> Quantity:
-    """A fraction that was scored or found by an attack, in percent; of several the first that the row has."""
-    found = _number(name, *others)
-
-    def of(row: Row, retrain: Row | None) -> float | None:
-        value = found(row, retrain)
-        return None if value is None else 100 * value
-
-    return of
-
-
-def _number(*names: str) -> Quantity:
-    def of(row: Row, retrain: Row | None) -> float | None:
-        known = {**row.attacks, **row.metrics}
-        return next((known[name] for name in names if name in known), None)
-
-    return of
-
-
-def _unlearning_accuracy(row: Row, retrain: Row | None) -> float | None:
-    value = row.metrics.get("forget_acc")
-    return None if value is None else 100 - 100 * value
-
-
-def _gap(row: Row, retrain: Row | None) -> float | None:
-    if retrain is None:
-        return None
-    return gap_to_retrain({**row.metrics, **row.attacks}, {**retrain.metrics, **retrain.attacks}).get("mean")
-
-
-def _seconds(row: Row, retrain: Row | None) -> float | None:
-    return row.seconds.get("unlearn")
-
-
-COLUMNS = (
-    Column("UA", "%", _unlearning_accuracy, "≈"),
-    Column("RA", "%", _percent("retain_acc"), "↑"),
-    Column("TA", "%", _percent("test_retain_acc"), "↑", role="utility"),
-    Column("Test forgotten", "%", _percent("test_forget_acc"), "≈", classes=True),
-    Column("MIA", "%", _percent("membership/svc/efficacy"), "≈"),
-    Column("Gap", "%", _gap, "↓", role="gap"),
-    Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), "↓", classes=True),
-    Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), "↓", classes=True),
-    Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), "↓", classes=True, role="depth"),
-    Column("Worst stage", "%", _percent("recovery/worst/stages/test_forget_acc"), "↓", classes=True),
-    Column("FM forget", "%", _percent("recovery/fm/forget_acc"), "↓", classes=False),
-    Column("HR forget", "%", _percent("recovery/hr/forget_acc"), "↓", classes=False),
-    Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
-    Column("Memorised", "%", _percent("recovery/worst/gap"), "↓", classes=False, role="depth"),
-    Column("Relearnt", "%", _percent("relearn/few/auc"), "↓"),
-    Column("IDI", "%", _percent("representation/idi/index"), "↓"),
-    Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
-    Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),
-    Column("Seconds", "s", _seconds, "↓"),
-)
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[Summary]:
