@@ -161,7 +161,9 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "fashion_mnist_suite", "fashion_mnist_suite_random", "opc_depth"])
+@pytest.mark.parametrize(
+    "name", ["digits", "fashion_mnist", "fashion_mnist_suite", "fashion_mnist_suite_random", "opc_depth"]
+)
 def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     rows = read_rows(ROOT / f"docs/results/{name}/rows.json")
     page = (ROOT / f"docs/results/{name}.md").read_text()

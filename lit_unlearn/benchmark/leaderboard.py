@@ -13,7 +13,7 @@ from lit_unlearn.benchmark.tables import text_of
 from lit_unlearn.exhibits import Exhibit
 from lit_unlearn.reports import figures, gallery, verdict
 from lit_unlearn.reports.page import Entry
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, write_atomically
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened, write_atomically
 from lit_unlearn.reports.table import UNKNOWN
 from lit_unlearn.reports.templates import environment
 
@@ -99,7 +99,7 @@ def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], sho
             title=title or "Unlearning leaderboard",
             sections=[_section(number, summary, shown) for number, summary in enumerate(summaries)],
             damaged=damaged,
-            commits=sorted({str(row.commit)[:12] for row in _rows(summaries) if row.commit}),
+            commits=sorted({shortened(row.commit) for row in _rows(summaries) if row.commit}),
             started=sorted({row.started[:10] for row in _rows(summaries) if row.started}),
             count=len(list(_rows(summaries))),
             script=Markup(script),
@@ -108,6 +108,7 @@ def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], sho
             points={
                 "depth": 100 * verdict.DEPTH_TOLERANCE,
                 "least": 100 * verdict.DEPTH_LEAST,
+                "told": 100 * verdict.TOLD_TOLERANCE,
                 "kept": 100 * verdict.UTILITY_KEPT,
                 "reduced": 100 * verdict.UTILITY_REDUCED,
             },
@@ -194,7 +195,7 @@ def scatter(summary: Summary) -> str:
         x, y = summary.value(line, "utility"), summary.value(line, "depth")
         if x is not None and y is not None:
             judged = line.verdict
-            held = judged is not None and judged.level == "deep" and judged.utility != "damaged"
+            held = judged is not None and judged.withstood and judged.utility != "damaged"
             points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held))
     titles = {column.role: column.title for column in summary.columns}
     if not points:

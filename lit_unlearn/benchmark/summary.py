@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_unlearn.benchmark.columns import COLUMNS, Column
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.verdict import Verdict, judge
 
 Retrains = Mapping[tuple[Any, ...], Row]
@@ -243,4 +243,4 @@ def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:
     }
     for name, told in told_apart.items():
         if len(told) > 1:
-            yield f"The rows come from {len(told)} {name}: {', '.join(sorted(t[:12] for t in told))}."
+            yield f"The rows come from {len(told)} {name}: {', '.join(sorted(map(shortened, told)))}."

@@ -42,7 +42,7 @@ class Entry:
         """The verdict in a few words."""
         if self.verdict is None:
             return ""
-        title = verdict.TITLES[self.verdict.level]
+        title = self.verdict.title
         return f"{title}, utility {self.verdict.utility}" if self.verdict.utility in ("reduced", "damaged") else title
 
     @property
@@ -138,6 +138,7 @@ def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
         "points": {
             "depth": 100 * verdict.DEPTH_TOLERANCE,
             "least": 100 * verdict.DEPTH_LEAST,
+            "told": 100 * verdict.TOLD_TOLERANCE,
             "kept": 100 * verdict.UTILITY_KEPT,
             "reduced": 100 * verdict.UTILITY_REDUCED,
         },

@@ -89,6 +89,12 @@ class Row:
         return found
 
 
+def shortened(name: str) -> str:
+    """A commit or hash by its first twelve digits, with the mark of one that has changes."""
+    digits, mark, changes = name.partition("+")
+    return f"{digits[:12]}{mark}{changes}"
+
+
 def chance(row: Row) -> float | None:
     """Accuracy on the forgotten classes of a constant answer among them: 1/n for n ≥ 2 whole forgotten classes.
 

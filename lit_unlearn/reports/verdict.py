@@ -2,7 +2,8 @@
 
 Every attack is compared with the same attack on Retrain, a model that never saw the data: what Retrain gives away is no
 memory. The attack with the largest excess over Retrain counts, on the forget images themselves and on unseen images of
-the forgotten classes.
+the forgotten classes. A model from which nothing comes back may still show which images it was to forget: membership
+and detectability are held beside Retrain's in the same way.
 """
 
 import math
@@ -14,8 +15,12 @@ from lit_unlearn.reports.rows import AS_IS, FORGOTTEN, ORIGINAL, RETRAIN, Row, c
 
 DEPTH_TOLERANCE = 0.05
 DEPTH_LEAST = 0.02
+TOLD_TOLERANCE = 0.05
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
+
+_TELLING = ("membership/", "detectability/")
+_AUCS = ("auc", *(f"{split.removesuffix('_acc')}_auc" for split in FORGOTTEN))
 
 Level = Literal["deep", "part", "shallow", "remembers", "unjudged", "failed"]
 Utility = Literal["kept", "reduced", "damaged", "unknown"]
@@ -55,6 +60,8 @@ class Verdict:
         worst: the attack that exceeds Retrain most (without Retrain: that recovers most).
         uncompared: attacks that Retrain was not given.
         constant: accuracy of a constant answer, where an attack gets no more and no less; else None.
+        told: the AUC at which forgotten images are told from unseen ones, where it exceeds Retrain's most and by more
+            than the tolerance; else None.
     """
 
     level: Level
@@ -64,11 +71,22 @@ class Verdict:
     worst: Finding | None
     uncompared: tuple[str, ...] = ()
     constant: float | None = None
+    told: Finding | None = None
+
+    @property
+    def withstood(self) -> bool:
+        """Nothing comes back, nothing is told, beyond what Retrain gives."""
+        return self.level == "deep" and self.told is None
 
     @property
     def good(self) -> bool:
-        """As deep as Retrain, with utility kept."""
-        return self.level == "deep" and self.utility == "kept"
+        """Withstood as Retrain does, with utility kept."""
+        return self.withstood and self.utility == "kept"
+
+    @property
+    def title(self) -> str:
+        """The judgement in a few words, without utility."""
+        return TITLES[self.level] if self.level != "deep" or self.withstood else "Gives away what was forgotten"
 
 
 def judge(row: Row, rows: Sequence[Row]) -> Verdict:
@@ -83,7 +101,8 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     uncompared = tuple(dict.fromkeys(f.attack for f in attacked if f.attack not in compared))
     level = chance(row)
     constant = level if any(abs(f.value - (level or math.inf)) <= DEPTH_TOLERANCE for f in attacked) else None
-    return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant)
+    told = max(_told(row, original, retrain), key=lambda f: f.excess or 0.0, default=None)
+    return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant, told)
 
 
 def tolerance_beside(retrain: float | None, original: float | None) -> float:
@@ -112,6 +131,29 @@ def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[F
                 base, start = (beside.get(attack, {}).get(split) for beside in (beside_retrain, beside_original))
                 tolerance = _tolerance(row, split, value, base, start)
                 yield Finding(attack, split, value, base, start, tolerance)
+
+
+def _told(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
+    """What tells forgotten images from unseen ones more surely than on Retrain; below .5 nothing is told."""
+    for key, value in row.attacks.items():
+        attack, _, quantity = key.rpartition("/")
+        if retrain is None or not key.startswith(_TELLING) or quantity not in _AUCS or key not in retrain.attacks:
+            continue
+        split = quantity.removesuffix("auc").removesuffix("_") or "forget"
+        start = original.attacks.get(key) if original else None
+        base = max(retrain.attacks[key], 0.5)
+        found = Finding(attack, f"{split}_acc", value, base, start, _told_tolerance(row, split))
+        if found.above:
+            yield found
+
+
+def _told_tolerance(row: Row, split: str) -> float:
+    """Five points of AUC, or two standard errors of a difference where halves of few images cannot tell it."""
+    counts = row.split.get("counts", row.split)
+    sizes = [counts.get(name) for name in (split, "test_retain")] if isinstance(counts, dict) else []
+    known = [size for size in sizes if isinstance(size, int) and size > 1]
+    variance = sum(1 / (12 * (size // 2)) for size in known)
+    return max(TOLD_TOLERANCE, 2 * math.sqrt(2 * variance))
 
 
 def _worst(findings: list[Finding]) -> Finding | None:
@@ -213,6 +255,11 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
     if row.status == "ok":
         said += _depth_remarks(verdict, as_is, worst)
+    if told := verdict.told:
+        said.append(
+            f"It gives away what was forgotten: {told.attack} tells {WHERE[told.split]} from unseen ones with an AUC "
+            f"of {told.value:.2f}, on a model that never saw the data {told.retrain or 0.0:.2f}."
+        )
     said += [_left_out(attack, reason) for attack, reason in row.skipped.items()]
     return said
 

@@ -62,11 +62,11 @@ def test_a_run_that_diverged_gives_no_number_and_is_counted():
 
 def test_a_missing_retrain_and_mixed_commits_are_told():
     rows = [row("OPC", 0), row("OPC", 1), row("Retrain", 0)]
-    rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40
+    rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40 + "+changes"
     (summary,) = summarise(rows)
     assert summary.notes[0] == "No Retrain of training seed 1: its rows have no gap."
     assert summary.notes[1] == "No Original: how much utility a method costs is not known."
-    assert summary.notes[2] == f"The rows come from 2 commits: {'a' * 12}, {'b' * 12}."
+    assert summary.notes[2] == f"The rows come from 3 commits: {'a' * 12}, {'b' * 12}, {'b' * 12}+changes."
     assert numbers(summary, "OPC")["Gap"].n == 1
 
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.verdict import headline, judge, remarks, tolerance_beside
+from lit_unlearn.reports.verdict import Verdict, headline, judge, remarks, tolerance_beside
 
 MakeRow = Callable[..., Row]
 
@@ -138,3 +138,61 @@ def test_references_that_are_alike_still_leave_two_points() -> None:
     assert [tolerance_beside(0.9, value) for value in (None, 0.8, 0.91, 0.96, 1.0)] == pytest.approx(
         [0.05, 0.02, 0.02, 0.03, 0.05]
     )
+
+
+AUC = "detectability/samples/forget_auc"
+
+
+def told(make_row: MakeRow, found: float, retrain: float = 0.52, key: str = AUC, **fields: object) -> Verdict:
+    """The verdict on a row from which nothing comes back, but in which forgotten images are told with that AUC."""
+    withstood = {"recovery/hr": (0.33, 0.9, 0.33, 0.9)}
+    rows = {name: make_row(name, (0.0, 0.9, 0.0, 0.92), withstood, **fields) for name in ("Original", "Retrain", "GA")}
+    rows["Retrain"].attacks[key], rows["GA"].attacks[key] = retrain, found
+    return judge(rows["GA"], list(rows.values()))
+
+
+@pytest.mark.parametrize(
+    ("found", "retrain", "kept"),
+    [(0.56, 0.52, True), (0.58, 0.52, False), (0.80, 0.78, True), (0.54, 0.40, True), (0.3, 0.52, True)],
+)
+def test_a_model_that_shows_what_it_forgot_has_not_withstood(
+    make_row: MakeRow, found: float, retrain: float, kept: bool
+) -> None:
+    verdict = told(make_row, found, retrain)
+    assert verdict.level == "deep"
+    assert verdict.utility == "kept"
+    assert verdict.good == verdict.withstood == (verdict.told is None) == kept
+    assert verdict.title == ("Withstood these attacks" if kept else "Gives away what was forgotten")
+
+
+def test_how_it_shows_what_it_forgot_is_said(make_row: MakeRow, original: Row, retrain: Row, shallow: Row) -> None:
+    for key, where in ((AUC, "the forget images"), ("membership/margin/auc", "the forget images")):
+        row = Row("GA", "ok", attacks={key: 0.9})
+        (said,) = [text for text in remarks(row, told(make_row, 0.9, key=key)) if "gives away" in text]
+        attack = key.rpartition("/")[0]
+        assert f"{attack} tells {where} from unseen ones with an AUC of 0.90, on a model that never saw" in said
+    test = told(make_row, 0.9, key=AUC.replace("forget", "test_forget"))
+    assert test.told is not None
+    assert test.told.split == "test_forget_acc"
+    shallow.attacks[AUC], retrain.attacks[AUC] = 0.9, 0.5
+    assert any("gives away" in text for text in remarks(shallow, judge(shallow, [original, retrain, shallow])))
+
+
+@pytest.mark.parametrize(
+    "key", ["relearn/few/auc", "detectability/samples/forget_entropy_auc", "detectability/classes/x_auc"]
+)
+def test_what_is_no_such_auc_tells_nothing(make_row: MakeRow, key: str) -> None:
+    assert told(make_row, 0.99, key=key).told is None
+
+
+def test_an_auc_that_retrain_was_not_given_tells_nothing(make_row: MakeRow, retrain: Row) -> None:
+    row = make_row("GA", (0.0, 0.9, 0.0, 0.92), {"recovery/hr": (0.33, 0.9, 0.33, 0.9)})
+    row.attacks[AUC] = 0.99
+    assert judge(row, [retrain, row]).told is None
+    assert judge(row, [row]).told is None
+
+
+def test_halves_of_few_images_tell_less(make_row: MakeRow) -> None:
+    few = {"hash": "x", "forgotten_classes": [0, 1, 2], "counts": {"forget": 60, "test_retain": 60}}
+    assert told(make_row, 0.70, split=few).told is None
+    assert told(make_row, 0.95, split=few).told is not None
