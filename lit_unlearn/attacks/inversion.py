@@ -145,7 +145,7 @@ class GradientInversion(Attack):
 
         clues = Clues(guessed[:, None], images.new_ones(1), directions, features)
         norms = torch.cat(lengths)
-        options = (self.search, self.labels, self.warm_start, self.engine, self.compile)
+        options = (self.search, self.labels, self.warm_start, self.engine, self.compile, str(images.device))
         key = fingerprint(place.backbone, (images, labels, norms), options)
         found = _BOUNDS(key, lambda: self.search(matching, clues, images.shape[1:]), images.device)
         numbers = self._score(images, labels, found.images, found.distances, guessed)
