@@ -234,6 +234,8 @@ def headline(row: Row, verdict: Verdict) -> str:
             f"The forgetting is shallow: {worst.attack} brings back {_percent(worst.value)} where a model that never "
             f"saw the data gives {_percent(worst.retrain)}."
         )
+    if verdict.level == "deep" and verdict.told:
+        return f"Nothing more comes back than from Retrain, but what was forgotten shows: {_telling(verdict.told)}."
     if verdict.level == "deep" and worst:
         return (
             f"No attack of this run brings back more than from a model that never saw the data: the strongest, "
@@ -255,13 +257,17 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
     if row.status == "ok":
         said += _depth_remarks(verdict, as_is, worst)
-    if told := verdict.told:
-        said.append(
-            f"It gives away what was forgotten: {told.attack} tells {WHERE[told.split]} from unseen ones with an AUC "
-            f"of {told.value:.2f}, on a model that never saw the data {told.retrain or 0.0:.2f}."
-        )
+    if verdict.told and verdict.level != "deep":
+        said.append(f"It gives away what was forgotten, too: {_telling(verdict.told)}.")
     said += [_left_out(attack, reason) for attack, reason in row.skipped.items()]
     return said
+
+
+def _telling(told: Finding) -> str:
+    return (
+        f"{told.attack} tells {WHERE[told.split]} from unseen ones with an AUC of {told.value:.2f}, on a model that "
+        f"never saw the data {told.retrain or 0.0:.2f}"
+    )
 
 
 def _left_out(attack: str, reason: str) -> str:
