@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_unlearn.reports import figures, gallery, verdict
+from lit_unlearn.reports import figures, gallery, verdict, wording
 from lit_unlearn.reports.gallery import Exhibits
 from lit_unlearn.reports.rows import (
     AS_IS,
@@ -42,7 +42,7 @@ class Entry:
         """The verdict in a few words."""
         if self.verdict is None:
             return ""
-        title = self.verdict.title
+        title = wording.title(self.verdict)
         return f"{title}, utility {self.verdict.utility}" if self.verdict.utility in ("reduced", "damaged") else title
 
     @property
@@ -57,12 +57,12 @@ class Entry:
     @property
     def headline(self) -> str:
         """The verdict in a sentence."""
-        return verdict.headline(self.row, self.verdict) if self.verdict else ""
+        return wording.headline(self.row, self.verdict) if self.verdict else ""
 
     @property
     def remarks(self) -> list[str]:
         """What qualifies the verdict."""
-        return verdict.remarks(self.row, self.verdict) if self.verdict else []
+        return wording.remarks(self.row, self.verdict) if self.verdict else []
 
     @property
     def settings(self) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Did the model forget? A rule that turns a row and its two references into plain words.
+"""Did the model forget? A rule that turns a row and its two references into a judgement.
 
 Every attack is compared with the same attack on Retrain, a model that never saw the data: what Retrain gives away is no
 memory. The attack with the largest excess over Retrain counts, on the forget images themselves and on unseen images of
@@ -83,11 +83,6 @@ class Verdict:
         """Withstood as Retrain does, with utility kept."""
         return self.withstood and self.utility == "kept"
 
-    @property
-    def title(self) -> str:
-        """The judgement in a few words, without utility."""
-        return TITLES[self.level] if self.level != "deep" or self.withstood else "Gives away what was forgotten"
-
 
 def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     """Judge one row against the Original and Retrain among ``rows`` that share its split."""
@@ -149,10 +144,8 @@ def _told(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Findi
 
 def _told_tolerance(row: Row, split: str) -> float:
     """Five points of AUC, or two standard errors of a difference where halves of few images cannot tell it."""
-    counts = row.split.get("counts", row.split)
-    sizes = [counts.get(name) for name in (split, "test_retain")] if isinstance(counts, dict) else []
-    known = [size for size in sizes if isinstance(size, int) and size > 1]
-    variance = sum(1 / (12 * (size // 2)) for size in known)
+    sizes = [_images(row, name) for name in (split, "test_retain")]
+    variance = sum(1 / (12 * (size // 2)) for size in sizes if size > 1)
     return max(TOLD_TOLERANCE, 2 * math.sqrt(2 * variance))
 
 
@@ -167,14 +160,18 @@ def _worst(findings: list[Finding]) -> Finding | None:
 def _tolerance(row: Row, split: str, value: float, base: float | None, original: float | None) -> float:
     """That of the references, or two standard errors of the difference where the images are too few to tell it."""
     tolerance = tolerance_beside(base, original)
-    if base is None:
-        return tolerance
-    counts = row.split.get("counts", row.split)
-    images = counts.get(split.removesuffix("_acc")) if isinstance(counts, dict) else None
-    if not isinstance(images, int) or images < 1:
+    images = _images(row, split.removesuffix("_acc"))
+    if base is None or images < 1:
         return tolerance
     variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / images
     return max(tolerance, 2 * math.sqrt(variance))
+
+
+def _images(row: Row, split: str) -> int:
+    """How many images a split has, 0 where a row does not say."""
+    counts = row.split.get("counts", row.split)
+    images = counts.get(split) if isinstance(counts, dict) else None
+    return images if isinstance(images, int) else 0
 
 
 def _level(row: Row, as_is: Finding | None, worst: Finding | None) -> Level:
@@ -197,115 +194,3 @@ def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:
         return "unknown", None
     lost = before - mine
     return ("kept" if lost <= UTILITY_KEPT else "reduced" if lost <= UTILITY_REDUCED else "damaged"), lost
-
-
-TITLES: dict[Level, str] = {
-    "deep": "Withstood these attacks",
-    "part": "Forgotten in part",
-    "shallow": "Shallow forgetting",
-    "remembers": "Not forgotten",
-    "unjudged": "Depth not judged",
-    "failed": "No result",
-}
-WHERE = {"forget_acc": "the forget images", "test_forget_acc": "unseen images of the forgotten classes"}
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _percent(fraction: float | None) -> str:
-    return f"{_points(fraction or 0.0)}\N{NO-BREAK SPACE}%"
-
-
-def headline(row: Row, verdict: Verdict) -> str:
-    """One sentence: the judgement with the numbers that it rests on."""
-    as_is, worst = verdict.as_is, verdict.worst
-    if verdict.level == "failed":
-        return f"The run was {row.status}." if row.status == "interrupted" else f"The run {row.status}."
-    if verdict.level in ("remembers", "part") and as_is:
-        degree = "The model has not forgotten" if verdict.level == "remembers" else "The model forgot only in part"
-        return (
-            f"{degree}: as it is, it still names {_percent(as_is.value)} of {WHERE[as_is.split]}, where a model that "
-            f"never saw the data names {_percent(as_is.retrain)}."
-        )
-    if verdict.level == "shallow" and worst:
-        return (
-            f"The forgetting is shallow: {worst.attack} brings back {_percent(worst.value)} where a model that never "
-            f"saw the data gives {_percent(worst.retrain)}."
-        )
-    if verdict.level == "deep" and verdict.told:
-        return f"Nothing more comes back than from Retrain, but what was forgotten shows: {_telling(verdict.told)}."
-    if verdict.level == "deep" and worst:
-        return (
-            f"No attack of this run brings back more than from a model that never saw the data: the strongest, "
-            f"{worst.attack}, gives {_percent(worst.value)}, and {_percent(worst.retrain)} there."
-        )
-    return "How deep the forgetting goes cannot be judged yet."
-
-
-def remarks(row: Row, verdict: Verdict) -> list[str]:
-    """Sentences that qualify the headline: utility, what an attack adds, what is missing."""
-    as_is, worst, said = verdict.as_is, verdict.worst, []
-    if row.status != "ok" and row.reason:
-        said.append(f"Reason: {row.reason}.")
-    if verdict.utility_lost is not None:
-        kept = {"kept": "Utility is kept", "reduced": "Utility is reduced", "damaged": "Utility is damaged"}
-        change = f"{'down' if verdict.utility_lost >= 0 else 'up'} {_points(abs(verdict.utility_lost))} points"
-        said.append(f"{kept[verdict.utility]}: accuracy on the retained test images is {change} from Original.")
-    elif row.status == "ok":
-        said.append("Utility cannot be judged: the accuracy on retained test images, here or of Original, is unknown.")
-    if row.status == "ok":
-        said += _depth_remarks(verdict, as_is, worst)
-    if verdict.told and verdict.level != "deep":
-        said.append(f"It gives away what was forgotten, too: {_telling(verdict.told)}.")
-    said += [_left_out(attack, reason) for attack, reason in row.skipped.items()]
-    return said
-
-
-def _telling(told: Finding) -> str:
-    return (
-        f"{told.attack} tells {WHERE[told.split]} from unseen ones with an AUC of {told.value:.2f}, on a model that "
-        f"never saw the data {told.retrain or 0.0:.2f}"
-    )
-
-
-def _left_out(attack: str, reason: str) -> str:
-    """An attack that was not run, or numbers of one that was run and could not give them all."""
-    names = reason.removeprefix("undefined: ")
-    return f"Undefined here: {names}." if names != reason else f"{attack} was not run: {reason}."
-
-
-def _depth_remarks(verdict: Verdict, as_is: Finding | None, worst: Finding | None) -> list[str]:
-    said = []
-    if as_is is None:
-        said.append("The accuracy on forgotten data was not measured.")
-    if verdict.level in ("remembers", "part") and worst and worst.above:
-        said.append(f"Under attack ({worst.attack}) it is {_percent(worst.value)}.")
-    if verdict.level == "deep":
-        said.append(
-            "That shows the forgetting to be as deep as these attacks can see, and no deeper: linear recovery from raw "
-            "features, for one, is passed by a model that only makes its features small."
-        )
-    if verdict.level == "shallow" and as_is:
-        said.append(f"As it is, the model names {_percent(as_is.value)} of {WHERE[as_is.split]}.")
-    if worst is None:
-        said.append("No attack that measures recovery was run.")
-    elif worst.retrain is None:
-        original = "" if worst.original is None else f" (Original: {_percent(worst.original)})"
-        said.append(
-            f"{worst.attack} recovers {_percent(worst.value)}{original}, but there is no Retrain to compare with: it "
-            "may be memory, or what any model would know."
-        )
-    elif verdict.level == "deep" and worst.tolerance > DEPTH_TOLERANCE:
-        said.append(f"The few images can tell differences of {_points(worst.tolerance)} points only.")
-    if as_is and as_is.excess is not None and as_is.excess < -as_is.tolerance:
-        said.append("As it is, accuracy is below Retrain's: such over-forgetting can itself give the images away.")
-    if verdict.constant is not None and verdict.level in ("deep", "shallow", "part"):
-        said.append(
-            f"Attacks that end near {_percent(verdict.constant)}, the accuracy of a constant answer, show that it is "
-            "hidden which forgotten class an image had, not that the image was forgotten."
-        )
-    if verdict.uncompared and worst and worst.retrain is not None:
-        said.append(f"Not judged, for Retrain was not given them: {', '.join(verdict.uncompared)}.")
-    return said

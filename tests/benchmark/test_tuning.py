@@ -177,10 +177,15 @@ def test_a_winner_on_data_of_the_grid_is_an_experiment_on_that_data(experiments,
     assert look_up(written, "data.init_args.source") == "SVHN"
 
 
-@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}, {"sampler": "grid"}])
+@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
 def test_a_search_out_of_range_is_one_line(setting):
-    with pytest.raises(UsageError, match=rf"tuning\.{next(iter(setting))}"):
+    with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):
         Tuning(**setting)
+
+
+def test_a_sampler_that_there_is_not_is_one_line():
+    with pytest.raises(UsageError, match=r"unknown tuning\.sampler 'grid' \(allowed: sobol, tpe\)"):
+        Tuning(sampler="grid")
 
 
 def test_what_a_method_would_have_tuned_is_its_own_argument_with_a_range():

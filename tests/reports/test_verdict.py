@@ -3,7 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.verdict import Verdict, headline, judge, remarks, tolerance_beside
+from lit_unlearn.reports.verdict import Verdict, judge, tolerance_beside
+from lit_unlearn.reports.wording import headline, remarks, title
 
 MakeRow = Callable[..., Row]
 
@@ -162,7 +163,7 @@ def test_a_model_that_shows_what_it_forgot_has_not_withstood(
     assert verdict.level == "deep"
     assert verdict.utility == "kept"
     assert verdict.good == verdict.withstood == (verdict.told is None) == kept
-    assert verdict.title == ("Withstood these attacks" if kept else "Gives away what was forgotten")
+    assert title(verdict) == ("Withstood these attacks" if kept else "Gives away what was forgotten")
 
 
 def test_how_it_shows_what_it_forgot_is_said(make_row: MakeRow, original: Row, retrain: Row, shallow: Row) -> None:
