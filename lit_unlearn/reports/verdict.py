@@ -96,7 +96,7 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     uncompared = tuple(dict.fromkeys(f.attack for f in attacked if f.attack not in compared))
     level = chance(row)
     constant = level if any(abs(f.value - (level or math.inf)) <= DEPTH_TOLERANCE for f in attacked) else None
-    told = max(_told(row, original, retrain), key=lambda f: f.excess or 0.0, default=None)
+    told = max(_told(row, original, retrain), key=lambda f: (f.excess or 0.0) - f.tolerance, default=None)
     return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant, told)
 
 
@@ -136,8 +136,9 @@ def _told(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Findi
             continue
         split = quantity.removesuffix("auc").removesuffix("_") or "forget"
         start = original.attacks.get(key) if original else None
-        base = max(retrain.attacks[key], 0.5)
-        found = Finding(attack, f"{split}_acc", value, base, start, _told_tolerance(row, split))
+        base = retrain.attacks[key]
+        tolerance = _told_tolerance(row, split) + max(0.5 - base, 0.0)
+        found = Finding(attack, f"{split}_acc", value, base, start, tolerance)
         if found.above:
             yield found
 

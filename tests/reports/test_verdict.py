@@ -166,6 +166,12 @@ def test_a_model_that_shows_what_it_forgot_has_not_withstood(
     assert title(verdict) == ("Withstood these attacks" if kept else "Gives away what was forgotten")
 
 
+def test_below_one_half_retrain_tells_nothing_and_its_own_number_is_named(make_row: MakeRow) -> None:
+    assert told(make_row, 0.54, retrain=0.40).told is None
+    found = told(make_row, 0.60, retrain=0.40)
+    assert "an AUC of 0.60, on a model that never saw the data 0.40." in headline(Row("GA", "ok"), found)
+
+
 def test_how_it_shows_what_it_forgot_is_said(make_row: MakeRow, original: Row, retrain: Row, shallow: Row) -> None:
     for key in (AUC, "membership/margin/auc"):
         row, verdict = Row("GA", "ok"), told(make_row, 0.9, key=key)
