@@ -13,7 +13,7 @@ from image_files import write_cifar10, write_svhn
 from lit_unlearn.backbones import ResNet18
 from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.benchmark import Grid, Seeds, make_cells
-from lit_unlearn.benchmark.execution import collect
+from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.settings import read_settings
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows

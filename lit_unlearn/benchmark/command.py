@@ -8,9 +8,12 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lit_unlearn.benchmark.execution import ROWS, Launcher, Progress, RunCell, collect, execute
-from lit_unlearn.benchmark.grid import Cell, Grid, folder_of, make_cells
+from lit_unlearn.benchmark.cells import Cell, folder_of
+from lit_unlearn.benchmark.execution import Launcher, Progress, execute
+from lit_unlearn.benchmark.gathering import ROWS, collect
+from lit_unlearn.benchmark.grid import Grid, make_cells
 from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
+from lit_unlearn.benchmark.local import RunCell
 from lit_unlearn.benchmark.sampling import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables

@@ -1,8 +1,6 @@
 """What a benchmark consists of: every experiment of a folder, for every combination of seeds, as cells.
 
-A cell is one run of the command line. It is recognised by a hash of all its settings and of the cells it builds on,
-so that a finished one is never run again and a changed one always is. To unlearn and to attack are two cells: other
-attacks, or more of their seeds, need no other unlearning.
+To unlearn and to attack are two cells: other attacks, or more of their seeds, need no other unlearning.
 
     <folder>/pretrain.yaml               the original models, one a training seed
     <folder>/<scenario>/retrain.yaml     the yardstick of a scenario, one a training seed
@@ -12,18 +10,16 @@ Where data is named beside the folder, all of it is run on each: "class" on conf
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_unlearn.benchmark.cells import Cell, make_cell
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment, read_settings
 from lit_unlearn.errors import UsageError, unknown
 
 PRETRAIN, RETRAIN, YARDSTICKS = "pretrain", "retrain", "yardsticks"
-_WEIGHTS = "unlearned.ckpt"
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,15 @@ class Seeds:
         unlearnings: runs of each method on each original.
         attacks: runs of all attacks on each model.
         first: the first seed of each.
+        nested: whether each model is attacked with seeds of its own, so that the deviation over models holds that of
+            the attacks; else all models are attacked with the same seeds.
     """
 
     originals: int = 1
     unlearnings: int = 1
     attacks: int = 1
     first: int = 0
+    nested: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -74,67 +73,6 @@ class Grid:
     seeds: Seeds = field(default_factory=Seeds)
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One run.
-
-    Attributes:
-        subcommand: ``fit`` or ``validate``.
-        scenario: the folder that the experiment lies in, none for an original; where the grid names data, the data's
-            name before it.
-        name: the experiment's.
-        seeds: the seed of each step that this run depends on, by name.
-        settings: what the command line is given; the weights that it needs are left open.
-        reports: whether its row is one of the table.
-        needs: place in the settings (dotted) → the cell that makes those weights.
-        variant: place in the settings (dotted) → the value that a search put there.
-        key: 16 hex digits that name all of this.
-    """
-
-    subcommand: str
-    scenario: str
-    name: str
-    seeds: Mapping[str, int]
-    settings: Mapping[str, Any]
-    reports: bool
-    needs: Mapping[str, "Cell"]
-    variant: Mapping[str, Any]
-    key: str
-
-    @property
-    def folder(self) -> str:
-        """Where it writes, below the benchmark's own folder."""
-        return folder_of(self.scenario, self.name, self.key)
-
-    @property
-    def label(self) -> str:
-        """What a person reads."""
-        seeds = ", ".join(f"{name} {seed}" for name, seed in self.seeds.items())
-        values = "".join(f", {place.rpartition('.')[2]} {value:.3g}" for place, value in self.variant.items())
-        step = "attack " if self.subcommand == "validate" else ""
-        return f"{step}{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
-
-    def config(self, root: Path) -> dict[str, Any]:
-        """The complete settings, once the benchmark's own folder is known."""
-        settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
-        for place, cell in self.needs.items():
-            put(settings, place, str(root / cell.folder / _WEIGHTS))
-        name, _, version = self.folder.rpartition("/")
-        logger = {"save_dir": str(root), "name": name, "version": version}
-        put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})
-        return settings
-
-    def weights(self, root: Path) -> Path:
-        """The model that it leaves behind."""
-        return root / self.folder / _WEIGHTS
-
-
-def folder_of(scenario: str, name: str, key: str) -> str:
-    """Where the cell of that key writes, below the benchmark's own folder."""
-    # A bare key may read as a number: 7303e46084538905 is infinity to a parser of settings.
-    return "/".join(filter(None, (scenario, name, f"run-{key}")))
 
 
 class Experiment(NamedTuple):
@@ -172,7 +110,7 @@ def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
         for name, on in _each_data(grid).items():
             settings = _settings(on, folder / f"{PRETRAIN}.yaml", seed)
-            original = _cell("fit", name, PRETRAIN, {"original": seed}, settings, {})
+            original = make_cell("fit", name, PRETRAIN, {"original": seed}, settings, {})
             cells.append(original)
             for scenario in scenarios:
                 cells += _Scenario(on, found[scenario], original, attacks).cells(methods, variants)
@@ -205,7 +143,7 @@ class _Scenario:
     def cells(self, methods: Sequence[str], variants: Variants | None) -> Iterator[Cell]:
         needs = {"model.init_args.weights": self.original}
         path = self.folder / f"{RETRAIN}.yaml"
-        retrain = _cell("fit", self.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
+        retrain = make_cell("fit", self.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
         yield retrain
         needs = {**needs, "evaluation.retrain": retrain}
         settings = _settings(self.grid, path, self.seed)
@@ -215,11 +153,10 @@ class _Scenario:
             yield from self._attacked(YARDSTICKS, self.seeds, settings, needs)
         else:
             settings["trainer"]["callbacks"] = []
-            yield _cell("validate", self.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True)
+            yield make_cell("validate", self.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True)
         for name in methods:
             path = self.folder / f"{name}.yaml"
-            for index in range(self.grid.seeds.unlearnings) if path.exists() else ():
-                seed = self.seed * self.grid.seeds.unlearnings + index
+            for seed in _nested(self.seed, self.grid.seeds.unlearnings) if path.exists() else ():
                 seeds = {**self.seeds, "unlearning": seed}
                 yield from self._unlearned(name, path, seeds, needs, variants)
 
@@ -232,7 +169,7 @@ class _Scenario:
             settings = copy.deepcopy(bare)
             for place, value in variant.items():
                 put(settings, place, value)
-            unlearned = _cell(
+            unlearned = make_cell(
                 "fit",
                 self.name,
                 name,
@@ -253,15 +190,22 @@ class _Scenario:
     ) -> Iterator[Cell]:
         if self.attacks is not None:
             settings = merged(settings, self.attacks)
-        for seed in range(self.grid.seeds.first, self.grid.seeds.first + self.grid.seeds.attacks):
+        count, first = self.grid.seeds.attacks, self.grid.seeds.first
+        model = seeds.get("unlearning", self.seed)
+        for seed in _nested(model, count) if self.grid.seeds.nested else range(first, first + count):
             own = {**_validating(settings), "seed_everything": seed}
-            yield _cell("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
+            yield make_cell("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
 
     def _without_attacks(self, path: Path, seed: int) -> dict[str, Any]:
         settings = _settings(self.grid, path, seed)
         settings["trainer"]["callbacks"] = []
         settings["evaluation"] = {"retrain": None, "yardsticks": False}
         return settings
+
+
+def _nested(seed: int, count: int) -> range:
+    """Seeds that no other run of that step gets."""
+    return range(seed * count, seed * count + count)
 
 
 def _attacks(path: Path) -> dict[str, Any]:
@@ -284,23 +228,6 @@ def _validating(settings: Mapping[str, Any]) -> dict[str, Any]:
     for surplus in ("max_epochs", "check_val_every_n_epoch", "limit_val_batches"):
         own["trainer"].pop(surplus, None)
     return own
-
-
-def _cell(
-    subcommand: str,
-    scenario: str,
-    name: str,
-    seeds: Mapping[str, int],
-    settings: dict[str, Any],
-    needs: Mapping[str, Cell],
-    variant: Mapping[str, Any] | None = None,
-    reports: bool = False,
-) -> Cell:
-    for place in needs:
-        put(settings, place, None)
-    told = [subcommand, scenario, name, settings, {place: cell.key for place, cell in needs.items()}]
-    key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Cell(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key)
 
 
 def _chosen(what: str, wanted: Sequence[str] | None, found: Sequence[str] | Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_unlearn.benchmark.grid import Cell
+from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import write_atomically
 

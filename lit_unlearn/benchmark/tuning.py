@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from lit_unlearn.benchmark.grid import YARDSTICKS, Cell, Experiment, Grid, make_cells
+from lit_unlearn.benchmark.cells import Cell
+from lit_unlearn.benchmark.grid import YARDSTICKS, Experiment, Grid, make_cells
 from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
 from lit_unlearn.errors import UsageError, unknown

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_cells
-from lit_unlearn.benchmark.execution import collect
+from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows, write_rows
 

@@ -70,6 +70,26 @@ def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_an
     assert not over.items() & first.items()
 
 
+def test_the_attacks_on_a_model_have_seeds_of_its_own_where_seeds_are_nested(experiments):
+    cells = make_cells(
+        Grid(str(experiments(opc={})), seeds=Seeds(originals=2, unlearnings=2, attacks=2, first=1, nested=True))
+    )
+    seeds = {(cell.scenario, *cell.seeds.values()): cell.settings["seed_everything"] for cell in cells if cell.reports}
+    assert [name[1:] for name in seeds if name[0] == "class"] == [
+        (1, 2), (1, 3), (1, 2, 4), (1, 2, 5), (1, 3, 6), (1, 3, 7),
+        (2, 4), (2, 5), (2, 4, 8), (2, 4, 9), (2, 5, 10), (2, 5, 11),
+    ]  # fmt: skip
+    assert all(seed == name[-1] for name, seed in seeds.items())
+
+
+def test_a_nested_grid_of_three_is_three_grids_of_one(experiments):
+    folder = str(experiments(opc={}))
+    whole = make_cells(Grid(folder, seeds=Seeds(originals=3, nested=True)))
+    assert {cell.key for cell in whole} == {
+        cell.key for first in range(3) for cell in make_cells(Grid(folder, seeds=Seeds(first=first)))
+    }
+
+
 def data_file(folder, name, source):
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({"init_args": {"source": source, "batch_size": 3}}))
     return str(folder / f"{name}.yaml")

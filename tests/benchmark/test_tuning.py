@@ -8,7 +8,7 @@ import yaml
 
 from lit_unlearn import methods
 from lit_unlearn.benchmark import Cell, Grid, Launcher, Tuning, execute
-from lit_unlearn.benchmark.execution import collect
+from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError

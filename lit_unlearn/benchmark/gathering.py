@@ -1,0 +1,84 @@
+"""What the cells of a grid have left: which of them are finished, and their rows as one file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lit_unlearn.benchmark.cells import Cell
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_rows
+
+RESULTS, ROWS = "results.json", "rows.json"
+
+
+def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
+    """Gathers the rows of finished cells into ``rows.json``, beside those that it holds already, and returns them.
+
+    Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
+    """
+    rows = {_identity(row): row for row in kept_rows(root)}
+    for cell in cells:
+        for row in _rows_of(cell, root) if cell.reports and finished(cell, root, {}) else ():
+            row.benchmark = {
+                "key": cell.key,
+                "scenario": cell.scenario,
+                "experiment": cell.name,
+                "seeds": dict(cell.seeds),
+                "variant": dict(cell.variant),
+            }
+            row.curves = {}
+            rows[_identity(row)] = row
+    place = {cell.key: index for index, cell in enumerate(cells)}
+    ordered = sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
+    if ordered:
+        write_rows(root / ROWS, ordered)
+    return ordered
+
+
+def _rows_of(cell: Cell, root: Path) -> list[Row]:
+    """What a cell measured, each row with how its model was made; a model that was not made well is not measured."""
+    makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
+    unlearned = cell.needs.get("ckpt_path")
+    if unlearned is not None and (failed := _ended_badly(unlearned, root)):
+        return [failed]
+    rows = results_of(cell, root)
+    for row in rows if cell.subcommand == "validate" else ():
+        maker = cell.needs[makers[row.method]] if unlearned is None else unlearned
+        for made in results_of(maker, root)[-1:]:
+            row.seconds = {**made.seconds, **row.seconds}
+            row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
+            if unlearned is not None:
+                row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
+    return rows
+
+
+def _ended_badly(cell: Cell, root: Path) -> Row | None:
+    """The row of a run that diverged; one that was interrupted has not ended."""
+    rows = results_of(cell, root)
+    return rows[-1] if rows and rows[-1].status == "diverged" else None
+
+
+def results_of(cell: Cell, root: Path) -> list[Row]:
+    """What the cell's own folder holds; nothing before it has been run."""
+    path = root / cell.folder / RESULTS
+    return read_rows(path) if path.exists() else []
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    told = row.benchmark
+    varied = [sorted(told.get(name, {}).items()) for name in ("seeds", "variant")]
+    return told["scenario"], told["experiment"], str(varied), row.method
+
+
+def kept_rows(root: Path) -> list[Row]:
+    """The rows gathered so far in the benchmark's own folder."""
+    return read_rows(root / ROWS) if (root / ROWS).exists() else []
+
+
+def finished(cell: Cell, root: Path, known: Mapping[str, Row]) -> bool:
+    """Whether the cell need not be run: its row is known by its key, or its folder holds a whole result."""
+    if cell.reports and cell.key in known:
+        return True
+    if "ckpt_path" in cell.needs and _ended_badly(cell.needs["ckpt_path"], root):
+        return True
+    rows = results_of(cell, root)
+    whole = bool(rows) and all(row.status != "interrupted" for row in rows)
+    return whole and (cell.reports or cell.weights(root).exists())
