@@ -151,13 +151,11 @@ def _pictures(pixels: np.ndarray, captions: Sequence[str]) -> list[Picture]:
 
 
 def _png(image: np.ndarray) -> str:
-    from matplotlib.image import imsave
+    import torch
+    from torchvision.io import encode_png
 
-    file = io.BytesIO()
-    colours = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
-    nameless: Any = {"Software": None}  # so that the bytes depend on the pixels alone
-    imsave(file, np.ascontiguousarray(colours), format="png", metadata=nameless)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    pixels = encode_png(torch.from_numpy(image), compression_level=9)
+    return "data:image/png;base64," + base64.b64encode(pixels.numpy().tobytes()).decode()
 
 
 def _bytes(images: Any) -> np.ndarray:

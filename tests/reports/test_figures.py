@@ -102,6 +102,20 @@ def test_the_map_draws_every_point_up_to_a_limit() -> None:
     assert many <= MAX_POINTS + few
 
 
+def test_points_that_look_alike_say_it_once_and_every_name_is_one_of_the_drawing() -> None:
+    points = np.arange(240).reshape(120, 2)
+    svg = feature_map({name: (points, ["a", "b", "c"] * 40) for name in ("GA", "SCRUB")})
+    marks = re.findall(r"<use [^>]*>", svg)
+    assert len(marks) >= 240
+    assert sum("style" in mark for mark in marks) <= 6
+    assert len(set(re.findall(r'<g style="([^"]*)"><use', svg))) == 3
+    names = re.findall(r' id="([^"]*)"', svg)
+    assert len(set(names)) == len(names)
+    assert set(re.findall(r'href="#([^"]*)"', svg)) | set(re.findall(r"url\(#([^)]*)\)", svg)) == set(names)
+    other = feature_map({"GA": (points[::-1] ** 2, ["a", "b", "c"] * 40)})
+    assert not set(names) & set(re.findall(r' id="([^"]*)"', other))
+
+
 def test_map_panels_share_a_scale_and_retained_points_are_grey() -> None:
     maps = {"Original": ([[0, 0], [1, 1]], ["retained", "bag"]), "GA": ([[0, 0], [0.1, 0.1]], ["retained", "bag"])}
     svg = feature_map(maps)

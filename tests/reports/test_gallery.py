@@ -79,8 +79,8 @@ def test_files_that_are_no_exhibits_are_named(tmp_path: Path) -> None:
 def decode(source: str) -> np.ndarray:
     head, _, data = source.partition(",")
     assert head == "data:image/png;base64"
-    pixels: np.ndarray = imread(io.BytesIO(base64.b64decode(data)))[..., :3]
-    return pixels
+    pixels = np.atleast_3d(imread(io.BytesIO(base64.b64decode(data))))
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -91,6 +91,8 @@ def test_pictures_are_the_images(channels: int) -> None:
     expected = grid(channels=channels).images[1, 0].permute(1, 2, 0).expand(4, 3, 3).numpy()
     np.testing.assert_allclose(decode(guess[0].source), expected, atol=0.5 / 255 + 1e-6)
     assert guess[0].small
+    header = base64.b64decode(guess[0].source.partition(",")[2])
+    assert header[25] == {1: 0, 3: 2}[channels], "a grey image needs one channel, not three"
 
 
 def test_the_true_images_are_shown_once_and_the_rest_by_model() -> None:

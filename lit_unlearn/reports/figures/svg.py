@@ -10,6 +10,8 @@ import hashlib
 import html
 import io
 import re
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
@@ -76,8 +78,7 @@ def as_svg(figure: Figure, label: str) -> str:
     svg = svg.replace(INK, "currentColor")
     for i, colour in enumerate(PALETTE):
         svg = svg.replace(colour, f"var(--c{i}, {colour})")
-    prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", svg)
+    svg = _named(svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" ', 1)
 
 
@@ -85,6 +86,13 @@ def standalone(svg: str) -> str:
     """The drawing as a file of its own, for a page that shows it as a picture: ink that follows light and dark."""
     style = "<style>svg{color:#1a1f26}@media (prefers-color-scheme:dark){svg{color:#e6eaef}}</style>"
     return svg.replace(">", f">{style}", 1) + "\n" if svg else ""
+
+
+def _named(svg: str) -> str:
+    """The same drawing with ids that are short, and no other drawing's."""
+    prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
+    short = {name: f"{prefix}-{number}" for number, name in enumerate(re.findall(r'\bid="([^"]*)"', svg))}
+    return re.sub(r'(\bid="|url\(#|href="#)([^")]*)', lambda found: found[1] + short.get(found[2], found[2]), svg)
 
 
 def _shortened(svg: str) -> str:
@@ -100,11 +108,13 @@ def _shortened(svg: str) -> str:
     return _grouped(svg)
 
 
+_ROW = re.compile(r'(?:<use [^>]* style="[^"]*"/>){2,}')
+_STYLED = re.compile(r'(<use [^>]*) style="([^"]*)"/>')
 _MARK = re.compile(r'<g clip-path="([^"]*)"><use xlink:href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
 
 
 def _grouped(svg: str) -> str:
-    """Marks that follow one another and look alike say what they look like once."""
+    """Marks that follow one another and look alike, each in a group of its own or all in one, say it once."""
     parts, end, look = [], 0, None
     for found in _MARK.finditer(svg):
         clip, shape, x, y, style = found.groups()
@@ -112,4 +122,9 @@ def _grouped(svg: str) -> str:
             parts += ["</g>" if look else "", svg[end : found.start()], f'<g clip-path="{clip}" style="{style}">']
         look, end = (clip, shape, style), found.end()
         parts.append(f'<use xlink:href="{shape}" x="{x}" y="{y}"/>')
-    return "".join([*parts, "</g>" if look else "", svg[end:]])
+    return _ROW.sub(_looking_alike, "".join([*parts, "</g>" if look else "", svg[end:]]))
+
+
+def _looking_alike(row: re.Match[str]) -> str:
+    groups = groupby(_STYLED.findall(row[0]), key=itemgetter(1))
+    return "".join(f'<g style="{look}">{"".join(f"{mark}/>" for mark, _ in marks)}</g>' for look, marks in groups)
