@@ -1,0 +1,70 @@
+"""What all rows of a run have in common: its data, seed, devices, versions and commit, so that it can be made again."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from lit_unlearn import __version__
+
+_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+
+
+def circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
+    """What all rows of a run have in common."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
+    return {
+        "data": data.describe(),
+        "split": data.split.describe(),
+        "seed": int(seed) if seed is not None else None,
+        "batch_size": {
+            "per_device": data.batch_size,
+            "forget_per_device": data.forget_batch_size or data.batch_size,
+            "global": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        },
+        "devices": {
+            "accelerator": accelerator,
+            "devices": trainer.num_devices,
+            "nodes": trainer.num_nodes,
+            "threads": torch.get_num_threads(),  # on a CPU, sums and so results depend on it
+        },
+        "precision": str(trainer.precision),
+        "versions": {
+            "lit_unlearn": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _VERSIONS},
+            **_suite(trainer),
+        },
+        "commit": _commit(),
+        "started": started,
+    }
+
+
+def _suite(trainer: Trainer) -> dict[str, str]:
+    """Name and version of the suite of attacks, where a callback knows them."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    suites = [callback.suite for callback in callbacks if getattr(callback, "suite", None)]
+    return {"suite": suites[0]} if suites else {}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, with a mark if it has changes; None when installed."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    said = []
+    for command in (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        said.append(done.stdout.strip())
+    head, changes = said
+    return head + ("+changes" if changes else "")
