@@ -1,6 +1,7 @@
 """What goes wrong because of what the user asked for, said in one line."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -27,3 +28,50 @@ def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     shown = ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
     return UsageError(f"unknown {what} {str(value)!r}{hint} (allowed: {shown or 'none'})")
+
+
+def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
+    """Refuses a number below its range, and one that is infinite or none at all.
+
+    Args:
+        name: of the option, as the user knows it.
+        value: what was given.
+        low: the bound.
+        strict: whether the bound itself is too low.
+
+    Raises:
+        UsageError: naming the option, the value and the bound.
+    """
+    if not (value > low if strict else value >= low) or math.isinf(value):
+        finite = "finite and " if math.isinf(value) else ""
+        raise UsageError(f"{name} is {value}, but must be {finite}{'above' if strict else 'at least'} {low:g}")
+
+
+def share(name: str, value: float) -> None:
+    """Refuses a number outside [0, 1].
+
+    Raises:
+        UsageError: naming the option, the value and the bounds.
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}, but must lie between 0 and 1")
+
+
+def positive_share(name: str, value: float) -> None:
+    """Refuses a number outside (0, 1].
+
+    Raises:
+        UsageError: naming the option, the value and the bounds.
+    """
+    if not 0 < value <= 1:
+        raise UsageError(f"{name} is {value}, but must be above 0 and at most 1")
+
+
+def proper_share(name: str, value: float) -> None:
+    """Refuses a number outside (0, 1).
+
+    Raises:
+        UsageError: naming the option, the value and the bounds.
+    """
+    if not 0 < value < 1:
+        raise UsageError(f"{name} is {value}, but must lie between 0 and 1, both excluded")

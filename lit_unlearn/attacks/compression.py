@@ -24,7 +24,7 @@ from torch.nn.utils import prune
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, proper_share
 
 
 class Compression(Attack):
@@ -82,8 +82,7 @@ class Prune(Compression):
 
     def __init__(self, amount: float = 0.5, name: str | None = None) -> None:
         super().__init__(f"prune{100 * amount:g}" if name is None else name)
-        if not 0 < amount < 1:
-            raise UsageError(f"amount is {amount}, but must lie above 0 and below 1")
+        proper_share("amount", amount)
         self.amount = amount
 
     def compress(self, network: nn.Module) -> None:

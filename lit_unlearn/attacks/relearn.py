@@ -33,7 +33,7 @@ from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, at_least, positive_share, share, unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 Head = Literal["kept", "fresh"]
@@ -91,14 +91,11 @@ class Relearn(Attack):
         super().__init__(name)
         counts = {"samples": samples, "steps": steps, "batch_size": batch_size, "every": every, "measured": measured}
         for option, value in counts.items():
-            if value < (least := {"samples": 0, "batch_size": 2}.get(option, 1)):
-                raise UsageError(f"{option} is {value}, but must be at least {least}")
-        if not 0 <= retain_share <= 1:
-            raise UsageError(f"retain_share is {retain_share}, but must lie between 0 and 1")
+            at_least(option, value, {"samples": 0, "batch_size": 2}.get(option, 1))
+        share("retain_share", retain_share)
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum is {momentum}, but must be at least 0 and below 1")
-        if not 0 < recovered <= 1:
-            raise UsageError(f"recovered is {recovered}, but must lie above 0 and at most at 1")
+        positive_share("recovered", recovered)
         if not learning_rates or not all(0 <= rate < float("inf") for rate in learning_rates):
             raise UsageError(f"learning_rates are {list(learning_rates)}, but must be one or more, each at least 0")
         if not heads or any(head not in HEADS for head in heads):

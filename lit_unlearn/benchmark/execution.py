@@ -15,7 +15,7 @@ from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.gathering import collect, finished, kept_rows
 from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCell, run_cell
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, at_least
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Launcher:
         """Checks the ranges."""
         for name in ("workers", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"launcher.{name} is {value}, but must be at least 1")
+            if value is not None:
+                at_least(f"launcher.{name}", value, 1)
 
 
 @dataclass

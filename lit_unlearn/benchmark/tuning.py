@@ -19,7 +19,7 @@ from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.grid import YARDSTICKS, Experiment, Grid, make_cells
 from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import at_least, proper_share, unknown
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
 
@@ -50,10 +50,8 @@ class Tuning:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if self.trials < 1:
-            raise UsageError(f"tuning.trials is {self.trials}, but must be at least 1")
-        if not 0 < self.share < 1:
-            raise UsageError(f"tuning.share is {self.share}, but must lie between 0 and 1, both excluded")
+        at_least("tuning.trials", self.trials, 1)
+        proper_share("tuning.share", self.share)
         if self.sampler not in get_args(Sampler):
             raise unknown("tuning.sampler", self.sampler, get_args(Sampler))
 

@@ -13,7 +13,7 @@ from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.source import Dataset, Source
 from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, hold_out, make_split
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, at_least, proper_share, unknown
 from lit_unlearn.seed import run_seed
 
 Part = Literal["all", "calibration", "evaluation"]
@@ -55,8 +55,8 @@ class UnlearnDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
-        if test_from_train is not None and not 0 < test_from_train < 1:
-            raise UsageError(f"test_from_train is {test_from_train}, it must lie between 0 and 1, both excluded")
+        if test_from_train is not None:
+            proper_share("test_from_train", test_from_train)
         renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
         for name, value in renumbering.items() if forget is not None and forget.index_file is not None else ():
             if value is not None:
@@ -251,12 +251,10 @@ class UnlearnDataModule(LightningDataModule):
 
 
 def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:
-    if batch_size < 2:
-        raise UsageError(f"batch_size is {batch_size}, it must be at least 2")
-    if forget_batch_size is not None and forget_batch_size < 2:
-        raise UsageError(f"forget_batch_size is {forget_batch_size}, it must be at least 2")
-    if eval_batch_size < 1:
-        raise UsageError(f"eval_batch_size is {eval_batch_size}, it must be at least 1")
+    at_least("batch_size", batch_size, 2)
+    if forget_batch_size is not None:
+        at_least("forget_batch_size", forget_batch_size, 2)
+    at_least("eval_batch_size", eval_batch_size, 1)
 
 
 def _limit(data: Dataset, limit: int | None, seed: int) -> Dataset:

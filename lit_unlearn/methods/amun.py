@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import at_least
 from lit_unlearn.methods.adversarial import nearest_adversarial
-from lit_unlearn.methods.base import UnlearnModule, at_least
+from lit_unlearn.methods.base import UnlearnModule
 
 
 class AMUN(UnlearnModule):

@@ -314,25 +314,5 @@ class UnlearnModule(SplitScoring):
         self._started = now
 
 
-def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
-    """Refuses a hyperparameter below its range.
-
-    Raises:
-        UsageError: naming the argument, the value and the bound.
-    """
-    if not (value > low if strict else value >= low):
-        raise UsageError(f"{name} is {value}, but must be {'above' if strict else 'at least'} {low:g}")
-
-
-def positive_share(name: str, value: float) -> None:
-    """Refuses a hyperparameter outside (0, 1].
-
-    Raises:
-        UsageError: naming the argument, the value and the bounds.
-    """
-    if not 0 < value <= 1:
-        raise UsageError(f"{name} is {value}, but must be above 0 and at most 1")
-
-
 def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+from lit_unlearn.errors import at_least, share
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 
 class GradientAscent(UnlearnModule):
@@ -46,8 +46,8 @@ class GradientAscent(UnlearnModule):
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         if clip is not None:
             at_least("clip", clip, 0, strict=True)
-        if stop_at is not None and not 0 <= stop_at <= 1:
-            raise UsageError(f"stop_at is {stop_at}, but must be an accuracy in [0, 1]")
+        if stop_at is not None:
+            share("stop_at", stop_at)
         self.clip, self.stop_at = clip, stop_at
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:

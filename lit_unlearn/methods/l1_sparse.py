@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.fading import planned_epochs, straight
 
 

@@ -6,8 +6,7 @@ from typing import Literal
 from torch import nn
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.methods.base import at_least
+from lit_unlearn.errors import UsageError, at_least, unknown
 
 Unit = Literal["layers", "blocks", "stage"]
 

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import Labelled, UnlearnModule, positive_share
+from lit_unlearn.errors import UsageError, positive_share, share
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.seed import run_seed
 
@@ -58,8 +58,7 @@ class MSG(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         positive_share("fraction", fraction)
-        if not 0 <= damping <= 1:
-            raise UsageError(f"damping is {damping}, but must be a share in [0, 1]")
+        share("damping", damping)
         one_of_gradients("gradients", gradients)
         self.fraction, self.damping, self.gradients = fraction, damping, gradients
         self._kernels = [

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import share
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 
@@ -44,8 +44,7 @@ class NegGradPlus(UnlearnModule):
         alpha: float = 0.95,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        if not 0 <= alpha <= 1:
-            raise UsageError(f"alpha is {alpha}, but must be a share in [0, 1]")
+        share("alpha", alpha)
         self.alpha = alpha
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:

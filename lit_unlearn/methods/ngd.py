@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import at_least
+from lit_unlearn.errors import at_least
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.seed import run_seed
 

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least
+from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.metrics.contraction import Target, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.seed import run_seed

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import Labelled, UnlearnModule, positive_share
+from lit_unlearn.errors import positive_share
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 _GATE = "gate"
 

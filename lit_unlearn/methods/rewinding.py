@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import proper_share
 from lit_unlearn.methods.base import UnlearnModule
 
 _EPOCHS = "kept_epochs"
@@ -43,8 +43,7 @@ class RewindingModule(UnlearnModule):
         validation: float,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        if not 0 < validation < 1:
-            raise UsageError(f"validation is {validation}, but must be a share between 0 and 1")
+        proper_share("validation", validation)
         self.rewind = rewind
         self.holdout = validation if rewind else 0.0
         self._epochs: list[dict[str, Any]] = []

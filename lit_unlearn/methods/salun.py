@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import positive_share
+from lit_unlearn.errors import positive_share
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, largest, one_of_gradients, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import Labelled, at_least
+from lit_unlearn.errors import at_least
+from lit_unlearn.methods.base import Labelled
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.rewinding import RewindingModule
 

@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import Labelled, UnlearnModule, at_least, positive_share
+from lit_unlearn.errors import at_least, positive_share
+from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.fading import cosine, planned_epochs
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, mean_squared_gradients, one_of_gradients
 

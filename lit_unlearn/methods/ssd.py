@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import UnlearnModule, at_least
+from lit_unlearn.errors import at_least
+from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.gradients import Gradients, MeanSquares, loss_gradients, one_of_gradients
 
 

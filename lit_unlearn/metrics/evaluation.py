@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, share
 
 MIA_EFFICACY = "membership/svc/efficacy"
 """Where a result row keeps the share of forget samples that the field's attack takes for non-members."""
@@ -129,6 +129,5 @@ def _fraction(metrics: Mapping[str, float], name: str) -> float | None:
     value = metrics.get(name)
     if value is None or math.isnan(value):
         return None
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value}: it must be a fraction between 0 and 1")
+    share(name, value)
     return value

@@ -4,13 +4,12 @@ Both compare what one model makes of a sample with what reference models make of
 finds easy gives nothing away. Scores are (N,) float64, higher for a member. φ is :func:`membership.margin`.
 """
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, at_least, share, unknown
 
 Variance = Literal["fixed", "per_sample"]
 VARIANCES = ("fixed", "per_sample")
@@ -105,10 +104,8 @@ def rmia_offline(
     Raises:
         UsageError: for a number out of range, no population, no reference, or shapes that do not fit.
     """
-    if not 0 <= a <= 1:
-        raise UsageError(f"a is {a}, it must lie between 0 and 1")
-    if not (gamma > 0 and math.isfinite(gamma)):
-        raise UsageError(f"gamma is {gamma}, it must be a finite number above 0")
+    share("a", a)
+    at_least("gamma", gamma, 0, strict=True)
     if not len(p_population):
         raise UsageError("RMIA compares with a population, which is empty")
     ratio, population = _ratio(p, out, a), _ratio(p_population, out_population, a).sort().values

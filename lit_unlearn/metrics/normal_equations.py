@@ -5,14 +5,13 @@ condition number reaches 1e5. Memory is O(d² + dk), whatever the number of samp
 ridge value, the class means and LDA (with one-hot targets the cross moments are the per-class sums).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, at_least
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +75,7 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     Raises:
         UsageError: if there are no samples, a sum is not finite, or ``ridge`` is negative or not finite.
     """
-    if not (ridge >= 0 and math.isfinite(ridge)):
-        raise UsageError(f"ridge is {ridge}: it must be a finite number of at least 0")
+    at_least("ridge", ridge, 0)
     second, cross, mean_x, mean_y = _means(moments)
     gram = second - torch.outer(mean_x, mean_x) if bias else second
     target = cross - torch.outer(mean_x, mean_y) if bias else cross
@@ -141,8 +139,8 @@ class NormalEquations(Metric):
             UsageError: if a width is below 1.
         """
         super().__init__()
-        if num_features < 1 or num_targets < 1:
-            raise UsageError(f"num_features is {num_features}, num_targets {num_targets}: both must be at least 1")
+        at_least("num_features", num_features, 1)
+        at_least("num_targets", num_targets, 1)
         self.num_features = num_features
         self.num_targets = num_targets
         shapes: dict[str, tuple[int, ...]] = {

@@ -246,7 +246,7 @@ def test_a_frozen_encoder_keeps_its_statistics(make_backbone, make_data, monkeyp
         ({"measured": 0}, "measured is 0, but must be at least 1"),
         ({"retain_share": 1.5}, "retain_share is 1.5, but must lie between 0 and 1"),
         ({"momentum": 1.0}, "momentum is 1.0, but must be at least 0 and below 1"),
-        ({"recovered": 0.0}, "recovered is 0.0, but must lie above 0 and at most at 1"),
+        ({"recovered": 0.0}, "recovered is 0.0, but must be above 0 and at most 1"),
         ({"learning_rates": []}, r"learning_rates are \[\], but must be one or more"),
         ({"learning_rates": [0.1, float("nan")]}, r"learning_rates are \[0.1, nan\]"),
         ({"heads": ["fersh"]}, "unknown head 'fersh'; did you mean 'fresh'.*allowed: fresh, kept"),

@@ -9,7 +9,6 @@ from torch.optim.lr_scheduler import StepLR
 from lit_unlearn.attacks import Evaluation, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain, Retrain
-from lit_unlearn.methods.base import at_least
 from lit_unlearn.reports.report import Report
 
 
@@ -198,15 +197,6 @@ def test_data_of_another_kind_is_refused(make_backbone, make_trainer):
 def test_a_run_without_weights_says_what_the_original_is(make_backbone, make_data, fit, trained_file):
     with pytest.warns(UserWarning, match="no weights were given"):
         fit(FineTune(make_backbone()), make_data())
-
-
-@pytest.mark.parametrize(("value", "strict", "ok"), [(0, False, True), (0, True, False), (float("nan"), False, False)])
-def test_at_least(value, strict, ok):
-    if ok:
-        at_least("x", value, 0, strict)
-    else:
-        with pytest.raises(UsageError, match=f"x is {value}, but must be {'above' if strict else 'at least'} 0"):
-            at_least("x", value, 0, strict)
 
 
 def test_the_description_holds_plain_values_and_every_own_option(make_backbone, make_data, fit, trained_file):

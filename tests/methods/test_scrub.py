@@ -232,8 +232,8 @@ def test_rewind_is_refused_where_nothing_like_the_forget_set_is_retained(fit, ma
         ({"gamma": -0.1}, "gamma is -0.1, but must be at least 0"),
         ({"alpha": float("nan")}, "alpha is nan, but must be at least 0"),
         ({"temperature": 0.0}, "temperature is 0.0, but must be above 0"),
-        ({"validation": 0.0}, "validation is 0.0, but must be a share between 0 and 1"),
-        ({"validation": 1.0}, "validation is 1.0, but must be a share between 0 and 1"),
+        ({"validation": 0.0}, "validation is 0.0, but must lie between 0 and 1, both excluded"),
+        ({"validation": 1.0}, "validation is 1.0, but must lie between 0 and 1, both excluded"),
     ],
 )
 def test_options_out_of_range(make_backbone, option, message):

@@ -23,7 +23,7 @@ from torch.nn.functional import one_hot
 
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery, check_normalise
 from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import at_least, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 
 
@@ -45,8 +45,7 @@ class LinearRecovery(Recovery):
         self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise, layers: Layers
     ) -> None:
         super().__init__(name, calibration, layers)
-        if not ridge >= 0:
-            raise UsageError(f"ridge is {ridge}, but must be at least 0")
+        at_least("ridge", ridge, 0)
         check_normalise(normalise)
         self.ridge, self.bias, self.normalise = ridge, bias, normalise
 

@@ -25,7 +25,7 @@ from lit_unlearn.attacks.images import summed
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, at_least
 from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 from lit_unlearn.metrics.random_features import RandomFeatures
@@ -108,8 +108,7 @@ class CapacityRecovery(HeadRecovery):
         name: str = "capacity",
     ) -> None:
         super().__init__("labels", calibration, ridge, normalise="standard", layers=layers, name=name)
-        if dimensions < 1:
-            raise UsageError(f"dimensions is {dimensions}, but must be at least 1")
+        at_least("dimensions", dimensions, 1)
         self.dimensions, self.seed = dimensions, seed
 
     def lenses(self, target: Target) -> Mapping[str, Lens]:
@@ -145,8 +144,7 @@ class KNNRecovery(Recovery):
     ) -> None:
         super().__init__(name, calibration, layers)
         for argument, value in (("k", k), ("limit", limit)):
-            if value < 1:
-                raise UsageError(f"{argument} is {value}, but must be at least 1")
+            at_least(argument, value, 1)
         self.k, self.limit, self.seed = k, limit, seed
 
     def readouts(self, target: Target) -> Mapping[str, Readout]:
@@ -201,8 +199,7 @@ class ForgetProbe(Recovery):
         name: str = "forget_probe",
     ) -> None:
         super().__init__(name, calibration, layers)
-        if not 0 < penalty < math.inf:
-            raise UsageError(f"penalty is {penalty}, but must be above 0 and finite")
+        at_least("penalty", penalty, 0, strict=True)
         if calibration == "retain":
             raise UsageError("calibration is 'retain', but a probe among forgotten classes needs samples of them")
         self.penalty = penalty
