@@ -190,11 +190,13 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
     assert precision.side_by_side(pair) in (ROOT / "docs/results/precision.md").read_text()
 
 
-@pytest.mark.parametrize("scenario", ["class", "random"])
-def test_the_committed_figure_is_of_the_committed_rows(scenario):
-    summaries = {each.scenario: each for each in summarise(read_rows(ROOT / "docs/results/fashion_mnist/rows.json"))}
+@pytest.mark.parametrize(
+    ("name", "scenario"), [("fashion_mnist", "class"), ("fashion_mnist", "random"), ("fashion_mnist_suite", "class")]
+)
+def test_the_committed_figure_is_of_the_committed_rows(name, scenario):
+    summaries = {each.scenario: each for each in summarise(read_rows(ROOT / f"docs/results/{name}/rows.json"))}
     drawn = standalone(scatter(summaries[scenario]))
-    committed = (ROOT / f"docs/results/fashion_mnist/{scenario}.svg").read_text()
+    committed = (ROOT / f"docs/results/{name}/{scenario}.svg").read_text()
     assert re.findall(r">([^<>]+)</text>", committed) == re.findall(r">([^<>]+)</text>", drawn)
     marks = [re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg) for svg in (committed, drawn)]
     points = [[float(number) for pair in pairs for number in pair] for pairs in marks]
