@@ -195,8 +195,9 @@ def scatter(summary: Summary) -> str:
         x, y = summary.value(line, "utility"), summary.value(line, "depth")
         if x is not None and y is not None:
             judged = line.verdict
-            held = judged is not None and judged.withstood and judged.utility != "damaged"
-            points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held))
+            damaged = judged is not None and judged.utility == "damaged"
+            held = judged is not None and judged.withstood and not damaged
+            points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held, damaged))
     titles = {column.role: column.title for column in summary.columns}
     if not points:
         return ""

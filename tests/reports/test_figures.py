@@ -1,3 +1,4 @@
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -9,13 +10,16 @@ import pytest
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.figures import (
     MAX_POINTS,
+    Point,
     curve_groups,
     curves,
     feature_map,
     hidden_states,
     recovery_bars,
+    spread,
     stage_groups,
     stage_lines,
+    tradeoff,
 )
 from lit_unlearn.reports.rows import Row
 
@@ -181,6 +185,43 @@ def test_lines_by_stage_stand_beside_the_references(original: Row, retrain: Row,
     shapes = Counter(re.findall(r'<use xlink:href="([^"]*)"', svg))
     assert sorted(shapes.values()) == [2, 3, 3]  # Retrain's third stage is a gap
     assert "1.00" in found
+
+
+REFERENCES = [Point("Original", 91, 92), Point("Retrain", 93, 85), Point("Method", 92, 88)]
+
+
+def ticks(svg: str) -> list[float]:
+    return [float(text.replace("\u2212", "-")) for text in re.findall(r">([\d.\u2212]+)</text>", svg)]
+
+
+def test_a_ruined_model_does_not_stretch_the_picture_and_says_where_it_lies() -> None:
+    alone = tradeoff(REFERENCES, "TA", "worst")
+    with_it = tradeoff([*REFERENCES, Point("Ruined", 29.2, -0.3, 9, 9, damaged=True)], "TA", "worst")
+    assert ticks(with_it) == ticks(alone)
+    assert min(ticks(alone)) > 80
+    assert ">Ruined (29, 0)<" in with_it
+    assert ">Method<" in with_it
+    useful = tradeoff([*REFERENCES, Point("Ruined", 29.2, -0.3)], "TA", "worst")
+    assert min(ticks(useful)) < 30
+    assert ">Ruined<" in useful
+
+
+def test_a_ruined_model_within_the_picture_is_drawn_where_it_is() -> None:
+    svg = tradeoff([*REFERENCES, Point("Ruined", 91.5, 87, damaged=True)], "TA", "worst")
+    assert ">Ruined<" in svg
+
+
+def test_where_all_are_ruined_the_picture_shows_all() -> None:
+    svg = tradeoff([Point("A", 20, 30, damaged=True), Point("B", 40, 50, damaged=True)], "TA", "worst")
+    assert {">A<", ">B<"} <= set(re.findall(">[AB]<", svg))
+
+
+def test_labels_keep_apart_and_inside_of_the_picture() -> None:
+    places = spread([0.4, 0.92, 0.97, 1.0], 0.1)
+    assert places[0] == pytest.approx(0.4)
+    assert all(later - before >= 0.1 - 1e-9 for before, later in itertools.pairwise(places))
+    assert max(places) <= 1
+    assert min(spread([-0.2, 0.0, 0.5], 0.1)) >= 0
 
 
 def test_a_wide_span_is_logarithmic_and_a_negative_one_is_not(shallow: Row) -> None:
