@@ -191,7 +191,13 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "scenario"), [("fashion_mnist", "class"), ("fashion_mnist", "random"), ("fashion_mnist_suite", "class")]
+    ("name", "scenario"),
+    [
+        ("fashion_mnist", "class"),
+        ("fashion_mnist", "random"),
+        ("fashion_mnist_suite", "class"),
+        ("fashion_mnist_suite_random", "random"),
+    ],
 )
 def test_the_committed_figure_is_of_the_committed_rows(name, scenario):
     summaries = {each.scenario: each for each in summarise(read_rows(ROOT / f"docs/results/{name}/rows.json"))}
