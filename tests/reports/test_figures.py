@@ -214,6 +214,7 @@ def test_a_ruined_model_within_the_picture_is_drawn_where_it_is() -> None:
 def test_where_all_are_ruined_the_picture_shows_all() -> None:
     svg = tradeoff([Point("A", 20, 30, damaged=True), Point("B", 40, 50, damaged=True)], "TA", "worst")
     assert {">A<", ">B<"} <= set(re.findall(">[AB]<", svg))
+    assert svg.count("<use ") == tradeoff([Point("A", 20, 30), Point("B", 40, 50)], "TA", "worst").count("<use ")
 
 
 def test_labels_keep_apart_and_inside_of_the_picture() -> None:

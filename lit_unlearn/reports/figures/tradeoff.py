@@ -60,14 +60,15 @@ def tradeoff(points: Sequence[Point], x: str, y: str) -> str:
         figure = new_figure(max(3.2, 0.185 * len(points) + 1), width=6.6)
         axes = figure.subplots()
         axes.margins(0.06)
-        for point in [point for point in points if not point.damaged] or points:
+        useful = [point for point in points if not point.damaged] or points
+        for point in useful:
             _draw(axes, point, _marker(point))
         limits = axes.get_xlim(), axes.get_ylim()
         placed = [(point, *_inside(point, *limits)) for point in points]
         for point, (left, bottom), edge in placed:
             if edge:
                 _draw(axes, replace(point, x=left, y=bottom, x_std=None, y_std=None), edge)
-            elif point.damaged:
+            elif point not in useful:
                 _draw(axes, point, _marker(point))
             if point.label == RETRAIN:
                 for draw, value in ((axes.axhline, point.y), (axes.axvline, point.x)):
