@@ -111,6 +111,7 @@ def test_points_that_look_alike_say_it_once_and_every_name_is_one_of_the_drawing
     svg = feature_map({name: (points, ["a", "b", "c"] * 40) for name in ("GA", "SCRUB")})
     marks = re.findall(r"<use [^>]*>", svg)
     assert len(marks) >= 240
+    assert all(re.search(r' x="\d+\.\d" y="\d+\.\d"', mark) for mark in marks)
     assert sum("style" in mark for mark in marks) <= 6
     assert len(set(re.findall(r'<g style="([^"]*)"><use', svg))) == 3
     names = re.findall(r' id="([^"]*)"', svg)
@@ -182,7 +183,7 @@ def test_lines_by_stage_stand_beside_the_references(original: Row, retrain: Row,
     found = texts(svg)
     assert found[-1] == "cka"
     assert [text for text in found if text.startswith("stage")] == ["stage0", "stage1", "stage2"]
-    shapes = Counter(re.findall(r'<use xlink:href="([^"]*)"', svg))
+    shapes = Counter(re.findall(r'<use href="([^"]*)"', svg))
     assert sorted(shapes.values()) == [2, 3, 3]  # Retrain's third stage is a gap
     assert "1.00" in found
 

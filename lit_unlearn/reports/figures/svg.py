@@ -96,7 +96,7 @@ def _named(svg: str) -> str:
 
 
 def _shortened(svg: str) -> str:
-    """The same drawing in half the bytes: nothing unseen, no name that nothing refers to, hundredths of a point."""
+    """The same drawing in less than half the bytes: nothing unseen, no idle name, numbers as fine as a screen."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'#([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
@@ -105,12 +105,17 @@ def _shortened(svg: str) -> str:
     svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
     for _ in range(3):
         svg = svg.replace("<g></g>", "")
-    return _grouped(svg)
+    return _PLACED.sub(_rounded, _grouped(svg))
 
 
+_PLACED = re.compile(r'(?<=<use )xlink:(href="[^"]*") x="([^"]*)" y="([^"]*)"')
 _ROW = re.compile(r'(?:<use [^>]* style="[^"]*"/>){2,}')
 _STYLED = re.compile(r'(<use [^>]*) style="([^"]*)"/>')
 _MARK = re.compile(r'<g clip-path="([^"]*)"><use xlink:href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
+
+
+def _rounded(mark: re.Match[str]) -> str:
+    return f'{mark[1]} x="{float(mark[2]):.1f}" y="{float(mark[3]):.1f}"'
 
 
 def _grouped(svg: str) -> str:
