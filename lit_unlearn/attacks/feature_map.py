@@ -65,7 +65,7 @@ class FeatureMap(Attack):
         labels = torch.cat([piece.labels for piece in pieces.values()]).cpu()
         classes = torch.unique(labels).tolist()
         members = [(labels == label).nonzero().squeeze(1) for label in classes]
-        names = [f"class {label}{FORGOTTEN if label in gone else ''}" for label in classes]
+        names = [f"{net.data.class_names[label]}{FORGOTTEN if label in gone else ''}" for label in classes]
         if not gone and "forget" in net.data.split_names:
             beside = net.whole("forget").features.double().cpu()
             members.append(len(features) + torch.arange(len(beside)))

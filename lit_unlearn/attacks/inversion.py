@@ -145,7 +145,7 @@ class GradientInversion(Attack):
         options = (self.search, self.labels, self.warm_start, self.engine, self.compile, str(images.device))
         key = fingerprint(place.backbone, (images, labels, norms), options)
         found = _BOUNDS(key, lambda: self.search(matching, clues, images.shape[1:]), images.device)
-        numbers = self._score(images, labels, found.images, found.distances, guessed)
+        numbers = self._score(target, images, labels, found.images, found.distances, guessed)
         return numbers | {"gradient_norm": float(norms.mean())}
 
     def _from_delta(self, target: Target, place: EncodedData) -> dict[str, float]:
@@ -177,7 +177,7 @@ class GradientInversion(Attack):
             matching, Clues(guesses, images.new_tensor([1.0, -1.0]), directions, begin), images.shape[1:]
         )
         guessed = guesses.gather(1, found.ways[:, None])[which, 0]
-        numbers = self._score(images, labels, found.images[which], found.distances[which], guessed)
+        numbers = self._score(target, images, labels, found.images[which], found.distances[which], guessed)
         return numbers | {"gradient_norm": float(length), "cosine": cosine}
 
     def _matching(self, place: EncodedData, names: Mapping[str, Tensor] | None = None) -> GradientMatching:
@@ -203,13 +203,13 @@ class GradientInversion(Attack):
         return names + (["label_acc"] if self.labels == "inferred" else [])
 
     def _score(
-        self, images: Tensor, labels: Tensor, found: Tensor, distances: Tensor, guessed: Tensor
+        self, target: Target, images: Tensor, labels: Tensor, found: Tensor, distances: Tensor, guessed: Tensor
     ) -> dict[str, float]:
         ratios = psnr(found, images)
         if images.shape[1] in (1, 3):
             pairs = torch.stack([images, found])[:, :_SHOWN].cpu()
             captions = [
-                [f"class {label}" for label in labels.tolist()],
+                [target.data.class_names[label] for label in labels.tolist()],
                 [f"{ratio:.1f} dB" for ratio in ratios.tolist()],
             ]
             rows = ("image", "reconstruction")

@@ -35,7 +35,10 @@ class Encoded(NamedTuple):
 
 
 class SplitData(Protocol):
-    """What a target needs of the data: the splits that have samples, and batches of each."""
+    """What a target needs of the data: the classes' names, the splits that have samples, and batches of each."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...  # noqa: D102
 
     @property
     def split_names(self) -> Sequence[str]: ...  # noqa: D102

@@ -23,6 +23,10 @@ class Splits:
         self.splits = splits
 
     @property
+    def class_names(self) -> list[str]:
+        return [f"kind {number}" for number in range(1 + max(int(y.max()) for _, y in self.splits.values()))]
+
+    @property
     def split_names(self) -> list[str]:
         return list(self.splits)
 

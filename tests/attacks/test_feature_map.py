@@ -30,7 +30,7 @@ def test_the_map_is_the_two_principal_components(aim, vectors, four_splits):
 
 def test_classes_are_groups_and_the_forgotten_are_marked(aim, vectors, four_splits):
     drawn = shown(FeatureMap(points=20), aim(vectors(nn.Identity(), 5, 4), **four_splits))
-    assert drawn.names == ["class 0 (forgotten)", "class 1 (forgotten)", "class 2", "class 3"]
+    assert drawn.names == ["kind 0 (forgotten)", "kind 1 (forgotten)", "kind 2", "kind 3"]
     assert drawn.groups.tolist() == [g for g in range(4) for _ in range(5)]
     assert drawn.points.shape == (20, 2)
 
@@ -82,7 +82,7 @@ def test_one_dimension_is_a_line(aim, vectors, four_splits):
 def test_single_images_that_are_forgotten_stand_beside_the_test_images(aim, vectors, four_splits):
     del four_splits["test_forget"]
     drawn = shown(FeatureMap(points=9), aim(vectors(nn.Identity(), 5, 4), **four_splits))
-    assert drawn.names == ["class 2", "class 3", "forget images (forgotten)"]
+    assert drawn.names == ["kind 2", "kind 3", "forget images (forgotten)"]
     assert drawn.groups.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
@@ -99,7 +99,7 @@ def test_contraction_shows_on_the_digits(digits):
     rescaled = copy.deepcopy(digits.original.backbone)
     add_gate(rescaled, [0, 1, 2], 1e-3)
     before, after = (shown(FeatureMap(), digits.aim(net)) for net in (digits.original, rescaled))
-    assert before.names == [f"class {i} (forgotten)" for i in range(3)] + [f"class {i}" for i in range(3, 10)]
+    assert before.names == [f"{i} (forgotten)" for i in range(3)] + [str(i) for i in range(3, 10)]
     assert torch.equal(before.groups, after.groups)
     gone = before.groups < 3
     spreads = [drawn.points[gone].std(0).sum() for drawn in (before, after)]

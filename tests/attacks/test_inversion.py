@@ -268,7 +268,7 @@ def test_the_grid_shows_images_beside_their_reconstructions(aim, digits):
     assert list(grid.rows) == ["image", "reconstruction"]
     images, labels = draw(aim(net, net, **digits), "forget", 20, seed=0)
     assert torch.equal(grid.images[0], images[:16])
-    assert list(grid.captions[0]) == [f"class {label}" for label in labels[:16].tolist()]
+    assert list(grid.captions[0]) == [f"kind {label}" for label in labels[:16].tolist()]
     assert list(grid.captions[1]) == [f"{one:.1f} dB" for one in psnr(grid.images[1], grid.images[0]).tolist()]
     assert found["psnr_floor"] == pytest.approx(float(psnr(mean_colour(images), images).mean()))
 

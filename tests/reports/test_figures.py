@@ -163,6 +163,12 @@ def test_forgotten_classes_have_colour_and_the_others_their_name_where_they_lie(
     assert "2" not in dots
 
 
+def test_a_long_name_of_a_class_is_cut_before_what_says_that_it_is_forgotten() -> None:
+    names = ["T-shirt/top (forgotten)", "a class of a very long name (forgotten)", "a retained class of a long name"]
+    found = texts(feature_map({"GA": ([[0, 0], [1, 1], [2, 3]], names)}))
+    assert {"T-shirt/top (forgotten)", "a class of… (forgotten)"} <= set(found)
+
+
 def staged(row: Row, **values: list[float]) -> Row:
     for quantity, numbers in values.items():
         row.attacks |= {f"representation/stages/stage{i}/{quantity}": value for i, value in enumerate(numbers)}

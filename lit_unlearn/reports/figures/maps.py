@@ -49,11 +49,12 @@ def feature_map(maps: Mapping[str, tuple[Any, Sequence[object]]]) -> str:
             _draw_map(axes, name, points, names, style)
         look: Any = {"fontsize": 9, "frameon": False, "handletextpad": 0.2, "markerscale": 1.8}
         handles, names = _legend(panels[0], grey)
+        wide = 1 + len(names) // 8
         for axes in panels[len(checked) :]:
             axes.set_axis_off()
-            axes.legend(handles, names, loc="center", ncols=1 + len(names) // 8, **look)
+            axes.legend(handles, names, loc="center", ncols=wide, **look)
         if len(panels) == len(checked):
-            figure.legend(handles, names, loc="outside lower center", ncols=3, **look)
+            figure.legend(handles, names, loc="outside lower center", ncols=max(columns, wide), **look)
         return as_svg(figure, f"Feature maps of {', '.join(checked)}")
 
 
@@ -97,4 +98,10 @@ def _legend(axes: Axes, grey: set[str]) -> tuple[list[Any], list[str]]:
     handles, names = axes.get_legend_handles_labels()
     together = min(grey) if len(grey) == 1 else "retained"
     shown = {together if name in grey else name: handle for handle, name in zip(handles, names, strict=True)}
-    return list(shown.values()), [cut(name, 22) for name in shown]
+    return list(shown.values()), [_in_legend(name) for name in shown]
+
+
+def _in_legend(name: str) -> str:
+    """A group's name, cut before what says that it is forgotten."""
+    mark = FORGOTTEN if name.endswith(FORGOTTEN) else ""
+    return cut(name.removesuffix(mark), 23 - len(mark)) + mark
