@@ -103,15 +103,16 @@ def _shortened(svg: str) -> str:
     svg = re.sub(r'<path d="[^"]*" style="fill: none"/>', "", svg)
     svg = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
     svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
+    svg = _PLACED.sub(_rounded, svg)
     for _ in range(3):
         svg = svg.replace("<g></g>", "")
-    return _PLACED.sub(_rounded, _grouped(svg))
+    return _grouped(svg)
 
 
 _PLACED = re.compile(r'(?<=<use )xlink:(href="[^"]*") x="([^"]*)" y="([^"]*)"')
 _ROW = re.compile(r'(?:<use [^>]* style="[^"]*"/>){2,}')
 _STYLED = re.compile(r'(<use [^>]*) style="([^"]*)"/>')
-_MARK = re.compile(r'<g clip-path="([^"]*)"><use xlink:href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
+_MARK = re.compile(r'<g clip-path="([^"]*)"><use href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
 
 
 def _rounded(mark: re.Match[str]) -> str:
@@ -126,7 +127,7 @@ def _grouped(svg: str) -> str:
         if found.start() != end or (clip, shape, style) != look:
             parts += ["</g>" if look else "", svg[end : found.start()], f'<g clip-path="{clip}" style="{style}">']
         look, end = (clip, shape, style), found.end()
-        parts.append(f'<use xlink:href="{shape}" x="{x}" y="{y}"/>')
+        parts.append(f'<use href="{shape}" x="{x}" y="{y}"/>')
     return _ROW.sub(_looking_alike, "".join([*parts, "</g>" if look else "", svg[end:]]))
 
 
