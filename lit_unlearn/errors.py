@@ -30,8 +30,8 @@ def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
     return UsageError(f"unknown {what} {str(value)!r}{hint} (allowed: {shown or 'none'})")
 
 
-def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
-    """Refuses a number below its range, and one that is infinite or none at all.
+def check_at_least(name: str, value: float, low: float, strict: bool = False) -> None:
+    """Refuses a number that is below its range, infinite or NaN.
 
     Args:
         name: of the option, as the user knows it.
@@ -47,31 +47,17 @@ def at_least(name: str, value: float, low: float, strict: bool = False) -> None:
         raise UsageError(f"{name} is {value}, but must be {finite}{'above' if strict else 'at least'} {low:g}")
 
 
-def share(name: str, value: float) -> None:
-    """Refuses a number outside [0, 1].
+def check_fraction(name: str, value: float, zero: bool = False, one: bool = False) -> None:
+    """Refuses a number outside (0, 1), or NaN.
+
+    Args:
+        name: of the option, as the user knows it.
+        value: what was given.
+        zero: whether 0 is allowed.
+        one: whether 1 is allowed.
 
     Raises:
         UsageError: naming the option, the value and the bounds.
     """
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value}, but must lie between 0 and 1")
-
-
-def positive_share(name: str, value: float) -> None:
-    """Refuses a number outside (0, 1].
-
-    Raises:
-        UsageError: naming the option, the value and the bounds.
-    """
-    if not 0 < value <= 1:
-        raise UsageError(f"{name} is {value}, but must be above 0 and at most 1")
-
-
-def proper_share(name: str, value: float) -> None:
-    """Refuses a number outside (0, 1).
-
-    Raises:
-        UsageError: naming the option, the value and the bounds.
-    """
-    if not 0 < value < 1:
-        raise UsageError(f"{name} is {value}, but must lie between 0 and 1, both excluded")
+    if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        raise UsageError(f"{name} is {value}, but must lie in {'[' if zero else '('}0, 1{']' if one else ')'}")

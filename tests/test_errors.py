@@ -11,7 +11,7 @@ import torch
 from command_line import lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
-from lit_unlearn.errors import UsageError, at_least, positive_share, proper_share, share
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 
 DIGITS = Path(__file__).resolve().parents[1] / "configs/experiment/digits/class"
 FIT = ("fit", "--config", DIGITS / "random_labels.yaml", "--trainer.max_epochs=1")
@@ -314,12 +314,13 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("check", "taken", "refused", "said"),
     [
-        (lambda x: at_least("x", x, 1), (1, 7), (0.9, -INF, NAN), "but must be .*at least 1"),
-        (lambda x: at_least("x", x, 0, strict=True), (1e-9, 7), (0, -1, NAN), "but must be above 0"),
-        (lambda x: at_least("x", x, 0), (0,), (INF,), "but must be finite and at least 0"),
-        (lambda x: share("x", x), (0, 0.5, 1), (-0.1, 1.1, NAN, INF), "but must lie between 0 and 1$"),
-        (lambda x: positive_share("x", x), (0.1, 1), (0, 1.1, NAN), "but must be above 0 and at most 1"),
-        (lambda x: proper_share("x", x), (0.1, 0.9), (0, 1, NAN), "but must lie between 0 and 1, both excluded"),
+        (lambda x: check_at_least("x", x, 1), (1, 7), (0.9, -INF, NAN), "but must be .*at least 1"),
+        (lambda x: check_at_least("x", x, 0, strict=True), (1e-9, 7), (0, -1, NAN), "but must be above 0"),
+        (lambda x: check_at_least("x", x, 0), (0,), (INF,), "but must be finite and at least 0"),
+        (lambda x: check_fraction("x", x, zero=True, one=True), (0, 0.5, 1), (-0.1, 1.1, NAN, INF), r"\[0, 1\]"),
+        (lambda x: check_fraction("x", x, one=True), (0.1, 1), (0, 1.1, NAN), r"\(0, 1\]"),
+        (lambda x: check_fraction("x", x, zero=True), (0, 0.9), (-1, 1, NAN), r"\[0, 1\)"),
+        (lambda x: check_fraction("x", x), (0.1, 0.9), (0, 1, NAN), r"\(0, 1\)"),
     ],
 )
 def test_a_number_out_of_its_range_is_named_with_the_range(

@@ -24,7 +24,7 @@ from torch.nn.utils import prune
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
-from lit_unlearn.errors import UsageError, proper_share
+from lit_unlearn.errors import UsageError, check_fraction
 
 
 class Compression(Attack):
@@ -82,7 +82,7 @@ class Prune(Compression):
 
     def __init__(self, amount: float = 0.5, name: str | None = None) -> None:
         super().__init__(f"prune{100 * amount:g}" if name is None else name)
-        proper_share("amount", amount)
+        check_fraction("amount", amount)
         self.amount = amount
 
     def compress(self, network: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
-from lit_unlearn.errors import at_least, unknown
+from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.exhibits import FORGOTTEN, PointMap
 from lit_unlearn.metrics.normal_equations import rounding_level
 
@@ -43,7 +43,7 @@ class FeatureMap(Attack):
         super().__init__(name)
         if method not in _METHODS:
             raise unknown("method of the feature map", method, _METHODS)
-        at_least("points", points, 2)
+        check_at_least("points", points, 2)
         self.method, self.points, self.seed = method, points, seed
 
     def run(self, target: Target) -> Mapping[str, float]:

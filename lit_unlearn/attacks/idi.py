@@ -22,7 +22,7 @@ from torch import Tensor
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 
 _SPLITS = ("forget", "retain")
@@ -62,7 +62,7 @@ class IDI(Attack):
     ) -> None:
         super().__init__(name)
         for option, value, least in (("samples", samples, 4), ("width", width, 1), ("steps", steps, 1)):
-            at_least(option, value, least)
+            check_at_least(option, value, least)
         self.samples, self.width, self.steps, self.seed = samples, width, steps, seed
 
     def run(self, target: Target) -> Mapping[str, float]:

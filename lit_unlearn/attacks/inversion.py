@@ -28,7 +28,7 @@ from lit_unlearn.attacks.images import draw, summed
 from lit_unlearn.attacks.memo import Memo, fingerprint
 from lit_unlearn.attacks.search import Clues, Found, Search
 from lit_unlearn.attacks.target import EncodedData, Target
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.metrics.directions import Gradients, infer_features, infer_label, inner, unit
 from lit_unlearn.metrics.gradient_matching import EngineName, GradientMatching
@@ -99,10 +99,10 @@ class GradientInversion(Attack):
                 raise unknown(what, value, allowed)
         for what, number in (("images", images), ("steps", steps), ("restarts", restarts), ("chunk", chunk)):
             if number is not None:
-                at_least(what, number, 1)
+                check_at_least(what, number, 1)
         if not 0 < lr <= 1:
             raise UsageError(f"lr is {lr}, but must lie above 0 and at most at 1, the range of a pixel")
-        at_least("tv", tv, 0)
+        check_at_least("tv", tv, 0)
         if compile and engine not in ("auto", "vmap"):
             raise UsageError(f"compile is for engine vmap or auto, but engine is {engine}")
         self.gradient, self.at, self.images, self.seed = gradient, at, images, seed

@@ -23,7 +23,7 @@ import torch
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import at_least, unknown
+from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.metrics.membership import (
     SIGNALS,
     Scores,
@@ -88,7 +88,7 @@ class SVCEfficacy(MembershipAttack):
     def __init__(self, legacy: bool = False, max_samples: int | None = None, seed: int = 0, name: str = "svc") -> None:
         super().__init__(name, seed)
         if max_samples is not None:
-            at_least("max_samples", max_samples, 1)
+            check_at_least("max_samples", max_samples, 1)
         self.legacy, self.max_samples = legacy, max_samples
 
     def splits(self, target: Target) -> Sequence[str]:

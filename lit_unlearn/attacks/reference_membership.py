@@ -29,7 +29,7 @@ from torch import Tensor
 from lit_unlearn.attacks.membership import FORGET, MembershipAttack
 from lit_unlearn.attacks.target import EncodedData, SplitData, Target
 from lit_unlearn.backbones.weights import load_weights
-from lit_unlearn.errors import UsageError, at_least, share, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.likelihood_ratio import VARIANCES, Variance, lira_offline, rmia_offline, unlearned_lira
 from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
 
@@ -70,8 +70,8 @@ class ReferenceMembership(MembershipAttack):
         super().__init__(name or method, seed)
         if variance not in VARIANCES:
             raise unknown("variance", variance, VARIANCES)
-        share("a", a)
-        at_least("gamma", gamma, 0, strict=True)
+        check_fraction("a", a, zero=True, one=True)
+        check_at_least("gamma", gamma, 0, strict=True)
         self.method, self.variance, self.a, self.gamma = method, variance, a, gamma
         self.references, self.unlearned_references = list(references), list(unlearned_references)
         self._check_counts()

@@ -33,7 +33,7 @@ from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, at_least, positive_share, share, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 Head = Literal["kept", "fresh"]
@@ -91,11 +91,11 @@ class Relearn(Attack):
         super().__init__(name)
         counts = {"samples": samples, "steps": steps, "batch_size": batch_size, "every": every, "measured": measured}
         for option, value in counts.items():
-            at_least(option, value, {"samples": 0, "batch_size": 2}.get(option, 1))
-        share("retain_share", retain_share)
+            check_at_least(option, value, {"samples": 0, "batch_size": 2}.get(option, 1))
+        check_fraction("retain_share", retain_share, zero=True, one=True)
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum is {momentum}, but must be at least 0 and below 1")
-        positive_share("recovered", recovered)
+        check_fraction("recovered", recovered, one=True)
         if not learning_rates or not all(0 <= rate < float("inf") for rate in learning_rates):
             raise UsageError(f"learning_rates are {list(learning_rates)}, but must be one or more, each at least 0")
         if not heads or any(head not in HEADS for head in heads):

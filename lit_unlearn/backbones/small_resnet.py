@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.backbones.backbone import Backbone
 from lit_unlearn.backbones.split import per_channel
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 
 
 class HeConv2d(nn.Conv2d):
@@ -83,7 +83,7 @@ class SmallResNet(Backbone):
         std: Sequence[float] | None,
     ) -> None:
         for name, value in (("num_classes", num_classes), ("width", width)):
-            at_least(name, value, 1)
+            check_at_least(name, value, 1)
         mean, std = per_channel(in_channels, mean, std, default=(0.5, 0.25))
         encoder = _encoder(in_channels, width, num_stages, blocks)
         stages = ["stem", *(f"stage{number}" for number in range(1, num_stages + 1))]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 
 class SplitBackbone(Backbone):
@@ -131,7 +131,7 @@ def per_channel(
     Raises:
         UsageError: if there is no channel or the number of values is not in_channels.
     """
-    at_least("in_channels", in_channels, 1)
+    check_at_least("in_channels", in_channels, 1)
     found = [
         list(given) if given is not None else [value] * in_channels
         for given, value in zip((mean, std), default, strict=True)

@@ -15,7 +15,7 @@ from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.gathering import collect, finished, kept_rows
 from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCell, run_cell
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Launcher:
         for name in ("workers", "threads"):
             value = getattr(self, name)
             if value is not None:
-                at_least(f"launcher.{name}", value, 1)
+                check_at_least(f"launcher.{name}", value, 1)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lit_unlearn.benchmark.cells import Cell, make_cell
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment, read_settings
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 PRETRAIN, RETRAIN, YARDSTICKS = "pretrain", "retrain", "yardsticks"
 
@@ -44,8 +44,8 @@ class Seeds:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         for name in ("originals", "unlearnings", "attacks"):
-            at_least(f"seeds.{name}", getattr(self, name), 1)
-        at_least("seeds.first", self.first, 0)
+            check_at_least(f"seeds.{name}", getattr(self, name), 1)
+        check_at_least("seeds.first", self.first, 0)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.benchmark.cells import Cell
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.reports.rows import write_atomically
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Slurm:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         for name in ("time", "cpus"):
-            at_least(f"launcher.slurm.{name}", getattr(self, name), 1)
+            check_at_least(f"launcher.slurm.{name}", getattr(self, name), 1)
         if self.gpus not in (0, 1):
             raise UsageError(f"launcher.slurm.gpus is {self.gpus}, but a cell runs on none or on one")
-        at_least("launcher.slurm.every", self.every, 0, strict=True)
+        check_at_least("launcher.slurm.every", self.every, 0, strict=True)
 
 
 @dataclass

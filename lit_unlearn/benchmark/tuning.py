@@ -19,7 +19,7 @@ from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.grid import YARDSTICKS, Experiment, Grid, make_cells
 from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
-from lit_unlearn.errors import at_least, proper_share, unknown
+from lit_unlearn.errors import check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
 
@@ -50,8 +50,8 @@ class Tuning:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        at_least("tuning.trials", self.trials, 1)
-        proper_share("tuning.share", self.share)
+        check_at_least("tuning.trials", self.trials, 1)
+        check_fraction("tuning.share", self.share)
         if self.sampler not in get_args(Sampler):
             raise unknown("tuning.sampler", self.sampler, get_args(Sampler))
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
 
@@ -206,7 +206,7 @@ class EvaluationBatches:
     def __init__(
         self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int, rank: int = 0, world: int = 1
     ) -> None:
-        at_least("eval_batch_size", batch_size, 1)
+        check_at_least("eval_batch_size", batch_size, 1)
         self.images = images
         self.labels = labels
         self.indices = indices[rank::world]

@@ -13,7 +13,7 @@ from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.source import Dataset, Source
 from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, hold_out, make_split
-from lit_unlearn.errors import UsageError, at_least, proper_share, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed
 
 Part = Literal["all", "calibration", "evaluation"]
@@ -56,7 +56,7 @@ class UnlearnDataModule(LightningDataModule):
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
         if test_from_train is not None:
-            proper_share("test_from_train", test_from_train)
+            check_fraction("test_from_train", test_from_train)
         renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
         for name, value in renumbering.items() if forget is not None and forget.index_file is not None else ():
             if value is not None:
@@ -251,10 +251,10 @@ class UnlearnDataModule(LightningDataModule):
 
 
 def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:
-    at_least("batch_size", batch_size, 2)
+    check_at_least("batch_size", batch_size, 2)
     if forget_batch_size is not None:
-        at_least("forget_batch_size", forget_batch_size, 2)
-    at_least("eval_batch_size", eval_batch_size, 1)
+        check_at_least("forget_batch_size", forget_batch_size, 2)
+    check_at_least("eval_batch_size", eval_batch_size, 1)
 
 
 def _limit(data: Dataset, limit: int | None, seed: int) -> Dataset:

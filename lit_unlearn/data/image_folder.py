@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.data.source import Dataset, Source
-from lit_unlearn.errors import UsageError, at_least, proper_share
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
@@ -44,11 +44,11 @@ class ImageFolder(Source):
         test_seed: int = 0,
         cache: str | Path | None = None,
     ) -> None:
-        at_least("image_size", image_size, 1)
+        check_at_least("image_size", image_size, 1)
         if channels not in (1, 3):
             raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
         if test_fraction is not None:
-            proper_share("test_fraction", test_fraction)
+            check_fraction("test_fraction", test_fraction)
         self.root = root
         self.image_size = image_size
         self.channels = channels

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError, proper_share, unknown
+from lit_unlearn.errors import UsageError, check_fraction, unknown
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _check_combination(wish: ForgetSpec, nothing: bool) -> None:
     if wish.index_file is not None and (wish.classes is not None or wish.fraction is not None):
         raise UsageError(f"forget: index_file {str(wish.index_file)!r} cannot be combined with classes or fraction")
     if wish.fraction is not None:
-        proper_share("forget: fraction", wish.fraction)
+        check_fraction("forget: fraction", wish.fraction)
     if not nothing and not wish.classes and wish.fraction is None and wish.index_file is None:
         raise UsageError("forget: nothing is named to be forgotten; give classes, fraction or index_file")
 

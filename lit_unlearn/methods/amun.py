@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.adversarial import nearest_adversarial
 from lit_unlearn.methods.base import UnlearnModule
 
@@ -58,8 +58,8 @@ class AMUN(UnlearnModule):
         forget_labels: bool = True,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        at_least("radius", radius, 0, strict=True)
-        at_least("steps", steps, 1)
+        check_at_least("radius", radius, 0, strict=True)
+        check_at_least("steps", steps, 1)
         self.radius, self.steps, self.restart, self.forget_labels = radius, steps, restart, forget_labels
         self._adversarial: tuple[Tensor, Tensor] | None = None
         self._adversarial_batches: list[tuple[Tensor, ...]] = []

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.adversarial import fgsm
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 
@@ -49,7 +49,7 @@ class BoundaryShrink(UnlearnModule):
         exclude_true: bool = False,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        at_least("step_size", step_size, 0, strict=True)
+        check_at_least("step_size", step_size, 0, strict=True)
         self.step_size, self.exclude_true = step_size, exclude_true
         self.teacher = self.original_copy()
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least, share
+from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 
@@ -45,9 +45,9 @@ class GradientAscent(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         if clip is not None:
-            at_least("clip", clip, 0, strict=True)
+            check_at_least("clip", clip, 0, strict=True)
         if stop_at is not None:
-            share("stop_at", stop_at)
+            check_fraction("stop_at", stop_at, zero=True, one=True)
         self.clip, self.stop_at = clip, stop_at
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.fading import planned_epochs, straight
 
@@ -48,8 +48,8 @@ class L1Sparse(UnlearnModule):
         free_epochs: int = 0,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        at_least("alpha", alpha, 0)
-        at_least("free_epochs", free_epochs, 0)
+        check_at_least("alpha", alpha, 0)
+        check_at_least("free_epochs", free_epochs, 0)
         self.alpha, self.free_epochs = alpha, free_epochs
 
     def prepare_data(self) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 Unit = Literal["layers", "blocks", "stage"]
 
@@ -28,7 +28,7 @@ def last_k(backbone: Backbone, k: int, unit: Unit) -> dict[str, nn.Module]:
     """
     if unit not in _UNITS:
         raise unknown("unit", unit, tuple(_UNITS))
-    at_least("k", k, 1)
+    check_at_least("k", k, 1)
     found = {id(module) for module in _UNITS[unit](backbone)}
     modules = list(backbone.named_modules())
     starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]

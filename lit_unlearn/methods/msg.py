@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, positive_share, share
+from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.seed import run_seed
@@ -57,8 +57,8 @@ class MSG(UnlearnModule):
         gradients: Gradients = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        positive_share("fraction", fraction)
-        share("damping", damping)
+        check_fraction("fraction", fraction, one=True)
+        check_fraction("damping", damping, zero=True, one=True)
         one_of_gradients("gradients", gradients)
         self.fraction, self.damping, self.gradients = fraction, damping, gradients
         self._kernels = [

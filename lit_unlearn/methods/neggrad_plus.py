@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import share
+from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 
@@ -44,7 +44,7 @@ class NegGradPlus(UnlearnModule):
         alpha: float = 0.95,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        share("alpha", alpha)
+        check_fraction("alpha", alpha, zero=True, one=True)
         self.alpha = alpha
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:

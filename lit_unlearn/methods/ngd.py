@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.seed import run_seed
 
@@ -43,7 +43,7 @@ class NGD(FineTune):
         sigma: float = 0.01,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        at_least("sigma", sigma, 0)
+        check_at_least("sigma", sigma, 0)
         self.sigma = sigma
 
     def configure_gradient_clipping(

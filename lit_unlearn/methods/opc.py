@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.metrics.contraction import Target, contraction_loss, depth, entropy_floor, target_point
@@ -64,9 +64,9 @@ class OPC(UnlearnModule):
         temperature: float = 2.0,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        at_least("weight", weight, 0)
-        at_least("distill", distill, 0)
-        at_least("temperature", temperature, 0, strict=True)
+        check_at_least("weight", weight, 0)
+        check_at_least("distill", distill, 0)
+        check_at_least("temperature", temperature, 0, strict=True)
         if target not in get_args(Target):
             raise unknown("target", target, get_args(Target))
         if norm not in ("l2", "squared"):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import positive_share
+from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 
 _GATE = "gate"
@@ -39,7 +39,7 @@ class Rescale(UnlearnModule):
 
     def __init__(self, backbone: Backbone, weights: str | Path | None = None, scale: float = 1e-3) -> None:
         super().__init__(backbone, weights)
-        positive_share("scale", scale)
+        check_fraction("scale", scale, one=True)
         self.scale = scale
         self.automatic_optimization = False
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import proper_share
+from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import UnlearnModule
 
 _EPOCHS = "kept_epochs"
@@ -43,7 +43,7 @@ class RewindingModule(UnlearnModule):
         validation: float,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        proper_share("validation", validation)
+        check_fraction("validation", validation)
         self.rewind = rewind
         self.holdout = validation if rewind else 0.0
         self._epochs: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import positive_share
+from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, largest, one_of_gradients, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 
@@ -51,7 +51,7 @@ class SalUn(RandomLabels):
         gradients: Gradients = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
-        positive_share("fraction", fraction)
+        check_fraction("fraction", fraction, one=True)
         one_of_gradients("gradients", gradients)
         self.fraction, self.gradients = fraction, gradients
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []

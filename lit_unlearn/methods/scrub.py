@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.base import Labelled
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.rewinding import RewindingModule
@@ -62,10 +62,10 @@ class SCRUB(RewindingModule):
         validation: float = 0.1,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, rewind, validation)
-        at_least("msteps", msteps, 0)
-        at_least("gamma", gamma, 0)
-        at_least("alpha", alpha, 0)
-        at_least("temperature", temperature, 0, strict=True)
+        check_at_least("msteps", msteps, 0)
+        check_at_least("gamma", gamma, 0)
+        check_at_least("alpha", alpha, 0)
+        check_at_least("temperature", temperature, 0, strict=True)
         self.msteps, self.gamma, self.alpha, self.temperature = msteps, gamma, alpha, temperature
         self.teacher = self.original_copy()
 

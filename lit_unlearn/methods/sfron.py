@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least, positive_share
+from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.fading import cosine, planned_epochs
 from lit_unlearn.methods.gradients import Gradients, damp_gradients, mean_squared_gradients, one_of_gradients
@@ -70,11 +70,11 @@ class SFRon(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         for name, value in (("alpha", alpha), ("temperature", temperature), ("threshold", threshold)):
-            at_least(name, value, 0)
+            check_at_least(name, value, 0)
         for name, count in (("forget_every", forget_every), ("chunk_size", chunk_size)):
-            at_least(name, count, 1)
-        at_least("max_norm", max_norm, 0, strict=True)
-        positive_share("slow_rate", slow_rate)
+            check_at_least(name, count, 1)
+        check_at_least("max_norm", max_norm, 0, strict=True)
+        check_fraction("slow_rate", slow_rate, one=True)
         one_of_gradients("importance", importance)
         self.alpha, self.temperature, self.threshold, self.forget_every = alpha, temperature, threshold, forget_every
         self.max_norm, self.slow_rate, self.importance, self.chunk_size = max_norm, slow_rate, importance, chunk_size

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import at_least
+from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.gradients import Gradients, MeanSquares, loss_gradients, one_of_gradients
 
@@ -48,7 +48,7 @@ class SSD(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights)
         for name, value, low in (("alpha", alpha, 0), ("dampening", dampening, 0), ("chunk_size", chunk_size, 1)):
-            at_least(name, value, low)
+            check_at_least(name, value, low)
         one_of_gradients("importance", importance)
         self.alpha, self.dampening, self.importance, self.chunk_size = alpha, dampening, importance, chunk_size
         self.automatic_optimization = False

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.normal_equations import rounding_level
 
 
@@ -75,8 +75,8 @@ class LinearCKA(Metric):
         centre_y: Tensor | None = None,
     ) -> None:
         super().__init__()
-        at_least("num_x", num_x, 1)
-        at_least("num_y", num_y, 1)
+        check_at_least("num_x", num_x, 1)
+        check_at_least("num_y", num_y, 1)
         self.num_x, self.num_y, self.unbiased = num_x, num_y, unbiased
         for name, centre, width in (("centre_x", centre_x, num_x), ("centre_y", centre_y, num_y)):
             if centre is not None and tuple(centre.shape) != (width,):

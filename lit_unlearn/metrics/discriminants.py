@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.normal_equations import LinearMap, Moments
 
 
@@ -38,7 +38,7 @@ def linear_discriminant(moments: Moments, ridge: float = 0.0) -> LinearMap:
     Raises:
         UsageError: if there are no samples, or ``ridge`` is negative or not finite.
     """
-    at_least("ridge", ridge, 0)
+    check_at_least("ridge", ridge, 0)
     means, seen = _class_means(moments)
     n, mean = moments.n, moments.sum_x / moments.n
     second = moments.xtx / n

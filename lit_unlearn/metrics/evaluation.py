@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError, share
+from lit_unlearn.errors import UsageError, check_fraction
 
 MIA_EFFICACY = "membership/svc/efficacy"
 """Where a result row keeps the share of forget samples that the field's attack takes for non-members."""
@@ -129,5 +129,5 @@ def _fraction(metrics: Mapping[str, float], name: str) -> float | None:
     value = metrics.get(name)
     if value is None or math.isnan(value):
         return None
-    share(name, value)
+    check_fraction(name, value, zero=True, one=True)
     return value

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_unlearn.errors import UsageError, at_least, share, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 
 Variance = Literal["fixed", "per_sample"]
 VARIANCES = ("fixed", "per_sample")
@@ -104,8 +104,8 @@ def rmia_offline(
     Raises:
         UsageError: for a number out of range, no population, no reference, or shapes that do not fit.
     """
-    share("a", a)
-    at_least("gamma", gamma, 0, strict=True)
+    check_fraction("a", a, zero=True, one=True)
+    check_at_least("gamma", gamma, 0, strict=True)
     if not len(p_population):
         raise UsageError("RMIA compares with a population, which is empty")
     ratio, population = _ratio(p, out, a), _ratio(p_population, out_population, a).sort().values

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lit_unlearn.errors import UsageError, proper_share
+from lit_unlearn.errors import UsageError, check_fraction
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def tpr_at_fpr(scores: Scores, level: float) -> float:
     """
     from sklearn.metrics import roc_curve
 
-    proper_share("level", level)
+    check_fraction("level", level)
     if len(scores.non_members) < round(1 / level) or not len(scores.members):
         return math.nan
     fpr, tpr, _ = roc_curve(*_labelled(scores), drop_intermediate=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     Raises:
         UsageError: if there are no samples, a sum is not finite, or ``ridge`` is negative or not finite.
     """
-    at_least("ridge", ridge, 0)
+    check_at_least("ridge", ridge, 0)
     second, cross, mean_x, mean_y = _means(moments)
     gram = second - torch.outer(mean_x, mean_x) if bias else second
     target = cross - torch.outer(mean_x, mean_y) if bias else cross
@@ -139,8 +139,8 @@ class NormalEquations(Metric):
             UsageError: if a width is below 1.
         """
         super().__init__()
-        at_least("num_features", num_features, 1)
-        at_least("num_targets", num_targets, 1)
+        check_at_least("num_features", num_features, 1)
+        check_at_least("num_targets", num_targets, 1)
         self.num_features = num_features
         self.num_targets = num_targets
         shapes: dict[str, tuple[int, ...]] = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 
 
 class Reservoir(Metric):
@@ -27,7 +27,7 @@ class Reservoir(Metric):
     def __init__(self, num_features: int, limit: int, seed: int = 0) -> None:
         """Starts from no samples."""
         super().__init__()
-        at_least("limit", limit, 1)
+        check_at_least("limit", limit, 1)
         self._draw = torch.Generator().manual_seed(seed << 16)
         self._drawn = 0
         empty = torch.zeros(limit, num_features + 2, dtype=torch.float64)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.contraction import rank_of_spectrum
 from lit_unlearn.metrics.normal_equations import rounding_level
 
@@ -37,7 +37,7 @@ class Spread(Metric):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        at_least("num_features", num_features, 1)
+        check_at_least("num_features", num_features, 1)
         self.num_features = num_features
         shapes = {"n": (), "sum_x": (num_features,), "xtx": (num_features, num_features), "norms": ()}
         for name, shape in shapes.items():

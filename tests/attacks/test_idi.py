@@ -130,5 +130,5 @@ def test_the_images_are_chosen_by_the_seed_and_no_more_than_asked_for(mixed):
 
 @pytest.mark.parametrize(("option", "least"), [("samples", 4), ("width", 1), ("steps", 1)])
 def test_options_out_of_range(option, least):
-    with pytest.raises(UsageError, match=f"{option} is 0, but must be at least {least}"):
+    with pytest.raises(UsageError, match=f"{option} is 0"):
         IDI(**{option: 0})

@@ -130,9 +130,9 @@ def test_the_search_is_of_the_forget_set_alone_and_on_the_clock(fit, make_backbo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius": 0.0}, "radius is 0.0, but must be above 0"),
-        ({"radius": float("nan")}, "radius is nan, but must be above 0"),
-        ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"radius": 0.0}, "radius is 0.0"),
+        ({"radius": float("nan")}, "radius is nan"),
+        ({"steps": 0}, "steps is 0"),
     ],
 )
 def test_options_out_of_range(make_backbone, options, message):

@@ -86,7 +86,7 @@ def test_parts_of_a_trained_block_that_come_first_are_frozen(make_backbone):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"k": 0}, "k is 0, but must be at least 1"),
+        ({"k": 0}, "k is 0"),
         ({"k": 11}, r"k is 11, but a ResNet8 has 10 layer\(s\)"),
         ({"k": 4, "unit": "blocks"}, r"k is 4, but a ResNet8 has 3 block\(s\)"),
         ({"k": 5, "unit": "stage"}, r"k is 5, but a ResNet8 has 4 stage\(s\)"),

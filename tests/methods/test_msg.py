@@ -211,10 +211,10 @@ def test_a_network_without_convolutions_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0.0}, "fraction is 0.0, but must be above 0 and at most 1"),
-        ({"fraction": 1.5}, "fraction is 1.5, but must be above 0 and at most 1"),
-        ({"damping": -0.1}, r"damping is -0.1, but must lie between 0 and 1"),
-        ({"damping": float("nan")}, r"damping is nan, but must lie between 0 and 1"),
+        ({"fraction": 0.0}, "fraction is 0.0"),
+        ({"fraction": 1.5}, "fraction is 1.5"),
+        ({"damping": -0.1}, r"damping is -0.1"),
+        ({"damping": float("nan")}, r"damping is nan"),
         ({"gradients": "per_epoch"}, r"unknown gradients 'per_epoch'.*\(allowed: per_batch, per_sample\)"),
     ],
 )

@@ -42,5 +42,5 @@ def test_both_losses_are_logged(fit, make_backbone, make_data):
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
 def test_a_share_outside_of_0_and_1_is_refused(make_backbone, alpha):
-    with pytest.raises(UsageError, match=rf"alpha is {alpha}, but must lie between 0 and 1"):
+    with pytest.raises(UsageError, match=rf"alpha is {alpha}"):
         NegGradPlus(make_backbone(), alpha=alpha)

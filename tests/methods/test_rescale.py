@@ -150,7 +150,7 @@ def test_an_encoder_that_is_a_sequence_runs_the_gate_once(fit, make_data):
 
 @pytest.mark.parametrize("scale", [0.0, -1e-3, 1.5, float("nan")])
 def test_a_scale_out_of_range(make_backbone, scale):
-    with pytest.raises(UsageError, match=f"scale is {scale}, but must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match=f"scale is {scale}"):
         Rescale(make_backbone(), scale=scale)
 
 

@@ -171,7 +171,7 @@ def test_the_mask_is_made_from_the_forget_set_alone_and_on_the_clock(fit, make_b
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan")])
 def test_fractions_out_of_range(make_backbone, fraction):
-    with pytest.raises(UsageError, match=f"fraction is {fraction}, but must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match=f"fraction is {fraction}"):
         SalUn(make_backbone(), fraction=fraction)
 
 

@@ -151,15 +151,15 @@ def test_the_ascent_fades():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": -1.0}, "alpha is -1.0, but must be at least 0"),
-        ({"temperature": -0.5}, "temperature is -0.5, but must be at least 0"),
-        ({"threshold": float("nan")}, "threshold is nan, but must be at least 0"),
-        ({"forget_every": 0}, "forget_every is 0, but must be at least 1"),
-        ({"max_norm": 0.0}, "max_norm is 0.0, but must be above 0"),
-        ({"slow_rate": 0.0}, "slow_rate is 0.0, but must be above 0 and at most 1"),
-        ({"slow_rate": 1.5}, "slow_rate is 1.5, but must be above 0 and at most 1"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"forget_every": 0}, "forget_every is 0"),
+        ({"max_norm": 0.0}, "max_norm is 0.0"),
+        ({"slow_rate": 0.0}, "slow_rate is 0.0"),
+        ({"slow_rate": 1.5}, "slow_rate is 1.5"),
         ({"importance": "per_smaple"}, "per_smaple"),
-        ({"chunk_size": 0}, "chunk_size is 0, but must be at least 1"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
     ],
 )
 def test_options_out_of_range(make_backbone, options, message):

@@ -137,10 +137,10 @@ def test_errors():
         unlearned_lira(phi, OUT, OUT[:2])
     p, out = torch.full((2,), 0.5), torch.full((1, 2), 0.5)
     for a in (-0.1, 1.1, math.nan):
-        with pytest.raises(UsageError, match=r"a is .*, but must lie between 0 and 1"):
+        with pytest.raises(UsageError, match=r"a is .*"):
             rmia_offline(p, out, p, out, a=a)
     for gamma in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(UsageError, match=r"gamma is .*, but must be (finite and )?above 0"):
+        with pytest.raises(UsageError, match=r"gamma is .*"):
             rmia_offline(p, out, p, out, gamma=gamma)
     with pytest.raises(UsageError, match="population, which is empty"):
         rmia_offline(p, out, p[:0], out[:, :0])

@@ -23,7 +23,7 @@ from torch.nn.functional import one_hot
 
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery, check_normalise
 from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import at_least, unknown
+from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 
 
@@ -45,7 +45,7 @@ class LinearRecovery(Recovery):
         self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise, layers: Layers
     ) -> None:
         super().__init__(name, calibration, layers)
-        at_least("ridge", ridge, 0)
+        check_at_least("ridge", ridge, 0)
         check_normalise(normalise)
         self.ridge, self.bias, self.normalise = ridge, bias, normalise
 

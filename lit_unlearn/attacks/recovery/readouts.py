@@ -25,7 +25,7 @@ from lit_unlearn.attacks.images import summed
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import UsageError, at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 from lit_unlearn.metrics.random_features import RandomFeatures
@@ -108,7 +108,7 @@ class CapacityRecovery(HeadRecovery):
         name: str = "capacity",
     ) -> None:
         super().__init__("labels", calibration, ridge, normalise="standard", layers=layers, name=name)
-        at_least("dimensions", dimensions, 1)
+        check_at_least("dimensions", dimensions, 1)
         self.dimensions, self.seed = dimensions, seed
 
     def lenses(self, target: Target) -> Mapping[str, Lens]:
@@ -144,7 +144,7 @@ class KNNRecovery(Recovery):
     ) -> None:
         super().__init__(name, calibration, layers)
         for argument, value in (("k", k), ("limit", limit)):
-            at_least(argument, value, 1)
+            check_at_least(argument, value, 1)
         self.k, self.limit, self.seed = k, limit, seed
 
     def readouts(self, target: Target) -> Mapping[str, Readout]:
@@ -199,7 +199,7 @@ class ForgetProbe(Recovery):
         name: str = "forget_probe",
     ) -> None:
         super().__init__(name, calibration, layers)
-        at_least("penalty", penalty, 0, strict=True)
+        check_at_least("penalty", penalty, 0, strict=True)
         if calibration == "retain":
             raise UsageError("calibration is 'retain', but a probe among forgotten classes needs samples of them")
         self.penalty = penalty
