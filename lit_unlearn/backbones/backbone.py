@@ -5,6 +5,7 @@ Images come in [0, 1]; normalisation lives inside, so that attacks and adversari
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Backbone(nn.Module):
     """
 
     head_path: str | None = None
-    """Where the head was in the network that was split, or None if the backbone was born in two parts."""
+    """Where the head was in the network that was split, or None if the backbone was constructed in two parts."""
 
     _compiled: Callable[[Tensor], Tensor] | None = None
     _tapped: bool = False
@@ -192,8 +193,12 @@ class Backbone(nn.Module):
             raise UsageError(f"the stage {silent[0]!r} does not run in the forward pass: name other stages")
         return {name: found[name] for name in wanted}
 
+    def to_network(self) -> nn.Module:
+        """A copy of the network under its own class and names, in eval mode: here, the backbone itself."""
+        return deepcopy(self).eval()
+
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
-        """Complain, before anything is trained, where the data does not fit; nothing of the backbone changes.
+        """Check, before anything is trained, that the data fits; the backbone does not change.
 
         Args:
             image_shape: (C, H, W) of the images.
@@ -260,7 +265,7 @@ def pool(activation: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def attempt(function: Callable[[Tensor], object], images: Tensor) -> object:
-    """What a network gives for images (B, C, H, W); whatever it complains about becomes a UsageError of one line."""
+    """What a network gives for images (B, C, H, W); any error of the network becomes a UsageError of one line."""
     try:
         return function(images)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One's own network as a backbone."""
+"""Your own network as a backbone."""
 
 from copy import deepcopy
 from importlib import import_module

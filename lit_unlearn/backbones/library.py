@@ -22,7 +22,7 @@ class Torchvision(SplitBackbone):
         in_channels: channels of the images; for other than 3 the first convolution is replaced.
         mean: per-channel mean of images in [0, 1]; None is ImageNet's (the average over its channels unless there
             are 3).
-        std: per-channel standard deviation; None is ImageNet's, likewise.
+        std: per-channel standard deviation; None is ImageNet's, as for mean.
         stages: dotted paths inside the network; None is its top-level children that have parameters.
         pretrained: start from torchvision's ImageNet weights, downloaded on first use; the head is then fresh unless
             num_classes is 1000.
@@ -72,7 +72,7 @@ class Timm(SplitBackbone):
         in_channels: channels of the images.
         mean: per-channel mean of images in [0, 1]; None is what the model was trained with, ImageNet's for most (the
             average over its channels unless there are 3).
-        std: per-channel standard deviation; None is what the model was trained with, likewise.
+        std: per-channel standard deviation; None is what the model was trained with, as for mean.
         stages: dotted paths inside the network; None is its top-level children that have parameters.
         pretrained: start from timm's weights, downloaded on first use; the head is then fresh unless the class
             counts agree.

@@ -49,6 +49,15 @@ class SplitBackbone(Backbone):
         super().__init__(network, layer, mean, std, name_stages(network, stages), channels_last)
         self.head_path = path
 
+    def to_network(self) -> nn.Module:
+        """A copy of the network as it was before the split: its own class, its own names, in eval mode.
+
+        Normalisation stays behind: the network takes what it took before, images minus the mean over the deviation.
+        """
+        network: nn.Module = deepcopy(self.encoder)
+        network.set_submodule(self.head_path, deepcopy(self.head))
+        return network.eval()
+
     def _dry_run(self, images: Tensor) -> None:
         """As for every backbone, and the two parts must together do what the network did."""
         # Random weights, because a head that starts at zero would hide what comes after it.

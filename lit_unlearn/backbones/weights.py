@@ -33,7 +33,7 @@ class LoadedWeights:
         path: the file.
         sha256: of the file, as hexadecimal digits.
         split: hash of the split that the weights were trained for, if the file or the manifest says so.
-        entry: the manifest's entry, empty for a file of one's own.
+        entry: the manifest's entry, empty for the user's own file.
     """
 
     source: str
@@ -95,7 +95,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
 
     Args:
         backbone: changed in place. The mean and standard deviation come with the weights, unless the file is one
-            of the network that was split (torchvision's, timm's or one's own), which has none.
+            of the network that was split (torchvision's, timm's or the user's own), which has none.
         weights: a file, or a name in the manifest, whose sha256 is then checked.
 
     Raises:
@@ -239,7 +239,7 @@ def _own_names(backbone: Backbone, state: dict[str, Tensor], current: Mapping[st
         if len(native.keys() & state.keys()) > len(current.keys() & state.keys()):
             state = {native.get(key, key): value for key, value in state.items()}
             state = {key: value for key, value in current.items() if key.startswith("normalise.")} | state
-    # Batch norm's counter is absent from old files; torch fills it in likewise, and eval mode does not read it.
+    # Batch norm's counter is absent from old files; torch fills it in, too, and eval mode does not read it.
     counters = {key: value for key, value in current.items() if key.endswith(".num_batches_tracked")}
     return counters | state
 

@@ -1,0 +1,180 @@
+"""Unlearn or audit a network with one call: a thin layer over Trainer, LightningModule and callbacks.
+
+What :func:`unlearn` and :func:`audit` do can also be written with ``Trainer(callbacks=[…])``: they wrap a plain network,
+look up methods and attacks by name, and return what the callbacks measured.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer, seed_everything
+from torch import nn
+
+from lit_unlearn import methods
+from lit_unlearn.artifacts import Artifact
+from lit_unlearn.attacks import Attack, Evaluation
+from lit_unlearn.backbones import Backbone, Custom, load_weights, save_weights
+from lit_unlearn.data import UnlearnDataModule
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.methods import Audit, UnlearnModule
+from lit_unlearn.reports import Row, write_page, write_rows
+from lit_unlearn.reports.page import fragment
+from lit_unlearn.reports.report import Report
+from lit_unlearn.reports.table import plain_table
+from lit_unlearn.shipped import attacks_of
+
+__all__ = ["Result", "audit", "unlearn"]
+
+Weights = str | Path | nn.Module
+_QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run measured. ``print(result)`` shows table and verdict; a notebook shows the first part of the page.
+
+    Attributes:
+        rows: one row a model: Original, Retrain where it is known, and the unlearned model last.
+        artifacts: pictures and maps of attacks, by the label of a row.
+        module: the method, with the unlearned backbone.
+    """
+
+    rows: list[Row]
+    artifacts: Mapping[str, Mapping[str, Artifact]]
+    module: UnlearnModule
+
+    def __str__(self) -> str:
+        return plain_table(self.rows)
+
+    def _repr_html_(self) -> str:
+        return fragment(self.rows, self.artifacts)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes the report: one HTML page that needs no other file."""
+        write_page(path, self.rows, self.artifacts)
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the rows, with all settings, seeds and versions."""
+        write_rows(path, self.rows)
+
+    @property
+    def network(self) -> nn.Module:
+        """A copy of the unlearned network: a module of the given network's own class, with its own names, in eval mode.
+
+        Raises:
+            UsageError: if the method changes the architecture.
+        """
+        if self.module.unwrapped_backbone() is not self.module.backbone:
+            raise UsageError(f"{type(self.module).__name__} changes the architecture: take result.module.backbone")
+        return self.module.backbone.to_network().cpu()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the backbone's weights together with the hash of the split, so that they can serve as ``retrain``."""
+        split = str(self.rows[-1].split["hash"])
+        save_weights(self.module.backbone, path, {"split": split, "method": type(self.module).__name__})
+
+
+def unlearn(
+    network: nn.Module,
+    data: UnlearnDataModule,
+    method: str | UnlearnModule | Callable[..., UnlearnModule] = "OPC",
+    options: Mapping[str, Any] | None = None,
+    attacks: str | Sequence[Attack] | None = "quick",
+    retrain: Weights | None = None,
+    seed: int = 0,
+    wrap: Mapping[str, Any] | None = None,
+    **trainer: Any,
+) -> Result:
+    """Makes a copy of a network forget, attacks the copy, and compares it with the original and with Retrain.
+
+    Args:
+        network: any ``nn.Module`` from images to logits that ends in a linear layer, or a Backbone. It is not changed.
+        data: the images, and which of them are to be forgotten.
+        method: a name such as ``"OPC"``, a class, or an instance; an instance has a backbone and options of its own.
+        options: arguments of the method, where it is given as a name or a class.
+        attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
+        retrain: the network retrained without the forget set: a file or name of weights, or an ``nn.Module``.
+        seed: of everything random in the run; the split has its own.
+        wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
+            ``std`` and ``stages``.
+        **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default nothing is logged or saved.
+
+    Raises:
+        UsageError: for an unknown method or attack, missing ``max_epochs``, or a network that does not fit the data.
+    """
+    if "max_epochs" not in trainer and "max_steps" not in trainer:
+        raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
+    seed_everything(seed, workers=True, verbose=False)
+    if isinstance(method, UnlearnModule):
+        if options or wrap or network is not method.backbone:
+            raise UsageError("method is an instance with its own backbone and options: give method.backbone as network")
+        module = method
+    else:
+        make = _class_of(method) if isinstance(method, str) else method
+        module = make(_backbone(network, data, wrap), **(options or {}))
+    return _measured(Trainer.fit, module, data, attacks, retrain, trainer)
+
+
+def audit(
+    network: nn.Module,
+    data: UnlearnDataModule,
+    original: Weights | None = None,
+    retrain: Weights | None = None,
+    attacks: str | Sequence[Attack] | None = "suite",
+    seed: int = 0,
+    wrap: Mapping[str, Any] | None = None,
+    **trainer: Any,
+) -> Result:
+    """Attacks a network that somebody else made forget, and compares it with the original and with Retrain.
+
+    Args:
+        network: the network to audit, as for :func:`unlearn`.
+        data: the images, and which of them are said to be forgotten.
+        original: the network before unlearning; without it, attacks that need it are left out.
+        retrain: as for :func:`unlearn`.
+        attacks: as for :func:`unlearn`.
+        seed: of everything random in the attacks.
+        wrap: as for :func:`unlearn`.
+        **trainer: arguments of Lightning's Trainer.
+
+    Raises:
+        UsageError: for an unknown attack, or a network that does not fit the data.
+    """
+    seed_everything(seed, workers=True, verbose=False)
+    backbone = _backbone(network, data, wrap)
+    before = _backbone(original, data, wrap) if isinstance(original, nn.Module) else original
+    return _measured(Trainer.validate, Audit(backbone, original=before), data, attacks, retrain, trainer)
+
+
+def _measured(
+    start: Callable[..., object],
+    module: UnlearnModule,
+    data: UnlearnDataModule,
+    attacks: str | Sequence[Attack] | None,
+    retrain: Weights | None,
+    arguments: Mapping[str, Any],
+) -> Result:
+    """Runs fit or validate with the attacks, and collects what they measured."""
+    found, suite = attacks_of(attacks) if isinstance(attacks, str) else (attacks or (), None)
+    report = Report(write=False)
+    callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
+    trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
+    start(trainer, module, datamodule=data)
+    return Result(report.rows, report.artifacts, module)
+
+
+def _class_of(name: str) -> type[UnlearnModule]:
+    if name not in methods.__all__ or name == UnlearnModule.__name__:
+        raise unknown("method", name, [each for each in methods.__all__ if each != UnlearnModule.__name__])
+    found: type[UnlearnModule] = getattr(methods, name)
+    return found
+
+
+def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Backbone:
+    """A copy of the network as a backbone."""
+    if isinstance(network, Backbone):
+        return deepcopy(network)
+    return as_backbone(network, data.image_shape, data.num_classes, **(wrap or {}))

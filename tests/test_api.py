@@ -1,0 +1,182 @@
+"""The door from Python: one call does what Trainer, module and callbacks do, and leaves the caller's network alone."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from blobs import CLASSES
+from conftest import small_network
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor, nn
+
+import lit_unlearn as lu
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.report import Report
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+class Plain(nn.Module):
+    """A network of the user's own: no stages, no normalisation, a head in the middle of its names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+        self.classifier = nn.Linear(24, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.body(images).flatten(1))
+
+
+@pytest.fixture
+def plain(make_data: Callable[..., lu.UnlearnDataModule]) -> Plain:
+    torch.manual_seed(0)
+    network, data = Plain(), make_data()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    images, labels = data.data.train_images / 255, data.data.train_labels
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+def test_every_public_name_is_offered_and_each_once() -> None:
+    rooms = {room: __import__(f"lit_unlearn.{room}", fromlist=["_"]).__all__ for room in lu._ROOMS}
+    names = [name for offered in rooms.values() for name in offered]
+    assert len(set(names)) == len(names)
+    assert {"OPC", "HeadRecovery", "UnlearnDataModule", "ResNet8", "Report", "unlearn", "audit"} <= set(names)
+    assert set(names) | {"__version__"} == set(dir(lu))
+    assert all(getattr(lu, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = lu.no_such_name
+
+
+def test_the_import_alone_loads_neither_torch_nor_lightning() -> None:
+    program = "import sys, lit_unlearn; print([n for n in ('torch', 'lightning', 'numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unlearn_gives_back_the_users_own_class_and_leaves_the_network_alone(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    before = copy.deepcopy(plain.state_dict())
+    result = lu.unlearn(plain, make_data(), method="FineTune", max_epochs=1, attacks=None, **QUIET)
+    assert all(torch.equal(before[name], value) for name, value in plain.state_dict().items())
+    assert type(result.network) is Plain
+    forgotten = Plain()
+    forgotten.load_state_dict(result.network.state_dict(), strict=True)
+    images = torch.rand(100, *make_data().image_shape)
+    with torch.no_grad():
+        ours = result.module.backbone.cpu().eval()(images)
+        theirs = forgotten.eval()(images)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert not torch.equal(before["classifier.weight"], forgotten.classifier.weight)
+
+
+def test_unlearn_is_what_trainer_module_and_callbacks_do(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network = small_network()
+    result = lu.unlearn(network, make_data(), lu.OPC, {"weight": 2.0}, [lu.HeadRecovery()], max_epochs=2, **QUIET)
+    seed_everything(0, workers=True, verbose=False)
+    report = Report(write=False)
+    trainer = Trainer(
+        max_epochs=2,
+        callbacks=[lu.HeadRecovery(), lu.Evaluation(), report],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **QUIET,
+    )
+    trainer.fit(lu.OPC(copy.deepcopy(network), weight=2.0), datamodule=make_data())
+    assert [row.method for row in result.rows] == [row.method for row in report.rows] == ["Original", "OPC"]
+    for ours, theirs in zip(result.rows, report.rows, strict=True):
+        assert (ours.metrics, ours.attacks) == (theirs.metrics, theirs.attacks)
+        assert "recovery/hr/test_forget_acc" in ours.attacks
+
+
+def test_a_method_is_a_name_a_class_or_an_instance(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network = small_network()
+    results = [
+        lu.unlearn(network, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET),
+        lu.unlearn(network, make_data(), lu.FineTune, attacks=None, max_epochs=1, **QUIET),
+    ]
+    instance = lu.FineTune(small_network())
+    results.append(lu.unlearn(instance.backbone, make_data(), instance, attacks=None, max_epochs=1, **QUIET))
+    assert len({str(result.rows[-1].metrics) for result in results}) == 1
+
+
+def test_retrain_saved_serves_as_retrain(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path) -> None:
+    lu.unlearn(plain, make_data(), "Retrain", attacks=None, max_epochs=1, **QUIET).save(tmp_path / "retrain.pt")
+    result = lu.unlearn(
+        plain, make_data(), "OPC", attacks="quick", max_epochs=1, retrain=tmp_path / "retrain.pt", **QUIET
+    )
+    assert [row.method for row in result.rows] == ["Original", "Retrain", "OPC"]
+    assert result.rows[-1].versions["suite"].startswith("quick")
+    assert all("recovery/worst" in " ".join(row.attacks) for row in result.rows)
+
+
+def test_audit_compares_a_network_with_original_and_retrain(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    other = Plain()
+    result = lu.audit(other, make_data(), original=plain, retrain=Plain(), attacks=[lu.FeatureMapping()], **QUIET)
+    assert [row.method for row in result.rows] == ["Original", "Retrain", "Audit"]
+    assert all("recovery/fm/forget_acc" in row.attacks for row in result.rows)
+    result.to_html(tmp_path / "report.html")
+    result.to_json(tmp_path / "results.json")
+    assert lu.read_rows(tmp_path / "results.json") == result.rows
+    assert "Audit" in (tmp_path / "report.html").read_text()
+    without = lu.audit(other, make_data(), attacks=[lu.FeatureMapping()], **QUIET)
+    assert [row.method for row in without.rows] == ["Audit"]
+    assert "recovery/fm" in without.rows[-1].skipped
+
+
+def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    result = lu.unlearn(small_network(), make_data(), "FineTune", attacks=[lu.HeadRecovery()], max_epochs=1, **QUIET)
+    for shown in (str(result), result._repr_html_()):
+        assert "FineTune" in shown
+        assert "recovery/hr" in shown
+    assert "<script" not in result._repr_html_()
+
+
+def test_one_attack_alone_gives_the_numbers_of_a_run(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    found = lu.HeadRecovery()(plain, make_data())
+    row = lu.audit(plain, make_data(), attacks=[lu.HeadRecovery()], **QUIET).rows[-1]
+    assert {f"recovery/hr/{name}": value for name, value in found.numbers.items()} == pytest.approx(row.attacks, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"method": "OPS", "max_epochs": 1}, "'OPS'.*OPC"),
+        ({"method": "UnlearnModule", "max_epochs": 1}, "UnlearnModule"),
+        ({"method": "OPC"}, "max_epochs"),
+        ({"method": "OPC", "max_epochs": 1, "attacks": "quik"}, "quik"),
+        ({"method": "OPC", "max_epochs": 1, "wrap": {"head": "body.0"}}, "body.0"),
+    ],
+)
+def test_bad_input_is_named(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        lu.unlearn(plain, make_data(), **arguments, **QUIET)  # type: ignore[arg-type]
+
+
+def test_an_instance_and_options_contradict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    with pytest.raises(UsageError, match="instance"):
+        lu.unlearn(small_network(), make_data(), lu.FineTune(small_network()), max_epochs=1, **QUIET)
+
+
+def test_a_method_that_changes_the_architecture_has_no_network_to_take_home(
+    make_data: Callable[..., lu.UnlearnDataModule],
+) -> None:
+    result = lu.unlearn(small_network(), make_data(), "Rescale", attacks=None, max_epochs=1, **QUIET)
+    with pytest.raises(UsageError, match="Rescale"):
+        _ = result.network
