@@ -3,18 +3,18 @@ import math
 
 import pytest
 import torch
+from lit_unlearn.attacks.memo import Memo
+from lit_unlearn.exhibits import ImageGrid
 from torch import nn
 from torchvision.models import VisionTransformer
 
 from lit_unlearn.attacks import Evaluation, GradientInversion
 from lit_unlearn.attacks.images import draw
 from lit_unlearn.attacks.inversion import removed
-from lit_unlearn.attacks.memo import Memo
 from lit_unlearn.attacks.search import Clues, Search
 from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision, load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.methods import FineTune
 from lit_unlearn.metrics.gradient_matching import GradientMatching
 from lit_unlearn.metrics.reconstruction import mean_colour, psnr

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch import nn
-
 from lit_unlearn.attacks.memo import Memo, fingerprint
+from torch import nn
 
 CPU = torch.device("cpu")
 

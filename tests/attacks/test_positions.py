@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
 
 CPU = torch.device("cpu")

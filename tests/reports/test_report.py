@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lit_unlearn.exhibits import ImageGrid
 from torch.optim import SGD
 
 from lit_unlearn.attacks import Evaluation, FeatureMap, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
 from lit_unlearn.reports.gallery import read_exhibits
 from lit_unlearn.reports.report import Report, run_directory
