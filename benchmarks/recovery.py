@@ -58,8 +58,8 @@ def measure(
     def recover(known: EncodedData | None = None) -> None:
         original = known or EncodedData(nets[1], data, device)
         target = Target(EncodedData(nets[0], data, device), original, data, 10)
-        HeadRecovery().run(target)
-        FeatureMapping().run(target)
+        HeadRecovery().evaluate(target)
+        FeatureMapping().evaluate(target)
 
     known = EncodedData(nets[1], data, device)
     for split in data.split_names:

@@ -16,7 +16,7 @@ from command_line import Outcome, lit_unlearn
 
 from lit_unlearn.data import CIFAR10
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports import Row, read_exhibits, read_rows, write_rows
+from lit_unlearn.reports import Row, read_artifacts, read_rows, write_rows
 from lit_unlearn.reports.rows import FORMAT, VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,10 +74,10 @@ def test_a_checkpoint_is_a_file_and_not_an_address(tmp_path: Path, scheme: str) 
     refused(lit_unlearn(tmp_path, "validate", "--config", config, "--ckpt_path", address), "no such checkpoint")
 
 
-def test_exhibits_and_cifar_batches_that_hold_code_are_refused(tmp_path: Path, mark: Path) -> None:
-    np.savez(tmp_path / "exhibits.npz", index=np.array([Bomb(mark)], dtype=object))
-    with pytest.raises(UsageError, match="not a file of exhibits"):
-        read_exhibits(tmp_path / "exhibits.npz")
+def test_artifacts_and_cifar_batches_that_hold_code_are_refused(tmp_path: Path, mark: Path) -> None:
+    np.savez(tmp_path / "artifacts.npz", index=np.array([Bomb(mark)], dtype=object))
+    with pytest.raises(UsageError, match="not a file of artifacts"):
+        read_artifacts(tmp_path / "artifacts.npz")
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
@@ -126,9 +126,9 @@ def test_a_results_file_reads_and_writes_nothing_outside_the_places_named(
     home = tmp_path / "a/b/benchmark"
     write_rows(home / "rows.json", [evil_row(), evil_row(method="Original"), evil_row(method="Retrain")])
     (tmp_path / "a/outside").mkdir()
-    np.savez(tmp_path / "a/outside/exhibits.npz", index=np.array("{}"))
+    np.savez(tmp_path / "a/outside/artifacts.npz", index=np.array("{}"))
     opened: list[Path] = []
-    monkeypatch.setattr("lit_unlearn.benchmark.command.read_exhibits", lambda path: opened.append(path) or {})
+    monkeypatch.setattr("lit_unlearn.benchmark.command.read_artifacts", lambda path: opened.append(path) or {})
     before = set(tmp_path.rglob("*"))
     outcome = lit_unlearn(home, "report", "rows.json", "--html=page.html", "--csv=table.csv", "--figures=figures")
     assert outcome.status == 0, outcome

@@ -14,7 +14,7 @@ position embeddings stay. Activations keep their precision, and norms are not es
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ from torch.nn.utils import prune
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_fraction
+from lit_unlearn.results import AttackResult
 
 
 class Compression(Attack):
@@ -36,12 +37,12 @@ class Compression(Attack):
     def compress(self, network: nn.Module) -> None:
         """Changes the network in place."""
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Accuracy of the compressed copy on every split."""
         network = copy.deepcopy(target.model.backbone)
         self.compress(network)
         encoded = EncodedData(network.eval().requires_grad_(False), target.data, target.device, budget=0)
-        return replace(target, model=encoded).accuracies(lambda batch: batch.logits)
+        return AttackResult(replace(target, model=encoded).accuracies(lambda batch: batch.logits))
 
 
 class Quantise(Compression):
@@ -49,7 +50,7 @@ class Quantise(Compression):
 
     Args:
         bits: of a weight, from 2 to 16.
-        name: how its numbers are called; None is ``int<bits>``.
+        name: metric name prefix; None is ``int<bits>``.
 
     Raises:
         UsageError: if ``bits`` is out of range.
@@ -74,7 +75,7 @@ class Prune(Compression):
 
     Args:
         amount: share of the weights that is set to zero, above 0 and below 1.
-        name: how its numbers are called; None is ``prune<percent>``.
+        name: metric name prefix; None is ``prune<percent>``.
 
     Raises:
         UsageError: if ``amount`` is out of range.

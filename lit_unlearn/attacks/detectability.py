@@ -16,7 +16,6 @@ arXiv 1911.04933; scores without calibration as in arXiv 1610.02136.
 """
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.metrics.detection import STATISTICS, answer_statistics, auc
+from lit_unlearn.results import AttackResult
 
 
 class DetectSamples(Attack):
@@ -34,7 +34,7 @@ class DetectSamples(Attack):
     ``test_forget``; ``<split>_auc`` is that of the score that was best on the calibration half.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     family: ClassVar[str] = "detectability"
@@ -42,7 +42,7 @@ class DetectSamples(Attack):
     def __init__(self, name: str = "samples") -> None:
         super().__init__(name)
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """One AUC for each split and score."""
         found: dict[str, float] = {}
         negatives = [_statistics(target, "test_retain", part) for part in ("calibration", "evaluation")]
@@ -56,7 +56,7 @@ class DetectSamples(Attack):
                 best = max(STATISTICS, key=lambda name: abs(learnt[name] - 0.5) if learnt[name] >= 0 else -1.0)
                 found |= {f"{split}_auc": judged[best]}
                 found |= {f"{split}_{name}_auc": value for name, value in judged.items()}
-        return found
+        return AttackResult(found)
 
 
 class DetectClasses(Attack):
@@ -67,7 +67,7 @@ class DetectClasses(Attack):
     over a class's images, ``confidence_auc``, ``feature_norm_auc`` and ``logit_norm_auc``.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     family: ClassVar[str] = "detectability"
@@ -75,22 +75,22 @@ class DetectClasses(Attack):
     def __init__(self, name: str = "classes") -> None:
         super().__init__(name)
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """One AUC for each score; all undefined where no class is forgotten whole."""
         whole = [
-            target.model.whole(split) for split in ("test_forget", "test_retain") if split in target.data.split_names
+            target.model.gather(split) for split in ("test_forget", "test_retain") if split in target.data.split_names
         ]
         scores = {**_of_head(target), **_of_answers(whole, target.num_classes)}
         gone = torch.zeros(target.num_classes, dtype=torch.bool, device=target.device)
         if "test_forget" in target.data.split_names:
             gone[torch.unique(whole[0].labels)] = True
-        return {f"{name}_auc": auc(-score[gone], -score[~gone]) for name, score in scores.items()}
+        return AttackResult({f"{name}_auc": auc(-score[gone], -score[~gone]) for name, score in scores.items()})
 
 
 def _statistics(target: Target, split: str, part: str) -> dict[str, Tensor]:
     if next(target.model.batches(split, part), None) is None:  # half of one image
         return dict.fromkeys(STATISTICS, torch.empty(0, device=target.device))
-    encoded = target.model.whole(split, part)
+    encoded = target.model.gather(split, part)
     return answer_statistics(encoded.features, encoded.logits)
 
 

@@ -1,142 +1,235 @@
-"""Scores Original, Retrain and the unlearned model alike, and lets every attack of the run loose on all three."""
+"""The driver of a run: it measures Original, Retrain and the unlearned model alike, and hands over the results."""
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
-from lit_unlearn.attacks.base import UNLEARNED, attacks_of, isolated
-from lit_unlearn.attacks.target import Target, give_retrain, release, target_for, target_of
+from lit_unlearn.attacks.base import Attack, attacks_of, isolated
+from lit_unlearn.attacks.shared import Shared
+from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
+from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
 
-ORIGINAL, RETRAIN = "original", "retrain"
+TITLE = "evaluate"
+"""The title of what is measured without an attack, beside those of the attacks."""
+
+_DIVERGED = "the run diverged"
 
 
-class Evaluation(Callback):
-    """The numbers without an attack, and the yardsticks beside them.
+class Evaluation(Driver):
+    """Measures the models of a run when it ends, and runs every attack among the Trainer's callbacks on each.
 
-    Original and Retrain are scored and attacked before unlearning starts, so that even an interrupted run has them.
+    It runs after all other callbacks, wherever it stands among them. It acts when training ends and after
+    ``validate``; after ``test`` it scores the models without an attack. Every callback with a method
+    ``on_attacks_end(trainer, pl_module, results)`` then gets the :class:`~lit_unlearn.results.Results`. A Trainer with
+    attacks and no Evaluation gets one with the defaults.
 
     Args:
-        retrain: weights of a model trained without the forget set: a file, or a name in the manifest. That model must
-            have been trained without exactly this run's forget set; None leaves the yardstick out. On the command
-            line it may also be an experiment file of Retrain, which is then trained first.
-        suite: name and version of the suite of attacks, for the result row; None where they are of one's own choice.
-        yardsticks: whether Original and Retrain are scored and attacked in this run; a benchmark measures them once.
-
-    Attributes:
-        findings: for each subject, its accuracy on each split, as ``<split>_acc``, a fraction.
-        skipped: for each subject, why it has no numbers.
-        seconds: for each subject, how long scoring took.
-        weights: for each yardstick, where its weights came from.
+        retrain: the reference model trained without the forget set: weights as a file or as a name in the manifest,
+            which must belong to exactly this run's split; or, from Python, a network, for which the caller vouches.
+            None leaves it out. On the command line it may also be an experiment file of Retrain, which is then trained
+            first.
+        suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
+        reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
+        cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
+            such as the upper bound of gradient inversion. None computes it in each run.
     """
 
-    title = "evaluate"
-
-    def __init__(self, retrain: str | Path | None = None, suite: str | None = None, yardsticks: bool = True) -> None:
+    def __init__(
+        self,
+        retrain: str | Path | Network | None = None,
+        suite: str | None = None,
+        reference_models: bool = True,
+        cache: str | Path | None = None,
+    ) -> None:
         self.retrain = retrain
         self.suite = suite
-        self.yardsticks = yardsticks
-        self.findings: dict[str, dict[str, float]] = {}
-        self.skipped: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.weights: dict[str, dict[str, str]] = {}
-        self._retrain: Backbone | None = None
+        self.reference_models = reference_models
+        self.cache = cache
+        self._retrain: tuple[Backbone, dict[str, str]] | None = None
+        self._results: Results | None = None
+
+    @classmethod
+    def ensure(cls, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Adds an Evaluation with the defaults to a Trainer that has none."""
+        if not _evaluations(trainer):
+            driver = cls()
+            trainer.callbacks = [*_callbacks(trainer), driver]  # type: ignore[attr-defined]
+            driver.setup(trainer, pl_module, stage)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Loads the yardstick's weights.
+        """Moves itself behind all other callbacks, and loads Retrain.
 
         Raises:
-            UsageError: if they do not fit the backbone, or belong to another split.
+            UsageError: if there are two Evaluations, or the weights do not fit the backbone or belong to another split.
         """
         del stage
-        self.findings, self.skipped, self.seconds, self.weights = {}, {}, {}, {}
-        if self.retrain is None:
-            return
-        self._retrain = cast(Backbone, cast(Any, pl_module).plain_copy())
-        loaded = load_weights(self._retrain, self.retrain)
-        here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
-        if loaded.split != here:
-            raise UsageError(
-                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this "
-                f"run is on split {here}: let evaluation.retrain name weights, or a config, that fit it, or null"
-            )
-        self.weights[RETRAIN] = {"source": str(self.retrain), "sha256": loaded.sha256}
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hands the yardstick to the attacks of ``validate``."""
-        if trainer.state.fn == "validate" and self._retrain is not None:
-            give_retrain(trainer, pl_module, self._retrain)
+        if len(_evaluations(trainer)) > 1:
+            raise UsageError("the Trainer's callbacks have two Evaluations: give one")
+        # A new list, since Lightning is iterating over the old one.
+        trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
+        self.began, self._results = False, None
+        self._retrain = self._load_retrain(trainer, cast(Any, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores and attacks Original and Retrain."""
-        if self._retrain is not None:
-            give_retrain(trainer, pl_module, self._retrain)
-        self._score_yardsticks(trainer, pl_module)
+        """Notes that the run has begun."""
+        del trainer, pl_module
+        self.began = True
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the same for ``validate``."""
+        del pl_module
+        self.began = self.began or trainer.state.fn == "validate"
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the same for ``test``."""
+        del trainer, pl_module
+        self.began = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the unlearned model."""
-        self._score_model(trainer, pl_module)
+        """Measures and attacks the unlearned model and the reference models."""
+        self._measure_run(trainer, pl_module, attacks_of(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the model that ``validate`` was given, and the yardsticks."""
+        """The same after ``validate``."""
         if trainer.state.fn == "validate":
-            self._score_model(trainer, pl_module)
-            self._score_yardsticks(trainer, pl_module)
+            self._measure_run(trainer, pl_module, attacks_of(trainer))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Scores the model that ``test`` was given, and the yardsticks, without an attack."""
-        self._score_model(trainer, pl_module)
-        self._score_yardsticks(trainer, pl_module, attack=False)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the memory of all passes back."""
-        del trainer, stage
-        release(pl_module)
+        """Scores the models after ``test``, without an attack."""
+        self._measure_run(trainer, pl_module, [])
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the memory of all passes back."""
-        del trainer, exception
-        release(pl_module)
+        """Hands over what is known of a run that was interrupted after it began."""
+        if self.began:
+            results = self._results or Results({"unlearned": Measurement()}, suite=self.suite)
+            line = f"{type(exception).__name__}: {exception}".removesuffix(": ").splitlines()[0]
+            results.status, results.reason = "interrupted", f"{line}, in epoch {trainer.current_epoch}"
+            self._hand_over(trainer, pl_module, results)
 
-    def _score_model(self, trainer: Trainer, module: Any) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Frees the memory of Retrain."""
+        del trainer, pl_module, stage
+        self._retrain = self._results = None
+
+    def _load_retrain(self, trainer: Trainer, module: Any) -> tuple[Backbone, dict[str, str]] | None:
+        if self.retrain is None:
+            return None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(self.retrain, nn.Module):
+            return frozen_backbone(self.retrain, data), {"source": "a network given from Python"}
+        backbone: Backbone = module.plain_copy()
+        loaded = load_weights(backbone, self.retrain)
+        if loaded.split != data.split.hash:
+            raise UsageError(
+                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this "
+                f"run is on split {data.split.hash}: let evaluation.retrain name weights, or a config, that fit it, or "
+                f"null"
+            )
+        return backbone, {"source": str(self.retrain), "sha256": loaded.sha256}
+
+    def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
+        """Measures every model and hands over the results; what is complete is kept if an attack breaks."""
+        results = self._results = Results({"unlearned": Measurement()}, suite=self.suite)
         with isolated(module.device):
-            target = target_of(trainer, module)
-            if module.diverged is None and trainer.strategy.reduce_boolean_decision(not _finite(target), all=False):
-                module.diverged = "the answers are not finite"
-            if module.diverged is not None:
-                self.skipped[UNLEARNED] = "the run diverged"
-                return
-            self._score(UNLEARNED, target)
+            targets = self._targets(trainer, module)
+            diverged = module.diverged or _overflow(trainer, targets["unlearned"])
+        if diverged:
+            results.status, results.reason = "diverged", diverged
+            titles = [TITLE, *(attack.title for attack in attacks)]
+            results.models["unlearned"].skipped.update(dict.fromkeys(titles, _DIVERGED))
+        else:
+            measure(targets["unlearned"], attacks, results.models["unlearned"])
+            for logger in trainer.loggers if attacks else ():
+                logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
+        for subject in self._references(trainer, module, targets):
+            rank_zero_info(f"Measuring the reference model: {subject}")
+            weights = self._retrain[1] if subject == "retrain" and self._retrain is not None else {}
+            reference = Measurement(weights=weights)
+            measure(targets[subject], attacks, reference)
+            results.models[subject] = reference
+        self._hand_over(trainer, module, results)
 
-    def _score_yardsticks(self, trainer: Trainer, module: Any, attack: bool = True) -> None:
-        if not self.yardsticks:
-            return
+    def _targets(self, trainer: Trainer, module: Any) -> dict[Subject, Target]:
+        original: Backbone | None = module.original_copy()
+        unchanged = original is not None and module.is_original()
+        backbones: dict[Subject, Backbone | None] = {
+            "original": original,
+            "retrain": None if self._retrain is None else self._retrain[0],
+            "unlearned": original if unchanged else module.frozen_copy(),
+        }
+        present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        return make_targets(data, data.num_classes, module.device, present, Shared(self.cache))
+
+    def _references(self, trainer: Trainer, module: Any, targets: dict[Subject, Target]) -> list[Subject]:
+        """The reference models that this run has; Original is none where it is the model that is audited itself."""
+        if not self.reference_models:
+            return []
         audits_original = trainer.state.fn != "fit" and module.is_original()
-        with isolated(module.device):
-            targets = {ORIGINAL: None if audits_original else target_for(trainer, module, None)}
-            if self._retrain is not None:
-                targets[RETRAIN] = target_for(trainer, module, self._retrain)
-        for subject, target in targets.items():
-            if target is None:
-                continue
-            rank_zero_info(f"Measuring the yardstick: {subject}")
-            with isolated(module.device):
-                self._score(subject, target)
-            for each in attacks_of(trainer) if attack else ():
-                each.fire(subject, target)
+        subjects: list[Subject] = ["retrain"] if audits_original else ["original", "retrain"]
+        return [subject for subject in subjects if subject in targets]
 
-    def _score(self, subject: str, target: Target) -> None:
-        started = time.perf_counter()
-        self.findings[subject] = target.accuracies(lambda batch: batch.logits)
-        self.seconds[subject] = time.perf_counter() - started
+    def _hand_over(self, trainer: Trainer, module: LightningModule, results: Results) -> None:
+        self.began = False
+        for callback in _callbacks(trainer):
+            if isinstance(callback, TakesResults):
+                callback.on_attacks_end(trainer, module, results)
 
 
-def _finite(target: Target) -> bool:
-    """Whether every answer of this rank's samples is a number; a network may overflow though its weights are finite."""
+def measure(target: Target, attacks: Sequence[Attack], found: Measurement) -> None:
+    """Scores one model on every split, runs attacks on it, and adds to a measurement what each finds."""
+    started = time.perf_counter()
+    with isolated(target.device):
+        found.metrics.update(target.accuracies(lambda batch: batch.logits))
+    found.seconds[TITLE] = time.perf_counter() - started
+    for attack in attacks:
+        run_attack(attack, target, found)
+
+
+def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
+    """Runs one attack and adds what it finds to a measurement, with the attack's title as prefix of every name.
+
+    An attack that lacks something is skipped, with the reason; undefined numbers are left out, and named.
+    """
+    if reason := attack.lacks(target):
+        found.skipped[attack.title] = reason
+        return
+    rank_zero_info(f"Attacking the model: {attack.title}")
+    started = time.perf_counter()
+    with isolated(target.device):
+        result = attack.evaluate(target)
+    numbers = {f"{attack.title}/{name}": float(value) for name, value in result.numbers.items()}
+    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    found.attacks.update(finite)
+    found.notes.update({f"{attack.title}/{name}": text for name, text in result.notes.items()})
+    found.artifacts.update({f"{attack.title}/{name}": artifact for name, artifact in result.artifacts.items()})
+    if undefined := [name for name in numbers if name not in finite]:
+        found.skipped[attack.title] = f"undefined: {', '.join(undefined)}"
+    found.seconds[attack.title] = time.perf_counter() - started
+
+
+def _overflow(trainer: Trainer, target: Target) -> str | None:
+    """Why a model cannot be measured whose logits are not finite on any process; its weights may be finite."""
     batches = (batch for split in target.data.split_names for batch in target.model.batches(split))
-    return all(bool(batch.logits.isfinite().all()) for batch in batches)
+    finite = all(bool(batch.logits.isfinite().all()) for batch in batches)
+    overflows = trainer.strategy.reduce_boolean_decision(not finite, all=False)
+    return "the logits are not finite" if overflows else None
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _evaluations(trainer: Trainer) -> list[Evaluation]:
+    return [callback for callback in _callbacks(trainer) if isinstance(callback, Evaluation)]

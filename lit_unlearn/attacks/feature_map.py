@@ -6,23 +6,23 @@ only. Every model's map is of the same images, so Original's is the "before" of 
 show may still be there: a blot on the map is no proof of forgetting.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from lit_unlearn.artifacts import FORGOTTEN, PointMap
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import check_at_least, unknown
-from lit_unlearn.exhibits import FORGOTTEN, PointMap
 from lit_unlearn.metrics.normal_equations import rounding_level
+from lit_unlearn.results import AttackResult
 
 _METHODS = ("pca", "tsne")
 
 
 class FeatureMap(Attack):
-    """Features of test images in two dimensions, as the exhibit ``map``.
+    """Features of test images in two dimensions, as the artifact ``map``.
 
     Each model has its own axes; a map is then turned or mirrored, never stretched, to lie as close to the original's as
     it can. Where no whole class is forgotten, forget images stand beside the test images as a group of their own. One
@@ -32,7 +32,7 @@ class FeatureMap(Attack):
         method: ``pca`` or ``tsne``.
         points: how many images to show, the same number of each class as far as there are so many.
         seed: of the choice of images, and of t-SNE.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     family: ClassVar[str] = "representation"
@@ -46,7 +46,7 @@ class FeatureMap(Attack):
         check_at_least("points", points, 2)
         self.method, self.points, self.seed = method, points, seed
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Draws the map, and says how much of the variance it shows."""
         features, groups, names = self.choose(target.model)
         points, share = self.flatten(features)
@@ -54,12 +54,12 @@ class FeatureMap(Attack):
             before, _ = self.flatten(self.choose(target.original)[0])
             u, _, v = torch.linalg.svd(points.T @ before)
             points = points @ u @ v
-        self.shown["map"] = PointMap(points.float(), groups, names)
-        return {"explained": share} if self.method == "pca" else {}
+        numbers = {"explained": share} if self.method == "pca" else {}
+        return AttackResult(numbers, artifacts={"map": PointMap(points.float(), groups, names)})
 
     def choose(self, net: EncodedData) -> tuple[Tensor, Tensor, list[str]]:
         """Features (N, d) of the chosen images, float64 on the CPU, the group (N,) of each, and the groups' names."""
-        pieces = {split: net.whole(split) for split in net.data.split_names if split.startswith("test_")}
+        pieces = {split: net.gather(split) for split in net.data.split_names if split.startswith("test_")}
         gone = torch.unique(pieces["test_forget"].labels).tolist() if "test_forget" in pieces else []
         features = torch.cat([piece.features for piece in pieces.values()]).double().cpu()
         labels = torch.cat([piece.labels for piece in pieces.values()]).cpu()
@@ -67,7 +67,7 @@ class FeatureMap(Attack):
         members = [(labels == label).nonzero().squeeze(1) for label in classes]
         names = [f"{net.data.class_names[label]}{FORGOTTEN if label in gone else ''}" for label in classes]
         if not gone and "forget" in net.data.split_names:
-            beside = net.whole("forget").features.double().cpu()
+            beside = net.gather("forget").features.double().cpu()
             members.append(len(features) + torch.arange(len(beside)))
             names.append(f"forget images{FORGOTTEN}")
             features = torch.cat([features, beside])

@@ -1,4 +1,4 @@
-"""Information difference index: how much of what the stages tell about the forget set is left (arXiv 2405.17878).
+"""Information difference index: how much of what the stages say about the forget set is left (arXiv 2405.17878).
 
 Threat model. An auditor holds the unlearned model, Original, Retrain and the training images, and knows which of them
 were to be forgotten. He reads no class label and no output, so a model whose head alone was changed cannot hide.
@@ -8,28 +8,28 @@ were to be forgotten. He reads no class label and no output, so a model whose he
 0 is as Retrain, 1 as Original, below 0 less than Retrain. Deviations from Jeon et al.: the critic is a small network on
 the stage's activations averaged over positions, where theirs trains the rest of the backbone anew, so the bound is
 looser, for all three models alike; it scores images that it was not trained on; the two sets weigh one half each, so
-that I is in bits, at most 1; and where Original's stages tell no more than Retrain's, the index is undefined.
+that I is in bits, at most 1; and where Original's stages say no more than Retrain's, the index is undefined.
 """
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.metrics.information import balanced_mean, pointwise_information
+from lit_unlearn.results import AttackResult
 
 _SPLITS = ("forget", "retain")
 
 
-class Told(NamedTuple):
-    """What L stages tell about each image's set, in bits (L, N + M): N forget images, then M retain images."""
+class PointwiseInformation(NamedTuple):
+    """What L stages say about each image's set, in bits (L, N + M): N forget images, then M retain images."""
 
     stages: tuple[str, ...]
     bits: Tensor
@@ -44,7 +44,7 @@ class IDI(Attack):
     """Information difference index from critics on every stage.
 
     Numbers: ``index``, 0 as Retrain and 1 as Original; ``error``, its standard error over images; ``<stage>/bits``,
-    what a stage tells, between 0 and 1 up to noise. The index is undefined without Original or Retrain, with fewer than
+    what a stage says, between 0 and 1 up to noise. The index is undefined without Original or Retrain, with fewer than
     four forget images, and where Original exceeds Retrain by less than two standard errors.
 
     Args:
@@ -52,7 +52,7 @@ class IDI(Attack):
         width: hidden units of a critic.
         steps: training steps of a critic.
         seed: of the choice of images and of the critics, alike for all models.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     family: ClassVar[str] = "representation"
@@ -65,51 +65,45 @@ class IDI(Attack):
             check_at_least(option, value, least)
         self.samples, self.width, self.steps, self.seed = samples, width, steps, seed
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """The index, its error, and the bits of each stage."""
-        own = self.told(target.model)
+        own = self.information(target.model, target.shared)
         if own is None:
-            return {"index": math.nan}
+            return AttackResult({"index": math.nan})
         bits = {f"{stage}/bits": float(own.mean(row)[0]) for stage, row in zip(own.stages, own.bits, strict=True)}
-        original, retrain = self._sum(target.original), self._sum(target.retrain)
+        original, retrain = (self._sum(net, target.shared) for net in (target.original, target.retrain))
         if original is None or retrain is None:
-            return {"index": math.nan, **bits}
+            return AttackResult({"index": math.nan, **bits})
         lost = original - retrain
-        whole, noise = own.mean(lost)
-        if not whole > 2 * noise:
-            return {"index": math.nan, **bits}
+        total, noise = own.mean(lost)
+        if not total > 2 * noise:
+            return AttackResult({"index": math.nan, **bits})
         left = own.bits.sum(0) - retrain
-        index = own.mean(left)[0] / whole
-        error = own.mean(left - index * lost)[1] / whole
-        return {"index": float(index), "error": float(error), **bits}
+        index = own.mean(left)[0] / total
+        error = own.mean(left - index * lost)[1] / total
+        return AttackResult({"index": float(index), "error": float(error), **bits})
 
-    def told(self, net: EncodedData) -> Told | None:
-        """What a network's stages tell about each image's set, or None with fewer than four images in a set."""
-        known = _told.setdefault(net, {})
-        options = self.samples, self.width, self.steps, self.seed
-        if options not in known:
-            known[options] = self._measure(net)
-        return known[options]
+    def information(self, net: EncodedData, shared: Shared) -> PointwiseInformation | None:
+        """What a network's stages say about each image's set, or None with fewer than four images in a set."""
+        key = ("pointwise information", net, self.samples, self.width, self.steps, self.seed)
+        return shared.once(key, lambda: self._measure(net))
 
-    def _sum(self, net: EncodedData | None) -> Tensor | None:
-        told = None if net is None else self.told(net)
-        return None if told is None else told.bits.sum(0)
+    def _sum(self, net: EncodedData | None, shared: Shared) -> Tensor | None:
+        information = None if net is None else self.information(net, shared)
+        return None if information is None else information.bits.sum(0)
 
-    def _measure(self, net: EncodedData) -> Told | None:
+    def _measure(self, net: EncodedData) -> PointwiseInformation | None:
         if not set(_SPLITS) <= set(net.data.split_names):
             return None
         draw, sets = torch.Generator().manual_seed(self.seed), []
         for split in _SPLITS:
-            whole = net.whole(split)
-            if len(whole.labels) < 4:
+            samples = net.gather(split)
+            if len(samples.labels) < 4:
                 return None
-            chosen = torch.randperm(len(whole.labels), generator=draw)[: self.samples].sort().values.to(net.device)
-            layers = whole.stages or {FEATURES: whole.features}
+            chosen = torch.randperm(len(samples.labels), generator=draw)[: self.samples].sort().values.to(net.device)
+            layers = samples.stages or {FEATURES: samples.features}
             sets.append({stage: x[chosen] for stage, x in layers.items()})
         forget, retain = sets
         settings = self.width, self.steps, self.seed
         bits = [pointwise_information(x, retain[stage], *settings) for stage, x in forget.items()]
-        return Told(tuple(forget), torch.stack(bits), len(next(iter(forget.values()))))
-
-
-_told: WeakKeyDictionary[EncodedData, dict[tuple[int, ...], Told | None]] = WeakKeyDictionary()
+        return PointwiseInformation(tuple(forget), torch.stack(bits), len(next(iter(forget.values()))))

@@ -1,18 +1,60 @@
-"""Images for the attacks that look at pixels: the same ones on every rank, and results put together from all ranks."""
+"""Images of a split by their index in it, the same on every rank, though every rank sees its own share only."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_unlearn.attacks.positions import all_labels, pick
-from lit_unlearn.attacks.target import Target, rank_and_world
+from lit_unlearn.attacks.target import SplitData, Target, rank_and_world
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, on every rank; the tensor itself takes it."""
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, on every rank; the tensor itself is overwritten with it."""
     if rank_and_world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def batches_with_index(data: SplitData, split: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields this rank's batches of a split: the index (B,) of each sample in the whole split, images, labels.
+
+    Rank r of W has the samples r, r + W, r + 2W, ….
+    """
+    rank, world = rank_and_world()
+    passed = 0
+    for images, labels in data.evaluation_batches(split, device):
+        yield (passed + torch.arange(len(labels), device=device)) * world + rank, images, labels
+        passed += len(labels)
+
+
+def own_share(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (n, C, H, W) and labels (n,) of those of the wanted samples that are on this rank, in their order."""
+    _, images, labels = _own(data, split, wanted, device)
+    return images, labels
+
+
+def pick(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (n, C, H, W) and labels (n,) of a split by index, the same on every rank.
+
+    Args:
+        data: the splits.
+        split: name of the split.
+        wanted: indices (n,) in the whole split, the same on every rank.
+        device: where the result is to be.
+    """
+    index, images, labels = (_gather_ranks(share) for share in _own(data, split, wanted, device))
+    index, order = index.sort()
+    order = order[torch.searchsorted(index, wanted.to(device))]
+    return images[order], labels[order]
+
+
+def all_labels(data: SplitData, split: str, device: torch.device) -> Tensor:
+    """Labels (N,) of a whole split in order, the same on every rank."""
+    shares = [(index, labels) for index, _, labels in batches_with_index(data, split, device)]
+    index, labels = (_gather_ranks(torch.cat(share)) for share in zip(*shares, strict=True))
+    return labels[index.argsort()]
 
 
 def draw(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -30,3 +72,15 @@ def draw(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Ten
     total = len(all_labels(target.data, split, target.device))
     drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
     return pick(target.data, split, drawn, target.device)
+
+
+def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> list[Tensor]:
+    wanted, found = wanted.to(device), []
+    for index, images, labels in batches_with_index(data, split, device):
+        here = torch.isin(index, wanted)
+        found.append((index[here], images[here], labels[here]))
+    return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
+
+
+def _gather_ranks(share: Tensor) -> Tensor:
+    return share if rank_and_world()[1] == 1 else torch.cat(gather_all_tensors(share))

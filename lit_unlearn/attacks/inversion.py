@@ -23,21 +23,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_unlearn.artifacts import Artifact, ImageGrid
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import draw, summed
-from lit_unlearn.attacks.memo import Memo, fingerprint
-from lit_unlearn.attacks.search import Clues, Found, Search
+from lit_unlearn.attacks.images import draw, sum_over_ranks
+from lit_unlearn.attacks.search import Found, InversionProblem, Search
+from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least, unknown
-from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.metrics.directions import Gradients, infer_features, infer_label, inner, unit
 from lit_unlearn.metrics.gradient_matching import EngineName, GradientMatching
 from lit_unlearn.metrics.reconstruction import mean_colour, psnr, squared_error, ssim
+from lit_unlearn.results import AttackResult
 
 _SHOWN = 16
 _WEIGHT, _BIAS = "head.weight", "head.bias"
-_BOUNDS: Memo[Found] = Memo(size=4)
-"""Upper bounds found: all that are attacked beside one original have the same."""
 
 
 class GradientInversion(Attack):
@@ -46,7 +45,8 @@ class GradientInversion(Attack):
     Args:
         gradient: ``delta``, θo − θ in float64, both signs tried; or ``oracle``, each image's own gradient.
         at: the weights at which gradients are taken, ``original`` or ``unlearned``. The oracle of the original is the
-            same for every subject, and searched for once in a process, by the runs of a benchmark too.
+            same for every model of a run, and searched for once; an Evaluation with a ``cache`` keeps it for the runs
+            after this one.
         images: how many forget images, drawn by ``seed``; fewer where there are not as many.
         steps: of the search.
         lr: its learning rate, in units of the pixels.
@@ -60,7 +60,7 @@ class GradientInversion(Attack):
         engine: ``loop``, ``vmap`` or ``two_pass``, see :mod:`lit_unlearn.metrics.gradient_matching`; ``auto`` times all
             three. They agree up to rounding, so name one where two runs shall give the same digits.
         compile: compile ``vmap``, which takes minutes for deep networks.
-        name: how its numbers are called; None is ``gradient``.
+        name: metric name prefix; None is ``gradient``.
 
     Raises:
         UsageError: if an option is out of range.
@@ -108,9 +108,9 @@ class GradientInversion(Attack):
         self.gradient, self.at, self.images, self.seed = gradient, at, images, seed
         self.labels, self.warm_start, self.engine, self.compile = labels, warm_start, engine, compile
         self.search = Search(steps, lr, tv, restarts, seed, chunk, drop=not compile)
-        self.needs_original = gradient == "delta" or at == "original"  # type: ignore[misc]
+        self.needs_original = gradient == "delta" or at == "original"
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """How near the reconstructions come, on average over the images.
 
         Returns:
@@ -124,7 +124,7 @@ class GradientInversion(Attack):
             return self._from_delta(target, place)
         return self._from_oracle(target, place)
 
-    def _from_oracle(self, target: Target, place: EncodedData) -> dict[str, float]:
+    def _from_oracle(self, target: Target, place: EncodedData) -> AttackResult:
         images, labels = draw(target, "forget", self.images, self.seed)
         matching = self._matching(place)
         heads: dict[str, list[Tensor]] = {}
@@ -140,23 +140,27 @@ class GradientInversion(Attack):
         def directions(index: Tensor) -> Gradients:
             return matching.gradients(images[index], labels[index])[0]
 
-        clues = Clues(guessed[:, None], images.new_ones(1), directions, features)
+        problem = InversionProblem(guessed[:, None], images.new_ones(1), directions, features)
         norms = torch.cat(lengths)
         options = (self.search, self.labels, self.warm_start, self.engine, self.compile, str(images.device))
         key = fingerprint(place.backbone, (images, labels, norms), options)
-        found = _BOUNDS(key, lambda: self.search(matching, clues, images.shape[1:]), images.device)
-        numbers = self._score(target, images, labels, found.images, found.distances, guessed)
-        return numbers | {"gradient_norm": float(norms.mean())}
+        bound = target.shared.tensors(
+            key, lambda: self.search(matching, problem, images.shape[1:])._asdict(), images.device
+        )
+        found = Found(**bound)
+        numbers = self._score(images, labels, found.images, found.distances, guessed)
+        numbers |= {"gradient_norm": float(norms.mean())}
+        return AttackResult(numbers, artifacts=_grid(target, images, labels, found.images))
 
-    def _from_delta(self, target: Target, place: EncodedData) -> dict[str, float]:
+    def _from_delta(self, target: Target, place: EncodedData) -> AttackResult:
         assert target.original is not None
         direction, length = unit(removed(target.original.backbone, target.model.backbone))
         # Either sign of the head's part, as two single images.
         heads = {n: torch.stack([direction[n], -direction[n]]) for n in (_WEIGHT, _BIAS) if n in direction}
-        told = heads.get(_BIAS, heads.get(_WEIGHT))
-        silent = told is None or not told.any()
+        head = heads.get(_BIAS, heads.get(_WEIGHT))
+        silent = head is None or not head.any()
         if length == 0 or (silent and (self.warm_start or self.labels == "inferred")):
-            return dict.fromkeys(self._numbers(), math.nan) | {"gradient_norm": float(length)}
+            return AttackResult(dict.fromkeys(self._numbers(), math.nan) | {"gradient_norm": float(length)})
         matching = self._matching(place, direction)
         cosine = float(inner(unit(self._forget_gradient(target, matching))[0], direction))
         images, labels = draw(target, "forget", self.images, self.seed)
@@ -173,12 +177,12 @@ class GradientInversion(Attack):
             return {name: value.expand(len(index), *value.shape) for name, value in shared.items()}
 
         begin = None if features is None else features[:1].expand(len(guesses), -1)
-        found = self.search(
-            matching, Clues(guesses, images.new_tensor([1.0, -1.0]), directions, begin), images.shape[1:]
-        )
-        guessed = guesses.gather(1, found.ways[:, None])[which, 0]
-        numbers = self._score(target, images, labels, found.images[which], found.distances[which], guessed)
-        return numbers | {"gradient_norm": float(length), "cosine": cosine}
+        problem = InversionProblem(guesses, images.new_tensor([1.0, -1.0]), directions, begin)
+        found = self.search(matching, problem, images.shape[1:])
+        guessed = guesses.gather(1, found.sign_index[:, None])[which, 0]
+        numbers = self._score(images, labels, found.images[which], found.distances[which], guessed)
+        numbers |= {"gradient_norm": float(length), "cosine": cosine}
+        return AttackResult(numbers, artifacts=_grid(target, images, labels, found.images[which]))
 
     def _matching(self, place: EncodedData, names: Mapping[str, Tensor] | None = None) -> GradientMatching:
         return GradientMatching(copy.deepcopy(place.backbone).float(), names, self.engine, self.compile)
@@ -195,7 +199,7 @@ class GradientInversion(Attack):
         for images, labels in target.data.evaluation_batches("forget", target.device):
             for name, value in matching.total_gradient(images, labels).items():
                 total[name] += value
-        return {name: summed(value) for name, value in total.items()}
+        return {name: sum_over_ranks(value) for name, value in total.items()}
 
     def _numbers(self) -> list[str]:
         names = ["mse", "psnr", "ssim", "psnr_floor", "distance"]
@@ -203,20 +207,11 @@ class GradientInversion(Attack):
         return names + (["label_acc"] if self.labels == "inferred" else [])
 
     def _score(
-        self, target: Target, images: Tensor, labels: Tensor, found: Tensor, distances: Tensor, guessed: Tensor
+        self, images: Tensor, labels: Tensor, found: Tensor, distances: Tensor, guessed: Tensor
     ) -> dict[str, float]:
-        ratios = psnr(found, images)
-        if images.shape[1] in (1, 3):
-            pairs = torch.stack([images, found])[:, :_SHOWN].cpu()
-            captions = [
-                [target.data.class_names[label] for label in labels.tolist()],
-                [f"{ratio:.1f} dB" for ratio in ratios.tolist()],
-            ]
-            rows = ("image", "reconstruction")
-            self.shown["images"] = ImageGrid(pairs, rows, [row[:_SHOWN] for row in captions])
         numbers = {
             "mse": squared_error(found, images),
-            "psnr": ratios,
+            "psnr": psnr(found, images),
             "ssim": ssim(found, images),
             "psnr_floor": psnr(mean_colour(images), images),
             "distance": distances,
@@ -224,6 +219,18 @@ class GradientInversion(Attack):
         if self.labels == "inferred":
             numbers["label_acc"] = (guessed == labels).double()
         return {name: float(value.mean()) for name, value in numbers.items()}
+
+
+def _grid(target: Target, images: Tensor, labels: Tensor, found: Tensor) -> dict[str, Artifact]:
+    """The first images and their reconstructions, where they have the channels of a picture."""
+    if images.shape[1] not in (1, 3):
+        return {}
+    pairs = torch.stack([images, found])[:, :_SHOWN].cpu()
+    captions = [
+        [target.data.class_names[label] for label in labels.tolist()],
+        [f"{ratio:.1f} dB" for ratio in psnr(found, images).tolist()],
+    ]
+    return {"images": ImageGrid(pairs, ("image", "reconstruction"), [row[:_SHOWN] for row in captions])}
 
 
 def removed(original: nn.Module, unlearned: nn.Module) -> dict[str, Tensor]:

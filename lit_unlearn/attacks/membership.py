@@ -16,7 +16,7 @@ et al. (arXiv 2310.12508, code Unlearn-Saliency) for the SVC score. Deviations f
 members are drawn at random with balanced classes and are not the first of the training set; only p_y is scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -34,6 +34,7 @@ from lit_unlearn.metrics.membership import (
     published_signals,
     svc_non_member_share,
 )
+from lit_unlearn.results import AttackResult
 
 FORGET = "forget"
 Signal = Literal["loss", "confidence", "entropy", "m_entropy", "margin"]
@@ -43,7 +44,7 @@ class MembershipAttack(Attack):
     """Base of the family: left out, with the reason, where a split that it reads has no samples.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
         seed: of the subsets that it draws.
     """
 
@@ -58,17 +59,9 @@ class MembershipAttack(Attack):
         return (FORGET, "test_forget" if "test_forget" in target.data.split_names else "test_retain")
 
     def lacks(self, target: Target) -> str | None:
-        """Why the attack cannot be run on a target, or None."""
+        """Why the attack cannot be run on a target: a split that it reads has no samples."""
         missing = [name for name in self.splits(target) if name not in target.data.split_names]
-        return f"it needs samples in {' and '.join(missing)}" if missing else None
-
-    def fire(self, subject: str, target: Target) -> None:
-        """Runs the attack, unless it lacks something."""
-        reason = self.lacks(target)
-        if reason is None:
-            super().fire(subject, target)
-        else:
-            self.skipped[subject] = reason
+        return f"it needs samples in {' and '.join(missing)}" if missing else super().lacks(target)
 
 
 class SVCEfficacy(MembershipAttack):
@@ -82,7 +75,7 @@ class SVCEfficacy(MembershipAttack):
             beside ``correctness``, ``entropy``, ``m_entropy`` and ``prob``. Members are the first of the training set.
         max_samples: how many non-members, and as many members, are used at most, drawn at random; None for all.
         seed: of the subsets.
-        name: how its numbers are called; the average gap to Retrain reads ``svc``.
+        name: metric name prefix; the average gap to Retrain reads ``svc``.
     """
 
     def __init__(self, legacy: bool = False, max_samples: int | None = None, seed: int = 0, name: str = "svc") -> None:
@@ -95,18 +88,18 @@ class SVCEfficacy(MembershipAttack):
         """Retained, test and forget samples."""
         return ("retain", "test_retain", FORGET)
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """``efficacy``, or with ``legacy`` the five of the published code; fractions."""
-        retain, test, forget = (target.model.whole(split) for split in self.splits(target))
+        retain, test, forget = (target.model.gather(split) for split in self.splits(target))
         draw = torch.Generator().manual_seed(self.seed)
         test = _take(test, torch.randperm(len(test.labels), generator=draw)[: self.max_samples].sort().values)
         if not self.legacy:
             retain = _take(retain, class_balanced(retain.labels.cpu(), len(test.labels), draw))
             sides = (confidence(side.logits, side.labels) for side in (retain, test, forget))
-            return {"efficacy": svc_non_member_share(*sides)}
+            return AttackResult({"efficacy": svc_non_member_share(*sides)})
         retain = _take(retain, torch.arange(min(len(test.labels), len(retain.labels))))
         signals = [published_signals(side.logits, side.labels) for side in (retain, test, forget)]
-        return {name: svc_non_member_share(*(side[name] for side in signals)) for name in signals[0]}
+        return AttackResult({name: svc_non_member_share(*(side[name] for side in signals)) for name in signals[0]})
 
 
 class ThresholdMembership(MembershipAttack):
@@ -118,7 +111,7 @@ class ThresholdMembership(MembershipAttack):
         score: ``margin``, the log odds of the true class; ``loss``; ``confidence``; ``entropy``, which reads no label;
             ``m_entropy``, entropy that knows the label.
         seed: of the draw that matches classes.
-        name: how its numbers are called; the score by default.
+        name: metric name prefix; the score by default.
     """
 
     def __init__(self, score: Signal = "margin", seed: int = 0, name: str | None = None) -> None:
@@ -127,14 +120,14 @@ class ThresholdMembership(MembershipAttack):
         super().__init__(name or score, seed)
         self.score = score
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
-        sides = [target.model.whole(split) for split in self.splits(target)]
+        sides = [target.model.gather(split) for split in self.splits(target)]
         members, non_members = (SIGNALS[self.score](side.logits, side.labels).cpu() for side in sides)
         draw = torch.Generator().manual_seed(self.seed)
         halves = matched_halves(sides[0].labels.cpu(), sides[1].labels.cpu(), draw)
         calibration, evaluation = (Scores(members[ours], non_members[theirs]) for ours, theirs in halves)
-        return held_out_attack(calibration, evaluation)
+        return AttackResult(held_out_attack(calibration, evaluation))
 
 
 def _take(samples: Encoded, positions: torch.Tensor) -> Encoded:

@@ -18,8 +18,9 @@ is that model, and does not count.
 """
 
 import copy
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -27,11 +28,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_unlearn.attacks.membership import FORGET, MembershipAttack
-from lit_unlearn.attacks.target import EncodedData, SplitData, Target
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.likelihood_ratio import VARIANCES, Variance, lira_offline, rmia_offline, unlearned_lira
 from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
+from lit_unlearn.results import AttackResult
 
 Method = Literal["rmia", "lira", "u_lira"]
 LogOdds = dict[str, Tensor]
@@ -51,7 +53,7 @@ class ReferenceMembership(MembershipAttack):
         a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.metrics.rmia_offline`.
         gamma: for RMIA, above 0.
         seed: of the draw that matches classes.
-        name: how its numbers are called; the method by default.
+        name: metric name prefix; the method by default.
     """
 
     def __init__(
@@ -75,8 +77,6 @@ class ReferenceMembership(MembershipAttack):
         self.method, self.variance, self.a, self.gamma = method, variance, a, gamma
         self.references, self.unlearned_references = list(references), list(unlearned_references)
         self._check_counts()
-        self._data: SplitData | None = None
-        self._known: dict[str, LogOdds] = {}
 
     def _check_counts(self) -> None:
         least, least_unlearned = _LEAST[self.method]
@@ -101,7 +101,6 @@ class ReferenceMembership(MembershipAttack):
             UsageError: if weights cannot be loaded, or belong to another split.
         """
         super().setup(trainer, pl_module, stage)
-        self._data, self._known = None, {}
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
         for reference in self._files():
             loaded = load_weights(cast(Any, pl_module).plain_copy(), reference)
@@ -121,17 +120,17 @@ class ReferenceMembership(MembershipAttack):
             return "it needs reference models, trained without the forget set: name their weights in references"
         return super().lacks(target)
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
         own = _log_odds(target.model, self.splits(target))
         out = self._others(target, self.references, own)
         inside = self._others(target, self.unlearned_references, own)
         least, least_unlearned = _LEAST[self.method]
         if len(out) < least or len(inside) < least_unlearned:
-            return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
+            return AttackResult(dict.fromkeys(HELD_OUT_NUMBERS, math.nan))
         if self.method == "u_lira":
-            return self._on_the_same_samples(own, inside, out)
-        return self._on_the_same_classes(target, own, out)
+            return AttackResult(self._on_the_same_samples(own, inside, out))
+        return AttackResult(self._on_the_same_classes(target, own, out))
 
     def _on_the_same_samples(self, own: LogOdds, inside: list[LogOdds], out: list[LogOdds]) -> dict[str, float]:
         unlearned, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
@@ -141,7 +140,7 @@ class ReferenceMembership(MembershipAttack):
 
     def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
         forget, unseen = self.splits(target)
-        labels = [target.model.whole(split).labels.cpu() for split in (forget, unseen)]
+        labels = [target.model.gather(split).labels.cpu() for split in (forget, unseen)]
         halves = matched_halves(labels[0], labels[1], torch.Generator().manual_seed(self.seed))
         population = halves[0][1]
         if not len(population):
@@ -158,20 +157,22 @@ class ReferenceMembership(MembershipAttack):
         return rmia_offline(own[split].sigmoid(), out[split].sigmoid(), *z, self.a, self.gamma)
 
     def _others(self, target: Target, references: list[str], own: LogOdds) -> list[LogOdds]:
-        """Log odds of the references that are not the model under attack itself; once for all subjects of a run."""
-        if self._data is not target.data:
-            self._data, self._known = target.data, {}
-        for reference in references:
-            if reference not in self._known:
-                network = copy.deepcopy((target.original or target.model).backbone)
-                load_weights(network, reference)
-                encoded = EncodedData(network.eval(), target.data, target.device, budget=0)
-                self._known[reference] = _log_odds(encoded, self.splits(target))
-        known = (self._known[reference] for reference in references)
+        """Log odds of the references that are not the model under attack itself; once for all models of a run."""
+        splits = tuple(self.splits(target))
+        known = [
+            target.shared.once(("log odds", file, splits), functools.partial(_of_reference, target, file, splits))
+            for file in references
+        ]
         return [odds for odds in known if not all(torch.equal(odds[split], own[split]) for split in own)]
+
+
+def _of_reference(target: Target, file: str, splits: Sequence[str]) -> LogOdds:
+    network = copy.deepcopy((target.original or target.model).backbone)
+    load_weights(network, file)
+    return _log_odds(EncodedData(network.eval(), target.data, target.device, budget=0), splits)
 
 
 def _log_odds(model: EncodedData, splits: Sequence[str]) -> LogOdds:
     """φ of every sample of each split, on the CPU."""
-    samples = {split: model.whole(split) for split in splits}
+    samples = {split: model.gather(split) for split in splits}
     return {split: margin(each.logits, each.labels).cpu() for split, each in samples.items()}

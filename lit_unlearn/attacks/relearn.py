@@ -21,7 +21,7 @@ class and a new head row may in 2506.01318; the sweep, the useful accuracy and t
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import ClassVar, Literal, NamedTuple
 
@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
+from lit_unlearn.attacks.images import all_labels, batches_with_index, own_share, pick
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
+from lit_unlearn.results import AttackResult
 
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
@@ -64,7 +65,7 @@ class Relearn(Attack):
         every: steps from one measurement to the next.
         measured: of each split, so many samples at most are measured during training; the end is measured on all.
         seed: of the choice of samples and their order.
-        name: how its numbers are called.
+        name: metric name prefix.
 
     Raises:
         UsageError: for an option out of range.
@@ -105,24 +106,26 @@ class Relearn(Attack):
         self.freeze_encoder, self.recovered, self.every, self.measured = freeze_encoder, recovered, every, measured
         self.seed = seed
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Trains once for each learning rate and head; every run sees the same batches."""
         draw = torch.Generator().manual_seed(self.seed)
         held = balanced(all_labels(target.data, "forget", target.device).cpu(), self.samples, draw)
-        diet, watched = self._diet(target, held, draw), self._watched(target, held, draw)
-        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), watched)
+        batches, eval_subset = self._batches(target, held, draw), self._eval_subset(target, held, draw)
+        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
         ticks = [0, *range(self.every, self.steps, self.every), self.steps]
         best, curves = None, []
         for rate, head in product(self.learning_rates, self.heads):
             network = self._copy(target, target.model.backbone, head)
-            curve = torch.tensor([untouched, *self._train(network, rate, diet, watched, ticks)], dtype=torch.float64)
+            curve = torch.tensor(
+                [untouched, *self._train(network, rate, batches, eval_subset, ticks)], dtype=torch.float64
+            )
             curves.append(curve)
             mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
             if best is None or mean > best.mean:
                 best = _Run(mean, curve, rate, head, network)
         assert best is not None
-        return {
-            **self._steps(target, torch.stack(curves).amax(0), ticks, watched),
+        numbers = {
+            **self._steps(target, torch.stack(curves).amax(0), ticks, eval_subset),
             "auc": best.mean,
             "learning_rate": best.learning_rate,
             "fresh_head": float(best.head == "fresh"),
@@ -130,28 +133,29 @@ class Relearn(Attack):
             **_accuracies(best.network, target, held),
             **{f"after_{tick}": value for tick, value in zip(ticks, best.curve.tolist(), strict=True)},
         }
+        return AttackResult(numbers)
 
-    def _diet(self, target: Target, held: Tensor, draw: torch.Generator) -> "_Diet":
+    def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
         retained = len(all_labels(target.data, "retain", target.device))
         old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
         parts = [(split, chosen) for split, chosen in (("forget", held), ("retain", old)) if len(chosen)]
-        picked = [pick(target.data, split, chosen, target.device) for split, chosen in parts]
-        images, labels = (torch.cat(pieces) for pieces in zip(*picked, strict=True))
+        found = [pick(target.data, split, chosen, target.device) for split, chosen in parts]
+        images, labels = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         new = cycled(len(held), self.steps * fresh, draw).view(self.steps, fresh)
         order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
-        return _Diet(images.float(), labels, order.to(target.device))
+        return FineTuneBatches(images.float(), labels, order.to(target.device))
 
-    def _watched(self, target: Target, held: Tensor, draw: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def _eval_subset(self, target: Target, held: Tensor, draw: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         """This rank's share of the samples that are measured during training, of forgotten and of retained ones."""
-        known, watched = target.data.split_names, []
+        known, eval_subset = target.data.split_names, []
         for split in ("test_forget" if "test_forget" in known else "forget", "test_retain"):
             if split in known:
                 order = torch.randperm(len(all_labels(target.data, split, target.device)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
                 images, labels = own_share(target.data, split, left[: self.measured], target.device)
-                watched.append((images.float(), labels))
-        return watched
+                eval_subset.append((images.float(), labels))
+        return eval_subset
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""
@@ -162,35 +166,40 @@ class Relearn(Attack):
         return network
 
     def _train(
-        self, network: Backbone, rate: float, diet: "_Diet", watched: list[tuple[Tensor, Tensor]], ticks: list[int]
+        self,
+        network: Backbone,
+        rate: float,
+        batches: "FineTuneBatches",
+        eval_subset: list[tuple[Tensor, Tensor]],
+        ticks: list[int],
     ) -> Iterator[float]:
         """Yields the useful accuracy at each tick but the first."""
         optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], rate, self.momentum)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / self.steps, self.steps)
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
         moving = [] if self.freeze_encoder else [module for module in network.modules() if isinstance(module, norms)]
-        for step, chosen in enumerate(diet.order, start=1):
+        for step, chosen in enumerate(batches.order, start=1):
             for module in moving:
                 module.train()
             optimizer.zero_grad()
-            torch.autograd.backward(cross_entropy(network(diet.images[chosen]), diet.labels[chosen]))
+            torch.autograd.backward(cross_entropy(network(batches.images[chosen]), batches.labels[chosen]))
             optimizer.step()
             schedule.step()
             if step in ticks:
-                yield useful_accuracy(network, watched)
+                yield useful_accuracy(network, eval_subset)
 
     def _steps(
-        self, target: Target, highest: Tensor, ticks: list[int], watched: list[tuple[Tensor, Tensor]]
+        self, target: Target, highest: Tensor, ticks: list[int], eval_subset: list[tuple[Tensor, Tensor]]
     ) -> dict[str, float]:
         original = target.original
-        level = 1.0 if original is None else useful_accuracy(self._copy(target, original.backbone, "kept"), watched)
+        level = 1.0 if original is None else useful_accuracy(self._copy(target, original.backbone, "kept"), eval_subset)
         if level == 0:
             return {"steps": float("nan")}
         back = [tick for tick, value in zip(ticks, highest.tolist(), strict=True) if value >= self.recovered * level]
         return {"steps": float(back[0])} if back else {"steps_above": float(self.steps)}
 
 
-class _Diet(NamedTuple):
+class FineTuneBatches(NamedTuple):
     """What is trained on: images (n, C, H, W), labels (n,), and which of them are in each batch (steps, batch size)."""
 
     images: Tensor
@@ -228,11 +237,11 @@ class UnitHead(nn.Module):
 
 
 @torch.no_grad()
-def useful_accuracy(network: Backbone, watched: Sequence[tuple[Tensor, Tensor]]) -> float:
+def useful_accuracy(network: Backbone, eval_subset: Sequence[tuple[Tensor, Tensor]]) -> float:
     """The lowest accuracy on several sets of images and labels, each spread over the ranks; leaves eval mode on."""
     network.eval()
     found = []
-    for images, labels in watched:
+    for images, labels in eval_subset:
         counter = SplitAccuracy().to(labels.device)
         for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
             counter.update(network(part), truth)
@@ -264,7 +273,7 @@ def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, fl
     for split in ("forget", "test_forget", "test_retain"):
         if split in target.data.split_names:
             counter = SplitAccuracy().to(target.device)
-            for positions, images, labels in numbered(target.data, split, target.device):
+            for positions, images, labels in batches_with_index(target.data, split, target.device):
                 unseen = ~torch.isin(positions, held.to(target.device)) if split == "forget" else labels >= 0
                 counter.update(network(images[unseen].float()), labels[unseen])
             if (value := counter.value) is not None:

@@ -21,6 +21,7 @@ from lit_unlearn.attacks.target import Encoded, EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.spread import Spread
+from lit_unlearn.results import AttackResult
 
 _SPLITS = ("forget", "retain")
 
@@ -33,7 +34,7 @@ class Representation(Attack):
     ``<stage>/norm_ratio``, the mean norm of forget images over that of retain images.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
 
     Example:
         >>> Trainer(callbacks=[Representation(), IDI(), FeatureMap()])  # doctest: +SKIP
@@ -44,7 +45,7 @@ class Representation(Attack):
     def __init__(self, name: str = "stages") -> None:
         super().__init__(name)
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """The numbers, in order of depth."""
         stages = [*target.model.backbone.stages, FEATURES]
         found: dict[str, dict[str, float]] = {stage: {} for stage in stages}
@@ -61,7 +62,8 @@ class Representation(Attack):
         for stage, norm in norms.items():
             if norm.keys() == set(_SPLITS):
                 found[stage]["norm_ratio"] = float(norm["forget"] / norm["retain"])
-        return {f"{stage}/{name}": value for stage, numbers in found.items() for name, value in numbers.items()}
+        numbers = {f"{stage}/{name}": value for stage, each in found.items() for name, value in each.items()}
+        return AttackResult(numbers)
 
 
 def _spreads(net: EncodedData, split: str, stages: Sequence[str]) -> dict[str, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_unlearn.attacks.images import summed
+from lit_unlearn.attacks.images import sum_over_ranks
 from lit_unlearn.attacks.target import rank_and_world
 from lit_unlearn.metrics.directions import Gradients
 from lit_unlearn.metrics.gradient_matching import GradientMatching
@@ -19,7 +19,7 @@ _COPIES = 4
 _LARGEST_CHUNK = 64
 
 
-class Clues(NamedTuple):
+class InversionProblem(NamedTuple):
     """What is known of S images, whose directions may have each of K signs.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
     images: Tensor
     distances: Tensor
-    ways: Tensor
+    sign_index: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,23 @@ class Search:
     chunk: int | None
     drop: bool
 
-    def __call__(self, matching: GradientMatching, clues: Clues, shape: torch.Size) -> Found:
+    def __call__(self, matching: GradientMatching, problem: InversionProblem, shape: torch.Size) -> Found:
         """Searches for images of a shape (C, H, W); each rank takes its share, and all have the result."""
-        device, (count, ways) = clues.labels.device, clues.labels.shape
+        device, (count, signs) = problem.labels.device, problem.labels.shape
         draw = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(count, self.restarts, *shape, generator=draw).to(device)
-        images = torch.zeros(count, self.restarts, ways, *shape, device=device)
+        images = torch.zeros(count, self.restarts, signs, *shape, device=device)
         distances = images.new_zeros(images.shape[:3])
         rank, world = rank_and_world()
-        own = torch.cartesian_prod(torch.arange(rank, count, world), torch.arange(self.restarts), torch.arange(ways))
+        own = torch.cartesian_prod(torch.arange(rank, count, world), torch.arange(self.restarts), torch.arange(signs))
         for part in torch.split(own.to(device), self._chunk(matching)) if len(own) else ():
-            slot, restart, way = part.unbind(1)
-            place = slot, restart, way
-            images[place], distances[place] = self._solve(matching, clues, slot, way, noise[slot, restart])
-        distances = summed(distances).flatten(1)
+            slot, restart, sign = part.unbind(1)
+            place = slot, restart, sign
+            images[place], distances[place] = self._solve(matching, problem, slot, sign, noise[slot, restart])
+        distances = sum_over_ranks(distances).flatten(1)
         nearest = distances.nan_to_num(nan=torch.inf).argmin(1)
         every = torch.arange(count, device=device)
-        return Found(summed(images).flatten(1, 2)[every, nearest], distances[every, nearest], nearest % ways)
+        return Found(sum_over_ranks(images).flatten(1, 2)[every, nearest], distances[every, nearest], nearest % signs)
 
     def _chunk(self, matching: GradientMatching) -> int:
         if self.chunk is not None:
@@ -90,16 +90,16 @@ class Search:
         return min(max(_CHUNK_BYTES // (_COPIES * size), 1), _LARGEST_CHUNK)
 
     def _solve(
-        self, matching: GradientMatching, clues: Clues, slot: Tensor, way: Tensor, start: Tensor
+        self, matching: GradientMatching, problem: InversionProblem, slot: Tensor, sign: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if clues.features is not None:
-            start = self._approach(matching, clues.features[slot], start)
-        labels, signs, targets = clues.labels[slot, way], clues.signs[way], clues.directions(slot)
+        if problem.features is not None:
+            start = self._approach(matching, problem.features[slot], start)
+        labels, signs, targets = problem.labels[slot, sign], problem.signs[sign], problem.directions(slot)
 
         def slopes(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal targets
             if len(index) != len(next(iter(targets.values()))):
-                targets = clues.directions(slot[index])
+                targets = problem.directions(slot[index])
             return matching(images, labels[index], targets, signs[index])
 
         return descend(slopes, start, self.steps, self.lr, self.tv, self.drop)

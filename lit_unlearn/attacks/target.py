@@ -1,28 +1,30 @@
-"""What an attacker is handed: frozen copies of the networks, and what they make of each split.
+"""What an attack is given: frozen copies of the networks, with their features and logits on each split.
 
 All attacks of a run share one pass per network and split. Features stay where they were computed, sharded per rank and
 in order, as long as they fit the budget; beyond it each use is a fresh pass, so memory does not grow with the data.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.backbone import FEATURES
+from lit_unlearn.backbones.backbone import FEATURES, Network
+from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.metrics.evaluation import SplitAccuracy
+from lit_unlearn.results import Subject
 
 HALVES = {"calibration": 0, "evaluation": 1}
 """The halves of a split, and whether they are its even or its odd positions."""
 
 CACHE_BYTES = 2**30
-"""How much of features one network may keep, over all its splits."""
+"""Features that one network may keep in memory, over all its splits."""
 
 
 class Encoded(NamedTuple):
@@ -48,8 +50,18 @@ class SplitData(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+class ImageData(SplitData, Protocol):
+    """What is asked of the data beside that, to fit a network to it: what an ``UnlearnDataModule`` has."""
+
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+
+
 class EncodedData:
-    """A frozen network together with what it makes of each split.
+    """A frozen network together with its features and logits on each split.
 
     Args:
         backbone: a frozen copy in eval mode; nothing else may change it.
@@ -70,10 +82,10 @@ class EncodedData:
 
         The halves are the even and the odd positions of the split, picked from the one pass over all of it.
         """
-        return (batch for _, batch in self.numbered(split, part))
+        return (batch for _, batch in self.batches_with_index(split, part))
 
-    def numbered(self, split: str, part: str = "all") -> Iterator[tuple[Tensor, Encoded]]:
-        """Yields the same, each batch with the positions (B,) of its samples in the split or the half."""
+    def batches_with_index(self, split: str, part: str = "all") -> Iterator[tuple[Tensor, Encoded]]:
+        """Yields the same, each batch with the index (B,) of its samples in the split or the half."""
         kept = self._kept.get(split)
         position, world = rank_and_world()
         for tapped, labels in self._pass(split) if kept is None else kept:
@@ -88,8 +100,8 @@ class EncodedData:
                 logits = self.backbone.head(features)
             yield own, Encoded(features, logits, labels, {name: tapped[name] for name in self.backbone.stages})
 
-    def whole(self, split: str, part: str = "all") -> Encoded:
-        """A split in one piece, all ranks' samples in the order of the split, for what cannot be computed in a stream.
+    def gather(self, split: str, part: str = "all") -> Encoded:
+        """A whole split, all ranks' samples in the order of the split, for what cannot be computed in a stream.
 
         Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank. An empty split has no
         stages.
@@ -101,10 +113,10 @@ class EncodedData:
             return Encoded(features, logits, torch.empty(0, dtype=torch.int64, device=self.device), {})
         cut = slice(None) if part == "all" else slice(HALVES[part], None, 2)
         return Encoded(
-            _gather([batch.features for batch in batches])[cut],
-            _gather([batch.logits for batch in batches])[cut],
-            _gather([batch.labels for batch in batches])[cut],
-            {name: _gather([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
+            _gather_ranks([batch.features for batch in batches])[cut],
+            _gather_ranks([batch.logits for batch in batches])[cut],
+            _gather_ranks([batch.labels for batch in batches])[cut],
+            {name: _gather_ranks([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
         )
 
     def _pass(self, split: str) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
@@ -131,16 +143,16 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def _gather(pieces: list[Tensor]) -> Tensor:
+def _gather_ranks(pieces: list[Tensor]) -> Tensor:
     """The samples of all ranks in the order of the split, of which rank r of W has numbers r, r + W, r + 2W, …."""
     own = torch.cat(pieces)
     if rank_and_world()[1] == 1:
         return own
     shares = gather_all_tensors(own)
-    whole = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])
+    gathered = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])
     for rank, share in enumerate(shares):
-        whole[rank :: len(shares)] = share
-    return whole
+        gathered[rank :: len(shares)] = share
+    return gathered
 
 
 @dataclass(frozen=True)
@@ -150,9 +162,10 @@ class Target:
     Attributes:
         model: the network to attack, with the data.
         original: the original network on the same data, or None where the attacker does not have it.
-        retrain: the Retrain yardstick on the same data, or None where there is none; no attacker has it.
         data: the splits.
         num_classes: C of the data; a method may have given its model more outputs.
+        retrain: the reference model Retrain on the same data, or None; no attacker has it.
+        shared: what attacks compute once for all models of a run.
     """
 
     model: EncodedData
@@ -160,18 +173,18 @@ class Target:
     data: SplitData
     num_classes: int
     retrain: EncodedData | None = None
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def device(self) -> torch.device:
         """Where the networks and their features are."""
         return self.model.device
 
-    def accuracies(self, readout: Callable[[Encoded], Tensor], test_part: str = "all") -> dict[str, float]:
+    def accuracies(self, readout: Callable[[Encoded], Tensor]) -> dict[str, float]:
         """Accuracy of a readout on each split that has samples; each sample counts once over all ranks.
 
         Args:
             readout: from a batch to logits (B, C).
-            test_part: the part of the test splits to score; the training splits are scored whole.
 
         Returns:
             Fractions by ``<split>_acc``.
@@ -179,75 +192,45 @@ class Target:
         found = {}
         for split in self.data.split_names:
             counter = SplitAccuracy().to(self.device)
-            for batch in self.model.batches(split, test_part if split.startswith("test") else "all"):
+            for batch in self.model.batches(split):
                 counter.update(readout(batch), batch.labels)
             if (value := counter.value) is not None:
                 found[f"{split}_acc"] = value
         return found
 
 
-class _Shared:
-    """The originals and the latest target of one module, so that callbacks share their passes."""
+def frozen_backbone(network: Network, data: ImageData) -> Backbone:
+    """A copy of a network as a backbone, in eval mode and without gradients.
 
-    def __init__(self, module: Any, data: SplitData) -> None:
-        original = module.original_copy()
-        self.data = data
-        self.original = None if original is None else EncodedData(original, data, module.device)
-        self.retrain: EncodedData | None = None
-        self.state: tuple[tuple[int, int], ...] = ()
-        self.target: Target | None = None
+    Args:
+        network: a backbone, or any ``nn.Module`` that ends in a linear layer.
+        data: what it must fit.
 
-    def aim(self, backbone: Backbone, device: torch.device) -> Target:
-        shape = backbone if self.original is None else self.original.backbone
-        same = self.retrain is not None and self.retrain.backbone is backbone
-        model = self.retrain if same and self.retrain is not None else EncodedData(backbone, self.data, device)
-        return Target(model, self.original, self.data, shape.num_classes, self.retrain)
-
-    def aim_at_original(self) -> Target | None:
-        if self.original is None:
-            return None
-        return Target(self.original, self.original, self.data, self.original.backbone.num_classes, self.retrain)
+    Raises:
+        UsageError: if channels, image size or class count do not fit.
+    """
+    backbone = copy.deepcopy(as_backbone(network, data.image_shape, data.num_classes))
+    backbone.check(data.image_shape, data.num_classes)
+    return backbone.eval().requires_grad_(False)
 
 
-_shared: "WeakKeyDictionary[LightningModule, _Shared]" = WeakKeyDictionary()
+def make_targets(
+    data: SplitData,
+    num_classes: int,
+    device: torch.device,
+    backbones: Mapping[Subject, Backbone],
+    shared: Shared | None = None,
+) -> dict[Subject, Target]:
+    """A target for each model of a run; they share the passes of Original and Retrain.
 
-
-def target_of(trainer: Trainer, module: LightningModule) -> Target:
-    """The module's backbone as it stands now, as a target; the same object for as long as no weight changes."""
-    shared, unlearned = _shared_by(trainer, module), cast(Any, module)
-    tensors = [*unlearned.backbone.parameters(), *unlearned.backbone.buffers()]
-    state = tuple((id(tensor), tensor._version) for tensor in tensors)
-    if shared.target is None or shared.state != state:
-        original = shared.aim_at_original()
-        if unlearned.is_original() and original is not None:
-            shared.target = original
-        else:
-            shared.target = shared.aim(unlearned.frozen_copy(), module.device)
-        shared.state = state
-    return shared.target
-
-
-def target_for(trainer: Trainer, module: LightningModule, backbone: Backbone | None) -> Target | None:
-    """Another network on the same data as a target; None stands for the original, if the module has one."""
-    shared = _shared_by(trainer, module)
-    return shared.aim_at_original() if backbone is None else shared.aim(backbone, module.device)
-
-
-def give_retrain(trainer: Trainer, module: LightningModule, backbone: Backbone) -> None:
-    """Lets every target of a module from now on carry the Retrain yardstick."""
-    shared = _shared_by(trainer, module)
-    shared.retrain = EncodedData(backbone, shared.data, module.device)
-    shared.target = None
-
-
-def release(module: LightningModule) -> None:
-    """Forgets the passes of a module, with the memory they hold."""
-    _shared.pop(module, None)
-
-
-def _shared_by(trainer: Trainer, module: LightningModule) -> _Shared:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    shared = _shared.get(module)
-    if shared is None or shared.data is not data:
-        shared = _shared[module] = _Shared(module, data)
-    return shared
+    Args:
+        data: the splits.
+        num_classes: C of the data.
+        device: where to compute.
+        backbones: frozen networks; one that occurs twice is encoded once.
+        shared: what attacks compute once; None begins with nothing.
+    """
+    unique = {id(backbone): EncodedData(backbone, data, device) for backbone in backbones.values()}
+    encoded = {subject: unique[id(backbone)] for subject, backbone in backbones.items()}
+    original, retrain, shared = encoded.get("original"), encoded.get("retrain"), shared or Shared()
+    return {subject: Target(model, original, data, num_classes, retrain, shared) for subject, model in encoded.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_unlearn.backbones.backbone import Network
+from lit_unlearn.backbones.backbone import Backbone, Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.errors import UsageError
 
@@ -49,6 +49,22 @@ class Custom(SplitBackbone):
             raise UsageError(f"network must be a torch module or its class path, got {str(network)[:80]!r}")
         mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
         super().__init__(deepcopy(network), num_classes, head, mean, std, stages)
+
+
+def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> Backbone:
+    """A network as a backbone: a backbone as it is, any other network as a copy that is split at its last layer.
+
+    Args:
+        network: a backbone, or any ``nn.Module`` that ends in a linear layer.
+        image_shape: (C, H, W) of the images that it is to take.
+        num_classes: how many logits it must give.
+
+    Raises:
+        UsageError: if it is no torch module, or has no linear layer of that many outputs.
+    """
+    if isinstance(network, Backbone):
+        return network
+    return Custom(network, num_classes=num_classes, in_channels=image_shape[0])
 
 
 def _made(network: object) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from lit_unlearn.artifacts import Artifact
 from lit_unlearn.benchmark.cells import Cell, folder_of
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
@@ -19,10 +20,9 @@ from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
 from lit_unlearn.benchmark.tuning import LOG, Trial, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import Exhibit
 from lit_unlearn.reports.figures import standalone
-from lit_unlearn.reports.gallery import read_exhibits
-from lit_unlearn.reports.report import EXHIBITS
+from lit_unlearn.reports.gallery import read_artifacts
+from lit_unlearn.reports.report import ARTIFACTS
 from lit_unlearn.reports.rows import Row, read_rows, write_atomically
 
 
@@ -92,20 +92,20 @@ def report(args: Sequence[str]) -> None:
     if settings.figures is not None:
         write_figures(Path(settings.figures), summaries)
     if settings.html is not None:
-        shown = {key: value for root, rows in found for key, value in _exhibits(root, rows)}
+        shown = {key: value for root, rows in found for key, value in _artifacts(root, rows)}
         write_leaderboard(settings.html, summaries, settings.title, damaged, shown)
         print(f"Written to {settings.html}")
     if damaged:
         raise UsageError(f"{len(damaged)} row(s) could not be read and are not in the tables; {damaged[0]}")
 
 
-def _exhibits(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Exhibit]]]:
+def _artifacts(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Artifact]]]:
     """Whatever the runs of a benchmark have left beside their numbers."""
     for row in rows:
         told = row.benchmark
-        path = (root / folder_of(told["scenario"], told["experiment"], told["key"]) / EXHIBITS).resolve()
+        path = (root / folder_of(told["scenario"], told["experiment"], told["key"]) / ARTIFACTS).resolve()
         if path.is_relative_to(root.resolve()) and path.exists():
-            yield f"{told['key']}/{row.method}", read_exhibits(path).get(row.method, {})
+            yield f"{told['key']}/{row.method}", read_artifacts(path).get(row.method, {})
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_unlearn.artifacts import Artifact
 from lit_unlearn.benchmark.columns import Column
 from lit_unlearn.benchmark.summary import Line, Summary, Value
 from lit_unlearn.benchmark.tables import text_of
-from lit_unlearn.exhibits import Exhibit
 from lit_unlearn.reports import figures, gallery, verdict
 from lit_unlearn.reports.page import Entry
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened, write_atomically
@@ -21,7 +21,7 @@ TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
 HERE = Path(__file__).parent
 _PANELS, _PICTURES = 2, 8
 
-Shown = Mapping[str, Mapping[str, Exhibit]]
+Shown = Mapping[str, Mapping[str, Artifact]]
 """Key of a row's cell and its method, as ``<key>/<method>`` → name → what an attack shows beside its numbers."""
 
 
@@ -209,25 +209,25 @@ def _card(line: Line, entry: Entry, summary: Summary, shown: Shown) -> Card:
 
     means = [other.mean for other in summary.lines if other.mean and other.label in (ORIGINAL, RETRAIN)]
     rows = [*means, entry.row]
-    exhibits = _exhibits(line, summary, shown)
+    artifacts = _artifacts(line, summary, shown)
     stages = {}
     for attack, quantities in figures.stage_groups(entry.row, rows).items():
         drawn = [Markup(figures.stage_lines(entry.row, rows, attack, name)) for name in quantities[:_PANELS]]
         stages[attack] = drawn
-    maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(exhibits).items()}
+    maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(artifacts).items()}
     grids = {
         name: [(label, pictures[:_PICTURES]) for label, pictures in told]
-        for name, told in gallery.grids(exhibits).items()
+        for name, told in gallery.grids(artifacts).items()
     }
     return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, grids, maps)
 
 
-def _exhibits(line: Line, summary: Summary, shown: Shown) -> dict[str, Mapping[str, Exhibit]]:
+def _artifacts(line: Line, summary: Summary, shown: Shown) -> dict[str, Mapping[str, Artifact]]:
     """What was shown of the first seed that has something: of the method, and of the references beside it."""
     for row in line.rows:
         own = shown.get(f"{row.benchmark['key']}/{row.method}")
         if own:
-            found: dict[str, Mapping[str, Exhibit]] = {}
+            found: dict[str, Mapping[str, Artifact]] = {}
             for other in summary.lines:
                 for beside in other.rows if other.label in (ORIGINAL, RETRAIN) else ():
                     same = beside.benchmark["seeds"].get("original") == row.benchmark["seeds"].get("original")

@@ -1,6 +1,6 @@
-"""What attacks show beside their numbers: a file beside the results, and pictures that sit in a page.
+"""Artifacts of attacks: a file beside the results, and pictures that sit in a page.
 
-The file is numpy's ``.npz``, read without pickle: ``index``, JSON text that says of each exhibit whose it is and what
+The file is numpy's ``.npz``, read without pickle: ``index``, JSON text that says of each artifact whose it is and what
 it is called, and its arrays as ``<number>.images`` (uint8), ``<number>.points`` and ``<number>.groups``.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import Exhibit, ImageGrid, PointMap
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, write_atomically
 
-FORMAT = "lit_unlearn exhibits"
+FORMAT = "lit_unlearn artifacts"
 VERSION = 1
 
-Exhibits = Mapping[str, Mapping[str, Exhibit]]
+Artifacts = Mapping[str, Mapping[str, Artifact]]
 """Model → name, such as ``"inversion/delta/reconstructions"`` → what is shown."""
 
 
@@ -41,47 +41,47 @@ class Picture:
     small: bool
 
 
-def write_exhibits(path: str | Path, exhibits: Exhibits) -> None:
-    """Write exhibits; a reader sees the old file or the whole new one. Images are kept with 8 bits a channel.
+def write_artifacts(path: str | Path, artifacts: Artifacts) -> None:
+    """Write artifacts; a reader sees the old file or the whole new one. Images are kept with 8 bits a channel.
 
     Args:
         path: file to write.
-        exhibits: what to write.
+        artifacts: what to write.
     """
     index: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
-    for model, shown in exhibits.items():
-        for name, exhibit in shown.items():
-            entry = {"model": model, "name": name, "kind": type(exhibit).__name__}
-            if isinstance(exhibit, ImageGrid):
-                arrays[f"{len(index)}.images"] = _bytes(exhibit.images)
-                captions = [list(texts) for texts in exhibit.captions]
-                index.append({**entry, "rows": list(exhibit.rows), "captions": captions})
+    for model, shown in artifacts.items():
+        for name, artifact in shown.items():
+            entry = {"model": model, "name": name, "kind": type(artifact).__name__}
+            if isinstance(artifact, ImageGrid):
+                arrays[f"{len(index)}.images"] = _bytes(artifact.images)
+                captions = [list(texts) for texts in artifact.captions]
+                index.append({**entry, "rows": list(artifact.rows), "captions": captions})
             else:
-                arrays[f"{len(index)}.points"] = np.asarray(exhibit.points.detach().cpu(), dtype=np.float32)
-                arrays[f"{len(index)}.groups"] = np.asarray(exhibit.groups.detach().cpu(), dtype=np.int64)
-                index.append({**entry, "names": list(exhibit.names)})
-    text = json.dumps({"format": FORMAT, "version": VERSION, "exhibits": index}, ensure_ascii=False)
+                arrays[f"{len(index)}.points"] = np.asarray(artifact.points.detach().cpu(), dtype=np.float32)
+                arrays[f"{len(index)}.groups"] = np.asarray(artifact.groups.detach().cpu(), dtype=np.int64)
+                index.append({**entry, "names": list(artifact.names)})
+    text = json.dumps({"format": FORMAT, "version": VERSION, "artifacts": index}, ensure_ascii=False)
     file = io.BytesIO()
     np.savez_compressed(file, index=np.array(text), **arrays)  # type: ignore[arg-type]
     write_atomically(Path(path), file.getvalue())
 
 
-def read_exhibits(path: str | Path) -> dict[str, dict[str, Exhibit]]:
-    """Read what :func:`write_exhibits` wrote.
+def read_artifacts(path: str | Path) -> dict[str, dict[str, Artifact]]:
+    """Read what :func:`write_artifacts` wrote.
 
     Raises:
         UsageError: the file is missing, damaged, or of another format or version.
     """
     import torch
 
-    found: dict[str, dict[str, Exhibit]] = {}
+    found: dict[str, dict[str, Artifact]] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             document = json.loads(str(file["index"]))
             if (document["format"], document["version"]) != (FORMAT, VERSION):
-                raise UsageError(f"{path}: not exhibits of version {VERSION}")
-            for number, entry in enumerate(document["exhibits"]):
+                raise UsageError(f"{path}: not artifacts of version {VERSION}")
+            for number, entry in enumerate(document["artifacts"]):
                 shown = found.setdefault(entry["model"], {})
                 if entry["kind"] == ImageGrid.__name__:
                     images = torch.from_numpy(file[f"{number}.images"]).float() / 255
@@ -94,20 +94,20 @@ def read_exhibits(path: str | Path) -> dict[str, dict[str, Exhibit]]:
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{path}: not a file of exhibits ({error})") from error
+        raise UsageError(f"{path}: not a file of artifacts ({error})") from error
     return found
 
 
-def maps(exhibits: Exhibits) -> dict[str, dict[str, tuple[np.ndarray, list[str]]]]:
+def maps(artifacts: Artifacts) -> dict[str, dict[str, tuple[np.ndarray, list[str]]]]:
     """Name of a map → model → points (N, 2) and the name of each one's group; points that are not finite are left out.
 
     The original's map comes first, Retrain's last, so that before and after stand side by side.
     """
     found: dict[str, dict[str, tuple[np.ndarray, list[str]]]] = {}
-    for model, name, exhibit in _of_kind(exhibits, PointMap):
-        points, groups = np.asarray(exhibit.points.detach().cpu()), exhibit.groups.tolist()
+    for model, name, artifact in _of_kind(artifacts, PointMap):
+        points, groups = np.asarray(artifact.points.detach().cpu()), artifact.groups.tolist()
         finite = np.isfinite(points).all(1)
-        names = [exhibit.names[group] for group, kept in zip(groups, finite, strict=True) if kept]
+        names = [artifact.names[group] for group, kept in zip(groups, finite, strict=True) if kept]
         found.setdefault(name, {})[model] = (points[finite], names)
     order = {ORIGINAL: 0, RETRAIN: 2}
     return {
@@ -115,33 +115,33 @@ def maps(exhibits: Exhibits) -> dict[str, dict[str, tuple[np.ndarray, list[str]]
     }
 
 
-def grids(exhibits: Exhibits) -> dict[str, list[tuple[str, list[Picture]]]]:
+def grids(artifacts: Artifacts) -> dict[str, list[tuple[str, list[Picture]]]]:
     """Name of a grid of images → its rows, as label and pictures.
 
     A row that is the same in several models is there once; one that is the same in all, as the true images are, goes
     without their names.
     """
     rows: dict[str, dict[tuple[str, bytes, tuple[str, ...]], tuple[list[str], np.ndarray]]] = {}
-    for model, name, exhibit in _of_kind(exhibits, ImageGrid):
-        pixels = _bytes(exhibit.images)
-        for number, label in enumerate(exhibit.rows):
-            captions = tuple(exhibit.captions[number]) if exhibit.captions else ()
+    for model, name, artifact in _of_kind(artifacts, ImageGrid):
+        pixels = _bytes(artifact.images)
+        for number, label in enumerate(artifact.rows):
+            captions = tuple(artifact.captions[number]) if artifact.captions else ()
             same = label, pixels[number].tobytes(), captions
             rows.setdefault(name, {}).setdefault(same, ([], pixels[number]))[0].append(model)
     found: dict[str, list[tuple[str, list[Picture]]]] = {}
     for name, shown in rows.items():
-        everyone = [model for model, exhibit_names in exhibits.items() if name in exhibit_names]
+        everyone = [model for model, artifact_names in artifacts.items() if name in artifact_names]
         for (row, _, captions), (models, pixels) in shown.items():
             label = row if models == everyone else f"{', '.join(models)}: {row}"
             found.setdefault(name, []).append((label, _pictures(pixels, captions)))
     return found
 
 
-def _of_kind(exhibits: Exhibits, kind: type[Any]) -> Iterator[tuple[str, str, Any]]:
-    for model, shown in exhibits.items():
-        for name, exhibit in shown.items():
-            if isinstance(exhibit, kind):
-                yield model, name, exhibit
+def _of_kind(artifacts: Artifacts, kind: type[Any]) -> Iterator[tuple[str, str, Any]]:
+    for model, shown in artifacts.items():
+        for name, artifact in shown.items():
+            if isinstance(artifact, kind):
+                yield model, name, artifact
 
 
 def _pictures(pixels: np.ndarray, captions: Sequence[str]) -> list[Picture]:

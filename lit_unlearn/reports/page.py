@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.reports import figures, gallery, verdict, wording
-from lit_unlearn.reports.gallery import Exhibits
+from lit_unlearn.reports.gallery import Artifacts
 from lit_unlearn.reports.rows import (
     AS_IS,
     FORGOTTEN,
@@ -86,27 +86,27 @@ class Cell:
     above: bool = False
 
 
-def write_page(path: str | Path, rows: Sequence[Row], exhibits: Exhibits | None = None) -> None:
+def write_page(path: str | Path, rows: Sequence[Row], artifacts: Artifacts | None = None) -> None:
     """Write the report on ``rows``.
 
     Args:
         path: HTML file to write.
         rows: result rows: methods with, if the verdict is to mean anything, Original and Retrain on the same split.
-        exhibits: pictures and maps by the label of a row, where they are at hand.
+        artifacts: pictures and maps by the label of a row, where they are at hand.
     """
-    write_atomically(Path(path), render(rows, exhibits))
+    write_atomically(Path(path), render(rows, artifacts))
 
 
-def render(rows: Sequence[Row], exhibits: Exhibits | None = None) -> str:
+def render(rows: Sequence[Row], artifacts: Artifacts | None = None) -> str:
     """The report as HTML; whatever comes from the rows is escaped."""
     rows = in_order(without_repeats(rows))
     made = environment()
     made.globals["reference"] = lambda row, name: reference(row, rows, name)
     made.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
-    return made.get_template(TEMPLATE).render(_context(rows, exhibits or {}))
+    return made.get_template(TEMPLATE).render(_context(rows, artifacts or {}))
 
 
-def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
+def _context(rows: Sequence[Row], artifacts: Artifacts) -> dict[str, Any]:
     from markupsafe import Markup
 
     entries = [_entry(row, label, rows) for row, label in zip(rows, labels(rows), strict=True)]
@@ -133,8 +133,8 @@ def _context(rows: Sequence[Row], exhibits: Exhibits) -> dict[str, Any]:
         "hidden": figures.hidden_states(rows),
         "curves": {label: drawn for label, drawn in curves.items() if drawn},
         "stages": {label: drawn for label, drawn in stages.items() if drawn},
-        "maps": {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(exhibits).items()},
-        "grids": gallery.grids(exhibits),
+        "maps": {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(artifacts).items()},
+        "grids": gallery.grids(artifacts),
         "points": {
             "depth": 100 * verdict.DEPTH_TOLERANCE,
             "least": 100 * verdict.DEPTH_LEAST,

@@ -1,58 +1,51 @@
-"""The callback that gathers what a run measured and writes it: results.json, report.html and the terminal table.
+"""The callback that turns the results of a run into rows, and writes results.json, report.html and the terminal table.
 
-It knows no method and no attack: it asks the module to describe itself, and takes the findings of every callback that
-has some.
+It knows no method and no attack: the module describes itself, and the evaluation hands over the results.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import Exhibit
-from lit_unlearn.reports.circumstances import circumstances
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
+from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
+from lit_unlearn.reports.run_metadata import run_metadata
+from lit_unlearn.results import Driver, Measurement, Results, Subject
 
-RESULTS, EXHIBITS, PAGE, CHECKPOINT = "results.json", "exhibits.npz", "report.html", "unlearned.ckpt"
-_METHODS = {"original": ORIGINAL, "retrain": RETRAIN}
-_SUBJECTS = ("original", "retrain", "unlearned")
-
-Status = Literal["ok", "diverged", "interrupted"]
+RESULTS, ARTIFACTS, PAGE, CHECKPOINT = "results.json", "artifacts.npz", "report.html", "unlearned.ckpt"
+_REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 
 class Report(Callback):
-    """Writes the result row of a run, and those of the yardsticks measured beside it, as a file, a page and a table.
+    """Writes the result row of a run, and those of the reference models beside it, as a file, a page and a table.
 
-    What attacks show beside their numbers goes to ``exhibits.npz`` and onto the page.
-
-    It must come after the attacks among the Trainer's callbacks, as it does on the command line. A ``fast_dev_run``
-    prints the table and writes nothing.
+    Pictures and maps that attacks return go to ``artifacts.npz`` and onto the page. It needs an Evaluation, or an
+    attack, among the callbacks; their order does not matter. A ``fast_dev_run`` prints the table and writes nothing.
 
     Args:
         page: write ``report.html``.
         checkpoint: write ``unlearned.ckpt`` after ``fit``.
+        write: write files and print the table; False only keeps rows and artifacts, and touches no file.
 
     Attributes:
-        rows: the rows that were written last.
-        shown: for each of them that has some, by its label on the page, what attacks show beside its numbers.
-        directory: where they were written.
+        rows: the rows of the last run.
+        artifacts: for each row that has some, by its label on the page, the artifacts by name.
+        directory: where they are written, or None.
     """
 
-    def __init__(self, page: bool = True, checkpoint: bool = True) -> None:
-        self.page, self.checkpoint = page, checkpoint
+    def __init__(self, page: bool = True, checkpoint: bool = True, write: bool = True) -> None:
+        self.page, self.checkpoint, self.write = page, checkpoint, write
         self.rows: list[Row] = []
-        self.shown: dict[str, dict[str, Exhibit]] = {}
+        self.artifacts: dict[str, dict[str, Artifact]] = {}
         self.directory: Path | None = None
-        self._curves: dict[str, list[list[float]]] = {}
+        self._curves: dict[str, dict[int, float]] = {}
         self._started = ""
-        self._running = False
         self._made: list[Path] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,210 +55,152 @@ class Report(Callback):
             UsageError: naming the directory.
         """
         del pl_module, stage
-        self.rows, self.shown, self._curves, self._made, self._running = [], {}, {}, [], False
+        self.rows, self.artifacts, self._curves, self._made = [], {}, {}, []
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.directory = run_directory(trainer)
-        if trainer.is_global_zero and not _is_dry(trainer):
-            try:
-                self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
-                self.directory.mkdir(parents=True, exist_ok=True)
-                (self.directory / f".{os.getpid()}.probe").touch()
-                (self.directory / f".{os.getpid()}.probe").unlink()
-            except OSError as error:
-                raise UsageError(f"cannot write to {self.directory}: {error.strerror}") from error
-            rank_zero_info(f"Run directory: {self.directory}")
+        if self.write:
+            self.directory = run_directory(trainer)
+            if self._writes(trainer) and trainer.is_global_zero:
+                self._made = make_directory(self.directory)
+                rank_zero_info(f"Run directory: {self.directory}")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to keep."""
-        del trainer, pl_module
-        self._running = True
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses a run without an Evaluation, which would leave no row.
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same for ``validate``."""
+        Raises:
+            UsageError: if there is none among the callbacks.
+        """
         del pl_module
-        self._running = self._running or trainer.state.fn == "validate"
+        if _driver(trainer) is None:
+            raise UsageError("Report needs Evaluation, or an attack, among the Trainer's callbacks")
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for ``validate``."""
+        self.on_fit_start(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same for ``test``."""
-        del trainer, pl_module
-        self._running = True
+        self.on_fit_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps what other callbacks logged at the end of the last epoch."""
+        del pl_module
+        if trainer.current_epoch > 0:
+            self._keep_curves(trainer, trainer.current_epoch - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps what was logged, a point an epoch."""
         del pl_module
-        stale = () if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0 else ("val/",)
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith(stale):
-                continue
-            if not name.endswith(("_step", "_epoch")) and value.numel() == 1 and bool(value.isfinite()):
-                self._curves.setdefault(name, []).append([trainer.current_epoch, float(value)])
+        self._keep_curves(trainer, trainer.current_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """What was logged so far, for a run that is resumed."""
-        return {"curves": {name: [list(point) for point in points] for name, points in self._curves.items()}}
+        return {"curves": {name: dict(points) for name, points in self._curves.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what was logged before."""
         self._curves = state_dict["curves"]
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the unlearned model and writes the results."""
-        assert self.directory is not None
-        if self.checkpoint and not _is_dry(trainer):
+    def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
+        """Keeps the rows, saves the unlearned model and writes the files."""
+        if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit" and results.status != "interrupted":
+            assert self.directory is not None
             trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
-        self._write_measured(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the results of ``validate``."""
-        if trainer.state.fn == "validate":
-            self._write_measured(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the results of ``test``."""
-        self._write_measured(trainer, pl_module)
+        if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
+            self._keep_curves(trainer, trainer.current_epoch - 1)
+        found = list(self._rows(trainer, pl_module, results))
+        measured = {id(row): measurement for measurement, row in found}
+        self.rows = in_order([row for _, row in found])
+        named = zip(labels(self.rows), self.rows, strict=True)
+        artifacts = {label: measured[id(row)].artifacts for label, row in named}
+        self.artifacts = {label: each for label, each in artifacts.items() if each}
+        if self.write:
+            self._write(files=self._writes(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keeps and marks what an interrupted run measured; leaves no empty directory behind one that never began."""
-        if self._running:
-            said = f"{type(exception).__name__}: {exception}".removesuffix(": ").splitlines()[0]
-            self._write(trainer, pl_module, "interrupted", f"{said}, in epoch {trainer.current_epoch}")
-        elif trainer.is_global_zero and not _is_dry(trainer):
-            _remove_if_empty([*_folders_of_logger(trainer), *self._made])
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing more to keep."""
-        del trainer, pl_module, stage
-        self._running = False
-
-    def _write_measured(self, trainer: Trainer, module: LightningModule) -> None:
-        diverged = cast(Any, module).diverged
-        self._write(trainer, module, "diverged" if diverged else "ok", diverged or "")
-
-    def _write(self, trainer: Trainer, module: LightningModule, status: Status, reason: str) -> None:
-        self._running = False
-        found = list(self._rows(trainer, module, status, reason))
-        subjects = {id(row): subject for subject, row in found}
-        self.rows = in_order([row for _, row in found])
-        shown = _exhibits(trainer)
-        named = {label: shown[subjects[id(row)]] for row, label in zip(self.rows, labels(self.rows), strict=True)}
-        self.shown = {label: exhibits for label, exhibits in named.items() if exhibits}
-        self._write_files(dry=_is_dry(trainer))
+        """Leaves no empty directory behind a run that never began."""
+        del pl_module, exception
+        driver = _driver(trainer)
+        if self._writes(trainer) and trainer.is_global_zero and (driver is None or not driver.began) and not self.rows:
+            remove_empty(trainer, self._made)
 
     @rank_zero_only
-    def _write_files(self, dry: bool) -> None:
+    def _write(self, files: bool) -> None:
         from rich.console import Console
 
         from lit_unlearn.reports.table import results_table
 
         Console().print(results_table(self.rows))
-        if self.directory is None or dry:
+        if self.directory is None or not files:
             return
         write_rows(self.directory / RESULTS, self.rows)
-        if self.shown:
-            from lit_unlearn.reports.gallery import write_exhibits
+        if self.artifacts:
+            from lit_unlearn.reports.gallery import write_artifacts
 
-            write_exhibits(self.directory / EXHIBITS, self.shown)
+            write_artifacts(self.directory / ARTIFACTS, self.artifacts)
         else:
-            (self.directory / EXHIBITS).unlink(missing_ok=True)
+            (self.directory / ARTIFACTS).unlink(missing_ok=True)
         if self.page:
             from lit_unlearn.reports.page import write_page
 
-            write_page(self.directory / PAGE, self.rows, self.shown)
-        written = [name for name in (RESULTS, EXHIBITS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
+            write_page(self.directory / PAGE, self.rows, self.artifacts)
+        written = [name for name in (RESULTS, ARTIFACTS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
 
-    def _rows(self, trainer: Trainer, module: Any, status: Status, reason: str) -> Iterator[tuple[str, Row]]:
-        """Each subject's row."""
-        common = circumstances(trainer, self._started)
+    def _writes(self, trainer: Any) -> bool:
+        return self.write and not trainer.fast_dev_run
+
+    def _keep_curves(self, trainer: Trainer, epoch: int) -> None:
+        stale = () if (epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0 else ("val/",)
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(stale):
+                continue
+            if not name.endswith(("_step", "_epoch")) and value.numel() == 1 and bool(value.isfinite()):
+                self._curves.setdefault(name, {})[epoch] = float(value)
+
+    def _rows(self, trainer: Trainer, module: Any, results: Results) -> Iterator[tuple[Measurement, Row]]:
+        """A row for each model that was measured."""
+        common = run_metadata(trainer, self._started, results.suite)
         described = module.describe()
-        found = _findings(trainer)
-        for subject, method in _METHODS.items():
-            if found[subject]["metrics"]:
-                row = Row(method=method, status="ok", backbone=described["backbone"], **common, **found[subject])
-                yield subject, row
-        own = found["unlearned"]
+        own_weights = described.pop("weights")
+        for subject, method in _REFERENCES.items():
+            if subject in results.models:
+                found = results.models[subject]
+                yield found, Row(method, "ok", backbone=described["backbone"], **common, **_fields(found))
+        own = results.models["unlearned"]
+        fields = _fields(own)
         if module.seconds > 0:
-            own["seconds"] = {"unlearn": module.seconds, **own["seconds"]}
-        own["weights"] = own["weights"] or described.pop("weights")
-        described.pop("weights", None)
+            fields["seconds"] = {"unlearn": module.seconds, **own.seconds}
         if trainer.state.fn != "fit" and module.is_original():
             described["method"] = ORIGINAL
-        own_row = Row(
-            status=status,
-            reason=reason,
-            curves=self._curves,
-            epochs=trainer.current_epoch if trainer.state.fn == "fit" else None,
-            **described,
-            **common,
-            **own,
+        yield (
+            own,
+            Row(
+                status=results.status,
+                reason=results.reason,
+                curves={
+                    name: [[epoch, points[epoch]] for epoch in sorted(points)] for name, points in self._curves.items()
+                },
+                epochs=trainer.current_epoch if trainer.state.fn == "fit" else None,
+                **described,
+                **common,
+                **{**fields, "weights": own_weights},
+            ),
         )
-        yield "unlearned", own_row
 
 
 def report_of(trainer: Trainer) -> Report:
     """The report among a Trainer's callbacks."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(callback for callback in callbacks if isinstance(callback, Report))
+    return next(callback for callback in _callbacks(trainer) if isinstance(callback, Report))
 
 
-def run_directory(trainer: Trainer) -> Path:
-    """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
-    return Path(trainer.strategy.broadcast(_directory(trainer)))
+def _driver(trainer: Trainer) -> Driver | None:
+    return next((callback for callback in _callbacks(trainer) if isinstance(callback, Driver)), None)
 
 
-def _directory(trainer: Trainer) -> Path:
-    logger = trainer.logger
-    if logger is None:
-        return Path(trainer.default_root_dir)
-    if isinstance(logger, CSVLogger | TensorBoardLogger):
-        return Path(logger.log_dir)
-    name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
+def _callbacks(trainer: Trainer) -> list[Any]:
+    return cast(Any, trainer).callbacks  # type: ignore[no-any-return]
 
 
-def _is_dry(trainer: Any) -> bool:
-    return bool(trainer.fast_dev_run)
-
-
-def _findings(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """For each subject, the fields of a row that callbacks filled."""
-    found: dict[str, dict[str, Any]] = {
-        subject: {"metrics": {}, "attacks": {}, "skipped": {}, "seconds": {}, "weights": {}} for subject in _SUBJECTS
-    }
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if not isinstance(getattr(callback, "findings", None), Mapping):
-            continue
-        for subject, fields in found.items():
-            for name, value in callback.findings.get(subject, {}).items():
-                fields["attacks" if "/" in name else "metrics"][name] = value
-            if subject in callback.skipped:
-                fields["skipped"][callback.title] = callback.skipped[subject]
-            if subject in callback.seconds:
-                fields["seconds"][callback.title] = callback.seconds[subject]
-            fields["weights"] = getattr(callback, "weights", {}).get(subject, fields["weights"])
-    return found
-
-
-def _exhibits(trainer: Trainer) -> dict[str, dict[str, Exhibit]]:
-    """For each subject, what callbacks show of it."""
-    found: dict[str, dict[str, Exhibit]] = {subject: {} for subject in _SUBJECTS}
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        for subject, shown in getattr(callback, "exhibits", {}).items():
-            found[subject].update(shown)
-    return found
-
-
-def _folders_of_logger(trainer: Trainer) -> list[Path]:
-    """What a logger, which Lightning asks before any callback, may have made for this run, from the inside out."""
-    directory = _directory(trainer)
-    folders = [directory, directory.parent, directory.parent.parent] if trainer.loggers else []
-    kept = (Path.cwd(), Path(trainer.default_root_dir).absolute())
-    return [folder for folder in folders if folder.absolute() not in kept]
-
-
-def _remove_if_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
+def _fields(found: Measurement) -> dict[str, Any]:
+    """The fields of a row that a measurement fills."""
+    return {name: getattr(found, name) for name in ("metrics", "attacks", "skipped", "seconds", "weights")}

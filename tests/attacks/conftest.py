@@ -56,7 +56,7 @@ def vectors() -> type[Vectors]:
 
 
 @pytest.fixture
-def aim() -> Callable[..., Target]:
+def make_target() -> Callable[..., Target]:
     def make(model: Backbone, original: Backbone | None = None, budget: int = 2**20, **splits: Any) -> Target:
         data = Splits(**splits)
         frozen = [None if net is None else net.eval().requires_grad_(False) for net in (model, original)]
@@ -100,8 +100,8 @@ class DigitsTargets:
             load_weights(network, weights)
         return network.eval().requires_grad_(False)
 
-    def aim(self, model: Backbone | EncodedData) -> Target:
-        """A target that has both yardsticks; ``original`` and ``retrain`` may be the model too."""
+    def make_target(self, model: Backbone | EncodedData) -> Target:
+        """A target that has both reference models; ``original`` and ``retrain`` may be the model too."""
         encoded = model if isinstance(model, EncodedData) else EncodedData(model.eval(), self.data, CPU)
         return Target(encoded, self.original, self.data, 10, self.retrain)
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacked import Keeps
 from lightning.pytorch import Callback
 from torch import nn
 
@@ -10,6 +11,7 @@ from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Retrain
 from lit_unlearn.reports.report import Report
+from lit_unlearn.results import AttackResult
 
 
 class Probe(Attack):
@@ -21,7 +23,7 @@ class Probe(Attack):
         super().__init__(name)
         self.steps = steps
 
-    def run(self, target):
+    def evaluate(self, target):
         torch.rand(5)  # draws, as any attack may
         readout = nn.Linear(target.model.backbone.num_features, target.num_classes)
         optimizer = torch.optim.SGD(readout.parameters(), lr=0.1)
@@ -37,13 +39,13 @@ class Probe(Attack):
         slope = float(images.grad.norm() + network.head.weight.grad.norm())
         network.zero_grad(set_to_none=True)
         network.requires_grad_(False)
-        return {**target.accuracies(lambda batch: readout(batch.features).detach()), "slope": slope}
+        return AttackResult({**target.accuracies(lambda batch: readout(batch.features).detach()), "slope": slope})
 
 
 class Fails(Attack):
-    family = "probing"
+    family = "x"  # attacks run in the order of their titles
 
-    def run(self, target):
+    def evaluate(self, target):
         raise RuntimeError("the attack broke")
 
 
@@ -67,10 +69,8 @@ class Nosy(Callback):
 
 
 class First(Nosy):
-    def on_train_start(self, trainer, pl_module):
+    def on_train_end(self, trainer, pl_module):
         self.before.append(self.look(pl_module))
-
-    on_train_end = on_train_start
 
     def on_validation_end(self, trainer, pl_module):
         if trainer.state.fn == "validate":
@@ -78,14 +78,8 @@ class First(Nosy):
 
 
 class Last(Nosy):
-    def on_train_start(self, trainer, pl_module):
+    def on_attacks_end(self, trainer, pl_module, results):
         self.after.append(self.look(pl_module))
-
-    on_train_end = on_train_start
-
-    def on_validation_end(self, trainer, pl_module):
-        if trainer.state.fn == "validate":
-            self.after.append(self.look(pl_module))
 
 
 def same(left, right):
@@ -114,7 +108,7 @@ def test_attacks_leave_the_module_and_the_random_state_bit_identical(make_backbo
         trainer.fit(module, datamodule=make_data())
     else:
         trainer.validate(module, datamodule=make_data(), verbose=False)
-    assert len(first.before) == len(last.after) == (2 if how == "fit" else 1)
+    assert len(first.before) == len(last.after) == 1
     for before, after in zip(first.before, last.after, strict=True):
         for name in before:
             assert same(before[name], after[name]), name
@@ -152,18 +146,20 @@ def test_a_user_written_attack_takes_gradients_and_finds_the_same_in_fit_and_val
 
 
 def test_an_attack_alone_works_without_evaluation(make_backbone, make_data, make_trainer):
-    attack = Probe()
-    trainer = make_trainer(attack, inference_mode=True)
+    keeps = Keeps()
+    trainer = make_trainer(Probe(), keeps, inference_mode=True)
     trainer.validate(FineTune(make_backbone()), datamodule=make_data(), verbose=False)
-    assert attack.findings["unlearned"]["probing/probe/slope"] > 0
+    assert keeps.results.models["unlearned"].attacks["probing/probe/slope"] > 0
 
 
 def test_numbers_reach_the_logger(make_backbone, make_data, fit):
-    attack = HeadRecovery(name="mine")
-    trainer = fit(FineTune(make_backbone()), make_data(), attack)
+    keeps = Keeps()
+    trainer = fit(FineTune(make_backbone()), make_data(), HeadRecovery(name="mine"), keeps)
     lines = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().splitlines()
     logged = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
-    assert {name: float(logged[name]) for name in attack.findings["unlearned"]} == attack.findings["unlearned"]
+    found = keeps.results.models["unlearned"].attacks
+    assert len(found) == 4
+    assert {name: float(logged[name]) for name in found} == found
 
 
 def test_two_attacks_of_one_name_are_refused(make_backbone, make_data, fit, make_trainer):
@@ -174,10 +170,10 @@ def test_two_attacks_of_one_name_are_refused(make_backbone, make_data, fit, make
 
 
 def test_two_attacks_of_one_class_and_two_names_are_both_run(make_backbone, make_data, fit):
-    pair = HeadRecovery(), HeadRecovery(calibration="retain", name="hr-retain")
-    fit(FineTune(make_backbone()), make_data(), *pair)
+    pair, keeps = (HeadRecovery(), HeadRecovery(calibration="retain", name="hr-retain")), Keeps()
+    fit(FineTune(make_backbone()), make_data(), *pair, keeps)
     assert pair[0].state_key != pair[1].state_key
-    assert all(attack.findings["unlearned"] for attack in pair)
+    assert {attack.title for attack in pair} <= keeps.results.models["unlearned"].seconds.keys()
 
 
 @pytest.mark.parametrize("attack", [FeatureMapping(), HeadRecovery(target="logits", name="hr-logits")])
@@ -192,32 +188,37 @@ def test_an_attack_that_needs_the_original_is_skipped_with_a_reason_where_there_
     assert attack.title not in row.seconds
 
 
-def test_attacks_fire_once_unlearning_is_over_and_not_in_the_validation_of_a_fit(make_backbone, make_data, fit):
+def test_attacks_run_once_unlearning_is_over_and_not_in_the_validation_of_a_fit(make_backbone, make_data, fit):
     calls = []
 
     class Counts(HeadRecovery):
-        def run(self, target):
+        def evaluate(self, target):
             calls.append(target)
-            return {}
+            return AttackResult({})
 
     module = FineTune(make_backbone())
     fit(module, make_data(), Counts(), max_epochs=3, num_sanity_val_steps=2)
-    assert len(calls) == 1
+    assert [target.model is target.original for target in calls] == [False, True]  # the unlearned one, then Original
     assert same(dict(calls[0].model.backbone.state_dict()), dict(module.backbone.state_dict()))
 
 
-def test_findings_of_one_run_do_not_outlive_it(make_backbone, make_data, fit, make_trainer):
-    attack = HeadRecovery()
-    fit(FineTune(make_backbone()), make_data(), Evaluation(), attack)
-    assert set(attack.findings) == {"original", "unlearned"}
+def test_nothing_of_a_run_stays_on_an_attack(make_backbone, make_data, fit, make_trainer):
+    attack, keeps = HeadRecovery(), Keeps()
+    before = dict(vars(attack))
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), attack, keeps)
+    assert set(keeps.results.models) == {"original", "unlearned"}
+    lightnings = {"log", "log_dict"}  # which it gives to every callback
+    assert {name: value for name, value in vars(attack).items() if name not in lightnings} == before
     fit(
         GradientAscent(make_backbone(), optimizer=lambda p: torch.optim.SGD(p, lr=1e6, momentum=0.9)),
         make_data(),
         attack,
+        keeps,
         max_epochs=5,
     )
-    assert attack.findings == {}
-    assert attack.skipped == {"unlearned": "the run diverged"}
+    assert keeps.results.status == "diverged"
+    assert keeps.results.models["unlearned"].attacks == {}
+    assert keeps.results.models["unlearned"].skipped[attack.title] == "the run diverged"
 
 
 def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, make_data, fit):

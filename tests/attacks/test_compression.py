@@ -61,23 +61,23 @@ def test_pruning_takes_the_smallest_of_all_layers(make_backbone, amount):
     assert set(network.state_dict()) == names
 
 
-def test_a_thin_layer_of_forgetting_comes_off(aim, vectors):
+def test_a_thin_layer_of_forgetting_comes_off(make_target, vectors):
     """The forgotten point's logits differ by less than a step of the grid."""
     net = vectors(nn.Identity(), 2, 2)
     with torch.no_grad():
         net.head.weight.copy_(torch.tensor([[1.0, -0.06], [0.97, 0.0]]))
         net.head.bias.zero_()
     forgotten, retained = torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, 0.0]])
-    target = aim(
+    target = make_target(
         net,
         forget=(forgotten, torch.tensor([0])),
         test_forget=(forgotten, torch.tensor([0])),
         test_retain=(retained, torch.tensor([1])),
     )
     assert target.accuracies(lambda batch: batch.logits)["test_forget_acc"] == 0
-    assert Quantise(4).run(target) == {"forget_acc": 1, "test_forget_acc": 1, "test_retain_acc": 1}
-    assert Quantise(8).run(target)["test_forget_acc"] == 0
-    assert Prune(0.5).run(target)["test_forget_acc"] == 1
+    assert Quantise(4).evaluate(target).numbers == {"forget_acc": 1, "test_forget_acc": 1, "test_retain_acc": 1}
+    assert Quantise(8).evaluate(target).numbers["test_forget_acc"] == 0
+    assert Prune(0.5).evaluate(target).numbers["test_forget_acc"] == 1
 
 
 @pytest.mark.parametrize("attack", [Quantise(8), Quantise(2), Prune(0.5)])
@@ -86,9 +86,9 @@ def test_it_leaves_no_trace(make_backbone, make_data, attack):
     before = copy.deepcopy(net.state_dict())
     target = Target(EncodedData(net, data, CPU), None, data, 4)
     as_is = target.accuracies(lambda batch: batch.logits)
-    found = attack.run(target)
+    found = attack.evaluate(target).numbers
     assert found.keys() == as_is.keys()
-    assert found == attack.run(target)
+    assert found == attack.evaluate(target).numbers
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert target.accuracies(lambda batch: batch.logits) == as_is
     if attack.name == "int2":

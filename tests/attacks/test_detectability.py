@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from attacked import attacked
 from torch import nn
 
 from lit_unlearn.attacks import DetectClasses, DetectSamples
@@ -23,45 +24,46 @@ def net(vectors):
     return vectors(nn.Identity(), 5, 4)
 
 
-def test_tiny_features_give_the_forgotten_away(aim, net):
+def test_tiny_features_give_the_forgotten_away(make_target, net):
     splits = {"forget": noise(40, 1, 1e-3), "test_forget": noise(40, 2, 1e-3), "test_retain": noise(60, 3)}
-    found = DetectSamples().run(aim(net, **splits))
+    found = DetectSamples().evaluate(make_target(net, **splits)).numbers
     for split in ("forget", "test_forget"):
         assert found[f"{split}_feature_norm_auc"] == found[f"{split}_auc"] == 1
     assert len(found) == 2 * (len(SCORES) + 1)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_the_direction_is_learnt(aim, net, scale):
-    found = DetectSamples().run(aim(net, forget=noise(40, 1, scale), test_retain=noise(60, 3)))
+def test_the_direction_is_learnt(make_target, net, scale):
+    found = DetectSamples().evaluate(make_target(net, forget=noise(40, 1, scale), test_retain=noise(60, 3))).numbers
     assert found["forget_feature_norm_auc"] == 1
 
 
-def test_where_nothing_is_told_apart_no_direction_is_made_up(aim, net):
+def test_where_nothing_is_told_apart_no_direction_is_made_up(make_target, net):
     """Folding the AUC at a half would give more than a half on average."""
     values = []
     for seed in range(8):
         splits = {"forget": noise(200, 2 * seed), "test_retain": noise(300, 2 * seed + 1)}
         values += [
-            DetectSamples().run(aim(net, **splits))[f"forget_{name}_auc"] for name in ("entropy", "feature_norm")
+            DetectSamples().evaluate(make_target(net, **splits)).numbers[f"forget_{name}_auc"]
+            for name in ("entropy", "feature_norm")
         ]
     width = math.sqrt((1 / 100 + 1 / 150) / 12)
     assert all(abs(value - 0.5) <= 4 * width for value in values)
     assert abs(sum(values) / len(values) - 0.5) <= 3 * width / math.sqrt(len(values))
 
 
-def test_the_judged_half_is_not_the_learnt_half(aim, net):
+def test_the_judged_half_is_not_the_learnt_half(make_target, net):
     """On even positions the forgotten are small, on odd ones large: what was learnt points the wrong way."""
     points, labels = noise(40, 1)
     points = points * torch.tensor([1e-3, 1e3]).repeat(20)[:, None]
-    found = DetectSamples().run(aim(net, forget=(points, labels), test_retain=noise(60, 3)))
+    found = DetectSamples().evaluate(make_target(net, forget=(points, labels), test_retain=noise(60, 3))).numbers
     assert found["forget_feature_norm_auc"] == 0
 
 
-def test_the_best_score_is_chosen_before_it_is_judged(aim, net):
+def test_the_best_score_is_chosen_before_it_is_judged(make_target, net):
     points, labels = noise(60, 3)
     flat = (torch.cat([points[:20] * 1e-3]), labels[:20])
-    found = DetectSamples().run(aim(net, forget=flat, test_retain=(points, labels)))
+    found = DetectSamples().evaluate(make_target(net, forget=flat, test_retain=(points, labels))).numbers
     assert found["forget_auc"] in [found[f"forget_{name}_auc"] for name in SCORES]
     assert found["forget_auc"] == 1
 
@@ -69,9 +71,9 @@ def test_the_best_score_is_chosen_before_it_is_judged(aim, net):
 def test_a_single_image_is_undefined_and_no_crash(make_backbone, one_image):
     data, attack = one_image, DetectSamples()
     net = make_backbone().eval().requires_grad_(False)
-    attack.fire("unlearned", Target(EncodedData(net, data, CPU), None, data, 4))
-    assert attack.findings["unlearned"] == {}
-    assert "detectability/samples/forget_auc" in attack.skipped["unlearned"]
+    seen = attacked(attack, Target(EncodedData(net, data, CPU), None, data, 4))
+    assert seen.attacks == {}
+    assert "detectability/samples/forget_auc" in seen.skipped[attack.title]
 
 
 def known_head(vectors, bias=True):
@@ -84,52 +86,52 @@ def known_head(vectors, bias=True):
     return net
 
 
-def test_classes_by_their_rows_and_biases(aim, vectors):
+def test_classes_by_their_rows_and_biases(make_target, vectors):
     """Rows of classes 0 and 2 are the smallest; of the biases those of 2 and 3 are."""
     splits = {"test_forget": noise(8, 1, classes=(0, 2)), "test_retain": noise(8, 2, classes=(1, 3))}
-    found = DetectClasses().run(aim(known_head(vectors), **splits))
+    found = DetectClasses().evaluate(make_target(known_head(vectors), **splits)).numbers
     assert found["head_norm_auc"] == 1
     assert found["head_bias_auc"] == 0.75  # of four pairs, (0, 3) alone is out of order
 
 
-def test_classes_by_what_the_model_says(aim, vectors, four_splits):
+def test_classes_by_what_the_model_says(make_target, vectors, four_splits):
     net = vectors(nn.Identity(), 5, 4)
     with torch.no_grad():
         net.head.bias.copy_(torch.tensor([-9.0, -9.0, 0.0, 0.0]))
     tiny = {name: (x * (1e-3 if "forget" in name else 1), y) for name, (x, y) in four_splits.items()}
-    found = DetectClasses().run(aim(net, **tiny))
+    found = DetectClasses().evaluate(make_target(net, **tiny)).numbers
     assert found["frequency_auc"] == found["feature_norm_auc"] == found["head_bias_auc"] == 1
     large = {name: (x * (1e3 if "forget" in name else 1), y) for name, (x, y) in four_splits.items()}
-    assert DetectClasses().run(aim(net, **large))["feature_norm_auc"] == 0
+    assert DetectClasses().evaluate(make_target(net, **large)).numbers["feature_norm_auc"] == 0
 
 
-def test_means_are_of_the_classes_own_images(aim, vectors, four_splits):
+def test_means_are_of_the_classes_own_images(make_target, vectors, four_splits):
     net = vectors(nn.Identity(), 5, 4)
     points, labels = (torch.cat([four_splits[f"test_{s}"][i] for s in ("forget", "retain")]) for i in (0, 1))
     with torch.no_grad():
         p = net(points).double().softmax(1)
     means = torch.stack([p[labels == c].amax(1).mean() for c in range(4)])
-    found = DetectClasses().run(aim(net, **four_splits))
+    found = DetectClasses().evaluate(make_target(net, **four_splits)).numbers
     assert found["confidence_auc"] == auc(-means[:2], -means[2:])
     assert found["frequency_auc"] == auc(-p.mean(0)[:2], -p.mean(0)[2:])
 
 
-def test_a_head_without_bias_and_one_with_more_outputs(aim, vectors, four_splits):
+def test_a_head_without_bias_and_one_with_more_outputs(make_target, vectors, four_splits):
     attack = DetectClasses()
-    attack.fire("unlearned", aim(known_head(vectors, bias=False), **four_splits))
-    assert attack.skipped["unlearned"] == "undefined: detectability/classes/head_bias_auc"
+    seen = attacked(attack, make_target(known_head(vectors, bias=False), **four_splits))
+    assert seen.skipped[attack.title] == "undefined: detectability/classes/head_bias_auc"
     wider = vectors(nn.Identity(), 5, 6)
-    target = aim(wider, **four_splits)
+    target = make_target(wider, **four_splits)
     target = Target(target.model, None, target.data, 4)
-    assert all(0 <= value <= 1 for value in attack.run(target).values())
+    assert all(0 <= value <= 1 for value in attack.evaluate(target).numbers.values())
 
 
-def test_no_class_is_detected_where_none_was_forgotten(aim, net, four_splits):
+def test_no_class_is_detected_where_none_was_forgotten(make_target, net, four_splits):
     del four_splits["test_forget"]
     attack = DetectClasses()
-    attack.fire("unlearned", aim(net, **four_splits))
-    assert attack.findings["unlearned"] == {}
-    assert attack.skipped["unlearned"].count("_auc") == 6
+    seen = attacked(attack, make_target(net, **four_splits))
+    assert seen.attacks == {}
+    assert seen.skipped[attack.title].count("_auc") == 6
 
 
 def test_they_leave_no_trace(make_backbone, make_data):
@@ -137,5 +139,5 @@ def test_they_leave_no_trace(make_backbone, make_data):
     before = copy.deepcopy(net.state_dict())
     for attack in (DetectSamples(), DetectClasses()):
         target = Target(EncodedData(net, data, CPU), None, data, 4)
-        assert attack.run(target) == attack.run(target)
+        assert attack.evaluate(target).numbers == attack.evaluate(target).numbers
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from attacked import Keeps
 
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.backbones.weights import save_weights
@@ -7,6 +8,7 @@ from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Retrain
 from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.results import AttackResult
 
 SPLITS = ("forget", "retain", "test_forget", "test_retain")
 
@@ -23,64 +25,66 @@ def counted(network, data):
 
 
 @pytest.fixture
-def yardstick(make_backbone, make_data, tmp_path):
+def retrained(make_backbone, make_data, tmp_path):
     """A file of weights that says it belongs to the split of ``make_data()``."""
     network = make_backbone(seed=5)
     save_weights(network, tmp_path / "retrain.pt", {"split": make_data().split.hash})
     return network, tmp_path / "retrain.pt"
 
 
-def test_original_retrain_and_unlearned_are_scored_and_attacked_alike(make_backbone, make_data, fit, yardstick):
+def test_original_retrain_and_unlearned_are_scored_and_attacked_alike(make_backbone, make_data, fit, retrained):
     data, module = make_data(), FineTune(make_backbone())
-    evaluation, attack, report = Evaluation(retrain=yardstick[1]), HeadRecovery(), Report(page=False)
-    fit(module, data, evaluation, attack, report)
-    assert evaluation.findings == {
+    keeps, report = Keeps(), Report(page=False)
+    fit(module, data, Evaluation(retrain=retrained[1]), HeadRecovery(), keeps, report)
+    models = keeps.results.models
+    assert {subject: found.metrics for subject, found in models.items()} == {
         "original": counted(make_backbone(), data),
-        "retrain": counted(yardstick[0], data),
+        "retrain": counted(retrained[0], data),
         "unlearned": counted(module.backbone, data),
     }
-    assert set(attack.findings) == {"original", "retrain", "unlearned"}
-    assert attack.findings["retrain"] != attack.findings["original"]
+    assert models["retrain"].attacks != models["original"].attacks
+    assert all(len(found.attacks) == 4 for found in models.values())
     assert [row.method for row in report.rows] == ["Original", "Retrain", "FineTune"]
     for row, subject in zip(report.rows, ("original", "retrain", "unlearned"), strict=True):
-        assert row.metrics == evaluation.findings[subject]
-        assert row.attacks == attack.findings[subject]
-    assert report.rows[1].weights["source"] == str(yardstick[1])
+        assert row.metrics == models[subject].metrics
+        assert row.attacks == models[subject].attacks
+    assert report.rows[1].weights["source"] == str(retrained[1])
 
 
 class SeesRetrain(Attack):
-    """Whether the target carries the yardstick, and is it."""
+    """Whether the target carries Retrain, and is it."""
 
     family = "test"
 
     def __init__(self):
         super().__init__("sees")
 
-    def run(self, target):
-        return {"given": target.retrain is not None, "is_it": target.model is target.retrain}
+    def evaluate(self, target):
+        return AttackResult({"given": target.retrain is not None, "is_it": target.model is target.retrain})
 
 
 @pytest.mark.parametrize("how", ["fit", "validate"])
-def test_every_target_carries_the_yardstick_that_attacks_are_measured_by(
-    make_backbone, make_data, fit, make_trainer, yardstick, how
+def test_every_target_carries_retrain_that_attacks_are_measured_by(
+    make_backbone, make_data, fit, make_trainer, retrained, how
 ):
-    attack = SeesRetrain()
-    trainer = make_trainer(attack, Evaluation(retrain=yardstick[1]))
+    keeps = Keeps()
+    trainer = make_trainer(SeesRetrain(), Evaluation(retrain=retrained[1]), keeps)
     getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
     subjects = ("retrain", "unlearned") if how == "validate" else ("original", "retrain", "unlearned")
-    assert attack.findings == {
+    assert {subject: found.attacks for subject, found in keeps.results.models.items()} == {
         subject: {"test/sees/given": 1.0, "test/sees/is_it": float(subject == "retrain")} for subject in subjects
     }
 
 
-def test_without_yardsticks_only_the_model_of_the_run_is_measured(make_backbone, make_data, fit, yardstick):
-    evaluation, attack = Evaluation(retrain=yardstick[1], yardsticks=False), SeesRetrain()
-    fit(FineTune(make_backbone()), make_data(), attack, evaluation)
-    assert evaluation.findings.keys() == attack.findings.keys() == {"unlearned"}
-    assert attack.findings["unlearned"]["test/sees/given"] == 1
+def test_without_reference_models_only_the_model_of_the_run_is_measured(make_backbone, make_data, fit, retrained):
+    keeps = Keeps()
+    evaluation = Evaluation(retrain=retrained[1], reference_models=False)
+    fit(FineTune(make_backbone()), make_data(), SeesRetrain(), evaluation, keeps)
+    (found,) = keeps.results.models.values()
+    assert found.attacks["test/sees/given"] == 1
 
 
-def test_the_checkpoint_of_a_retrain_run_is_a_yardstick(make_backbone, make_data, fit, trained_file):
+def test_the_checkpoint_of_a_retrain_run_is_retrain(make_backbone, make_data, fit, trained_file):
     report = Report(page=False)
     retrain = Retrain(make_backbone(seed=3), weights=trained_file)
     fit(retrain, make_data(), Evaluation(), HeadRecovery(), FeatureMapping(), report)
@@ -94,7 +98,7 @@ def test_the_checkpoint_of_a_retrain_run_is_a_yardstick(make_backbone, make_data
 
 @pytest.mark.parametrize("how", ["fit", "validate"])
 @pytest.mark.parametrize("metadata", [{}, {"split": "0123456789abcdef"}])
-def test_weights_of_another_or_of_an_unknown_split_are_no_yardstick(
+def test_weights_of_another_or_of_an_unknown_split_are_no_reference_model(
     make_backbone, make_data, make_trainer, tmp_path, metadata, how
 ):
     save_weights(make_backbone(seed=5), tmp_path / "other.pt", metadata)
@@ -114,10 +118,10 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(make_backbone, make_dat
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=tmp_path / "nowhere.pt"))
 
 
-def test_validate_of_the_original_has_one_row_for_it(make_backbone, make_data, make_trainer, trained_file, yardstick):
+def test_validate_of_the_original_has_one_row_for_it(make_backbone, make_data, make_trainer, trained_file, retrained):
     report = Report(page=False)
     module = FineTune(make_backbone(seed=3), weights=trained_file)
-    trainer = make_trainer(Evaluation(retrain=yardstick[1]), FeatureMapping(), report)
+    trainer = make_trainer(Evaluation(retrain=retrained[1]), FeatureMapping(), report)
     trainer.validate(module, datamodule=make_data(), verbose=False)
     assert [row.method for row in report.rows] == ["Original", "Retrain"]
     assert report.rows[0].metrics == counted(make_backbone(), make_data())
@@ -125,29 +129,30 @@ def test_validate_of_the_original_has_one_row_for_it(make_backbone, make_data, m
     assert "unlearn" not in report.rows[0].seconds
 
 
-def test_test_scores_without_an_attack(make_backbone, make_data, make_trainer, yardstick):
-    report, attack = Report(page=False), HeadRecovery()
+def test_test_scores_without_an_attack(make_backbone, make_data, make_trainer, retrained):
+    report = Report(page=False)
     module = FineTune(make_backbone())
     with torch.no_grad():
         module.backbone.head.bias[0] += 5
-    make_trainer(Evaluation(retrain=yardstick[1]), attack, report).test(module, datamodule=make_data(), verbose=False)
+    make_trainer(Evaluation(retrain=retrained[1]), HeadRecovery(), report).test(
+        module, datamodule=make_data(), verbose=False
+    )
     assert [row.method for row in report.rows] == ["Original", "Retrain", "FineTune"]
     assert all(len(row.metrics) == 4 and row.attacks == {} for row in report.rows)
-    assert attack.findings == {}
 
 
-def test_without_a_yardstick_nothing_stands_for_it(make_backbone, make_data, fit):
-    evaluation = Evaluation()
-    fit(FineTune(make_backbone()), make_data(), evaluation)
-    assert set(evaluation.findings) == {"original", "unlearned"}
-    assert evaluation.weights == {}
+def test_without_retrain_nothing_stands_for_it(make_backbone, make_data, fit):
+    keeps = Keeps()
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), keeps)
+    assert set(keeps.results.models) == {"original", "unlearned"}
+    assert all(found.weights == {} for found in keeps.results.models.values())
 
 
 def test_every_sample_counts_once_whatever_the_batch_size(make_backbone, make_data, fit):
     found = []
     for size in (1, 7, 1000):
-        evaluation = Evaluation()
+        keeps = Keeps()
         data = make_data(forget=ForgetSpec(fraction=0.3), eval_batch_size=size)
-        fit(FineTune(make_backbone()), data, evaluation, limit_val_batches=0)
-        found.append(evaluation.findings["original"])
+        fit(FineTune(make_backbone()), data, Evaluation(), keeps, limit_val_batches=0)
+        found.append(keeps.results.models["original"].metrics)
     assert found[0] == found[1] == found[2]

@@ -1,11 +1,14 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from attacked import attacked
 from torch import nn
 
 from lit_unlearn.attacks import IDI, Target
+from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.rescale import add_gate
@@ -20,12 +23,13 @@ def found(digits):
     rescaled = copy.deepcopy(digits.original.backbone)
     add_gate(rescaled, [0, 1, 2], 1e-5)
     nets = {"original": digits.original, "retrain": digits.retrain, "head_only": head_only, "rescale": rescaled}
-    for name, net in (nets | {"fresh": digits.network()}).items():
-        attack.fire(name, digits.aim(net))
-    assert attack.skipped == {}
+    seen = {
+        name: attacked(attack, digits.make_target(net)) for name, net in (nets | {"fresh": digits.network()}).items()
+    }
+    assert not any(each.skipped for each in seen.values())
     return {
-        subject: {name.removeprefix("representation/idi/"): value for name, value in numbers.items()}
-        for subject, numbers in attack.findings.items()
+        subject: {name.removeprefix("representation/idi/"): value for name, value in each.attacks.items()}
+        for subject, each in seen.items()
     }
 
 
@@ -55,11 +59,13 @@ def test_known_networks_are_measured_once_and_the_same_options_give_the_same_num
     attack, measured = IDI(steps=5), []
     given = attack._measure
     monkeypatch.setattr(attack, "_measure", lambda net: measured.append(net) or given(net))
-    first = [attack.run(digits.aim(net)) for net in (digits.original, digits.retrain, digits.original)]
+    shared = Shared()
+    nets = digits.original, digits.retrain, digits.original
+    first = [attack.evaluate(replace(digits.make_target(net), shared=shared)).numbers for net in nets]
     assert measured == [digits.original, digits.retrain]
     assert first[0] == first[2]
     fresh = copy.deepcopy(digits.original.backbone)
-    assert attack.run(digits.aim(fresh)) == first[0]
+    assert attack.evaluate(digits.make_target(fresh)).numbers == first[0]
 
 
 class Mixed(nn.Module):
@@ -74,7 +80,7 @@ class Mixed(nn.Module):
 
 
 @pytest.fixture
-def mixed(aim, vectors):
+def mixed(make_target, vectors):
     draw = torch.Generator().manual_seed(0)
     splits = {
         name: (torch.randn(count, 5, generator=draw), torch.full((count,), label))
@@ -83,49 +89,53 @@ def mixed(aim, vectors):
     splits["forget"][0][:, 0] += 4
 
     def make(share, original=1.0, retrain=0.0, **chosen):
-        target = aim(vectors(Mixed(share), 5, 4), vectors(Mixed(original), 5, 4), **(splits | chosen))
-        yardstick = EncodedData(vectors(Mixed(retrain), 5, 4).eval().requires_grad_(False), target.data, target.device)
-        return Target(target.model, target.original, target.data, 4, yardstick)
+        target = make_target(vectors(Mixed(share), 5, 4), vectors(Mixed(original), 5, 4), **(splits | chosen))
+        retrained = EncodedData(vectors(Mixed(retrain), 5, 4).eval().requires_grad_(False), target.data, target.device)
+        return Target(target.model, target.original, target.data, 4, retrained)
 
     return make
 
 
 def test_a_shrunken_coordinate_is_all_there_and_a_deleted_one_is_gone(mixed):
     attack = IDI(steps=100)
-    assert attack.run(mixed(1e-4))["index"] == pytest.approx(1, abs=0.01)
-    assert attack.run(mixed(0.0))["index"] == pytest.approx(0, abs=1e-9)
-    assert set(attack.run(mixed(1.0))) == {"index", "error", "features/bits"}  # without stages, the features
+    assert attack.evaluate(mixed(1e-4)).numbers["index"] == pytest.approx(1, abs=0.01)
+    assert attack.evaluate(mixed(0.0)).numbers["index"] == pytest.approx(0, abs=1e-9)
+    assert set(attack.evaluate(mixed(1.0)).numbers) == {
+        "index",
+        "error",
+        "features/bits",
+    }  # without stages, the features
 
 
 def test_a_denominator_within_noise_is_undefined(mixed):
     for original, retrain in ((1.0, 1.0), (0.0, 0.0), (0.0, 1.0)):
-        found = IDI(steps=100).run(mixed(0.5, original, retrain))
+        found = IDI(steps=100).evaluate(mixed(0.5, original, retrain)).numbers
         assert math.isnan(found["index"])
         assert math.isfinite(found["features/bits"])
         assert "error" not in found
 
 
-def test_without_a_yardstick_the_index_is_undefined(mixed):
+def test_without_a_retrained_the_index_is_undefined(mixed):
     target = mixed(1.0)
     for original, retrain in ((None, target.retrain), (target.original, None)):
         attack = IDI(steps=5)
-        attack.fire("unlearned", Target(target.model, original, target.data, 4, retrain))
-        assert attack.skipped["unlearned"] == "undefined: representation/idi/index"
-        assert set(attack.findings["unlearned"]) == {"representation/idi/features/bits"}
+        seen = attacked(attack, Target(target.model, original, target.data, 4, retrain))
+        assert seen.skipped[attack.title] == "undefined: representation/idi/index"
+        assert set(seen.attacks) == {"representation/idi/features/bits"}
 
 
 def test_too_few_forget_images_leave_it_undefined(mixed):
     few = torch.randn(3, 5), torch.zeros(3, dtype=torch.int64)
-    found = IDI(steps=5).run(mixed(1.0, forget=few))
+    found = IDI(steps=5).evaluate(mixed(1.0, forget=few)).numbers
     assert list(found) == ["index"]
     assert math.isnan(found["index"])
 
 
 def test_the_images_are_chosen_by_the_seed_and_no_more_than_asked_for(mixed):
-    told = {seed: IDI(samples=40, steps=5, seed=seed).told(mixed(1.0).model) for seed in (0, 1)}
-    assert told[0].bits.shape == (1, 80)
-    assert told[0].forget == 40
-    assert not torch.equal(told[0].bits, told[1].bits)
+    found = {seed: IDI(samples=40, steps=5, seed=seed).information(mixed(1.0).model, Shared()) for seed in (0, 1)}
+    assert found[0].bits.shape == (1, 80)
+    assert found[0].forget == 40
+    assert not torch.equal(found[0].bits, found[1].bits)
 
 
 @pytest.mark.parametrize(("option", "least"), [("samples", 4), ("width", 1), ("steps", 1)])

@@ -1,24 +1,25 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from attacked import Keeps, attacked
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from lit_unlearn.artifacts import ImageGrid
 from lit_unlearn.attacks import Evaluation, GradientInversion
 from lit_unlearn.attacks.images import draw
 from lit_unlearn.attacks.inversion import removed
-from lit_unlearn.attacks.memo import Memo
-from lit_unlearn.attacks.search import Clues, Search
+from lit_unlearn.attacks.search import InversionProblem, Search
+from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision, load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.methods import FineTune
 from lit_unlearn.metrics.gradient_matching import GradientMatching
 from lit_unlearn.metrics.reconstruction import mean_colour, psnr
-from lit_unlearn.reports.report import Report
 
 NUMBERS = {"mse", "psnr", "ssim", "psnr_floor", "distance", "gradient_norm"}
 
@@ -58,19 +59,19 @@ def quick(gradient="oracle", **options):
     return GradientInversion(gradient, **{"images": 2, "steps": 100, "engine": "loop"} | options)
 
 
-def test_the_oracle_beats_the_floor_by_far(aim, digits):
+def test_the_oracle_beats_the_floor_by_far(make_target, digits):
     net = small()
-    found = quick(images=8, steps=200, engine="vmap").run(aim(net, net, **digits))
+    found = quick(images=8, steps=200, engine="vmap").evaluate(make_target(net, net, **digits)).numbers
     assert found.keys() == NUMBERS
     assert found["psnr"] > found["psnr_floor"] + 6
     assert found["ssim"] > 0.8
     assert found["distance"] < 0.05
 
 
-def test_a_trained_residual_network_is_inverted_as_well(aim, digits):
+def test_a_trained_residual_network_is_inverted_as_well(make_target, digits):
     net = ResNet8(num_classes=10, in_channels=1)
     load_weights(net, "digits_resnet8")
-    found = quick().run(aim(net, net, **digits))
+    found = quick().evaluate(make_target(net, net, **digits)).numbers
     assert found["psnr"] > found["psnr_floor"] + 5
 
 
@@ -79,61 +80,65 @@ def test_the_gradient_of_another_network_does_not_beat_the_floor(digits):
     mine, other = GradientMatching(small()), GradientMatching(small(seed=7))
     targets, _ = other.gradients(images, labels)
     search = quick().search
-    clues = Clues(labels[:, None], torch.ones(1), lambda index: {name: one[index] for name, one in targets.items()})
-    found = search(mine, clues, images.shape[1:])
+    problem = InversionProblem(
+        labels[:, None], torch.ones(1), lambda index: {name: one[index] for name, one in targets.items()}
+    )
+    found = search(mine, problem, images.shape[1:])
     assert float(psnr(found.images, images).mean()) < float(psnr(mean_colour(images), images).mean()) + 1
 
 
-def test_a_step_of_ascent_on_one_image_gives_it_away(aim, digits):
+def test_a_step_of_ascent_on_one_image_gives_it_away(make_target, digits):
     one = {"forget": tuple(part[:1] for part in digits["forget"]), "retain": digits["retain"]}
     net = small()
-    target = aim(ascended(net, *one["forget"]), net, **one)
-    found = quick("delta", steps=120, labels="inferred").run(target)
+    target = make_target(ascended(net, *one["forget"]), net, **one)
+    found = quick("delta", steps=120, labels="inferred").evaluate(target).numbers
     assert found.keys() == NUMBERS | {"cosine", "label_acc"}
     assert found["cosine"] == pytest.approx(-1, abs=1e-4)
     assert found["label_acc"] == 1
     assert found["psnr"] > found["psnr_floor"] + 6
 
 
-def test_a_step_of_descent_is_found_by_the_other_sign(aim, digits):
+def test_a_step_of_descent_is_found_by_the_other_sign(make_target, digits):
     one = {"forget": tuple(part[:1] for part in digits["forget"])}
     net = small()
-    found = quick("delta", steps=120).run(aim(ascended(net, *one["forget"], rate=-0.1), net, **one))
+    found = (
+        quick("delta", steps=120).evaluate(make_target(ascended(net, *one["forget"], rate=-0.1), net, **one)).numbers
+    )
     assert found["cosine"] == pytest.approx(1, abs=1e-4)
     assert found["psnr"] > found["psnr_floor"] + 6
 
 
-def test_unrelated_weights_give_nothing_away(aim, digits):
+def test_unrelated_weights_give_nothing_away(make_target, digits):
     net = small()
     moved = copy.deepcopy(net)
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    found = quick("delta").run(aim(moved, net, **digits))
+    found = quick("delta").evaluate(make_target(moved, net, **digits)).numbers
     assert abs(found["cosine"]) < 0.2
     assert found["psnr"] < found["psnr_floor"] + 1
 
 
 @pytest.mark.parametrize("at", ["original", "unlearned"])
-def test_without_a_difference_the_delta_is_undefined_and_the_report_says_so(aim, digits, at):
+def test_without_a_difference_the_delta_is_undefined_and_the_report_says_so(make_target, digits, at):
     net = small()
     attack = quick("delta", at=at)
-    attack.fire("original", aim(net, net, **digits))
-    assert attack.findings["original"] == {"inversion/delta/gradient_norm": 0.0}
-    assert "undefined: inversion/delta/mse" in attack.skipped["original"]
-    assert attack.exhibits["original"] == {}
+    seen = attacked(attack, make_target(net, net, **digits))
+    assert seen.attacks == {"inversion/delta/gradient_norm": 0.0}
+    assert "undefined: inversion/delta/mse" in seen.skipped[attack.title]
+    assert seen.artifacts == {}
 
 
-def test_labels_cannot_be_inferred_from_a_head_that_has_not_moved(aim, digits):
+def test_labels_cannot_be_inferred_from_a_head_that_has_not_moved(make_target, digits):
     net = small()
     moved = copy.deepcopy(net)
     with torch.no_grad():
         moved.encoder[0].weight += 0.1
-    found = quick("delta", labels="inferred").run(aim(moved, net, **digits))
+    found = quick("delta", labels="inferred").evaluate(make_target(moved, net, **digits)).numbers
     assert math.isnan(found["psnr"])
     assert math.isnan(found["label_acc"])
     assert found["gradient_norm"] > 0
-    assert math.isfinite(quick("delta", steps=2).run(aim(moved, net, **digits))["psnr"])
+    assert math.isfinite(quick("delta", steps=2).evaluate(make_target(moved, net, **digits)).numbers["psnr"])
 
 
 def test_the_difference_is_of_parameters_that_both_have_in_double_precision():
@@ -152,45 +157,53 @@ def test_the_difference_is_of_parameters_that_both_have_in_double_precision():
 
 @pytest.fixture
 def searched(monkeypatch):
-    """Every search that is begun from here on, where nothing has been found yet."""
+    """Every search that is begun from here on."""
     begun = []
     search = Search.__call__
     monkeypatch.setattr(Search, "__call__", lambda self, *args: begun.append(self) or search(self, *args))
-    monkeypatch.setattr("lit_unlearn.attacks.inversion._BOUNDS", Memo(4))
     return begun
 
 
-def test_the_oracle_is_of_the_original_and_searched_for_once(aim, digits, searched):
+def test_the_oracle_is_of_the_original_and_searched_for_once_in_a_run_and_once_for_all_with_a_folder(
+    make_target, digits, searched, tmp_path
+):
     net = small()
-    first, second = aim(net, net, **digits), aim(small(seed=3), None, **digits)
+    first, second = make_target(net, net, **digits), make_target(small(seed=3), None, **digits)
     second = type(second)(second.model, first.original, second.data, 5)
-    attack, in_another_run = quick(steps=5), quick(steps=5)
-    attack.fire("original", first)
-    attack.fire("unlearned", second)
-    in_another_run.fire("unlearned", second)
+
+    def run(shared):
+        return [attacked(quick(steps=5), replace(target, shared=shared)) for target in (first, second)]
+
+    seen = [*run(Shared(tmp_path / "cache")), *run(Shared(tmp_path / "cache"))]
     assert len(searched) == 1
-    assert attack.findings["original"] == attack.findings["unlearned"] == in_another_run.findings["unlearned"]
-    assert attack.exhibits["original"].keys() == attack.exhibits["unlearned"].keys() == {"inversion/oracle/images"}
-    assert in_another_run.exhibits["unlearned"].keys() == {"inversion/oracle/images"}
+    seen += run(Shared())
+    assert len(searched) == 2
+    assert all(each.attacks == seen[0].attacks for each in seen)
+    assert all(each.artifacts.keys() == {"inversion/oracle/images"} for each in seen)
 
 
 @pytest.mark.parametrize("change", ["weights", "statistics", "images", "options"])
-def test_an_upper_bound_of_anything_else_is_searched_for_anew(aim, digits, searched, change):
+def test_an_upper_bound_of_anything_else_is_searched_for_anew(make_target, digits, searched, change):
     net, other = small(seed=5), small(seed=5)
     with torch.no_grad():
         if change == "weights":
             other.encoder[0].weight[0, 0, 0, 0] += 1e-3
         if change == "statistics":
             other.encoder[1].running_mean[0] += 1e-3
-    quick(steps=3).run(aim(net, net, **digits))
-    quick(steps=4 if change == "options" else 3, images=3 if change == "images" else 2).run(aim(other, other, **digits))
+    shared = Shared()
+    quick(steps=3).evaluate(replace(make_target(net, net, **digits), shared=shared))
+    attack = quick(steps=4 if change == "options" else 3, images=3 if change == "images" else 2)
+    attack.evaluate(replace(make_target(other, other, **digits), shared=shared))
     assert len(searched) == 2
 
 
-def test_the_place_of_the_gradient(aim, digits):
+def test_the_place_of_the_gradient(make_target, digits):
     net, other = small(), small(seed=3)
-    found = {at: quick(at=at, steps=2).run(aim(other, net, **digits)) for at in ("original", "unlearned")}
-    alone = quick(at="unlearned", steps=2).run(aim(other, None, **digits))
+    found = {
+        at: quick(at=at, steps=2).evaluate(make_target(other, net, **digits)).numbers
+        for at in ("original", "unlearned")
+    }
+    alone = quick(at="unlearned", steps=2).evaluate(make_target(other, None, **digits)).numbers
     assert found["unlearned"] == alone
     assert found["original"]["gradient_norm"] != found["unlearned"]["gradient_norm"]
 
@@ -203,10 +216,10 @@ def test_who_needs_the_original():
     assert not GradientInversion.needs_original
 
 
-def test_softmax_regression_warm_starts_at_the_image(aim, digits):
+def test_softmax_regression_warm_starts_at_the_image(make_target, digits):
     net = linear()
     cold, warm = (
-        quick(steps=100, tv=0.0, warm_start=warm, labels="inferred").run(aim(net, net, **digits))
+        quick(steps=100, tv=0.0, warm_start=warm, labels="inferred").evaluate(make_target(net, net, **digits)).numbers
         for warm in (False, True)
     )
     assert warm["label_acc"] == cold["label_acc"] == 1
@@ -214,41 +227,43 @@ def test_softmax_regression_warm_starts_at_the_image(aim, digits):
     assert warm["psnr"] > cold["psnr"]
 
 
-def test_a_warm_start_without_a_bias_is_refused(aim, digits):
+def test_a_warm_start_without_a_bias_is_refused(make_target, digits):
     net = linear(bias=False)
     with pytest.raises(UsageError, match="warm_start needs a head with a bias"):
-        quick(warm_start=True).run(aim(net, net, **digits))
-    assert quick(steps=2, labels="inferred").run(aim(net, net, **digits))["label_acc"] == 1
+        quick(warm_start=True).evaluate(make_target(net, net, **digits))
+    assert quick(steps=2, labels="inferred").evaluate(make_target(net, net, **digits)).numbers["label_acc"] == 1
 
 
-def test_neither_chunks_nor_engines_change_what_is_searched(aim, digits):
+def test_neither_chunks_nor_engines_change_what_is_searched(make_target, digits):
     net = small().double().float()
     # Few steps, since signs of slopes near 0 are a matter of rounding.
     found = [
-        quick(steps=3, restarts=2, **options).run(aim(net, net, **digits))
+        quick(steps=3, restarts=2, **options).evaluate(make_target(net, net, **digits)).numbers
         for options in ({}, {"chunk": 3}, {"engine": "loop"}, {"engine": "two_pass"}, {"engine": "auto"})
     ]
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-2)
 
 
-def test_restarts_keep_the_nearest(aim, digits):
+def test_restarts_keep_the_nearest(make_target, digits):
     net = small()
-    found = [quick(steps=20, restarts=restarts).run(aim(net, net, **digits)) for restarts in (1, 4)]
+    found = [
+        quick(steps=20, restarts=restarts).evaluate(make_target(net, net, **digits)).numbers for restarts in (1, 4)
+    ]
     assert found[1]["distance"] < found[0]["distance"]
 
 
-def test_a_seed_makes_it_again_and_another_does_not(aim, digits):
+def test_a_seed_makes_it_again_and_another_does_not(make_target, digits):
     net = small()
     torch.manual_seed(1)
-    first = quick(steps=20).run(aim(net, net, **digits))
+    first = quick(steps=20).evaluate(make_target(net, net, **digits)).numbers
     torch.manual_seed(2)
-    assert quick(steps=20).run(aim(net, net, **digits)) == first
-    assert quick(steps=20, seed=1).run(aim(net, net, **digits)) != first
+    assert quick(steps=20).evaluate(make_target(net, net, **digits)).numbers == first
+    assert quick(steps=20, seed=1).evaluate(make_target(net, net, **digits)).numbers != first
 
 
-def test_images_are_drawn_by_seed_without_replacement(aim, digits):
-    target = aim(small(), None, **digits)
+def test_images_are_drawn_by_seed_without_replacement(make_target, digits):
+    target = make_target(small(), None, **digits)
     images, labels = draw(target, "forget", 12, seed=3)
     where = [next(k for k, other in enumerate(digits["forget"][0]) if torch.equal(one, other)) for one in images]
     assert len(set(where)) == 12
@@ -258,56 +273,65 @@ def test_images_are_drawn_by_seed_without_replacement(aim, digits):
     assert len(draw(target, "forget", 500, seed=3)[0]) == 30
 
 
-def test_the_grid_shows_images_beside_their_reconstructions(aim, digits):
+def test_the_grid_shows_images_beside_their_reconstructions(make_target, digits):
     net = small()
     attack = quick(images=20, steps=2)
-    found = attack.run(aim(net, net, **digits))
-    grid = attack.shown["images"]
+    result = attack.evaluate(make_target(net, net, **digits))
+    found, grid = result.numbers, result.artifacts["images"]
     assert isinstance(grid, ImageGrid)
     assert grid.images.shape == (2, 16, 1, 8, 8)
     assert list(grid.rows) == ["image", "reconstruction"]
-    images, labels = draw(aim(net, net, **digits), "forget", 20, seed=0)
+    images, labels = draw(make_target(net, net, **digits), "forget", 20, seed=0)
     assert torch.equal(grid.images[0], images[:16])
     assert list(grid.captions[0]) == [f"kind {label}" for label in labels[:16].tolist()]
     assert list(grid.captions[1]) == [f"{one:.1f} dB" for one in psnr(grid.images[1], grid.images[0]).tolist()]
     assert found["psnr_floor"] == pytest.approx(float(psnr(mean_colour(images), images).mean()))
 
 
-def test_a_network_of_torchvision_with_activations_in_place(aim):
+def test_a_network_of_torchvision_with_activations_in_place(make_target):
     noise = torch.Generator().manual_seed(5)
     forget = torch.rand(2, 3, 32, 32, generator=noise), torch.tensor([0, 1])
     torch.manual_seed(0)
     net = Torchvision("resnet18", num_classes=4)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for engine in ("vmap", "two_pass", "loop"):
-        found = quick(images=2, steps=1, engine=engine).run(aim(net, net, forget=forget))
+        found = quick(images=2, steps=1, engine=engine).evaluate(make_target(net, net, forget=forget)).numbers
         assert 0 < found["distance"] < 2
     assert net.encoder.relu.inplace
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_a_transformer(aim):
+def test_a_transformer(make_target):
     options = {"image_size": 16, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
     torch.manual_seed(0)
     net = Custom(VisionTransformer(**options, num_classes=4))
     with torch.no_grad():
         net.head.weight.normal_()
     forget = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)), torch.tensor([0, 1])
-    found = [quick(images=2, steps=2, engine=engine).run(aim(net, net, forget=forget)) for engine in ("loop", "auto")]
+    found = [
+        quick(images=2, steps=2, engine=engine).evaluate(make_target(net, net, forget=forget)).numbers
+        for engine in ("loop", "auto")
+    ]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_in_a_run_every_subject_has_its_numbers(make_backbone, make_data, make_trainer, tmp_path):
-    report = Report(page=False)
+    keeps = Keeps()
     delta, oracle = (quick(gradient, steps=3, images=3) for gradient in ("delta", "oracle"))
     module = FineTune(make_backbone())
-    trainer = make_trainer(Evaluation(), delta, oracle, report)
+    trainer = make_trainer(Evaluation(), delta, oracle, keeps)
     trainer.fit(module, datamodule=make_data())
-    assert set(delta.findings) == set(oracle.findings) == {"original", "unlearned"}
-    assert {f"inversion/delta/{name}" for name in (*NUMBERS, "cosine")} == set(delta.findings["unlearned"])
-    assert set(delta.findings["original"]) == {"inversion/delta/gradient_norm"}
-    assert oracle.findings["original"] == oracle.findings["unlearned"]
-    assert report.rows[-1].attacks["inversion/delta/cosine"] == delta.findings["unlearned"]["inversion/delta/cosine"]
+    models = keeps.results.models
+    assert set(models) == {"original", "unlearned"}
+    found = {
+        (subject, attack): {n: v for n, v in models[subject].attacks.items() if n.startswith(attack.title)}
+        for subject in models
+        for attack in (delta, oracle)
+    }
+    assert set(found["unlearned", delta]) == {f"inversion/delta/{name}" for name in (*NUMBERS, "cosine")}
+    assert set(found["original", delta]) == {"inversion/delta/gradient_norm"}
+    assert set(found["original", oracle]) == {f"inversion/oracle/{name}" for name in NUMBERS}
+    assert found["original", oracle] == found["unlearned", oracle]
 
 
 @pytest.mark.parametrize(

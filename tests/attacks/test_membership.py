@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from attacked import Keeps, attacked
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import nn
@@ -68,10 +69,10 @@ def parts(digits, forget, test="test_retain"):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_what_was_learnt_by_heart_is_found_and_what_was_not_is_not(aim, memorised, noisy_digits, score):
+def test_what_was_learnt_by_heart_is_found_and_what_was_not_is_not(make_target, memorised, noisy_digits, score):
     attack = ThresholdMembership(score)
-    seen = attack.run(aim(memorised, **parts(noisy_digits, slice(0, 200))))
-    fresh = attack.run(aim(memorised, **parts(noisy_digits, slice(400, 800))))
+    seen = attack.evaluate(make_target(memorised, **parts(noisy_digits, slice(0, 200)))).numbers
+    fresh = attack.evaluate(make_target(memorised, **parts(noisy_digits, slice(400, 800)))).numbers
     assert seen["direction"] == 1
     if score == "entropy":  # without the label a wrong answer looks as sure as a right one
         assert seen["auc"] > 0.6
@@ -85,17 +86,19 @@ def test_what_was_learnt_by_heart_is_found_and_what_was_not_is_not(aim, memorise
     assert abs(fresh["balanced_accuracy"] - 0.5) < 3 * noise
 
 
-def test_answers_that_are_worse_than_on_unseen_images_give_the_forget_set_away_too(aim, memorised, noisy_digits):
+def test_answers_that_are_worse_than_on_unseen_images_give_the_forget_set_away_too(
+    make_target, memorised, noisy_digits
+):
     splits = parts(noisy_digits, slice(0, 200))
     with torch.no_grad():
         memorised.head.weight.mul_(-1)
         memorised.head.bias.mul_(-1)
-    found = ThresholdMembership("margin").run(aim(memorised, **splits))
+    found = ThresholdMembership("margin").evaluate(make_target(memorised, **splits)).numbers
     assert found["direction"] == -1
     assert found["auc"] > 0.8
 
 
-def test_halves_and_classes_by_hand(aim, vectors):
+def test_halves_and_classes_by_hand(make_target, vectors):
     """Unseen images of a class that was not forgotten would be told apart by their class; they are not used."""
     x = torch.tensor([[9.0, 0, 0], [8, 0, 0], [7, 0, 0], [6, 0, 0]])
     unseen = torch.tensor([[5.0, 0, 0], [4, 0, 0], [8.5, 0, 0], [7.5, 0, 0], [0, 0, 99], [0, 0, 99]])
@@ -108,18 +111,20 @@ def test_halves_and_classes_by_hand(aim, vectors):
     # Even positions: 9, 7 against 5, 8.5; odd ones: 8, 6 against 4, 7.5.
     even, odd = Scores(x[[0, 2], 0], unseen[[0, 2], 0]), Scores(x[[1, 3], 0], unseen[[1, 3], 0])
     for score in ("margin", "loss", "confidence"):
-        found = ThresholdMembership(score).run(aim(network, **splits))
+        found = ThresholdMembership(score).evaluate(make_target(network, **splits)).numbers
         assert {k: v for k, v in found.items() if v == v} == {
             k: v for k, v in held_out_attack(even, odd).items() if v == v
         }
     assert found["auc"] == 0.75
 
 
-def test_whole_classes_are_compared_with_their_own_test_images(aim, nets_of_four, four_splits):
-    found = ThresholdMembership().run(aim(nets_of_four, **four_splits))
+def test_whole_classes_are_compared_with_their_own_test_images(make_target, nets_of_four, four_splits):
+    found = ThresholdMembership().evaluate(make_target(nets_of_four, **four_splits)).numbers
     retained = four_splits["test_retain"]
     changed = {**four_splits, "test_retain": (retained[0] * 50, retained[1])}
-    assert ThresholdMembership().run(aim(nets_of_four, **changed)) == pytest.approx(found, nan_ok=True)
+    assert ThresholdMembership().evaluate(make_target(nets_of_four, **changed)).numbers == pytest.approx(
+        found, nan_ok=True
+    )
     assert 0 <= found["auc"] <= 1
 
 
@@ -135,7 +140,7 @@ def probabilities(network, samples):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_efficacy_is_scikit_learns_machine_on_confidences(aim, nets_of_four, four_splits, seed):
+def test_efficacy_is_scikit_learns_machine_on_confidences(make_target, nets_of_four, four_splits, seed):
     p = {}
     for name, samples in four_splits.items():
         given, labels = probabilities(nets_of_four, samples)
@@ -147,18 +152,18 @@ def test_efficacy_is_scikit_learns_machine_on_confidences(aim, nets_of_four, fou
     machine = SVC(C=3, gamma="auto").fit(np.concatenate([p["test_retain"], members]), [0] * 20 + [1] * 20)
     expected = 1 - machine.predict(p["forget"]).mean()
     assert 0 < expected < 1
-    found = SVCEfficacy(seed=seed).run(aim(nets_of_four, **four_splits))
+    found = SVCEfficacy(seed=seed).evaluate(make_target(nets_of_four, **four_splits)).numbers
     assert found == {"efficacy": pytest.approx(expected, abs=1e-12)}
 
 
-def test_members_are_balanced_and_few_samples_can_be_asked_for(aim, nets_of_four, four_splits, monkeypatch):
+def test_members_are_balanced_and_few_samples_can_be_asked_for(make_target, nets_of_four, four_splits, monkeypatch):
     used = []
     monkeypatch.setattr("lit_unlearn.attacks.membership.svc_non_member_share", lambda *x: used.append(x) or 0.5)
     images, labels = four_splits["retain"]
     skewed = torch.cat([(labels == 2).nonzero().flatten(), (labels == 3).nonzero().flatten()[:7]])
     splits = {**four_splits, "retain": (images[skewed], labels[skewed])}
     for limit, sizes in ((None, (20, 20, 30)), (8, (8, 8, 30)), (1000, (20, 20, 30))):
-        assert SVCEfficacy(max_samples=limit).run(aim(nets_of_four, **splits)) == {"efficacy": 0.5}
+        assert SVCEfficacy(max_samples=limit).evaluate(make_target(nets_of_four, **splits)).numbers == {"efficacy": 0.5}
         assert tuple(len(side) for side in used[-1]) == sizes
     confidence = SIGNALS["confidence"]
     with torch.no_grad():
@@ -167,7 +172,7 @@ def test_members_are_balanced_and_few_samples_can_be_asked_for(aim, nets_of_four
     assert splits["retain"][1][taken].bincount().tolist() == [0, 0, 13, 7]
 
 
-def test_legacy_is_the_published_definition(aim, nets_of_four, four_splits):
+def test_legacy_is_the_published_definition(make_target, nets_of_four, four_splits):
     by_class = four_splits["retain"][1].argsort(stable=True)
     four_splits["retain"] = tuple(part[by_class] for part in four_splits["retain"])
     sides = {name: probabilities(nets_of_four, four_splits[name]) for name in ("retain", "test_retain", "forget")}
@@ -185,20 +190,23 @@ def test_legacy_is_the_published_definition(aim, nets_of_four, four_splits):
             "prob": p,
         }[signal].reshape(len(own), -1)
 
-    found = SVCEfficacy(legacy=True).run(aim(nets_of_four, **four_splits))
+    found = SVCEfficacy(legacy=True).evaluate(make_target(nets_of_four, **four_splits)).numbers
     assert list(found) == ["correctness", "confidence", "entropy", "m_entropy", "prob"]
     for signal, value in found.items():
         members, others, forget = (column(*side, signal) for side in sides.values())
         machine = SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate([members, others]), [1] * 20 + [0] * 20)
         assert value == pytest.approx(1 - machine.predict(forget).mean(), abs=1e-12), signal
-    ours = SVCEfficacy().run(aim(nets_of_four, **four_splits))
+    ours = SVCEfficacy().evaluate(make_target(nets_of_four, **four_splits)).numbers
     assert ours["efficacy"] not in (found["confidence"], found["m_entropy"])
 
 
-def test_legacy_takes_what_there_is_of_a_small_training_set(aim, nets_of_four, four_splits):
+def test_legacy_takes_what_there_is_of_a_small_training_set(make_target, nets_of_four, four_splits):
     images, labels = four_splits["retain"]
     splits = {**four_splits, "retain": (images[:6], labels[:6])}
-    assert all(0 <= value <= 1 for value in SVCEfficacy(legacy=True).run(aim(nets_of_four, **splits)).values())
+    assert all(
+        0 <= value <= 1
+        for value in SVCEfficacy(legacy=True).evaluate(make_target(nets_of_four, **splits)).numbers.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,19 +217,19 @@ def test_legacy_takes_what_there_is_of_a_small_training_set(aim, nets_of_four, f
         (SVCEfficacy(), ["retain", "test_retain"], "it needs samples in retain and test_retain"),
     ],
 )
-def test_without_its_samples_an_attack_is_left_out(aim, nets_of_four, four_splits, attack, gone, reason):
-    target = aim(nets_of_four, **{name: split for name, split in four_splits.items() if name not in gone})
-    attack.fire("unlearned", target)
-    assert attack.skipped == {"unlearned": reason}
-    assert attack.findings == {}
+def test_without_its_samples_an_attack_is_left_out(make_target, nets_of_four, four_splits, attack, gone, reason):
+    target = make_target(nets_of_four, **{name: split for name, split in four_splits.items() if name not in gone})
+    seen = attacked(attack, target)
+    assert seen.skipped == {attack.title: reason}
+    assert seen.attacks == {}
 
 
-def test_a_class_without_unseen_images_leaves_the_numbers_undefined(aim, nets_of_four, four_splits):
+def test_a_class_without_unseen_images_leaves_the_numbers_undefined(make_target, nets_of_four, four_splits):
     del four_splits["test_forget"]  # classes 0 and 1, of which the rest of the test set has none
     attack = ThresholdMembership()
-    attack.fire("unlearned", aim(nets_of_four, **four_splits))
-    assert attack.findings == {"unlearned": {}}
-    assert "membership/margin/auc" in attack.skipped["unlearned"]
+    seen = attacked(attack, make_target(nets_of_four, **four_splits))
+    assert seen.attacks == {}
+    assert "membership/margin/auc" in seen.skipped[attack.title]
 
 
 def test_options_out_of_range():
@@ -253,9 +261,9 @@ def test_original_and_unlearned_are_attacked_alike_and_twice_the_same(make_backb
 
 
 def test_a_run_that_forgets_nothing_has_no_membership(make_backbone, make_data, fit):
-    attack = ThresholdMembership()
-    fit(Pretrain(make_backbone(seed=1)), make_data(forget=None), attack)
-    assert attack.skipped == {"unlearned": "it needs samples in forget"}
+    attack, keeps = ThresholdMembership(), Keeps()
+    fit(Pretrain(make_backbone(seed=1)), make_data(forget=None), attack, keeps)
+    assert keeps.results.models["unlearned"].skipped == {attack.title: "it needs samples in forget"}
 
 
 def test_on_the_digits_the_fields_score_goes_from_nought_to_one_and_unseen_images_tell_nothing(make_data):
@@ -267,7 +275,10 @@ def test_on_the_digits_the_fields_score_goes_from_nought_to_one_and_unseen_image
         load_weights(network, weights)
         encoded = EncodedData(network.eval().requires_grad_(False), data, torch.device("cpu"))
         target = Target(encoded, None, data, 10)
-        found[weights] = SVCEfficacy().run(target)["efficacy"], ThresholdMembership().run(target)["auc"]
+        found[weights] = (
+            SVCEfficacy().evaluate(target).numbers["efficacy"],
+            ThresholdMembership().evaluate(target).numbers["auc"],
+        )
     original, retrain = found.values()
     assert original[0] < 0.1
     assert retrain[0] > 0.9

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from attacked import Keeps
 from torch import nn
 
 from lit_unlearn.attacks import Evaluation, ReferenceMembership
@@ -67,26 +68,26 @@ def odds(network, samples):
 
 
 @pytest.mark.parametrize("method", ["rmia", "lira", "u_lira"])
-def test_a_model_that_remembers_is_found_and_one_that_does_not_is_not(aim, world, method):
+def test_a_model_that_remembers_is_found_and_one_that_does_not_is_not(make_target, world, method):
     splits, network, files = world
     unlearned = {"unlearned_references": files("in", range(20, 25), 2.0)} if method == "u_lira" else {}
     attack = ReferenceMembership(method, files("out", range(10, 18)), **unlearned)
-    found = attack.run(aim(network(1, lift=2.0), **splits))
-    never = attack.run(aim(network(2), **splits))
+    found = attack.evaluate(make_target(network(1, lift=2.0), **splits)).numbers
+    never = attack.evaluate(make_target(network(2), **splits)).numbers
     assert found["auc"] > {"rmia": 0.7, "lira": 0.85, "u_lira": 0.85}[method]
     assert found["direction"] == 1
     assert 0.5 < found["balanced_accuracy"] <= found["auc"] + 0.05
     assert abs(never["auc"] - 0.5) < 3 * math.sqrt(2 / 500 / 12)
 
 
-def test_numbers_are_those_of_the_formulas(aim, world):
+def test_numbers_are_those_of_the_formulas(make_target, world):
     splits, network, files = world
     model, out_seeds, in_seeds = network(1, lift=1.0), range(10, 14), range(20, 22)
     out, inside = files("out", out_seeds), files("in", in_seeds, 1.0)
     forget, unseen, labels = splits["forget"], splits["test_retain"][0], splits["forget"][1]
     # The same labels in the same order: every unseen sample has its counterpart, and no draw is needed.
     unseen = torch.cat([unseen[:, :2], labels[:, None]], 1), labels
-    target = aim(model, **{**splits, "test_retain": unseen})
+    target = make_target(model, **{**splits, "test_retain": unseen})
 
     phi = {"forget": odds(model, forget), "unseen": odds(model, unseen)}
     others = {name: torch.stack([odds(network(s), side) for s in out_seeds]) for name, side in
@@ -95,7 +96,7 @@ def test_numbers_are_those_of_the_formulas(aim, world):
         phi["forget"], torch.stack([odds(network(s, 1.0), forget) for s in in_seeds]), others["forget"], "per_sample"
     )
     expected = held_out_attack(*(Scores(asked[:, h::2].flatten(), never[:, h::2].flatten()) for h in (0, 1)))
-    found = ReferenceMembership("u_lira", out, inside, variance="per_sample").run(target)
+    found = ReferenceMembership("u_lira", out, inside, variance="per_sample").evaluate(target).numbers
     assert found == pytest.approx(expected, rel=1e-6)
 
     for method in ("rmia", "lira"):
@@ -105,7 +106,7 @@ def test_numbers_are_those_of_the_formulas(aim, world):
             p, q = phi["unseen"].sigmoid()[::2], others["unseen"].sigmoid()[:, ::2]
             scores = {n: rmia_offline(phi[n].sigmoid(), others[n].sigmoid(), p, q, a=0.6) for n in phi}
         halves = (Scores(scores["forget"][h::2], scores["unseen"][h::2]) for h in (0, 1))
-        assert ReferenceMembership(method, out, a=0.6).run(target) == pytest.approx(
+        assert ReferenceMembership(method, out, a=0.6).evaluate(target).numbers == pytest.approx(
             held_out_attack(*halves), rel=1e-6, nan_ok=True
         )
 
@@ -134,9 +135,11 @@ def test_a_run_with_references_reads_them_once_for_all_subjects(
     make_backbone, make_data, fit, references, monkeypatch, tmp_path
 ):
     loaded = []
-    given = ReferenceMembership.run.__globals__["load_weights"]
+    given = ReferenceMembership.evaluate.__globals__["load_weights"]
     monkeypatch.setitem(
-        ReferenceMembership.run.__globals__, "load_weights", lambda net, path: loaded.append(path) or given(net, path)
+        ReferenceMembership.evaluate.__globals__,
+        "load_weights",
+        lambda net, path: loaded.append(path) or given(net, path),
     )
     report = Report(page=False)
     attacks = [ReferenceMembership("rmia", references[1:]), ReferenceMembership("lira", references[1:])]
@@ -149,10 +152,12 @@ def test_a_run_with_references_reads_them_once_for_all_subjects(
 
 def test_a_reference_that_is_the_model_itself_does_not_count(make_backbone, make_data, fit, references):
     attack = ReferenceMembership("lira", references[:2])
-    fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=references[0]), attack)
-    assert attack.findings["retrain"] == {}
-    assert all(f"membership/lira/{name}" in attack.skipped["retrain"] for name in HELD_OUT_NUMBERS)
-    assert "membership/lira/auc" in attack.findings["unlearned"]
+    keeps = Keeps()
+    fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=references[0]), attack, keeps)
+    models = keeps.results.models
+    assert models["retrain"].attacks == {}
+    assert all(f"membership/lira/{name}" in models["retrain"].skipped[attack.title] for name in HELD_OUT_NUMBERS)
+    assert "membership/lira/auc" in models["unlearned"].attacks
 
 
 @pytest.mark.parametrize("metadata", [{}, {"split": "0123456789abcdef"}])

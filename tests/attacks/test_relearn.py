@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from attacked import attacked
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -77,15 +78,19 @@ def test_the_useful_accuracy_is_the_lower_one(vectors):
     assert useful_accuracy(net, [(points, right), (points, right)]) == 1
 
 
-def test_whoever_calls_everything_forgotten_relearnt_nothing(aim, vectors, four_splits):
+def test_whoever_calls_everything_forgotten_relearnt_nothing(make_target, vectors, four_splits):
     only = {name: (x[y != 1], y[y != 1]) for name, (x, y) in four_splits.items()}
-    found = Relearn(**QUICK | {"retain_share": 0, "learning_rates": [1.0]}).run(aim(forgetful(vectors, [0]), **only))
+    found = (
+        Relearn(**QUICK | {"retain_share": 0, "learning_rates": [1.0]})
+        .evaluate(make_target(forgetful(vectors, [0]), **only))
+        .numbers
+    )
     assert found["test_forget_acc"] == 1
     assert found["auc"] < 0.1
     assert found["steps_above"] == 6
 
 
-def test_it_is_gradient_descent_on_the_held_and_the_retained(aim, vectors, four_splits):
+def test_it_is_gradient_descent_on_the_held_and_the_retained(make_target, vectors, four_splits):
     """With each sample once in every batch the order is of no account, and a plain loop says what must come out."""
     net, steps, rate = vectors(nn.Linear(5, 5), 5, 4, seed=2), 30, 0.2
     held = balanced(four_splits["forget"][1], 10, draw())
@@ -101,14 +106,18 @@ def test_it_is_gradient_descent_on_the_held_and_the_retained(aim, vectors, four_
             for p, m, g in zip(plain.parameters(), momentum, gradients, strict=True):
                 m.mul_(0.9).add_(g)
                 p.sub_(falling * m)
-    found = Relearn(
-        samples=10,
-        steps=steps,
-        batch_size=len(y),
-        retain_share=40 / len(y),
-        learning_rates=[rate],
-        heads=["kept"],
-    ).run(aim(net, **four_splits))
+    found = (
+        Relearn(
+            samples=10,
+            steps=steps,
+            batch_size=len(y),
+            retain_share=40 / len(y),
+            learning_rates=[rate],
+            heads=["kept"],
+        )
+        .evaluate(make_target(net, **four_splits))
+        .numbers
+    )
 
     def accuracy(name, kept=slice(None)):
         points, labels = (tensor[kept] for tensor in four_splits[name])
@@ -123,10 +132,10 @@ def test_it_is_gradient_descent_on_the_held_and_the_retained(aim, vectors, four_
 
 
 @pytest.mark.parametrize("whole_classes", [True, False])
-def test_the_curve_ends_where_the_accuracies_are(aim, vectors, four_splits, whole_classes):
+def test_the_curve_ends_where_the_accuracies_are(make_target, vectors, four_splits, whole_classes):
     if not whole_classes:
         del four_splits["test_forget"]
-    found = Relearn(**QUICK).run(aim(forgetful(vectors), **four_splits))
+    found = Relearn(**QUICK).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
     forgotten = found["test_forget_acc" if whole_classes else "forget_acc"]
     assert found["after_6"] == min(forgotten, found["test_retain_acc"])
     assert found["after_0"] == 0
@@ -136,26 +145,26 @@ def test_the_curve_ends_where_the_accuracies_are(aim, vectors, four_splits, whol
     assert ("test_forget_acc" in found) == whole_classes
 
 
-def test_the_measured_samples_are_no_more_than_asked_for(aim, vectors, four_splits):
-    found = Relearn(**QUICK, measured=2).run(aim(forgetful(vectors), **four_splits))
+def test_the_measured_samples_are_no_more_than_asked_for(make_target, vectors, four_splits):
+    found = Relearn(**QUICK, measured=2).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
     assert all(value in (0, 0.5, 1) for name, value in found.items() if name.startswith("after"))
 
 
-def test_a_learning_rate_of_zero_changes_nothing(aim, vectors, four_splits):
+def test_a_learning_rate_of_zero_changes_nothing(make_target, vectors, four_splits):
     net = vectors(nn.Linear(5, 5), 5, 4)
-    target = aim(net, **four_splits)
-    found = Relearn(**QUICK | {"learning_rates": [0.0], "heads": ["kept"]}).run(target)
+    target = make_target(net, **four_splits)
+    found = Relearn(**QUICK | {"learning_rates": [0.0], "heads": ["kept"]}).evaluate(target).numbers
     as_is = target.accuracies(lambda batch: batch.logits)
     assert found["test_forget_acc"] == as_is["test_forget_acc"]
     assert found["test_retain_acc"] == as_is["test_retain_acc"]
     assert {value for name, value in found.items() if name.startswith("after")} == {found["after_0"]}
 
 
-def test_steps_are_counted_against_the_original(aim, vectors, four_splits):
+def test_steps_are_counted_against_the_original(make_target, vectors, four_splits):
     four_splits = {name: (x + 4 * torch.eye(4, 5)[y], y) for name, (x, y) in four_splits.items()}
     original = vectors(nn.Linear(5, 5), 5, 4, seed=2)
     attack = Relearn(**QUICK | {"learning_rates": [1.0]})
-    exact = attack.run(aim(forgetful(vectors), forgetful(vectors), **four_splits))
+    exact = attack.evaluate(make_target(forgetful(vectors), forgetful(vectors), **four_splits)).numbers
     assert exact["steps"] != exact["steps"]  # nothing to come back to: undefined
     taught = copy.deepcopy(original)
     optimizer = torch.optim.SGD(taught.parameters(), 0.3)
@@ -164,48 +173,50 @@ def test_steps_are_counted_against_the_original(aim, vectors, four_splits):
         optimizer.zero_grad()
         cross_entropy(taught(x), y).backward()
         optimizer.step()
-    assert attack.run(aim(taught, taught, **four_splits))["steps"] == 0
+    assert attack.evaluate(make_target(taught, taught, **four_splits)).numbers["steps"] == 0
     shallow = copy.deepcopy(taught)
     with torch.no_grad():
         shallow.head.bias[:2] -= 6
-    level = aim(taught, **four_splits).accuracies(lambda batch: batch.logits)
+    level = make_target(taught, **four_splits).accuracies(lambda batch: batch.logits)
     level = min(level["test_forget_acc"], level["test_retain_acc"])
     one = QUICK | {"samples": 15, "batch_size": 32, "learning_rates": [0.05], "steps": 30, "heads": ["kept"]}
-    found = Relearn(**one).run(aim(shallow, taught, **four_splits))
+    found = Relearn(**one).evaluate(make_target(shallow, taught, **four_splits)).numbers
     first = next(n for n in range(0, 31, 2) if found[f"after_{n}"] >= 0.9 * level)
     assert found["steps"] == first > 0
     assert "steps_above" not in found
 
 
-def test_what_does_not_come_back_is_said_to_take_more_steps(aim, vectors, four_splits):
+def test_what_does_not_come_back_is_said_to_take_more_steps(make_target, vectors, four_splits):
     attack = Relearn(**QUICK | {"learning_rates": [1e-6], "heads": ["kept"]})
-    attack.fire("unlearned", aim(forgetful(vectors), **four_splits))
-    assert attack.findings["unlearned"]["relearn/few/steps_above"] == 6
-    assert "relearn/few/steps" not in attack.findings["unlearned"]
-    assert not attack.skipped
+    seen = attacked(attack, make_target(forgetful(vectors), **four_splits))
+    assert seen.attacks["relearn/few/steps_above"] == 6
+    assert "relearn/few/steps" not in seen.attacks
+    assert not seen.skipped
 
 
-def test_the_best_run_counts_and_is_named(aim, vectors, four_splits):
-    target = aim(forgetful(vectors), **four_splits)
+def test_the_best_run_counts_and_is_named(make_target, vectors, four_splits):
+    target = make_target(forgetful(vectors), **four_splits)
     alone = {
-        (rate, head): Relearn(**QUICK | {"learning_rates": [rate], "heads": [head]}).run(target)
+        (rate, head): Relearn(**QUICK | {"learning_rates": [rate], "heads": [head]}).evaluate(target).numbers
         for rate in (0.01, 0.3)
         for head in ("kept", "fresh")
     }
-    found = Relearn(**QUICK).run(target)
+    found = Relearn(**QUICK).evaluate(target).numbers
     (rate, head), best = max(alone.items(), key=lambda item: item[1]["auc"])
     assert (found["learning_rate"], found["fresh_head"]) == (rate, head == "fresh")
     assert found == best
 
 
-def test_from_retained_samples_alone(aim, vectors, four_splits):
-    found = Relearn(**QUICK | {"samples": 0}).run(aim(forgetful(vectors), **four_splits))
+def test_from_retained_samples_alone(make_target, vectors, four_splits):
+    found = Relearn(**QUICK | {"samples": 0}).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
     assert found["samples"] == found["test_forget_acc"] == found["auc"] == 0
     assert found["test_retain_acc"] >= 0.7  # two classes out of two that are clusters
 
 
-def test_a_learning_rate_that_is_far_too_high_is_no_crash(aim, vectors, four_splits):
-    found = Relearn(**QUICK | {"learning_rates": [1e30]}).run(aim(forgetful(vectors), **four_splits))
+def test_a_learning_rate_that_is_far_too_high_is_no_crash(make_target, vectors, four_splits):
+    found = (
+        Relearn(**QUICK | {"learning_rates": [1e30]}).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
+    )
     assert found["auc"] == 0
 
 
@@ -215,7 +226,7 @@ def test_it_leaves_no_trace_and_is_a_function_of_its_seed(make_backbone, make_da
     data = make_data()
     target = Target(EncodedData(net, data, CPU), EncodedData(original, data, CPU), data, 4)
     quick = QUICK | {"steps": 2, "measured": 12}
-    found = [Relearn(**quick, seed=seed).run(target) for seed in (0, 0, 1)]
+    found = [Relearn(**quick, seed=seed).evaluate(target).numbers for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
     for backbone, state in zip((net, original), before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
@@ -230,7 +241,9 @@ def test_a_frozen_encoder_keeps_its_statistics(make_backbone, make_data, monkeyp
     monkeypatch.setattr("lit_unlearn.attacks.relearn.useful_accuracy", lambda n, w: trained.append(n) or measure(n, w))
     for frozen in (True, False):
         target = Target(EncodedData(net, data, CPU), None, data, 4)
-        Relearn(**QUICK | {"steps": 1, "learning_rates": [0.1], "heads": ["kept"]}, freeze_encoder=frozen).run(target)
+        Relearn(**QUICK | {"steps": 1, "learning_rates": [0.1], "heads": ["kept"]}, freeze_encoder=frozen).evaluate(
+            target
+        )
         state, same = trained[-1].encoder.state_dict(), net.encoder.state_dict()
         assert all(torch.equal(state[name], same[name]) for name in state) == frozen
         assert not torch.equal(trained[-1].head.weight, net.head.weight)
@@ -276,9 +289,9 @@ def test_the_controls_on_digits_relearn_faster_than_retrain():
         "rescale": rescale.eval().requires_grad_(False),
     }
     found = {
-        name: Relearn(learning_rates=[0.1], heads=["fresh"], steps=16).run(
-            Target(EncodedData(net, data, CPU), original, data, 10)
-        )
+        name: Relearn(learning_rates=[0.1], heads=["fresh"], steps=16)
+        .evaluate(Target(EncodedData(net, data, CPU), original, data, 10))
+        .numbers
         for name, net in nets.items()
     }
     steps = {name: numbers.get("steps", numbers.get("steps_above", 0) + 1) for name, numbers in found.items()}
@@ -294,7 +307,7 @@ def shared(rank, world, data, net, folder):
         dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     share = data if world == 1 else Shares(data, rank, world)
     target = Target(EncodedData(net, share, CPU), None, share, 4)
-    torch.save(dict(Relearn(**QUICK).run(target)), f"{folder}/{rank}-of-{world}.pt")
+    torch.save(dict(Relearn(**QUICK).evaluate(target).numbers), f"{folder}/{rank}-of-{world}.pt")
     if world > 1:
         dist.destroy_process_group()
 
@@ -312,10 +325,10 @@ class Shares:
 
 
 @pytest.mark.parametrize("name", ["whole classes", "share"])
-def test_two_processes_find_what_one_finds(aim, vectors, four_splits, tmp_path: Path, name):
+def test_two_processes_find_what_one_finds(make_target, vectors, four_splits, tmp_path: Path, name):
     if name == "share":
         del four_splits["test_forget"]
-    data, net = aim(forgetful(vectors), **four_splits).data, forgetful(vectors).eval().requires_grad_(False)
+    data, net = make_target(forgetful(vectors), **four_splits).data, forgetful(vectors).eval().requires_grad_(False)
     shared(0, 1, data, net, tmp_path)
     mp.start_processes(shared, (2, data, net, tmp_path), nprocs=2, start_method="fork")
     alone, *both = (torch.load(tmp_path / f"{who}.pt") for who in ("0-of-1", "0-of-2", "1-of-2"))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from attacked import Keeps, attacked
 from torch import nn
 
 from lit_unlearn.attacks import Evaluation, Representation, Target
@@ -35,21 +36,23 @@ def with_retrain(target, retrain):
 
 
 @pytest.fixture
-def target(aim, four_splits):
-    return with_retrain(aim(Staged(0), Staged(1, width=9), **four_splits), Staged(2))
+def target(make_target, four_splits):
+    return with_retrain(make_target(Staged(0), Staged(1, width=9), **four_splits), Staged(2))
 
 
 def test_every_number_has_its_name(target):
     quantities = [f"{s}_{q}" for s in ("forget", "retain") for q in ("cka_original", "cka_retrain", "variance", "rank")]
-    found = Representation().run(target)
+    found = Representation().evaluate(target).numbers
     assert set(found) == {f"{stage}/{name}" for stage in ("first", "features") for name in [*quantities, "norm_ratio"]}
     assert [name.partition("/")[0] for name in found] == ["first"] * 9 + ["features"] * 9  # in order of depth
 
 
 @pytest.mark.parametrize("budget", [0, 2**20])
-def test_numbers_are_those_of_all_samples_at_once(aim, four_splits, budget):
+def test_numbers_are_those_of_all_samples_at_once(make_target, four_splits, budget):
     nets = Staged(0), Staged(1, width=9), Staged(2)
-    found = Representation().run(with_retrain(aim(*nets[:2], budget=budget, **four_splits), nets[2]))
+    found = (
+        Representation().evaluate(with_retrain(make_target(*nets[:2], budget=budget, **four_splits), nets[2])).numbers
+    )
     at = {"first": lambda net, x: net.encoder[:2](x), "features": lambda net, x: net.encoder(x)}
     for stage, read in at.items():
         for split in ("forget", "retain"):
@@ -74,14 +77,14 @@ def unbiased(x, y):
     return float((k * m).sum() / (k.norm() * m.norm()))
 
 
-def test_a_collapsed_split_is_undefined_and_not_flattering(aim, four_splits):
+def test_a_collapsed_split_is_undefined_and_not_flattering(make_target, four_splits):
     class Collapsed(Staged):
         def features(self, x):
             return self.encoder(x * (x == four_splits["retain"][0][:, None]).all(-1).any(0)[:, None])
 
     attack = Representation()
-    attack.fire("unlearned", aim(Collapsed(0), Staged(1), **four_splits))
-    found = attack.findings["unlearned"]
+    seen = attacked(attack, make_target(Collapsed(0), Staged(1), **four_splits))
+    found = seen.attacks
     for stage in ("first", "features"):
         assert f"representation/stages/{stage}/forget_cka_original" not in found
         assert found[f"representation/stages/{stage}/forget_variance"] == 0
@@ -90,15 +93,17 @@ def test_a_collapsed_split_is_undefined_and_not_flattering(aim, four_splits):
     said = (
         "undefined: representation/stages/first/forget_cka_original, representation/stages/features/forget_cka_original"
     )
-    assert attack.skipped["unlearned"] == said
+    assert seen.skipped[attack.title] == said
 
 
-def test_without_yardsticks_the_rest_is_measured(aim, four_splits):
-    found = Representation().run(aim(Staged(0), **four_splits))
+def test_without_reference_models_the_rest_is_measured(make_target, four_splits):
+    found = Representation().evaluate(make_target(Staged(0), **four_splits)).numbers
     assert not [name for name in found if "cka" in name]
     assert len(found) == 10
     del four_splits["forget"]
-    assert {name.partition("/")[2] for name in Representation().run(aim(Staged(0), **four_splits))} == {
+    assert {
+        name.partition("/")[2] for name in Representation().evaluate(make_target(Staged(0), **four_splits)).numbers
+    } == {
         "retain_variance",
         "retain_rank",
     }
@@ -108,7 +113,7 @@ def test_the_model_that_is_its_own_original_is_encoded_once(target):
     own = Target(target.original, target.original, target.data, 4, target.retrain)
     asked, given = [], target.original.batches
     target.original.batches = lambda *which: asked.append(which) or given(*which)
-    found = Representation().run(own)
+    found = Representation().evaluate(own).numbers
     assert found["first/forget_cka_original"] == pytest.approx(1, abs=1e-12)
     assert len(asked) == 2 * 3  # spread, CKA to itself, CKA to Retrain; on two splits
 
@@ -120,7 +125,10 @@ def test_controls_on_the_digits(digits):
     rescaled = copy.deepcopy(digits.original.backbone)
     add_gate(rescaled, [0, 1, 2], 1e-5)
     nets = {"original": digits.original, "retrain": digits.retrain, "head": head_only, "rescale": rescaled}
-    found = {name: attack.run(digits.aim(net)) for name, net in (nets | {"fresh": digits.network()}).items()}
+    found = {
+        name: attack.evaluate(digits.make_target(net)).numbers
+        for name, net in (nets | {"fresh": digits.network()}).items()
+    }
     assert all(math.isfinite(value) for numbers in found.values() for value in numbers.values())
     for stage in STAGES:
         for split in ("forget", "retain"):
@@ -141,11 +149,11 @@ def test_controls_on_the_digits(digits):
     )
 
 
-def test_in_a_run_it_fires_on_all_three(make_backbone, make_data, fit):
-    attack, report = Representation(), Report(page=False, checkpoint=False)
-    fit(FineTune(make_backbone()), make_data(), Evaluation(), attack, report)
-    assert attack.skipped == {}
-    assert set(attack.findings) == {"original", "unlearned"}
+def test_in_a_run_it_is_evaluated_on_every_model(make_backbone, make_data, fit):
+    keeps, report = Keeps(), Report(page=False, checkpoint=False)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), Representation(), keeps, report)
+    assert all(not found.skipped for found in keeps.results.models.values())
+    assert set(keeps.results.models) == {"original", "unlearned"}
     original, row = report.rows
     names = [name for name in row.attacks if "cka" in name]
     assert len(names) == 5 * 2

@@ -5,9 +5,12 @@ import torch
 from torch import nn
 
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
-from lit_unlearn.attacks.target import release, target_for, target_of
+from lit_unlearn.attacks.target import frozen_backbone, make_targets
+from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.reports.report import Report
+
+CPU = torch.device("cpu")
 
 
 class Counting(nn.Module):
@@ -26,31 +29,32 @@ def total(splits):
     return sum(len(labels) for _, labels in splits.values())
 
 
-def test_several_attacks_share_one_pass_over_each_split(aim, vectors, four_splits):
+def test_several_attacks_share_one_pass_over_each_split(make_target, vectors, four_splits):
     nets = vectors(Counting(), 5, 4), vectors(Counting(), 5, 4, seed=1)
-    target = aim(*nets, **four_splits)
+    target = make_target(*nets, **four_splits)
     target.accuracies(lambda batch: batch.logits)
     for attack in (HeadRecovery(), FeatureMapping(), HeadRecovery(target="logits", name="hl"), HeadRecovery(ridge=0.1)):
-        attack.run(target)
+        attack.evaluate(target)
     assert nets[0].encoder.seen == total(four_splits)
     assert nets[1].encoder.seen == len(four_splits["forget"][1]) + len(four_splits["retain"][1])
 
 
-def test_a_model_that_is_its_own_original_is_encoded_once(aim, vectors, four_splits):
+def test_a_model_that_is_its_own_original_is_encoded_once(make_target, vectors, four_splits):
     net = vectors(Counting(), 5, 4)
-    target = aim(net, net, **four_splits)
+    target = make_target(net, net, **four_splits)
     own = type(target)(target.model, target.model, target.data, 4)
-    FeatureMapping().run(own)
+    FeatureMapping().evaluate(own)
     assert net.encoder.seen == total(four_splits)
 
 
 @pytest.mark.parametrize("budget", [0, 700])  # nothing is kept, or the first split alone (30 x 5 floats)
-def test_a_small_budget_costs_passes_and_no_number(aim, vectors, four_splits, budget):
+def test_a_small_budget_costs_passes_and_no_number(make_target, vectors, four_splits, budget):
     def numbers(budget):
         nets = vectors(Counting(), 5, 4), vectors(Counting(), 5, 4, seed=1)
-        target = aim(*nets, budget=budget, **four_splits)
+        target = make_target(*nets, budget=budget, **four_splits)
         found = [
-            attack.run(target) for attack in (HeadRecovery(), FeatureMapping(), HeadRecovery(calibration="heldout"))
+            attack.evaluate(target).numbers
+            for attack in (HeadRecovery(), FeatureMapping(), HeadRecovery(calibration="heldout"))
         ]
         return found, nets[0].encoder.seen, target.model.room
 
@@ -61,10 +65,10 @@ def test_a_small_budget_costs_passes_and_no_number(aim, vectors, four_splits, bu
     assert small[2] == budget - kept  # what did not fit is given back
 
 
-def test_batches_come_in_the_same_order_from_memory_and_afresh(aim, vectors, four_splits):
+def test_batches_come_in_the_same_order_from_memory_and_afresh(make_target, vectors, four_splits):
     net = vectors(nn.Identity(), 5, 4)
     for budget in (0, 2**20):
-        target = aim(net, budget=budget, **four_splits)
+        target = make_target(net, budget=budget, **four_splits)
         first, second = (list(target.model.batches("retain")) for _ in range(2))
         assert torch.equal(torch.cat([b.features for b in first]), four_splits["retain"][0])
         for one, two in zip(first, second, strict=True):
@@ -72,32 +76,32 @@ def test_batches_come_in_the_same_order_from_memory_and_afresh(aim, vectors, fou
         logits = four_splits["retain"][0] @ net.head.weight.T + net.head.bias
         torch.testing.assert_close(torch.cat([b.logits for b in first]), logits)
         assert not any(tensor.requires_grad for batch in first for tensor in batch[:3])
-        whole = target.model.whole("retain")
+        whole = target.model.gather("retain")
         assert torch.equal(whole.features, torch.cat([b.features for b in first]))
         assert torch.equal(whole.labels, four_splits["retain"][1])
 
 
-def test_the_halves_are_the_even_and_the_odd_positions_of_the_one_pass(aim, vectors, four_splits):
+def test_the_halves_are_the_even_and_the_odd_positions_of_the_one_pass(make_target, vectors, four_splits):
     features, labels = four_splits["retain"]
     for budget in (0, 2**20):
-        target = aim(vectors(nn.Identity(), 5, 4), budget=budget, **four_splits)
+        target = make_target(vectors(nn.Identity(), 5, 4), budget=budget, **four_splits)
         for part, first in (("calibration", 0), ("evaluation", 1)):
             batches = list(target.model.batches("retain", part))
             assert torch.equal(torch.cat([batch.features for batch in batches]), features[first::2])
             assert torch.equal(torch.cat([batch.labels for batch in batches]), labels[first::2])
-            assert torch.equal(target.model.whole("retain", part).features, features[first::2])
+            assert torch.equal(target.model.gather("retain", part).features, features[first::2])
 
 
-def test_an_empty_half_is_whole_too(aim, vectors):
+def test_an_empty_half_is_whole_too(make_target, vectors):
     net = vectors(nn.Identity(), 5, 4)
-    target = aim(net, forget=(torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64)))
+    target = make_target(net, forget=(torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64)))
     target.data.evaluation_batches = lambda split, device: iter(())
-    whole = target.model.whole("forget", "evaluation")
+    whole = target.model.gather("forget", "evaluation")
     assert (whole.features.shape, whole.logits.shape, whole.labels.shape) == ((0, 5), (0, 4), (0,))
 
 
-def test_a_look_at_the_first_batch_alone_spends_no_budget(aim, vectors, four_splits):
-    target = aim(vectors(nn.Identity(), 5, 4), budget=1000, **four_splits)
+def test_a_look_at_the_first_batch_alone_spends_no_budget(make_target, vectors, four_splits):
+    target = make_target(vectors(nn.Identity(), 5, 4), budget=1000, **four_splits)
     for _ in range(20):
         next(target.model.batches("retain"))
     assert target.model.room == 1000
@@ -105,57 +109,36 @@ def test_a_look_at_the_first_batch_alone_spends_no_budget(aim, vectors, four_spl
     assert target.model.room == 1000 - 40 * 5 * 4
 
 
-@pytest.fixture
-def module_and_trainer(make_backbone, make_data, make_trainer):
-    """A module and a Trainer that have gone through validate, so that they know each other and the data."""
-    module, trainer = FineTune(make_backbone()), make_trainer()
-    trainer.validate(module, datamodule=make_data(), verbose=False)
-    return module, trainer
-
-
-def test_the_target_is_shared_until_a_weight_or_a_buffer_changes(module_and_trainer):
-    module, trainer = module_and_trainer
-    target = target_of(trainer, module)
-    assert target_of(trainer, module) is target
-    assert target.model is target.original  # nothing was unlearned yet
-    with torch.no_grad():
-        module.backbone.head.bias += 1
-    changed = target_of(trainer, module)
-    assert changed is not target
-    assert changed.model is not changed.original
-    assert changed.original is target.original
-    assert torch.equal(changed.model.backbone.head.bias, module.backbone.head.bias)
-    module.backbone.encoder.stem.bn.running_mean.add_(1)
-    again = target_of(trainer, module)
-    assert again is not changed
-    assert torch.equal(again.model.backbone.encoder.stem.bn.running_mean, module.backbone.encoder.stem.bn.running_mean)
-    with torch.no_grad():
-        module.backbone.head.bias = nn.Parameter(module.backbone.head.bias.clone())
-    assert target_of(trainer, module) is not again
-
-
-def test_a_target_is_a_frozen_copy(module_and_trainer):
-    module, trainer = module_and_trainer
-    with torch.no_grad():
-        module.backbone.head.bias += 1
-    copied = target_of(trainer, module).model.backbone
+def test_a_target_is_a_frozen_copy(make_backbone, make_data):
+    data, network = make_data(), make_backbone().train()
+    copied = make_targets(data, 4, CPU, {"unlearned": frozen_backbone(network, data)})["unlearned"].model.backbone
     before = copy.deepcopy(copied.state_dict())
     with torch.no_grad():
-        for parameter in module.backbone.parameters():
+        for parameter in network.parameters():
             parameter.zero_()
     assert all(torch.equal(value, before[name]) for name, value in copied.state_dict().items())
     assert not copied.training
     assert not any(p.requires_grad for p in copied.parameters())
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
 
 
-def test_yardsticks_share_the_original(module_and_trainer, make_backbone):
-    module, trainer = module_and_trainer
-    other = target_for(trainer, module, make_backbone(seed=5).eval())
-    original = target_for(trainer, module, None)
-    assert other.original is original.original is original.model is target_of(trainer, module).original
-    first = target_of(trainer, module)
-    release(module)
-    assert target_of(trainer, module) is not first
+def test_the_models_of_a_run_share_the_passes_of_the_reference_models(make_backbone, make_data):
+    original, retrain, other = (make_backbone(seed=seed) for seed in (3, 4, 5))
+    backbones = {"original": original, "retrain": retrain, "unlearned": other}
+    targets = make_targets(make_data(), 4, CPU, backbones)
+    assert targets["original"].model is targets["original"].original is targets["unlearned"].original
+    assert targets["retrain"].model is targets["unlearned"].retrain
+    assert targets["unlearned"].model.backbone is other
+    assert targets["original"].shared is targets["unlearned"].shared
+    unchanged = make_targets(make_data(), 4, CPU, {"original": original, "unlearned": original})
+    assert unchanged["unlearned"].model is unchanged["original"].model
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused(make_data):
+    for network in (nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), nn.Sequential(nn.Flatten(), nn.Linear(65, 4))):
+        with pytest.raises(UsageError):
+            frozen_backbone(network, make_data())
 
 
 def test_one_fit_encodes_every_split_once_for_each_model(make_backbone, make_data, fit, monkeypatch):

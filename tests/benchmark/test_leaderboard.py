@@ -7,14 +7,14 @@ import pytest
 import torch
 from browser import needs_browser, open_page
 
+from lit_unlearn.artifacts import ImageGrid, PointMap
 from lit_unlearn.benchmark.cells import folder_of
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.leaderboard import render, scatter, write_leaderboard
 from lit_unlearn.benchmark.summary import summarise
-from lit_unlearn.exhibits import ImageGrid, PointMap
 from lit_unlearn.reports import Row, write_rows
-from lit_unlearn.reports.gallery import write_exhibits
-from lit_unlearn.reports.report import EXHIBITS
+from lit_unlearn.reports.gallery import write_artifacts
+from lit_unlearn.reports.report import ARTIFACTS
 
 
 def row(method: str, seed: int, test: float, worst: float, scenario: str = "class", **numbers: float) -> Row:
@@ -121,14 +121,14 @@ def test_what_is_missing_or_left_out_is_told_on_the_page():
     assert "<b>Not read:</b> rows.json: row 3 is damaged" in text
 
 
-def test_report_finds_the_exhibits_in_the_folders_of_the_runs_and_in_no_other(tmp_path):
+def test_report_finds_the_artifacts_in_the_folders_of_the_runs_and_in_no_other(tmp_path):
     root, outside = tmp_path / "runs", tmp_path / "class" / "opc" / "run-OPC0"
     found = rows()
     folder = root / folder_of("class", "opc", "OPC0")
     shown = {"OPC": {"inversion/delta/pictures": ImageGrid(torch.rand(1, 1, 1, 2, 2), ["image"])}}
     for each in (folder, outside):
         each.mkdir(parents=True)
-        write_exhibits(each / EXHIBITS, shown)
+        write_artifacts(each / ARTIFACTS, shown)
     write_rows(root / "rows.json", found)
     target = tmp_path / "page.html"
     report([str(root), "--html", str(target), "--title", "All"])

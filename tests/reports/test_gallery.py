@@ -7,9 +7,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from lit_unlearn.artifacts import ImageGrid, PointMap
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import ImageGrid, PointMap
-from lit_unlearn.reports.gallery import grids, maps, read_exhibits, write_exhibits
+from lit_unlearn.reports.gallery import grids, maps, read_artifacts, write_artifacts
 
 
 def grid(seed: int = 0, channels: int = 1) -> ImageGrid:
@@ -24,12 +24,12 @@ def points(count: int = 4) -> PointMap:
     )
 
 
-def test_exhibits_survive_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "exhibits.npz"
-    write_exhibits(
+def test_artifacts_survive_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "artifacts.npz"
+    write_artifacts(
         path, {"Original": {"a/b/map": points()}, "GA \N{GREEK SMALL LETTER EPSILON}": {"a/c/pictures": grid()}}
     )
-    read = read_exhibits(path)
+    read = read_artifacts(path)
     assert {model: list(shown) for model, shown in read.items()} == {
         "Original": ["a/b/map"],
         "GA \N{GREEK SMALL LETTER EPSILON}": ["a/c/pictures"],
@@ -42,12 +42,12 @@ def test_exhibits_survive_the_file(tmp_path: Path) -> None:
     assert isinstance(pictures, ImageGrid)
     torch.testing.assert_close(pictures.images, grid().images, rtol=0, atol=0.5 / 255 + 1e-6)
     assert (pictures.rows, pictures.captions) == (grid().rows, grid().captions)
-    assert [found.name for found in path.parent.iterdir()] == ["exhibits.npz"]
+    assert [found.name for found in path.parent.iterdir()] == ["artifacts.npz"]
 
 
-def test_the_file_holds_no_pickle_and_the_same_exhibits_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_file_holds_no_pickle_and_the_same_artifacts_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one.npz", "two.npz"):
-        write_exhibits(tmp_path / name, {"GA": {"a": points(), "b": grid()}})
+        write_artifacts(tmp_path / name, {"GA": {"a": points(), "b": grid()}})
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     with np.load(tmp_path / "one.npz", allow_pickle=False) as file:
         assert {name: file[name].dtype.kind for name in file.files} == {
@@ -58,22 +58,22 @@ def test_the_file_holds_no_pickle_and_the_same_exhibits_give_the_same_bytes(tmp_
         }
 
 
-def test_files_that_are_no_exhibits_are_named(tmp_path: Path) -> None:
+def test_files_that_are_no_artifacts_are_named(tmp_path: Path) -> None:
     missing, text, other, alien = (tmp_path / name for name in ("none.npz", "text.npz", "other.npz", "alien.npz"))
     text.write_text("no archive")
     np.savez(other, x=np.zeros(2))
-    np.savez(alien, index=np.array('{"format": "lit_unlearn exhibits", "version": 2, "exhibits": []}'))
+    np.savez(alien, index=np.array('{"format": "lit_unlearn artifacts", "version": 2, "artifacts": []}'))
     for path, said in (
         (missing, "none.npz: cannot be read"),
-        (text, "text.npz: not a file of exhibits"),
-        (other, "other.npz: not a file of exhibits"),
-        (alien, "alien.npz: not exhibits of version 1"),
+        (text, "text.npz: not a file of artifacts"),
+        (other, "other.npz: not a file of artifacts"),
+        (alien, "alien.npz: not artifacts of version 1"),
     ):
         with pytest.raises(UsageError, match=said):
-            read_exhibits(path)
+            read_artifacts(path)
     np.savez(other, index=np.array([object()]))
-    with pytest.raises(UsageError, match="not a file of exhibits"):
-        read_exhibits(other)
+    with pytest.raises(UsageError, match="not a file of artifacts"):
+        read_artifacts(other)
 
 
 def decode(source: str) -> np.ndarray:

@@ -10,15 +10,15 @@ import pytest
 import torch
 from browser import needs_browser, open_page
 
-from lit_unlearn.exhibits import ImageGrid, PointMap
-from lit_unlearn.reports.gallery import Exhibits
+from lit_unlearn.artifacts import ImageGrid, PointMap
+from lit_unlearn.reports.gallery import Artifacts
 from lit_unlearn.reports.page import render, write_page
 from lit_unlearn.reports.rows import Row
 
 VOID = {"meta", "link", "br", "use", "path", "img"}
 
 
-def exhibits() -> Exhibits:
+def artifacts() -> Artifacts:
     """A map and reconstructions of Original and of a method."""
     truth, guesses = torch.rand(3, 1, 2, 2), torch.rand(2, 3, 1, 2, 2)
     shown = {}
@@ -146,7 +146,7 @@ def test_everything_from_rows_is_escaped(make_row: Callable[..., Row]) -> None:
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_the_page_is_well_nested_and_needs_nothing_else(number: int, original: Row, retrain: Row, shallow: Row) -> None:
     shallow.attacks |= {f"recovery/stages/{stage}/forget_acc": 0.5 for stage in ("stem", "stage1", "stage2")}
-    page = render([original, retrain, shallow][:number], exhibits())
+    page = render([original, retrain, shallow][:number], artifacts())
     parser = Nesting()
     parser.feed(page)
     assert parser.open == []
@@ -158,7 +158,7 @@ def test_the_page_is_well_nested_and_needs_nothing_else(number: int, original: R
 
 
 def test_pictures_and_maps_are_shown_with_the_truth_once(original: Row, retrain: Row, shallow: Row) -> None:
-    page = render([original, retrain, shallow], exhibits())
+    page = render([original, retrain, shallow], artifacts())
     assert page.count('<img src="data:image/png;base64,') == 3 + 2 * 3
     text = plain(page)
     assert "image Original: reconstruction 9.1 dB 9.1 dB 9.1 dB GA: reconstruction" in text
@@ -166,7 +166,7 @@ def test_pictures_and_maps_are_shown_with_the_truth_once(original: Row, retrain:
     assert 'aria-label="Feature maps of Original, GA"' in page
 
 
-def test_rows_read_back_without_exhibits_give_a_page_without_them(original: Row, retrain: Row, shallow: Row) -> None:
+def test_rows_read_back_without_artifacts_give_a_page_without_them(original: Row, retrain: Row, shallow: Row) -> None:
     text = plain(render([original, retrain, shallow]))
     for heading in ("How the features moved", "What attacks could see", "Stage by stage"):
         assert heading not in text
@@ -209,7 +209,7 @@ def test_a_browser_opens_the_page_without_a_complaint(
     tmp_path: Path, original: Row, retrain: Row, shallow: Row
 ) -> None:
     path = tmp_path / "report.html"
-    write_page(path, [original, retrain, shallow], exhibits())
+    write_page(path, [original, retrain, shallow], artifacts())
     dumped, said = open_page(path, tmp_path)
     assert "The forgetting is shallow" in dumped
     assert "CONSOLE" not in said

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.optim import SGD
 
-from lit_unlearn.attacks import Evaluation, FeatureMap, FeatureMapping, HeadRecovery
+from lit_unlearn.artifacts import ImageGrid
+from lit_unlearn.attacks import Attack, Evaluation, FeatureMap, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import ImageGrid
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
-from lit_unlearn.reports.gallery import read_exhibits
-from lit_unlearn.reports.report import Report, run_directory
+from lit_unlearn.reports.gallery import read_artifacts
+from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.rows import read_rows
+from lit_unlearn.reports.run_directory import run_directory
+from lit_unlearn.results import AttackResult
 
 
 class Interrupt(Callback):
@@ -76,7 +79,14 @@ def test_curves_hold_a_point_an_epoch_of_what_was_logged_in_it(make_backbone, ma
             self.seen.append(float(trainer.callback_metrics["val/forget_acc"]))
 
     report, watch = Report(page=False, checkpoint=False), Watch()
-    fit(GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=0.02)), make_data(), watch, report, max_epochs=3)
+    fit(
+        GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=0.02)),
+        make_data(),
+        watch,
+        Evaluation(),
+        report,
+        max_epochs=3,
+    )
     curves = report.rows[-1].curves
     assert curves["val/forget_acc"] == [[epoch, value] for epoch, value in enumerate(watch.seen)]
     assert [epoch for epoch, _ in curves["train/forget_acc"]] == [0, 1, 2]
@@ -86,7 +96,7 @@ def test_curves_hold_a_point_an_epoch_of_what_was_logged_in_it(make_backbone, ma
 
 def test_without_page_and_checkpoint_only_the_row_is_written(make_backbone, make_data, fit):
     report = Report(page=False, checkpoint=False)
-    fit(FineTune(make_backbone()), make_data(), report, logger=False)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), report, logger=False)
     assert [name for name in os.listdir(report.directory) if not name.endswith(".ckpt")] == ["results.json"]
 
 
@@ -103,14 +113,12 @@ def test_a_diverged_run_is_marked_and_has_no_number(make_backbone, make_data, fi
     assert "diverged" in (report.directory / "report.html").read_text()
 
 
-def test_an_interrupted_run_keeps_what_was_measured_before(make_backbone, make_data, fit):
+def test_an_interrupted_run_is_marked_and_has_no_number(make_backbone, make_data, fit):
     report = Report()
     callbacks = Evaluation(), HeadRecovery(), Interrupt(KeyboardInterrupt(), epoch=1, step=1), report
     with pytest.raises(SystemExit):
         fit(FineTune(make_backbone()), make_data(), *callbacks, max_epochs=5)
-    original, row = read_rows(report.directory / "results.json")
-    assert original.status == "ok"
-    assert len(original.metrics) == len(original.attacks) == 4
+    (row,) = read_rows(report.directory / "results.json")
     assert (row.method, row.status, row.reason) == ("FineTune", "interrupted", "KeyboardInterrupt, in epoch 1")
     assert row.epochs == 1
     assert row.metrics == row.attacks == {}
@@ -118,10 +126,10 @@ def test_an_interrupted_run_keeps_what_was_measured_before(make_backbone, make_d
     assert "interrupted" in (report.directory / "report.html").read_text()
 
 
-def test_an_error_in_training_is_told_by_its_first_line(make_backbone, make_data, fit):
+def test_an_error_in_training_is_named_by_its_first_line(make_backbone, make_data, fit):
     report = Report(page=False)
     with pytest.raises(RuntimeError):
-        fit(FineTune(make_backbone()), make_data(), Interrupt(RuntimeError("no memory\nat all")), report)
+        fit(FineTune(make_backbone()), make_data(), Interrupt(RuntimeError("no memory\nat all")), Evaluation(), report)
     row = report.rows[-1]
     assert (row.status, row.reason) == ("interrupted", "RuntimeError: no memory, in epoch 0")
 
@@ -136,9 +144,9 @@ class Refuses(Callback):
 
 @pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_sanity_check_start"])
 def test_an_error_before_training_leaves_no_directory(make_backbone, make_data, fit, tmp_path, hook):
-    for order in (lambda *both: both, lambda *both: both[::-1]):
+    for order in permutations((Report(), Refuses(hook), Evaluation())):
         with pytest.raises(UsageError, match=r"^no$"):
-            fit(FineTune(make_backbone()), make_data(), *order(Report(), Refuses(hook)), num_sanity_val_steps=1)
+            fit(FineTune(make_backbone()), make_data(), *order, num_sanity_val_steps=1)
     assert [name for name in files(tmp_path) if "results" in name or "report" in name] == []
     if hook == "setup":
         assert files(tmp_path) == []
@@ -149,7 +157,7 @@ def test_a_checkpoint_that_does_not_load_leaves_no_row(make_backbone, make_data,
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "empty.ckpt")
     report = Report()
     with pytest.raises(RuntimeError, match="Missing key"):
-        getattr(make_trainer(report), how)(
+        getattr(make_trainer(Evaluation(), report), how)(
             FineTune(make_backbone()), datamodule=make_data(), ckpt_path=tmp_path / "empty.ckpt", weights_only=True
         )
     assert report.rows == []
@@ -165,6 +173,7 @@ def test_an_error_before_training_removes_no_directory_that_was_there(make_backb
                 FineTune(make_backbone()),
                 make_data(),
                 Report(),
+                Evaluation(),
                 Refuses("on_fit_start"),
                 logger=False,
                 default_root_dir=folder,
@@ -188,14 +197,21 @@ def test_a_dry_run_prints_the_table_and_writes_nothing(
 def test_a_dry_run_that_fails_writes_nothing_either(make_backbone, make_data, fit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError):
-        fit(FineTune(make_backbone()), make_data(), Interrupt(RuntimeError("x")), Report(), fast_dev_run=True)
+        fit(
+            FineTune(make_backbone()),
+            make_data(),
+            Interrupt(RuntimeError("x")),
+            Evaluation(),
+            Report(),
+            fast_dev_run=True,
+        )
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", ["fit", "validate"])
 def test_a_directory_that_cannot_be_written_is_refused_at_once(make_backbone, make_data, make_trainer, tmp_path, how):
     (tmp_path / "file").write_text("")
-    trainer = make_trainer(Report(), logger=False, default_root_dir=tmp_path / "file" / "below")
+    trainer = make_trainer(Evaluation(), Report(), logger=False, default_root_dir=tmp_path / "file" / "below")
     with pytest.raises(UsageError, match=r"cannot write to .*file/below: Not a directory"):
         getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
 
@@ -205,7 +221,12 @@ def test_a_directory_without_permission_is_refused_at_once(make_backbone, make_d
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UsageError, match=r"cannot write to .*locked/run: Permission denied"):
         fit(
-            FineTune(make_backbone()), make_data(), Report(), logger=False, default_root_dir=tmp_path / "locked" / "run"
+            FineTune(make_backbone()),
+            make_data(),
+            Evaluation(),
+            Report(),
+            logger=False,
+            default_root_dir=tmp_path / "locked" / "run",
         )
 
 
@@ -252,7 +273,7 @@ def test_a_run_with_any_logger_writes_there(make_backbone, make_data, fit, tmp_p
 def test_a_run_without_a_seed_says_that_it_has_none(make_backbone, make_data, fit, monkeypatch):
     monkeypatch.delenv("PL_GLOBAL_SEED")
     report = Report(page=False)
-    fit(FineTune(make_backbone()), make_data(), report)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), report)
     assert report.rows[-1].seed is None
 
 
@@ -279,31 +300,34 @@ def test_two_runs_of_one_trainer_do_not_mix(make_backbone, make_data, make_train
 
 def test_an_epoch_without_validation_has_no_point_of_it(make_backbone, make_data, fit):
     report = Report(page=False, checkpoint=False)
-    fit(FineTune(make_backbone()), make_data(), report, max_epochs=4, check_val_every_n_epoch=2)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), report, max_epochs=4, check_val_every_n_epoch=2)
     curves = report.rows[-1].curves
     assert [epoch for epoch, _ in curves["val/retain_acc"]] == [1, 3]
     assert [epoch for epoch, _ in curves["train/loss"]] == [0, 1, 2, 3]
 
 
-class Shows(Callback):
-    """What an attack looks like to the report."""
+class Shows(Attack):
+    """Returns pictures and nothing else."""
 
-    title = "inversion/fake"
+    family = "inversion"
 
-    def __init__(self, **exhibits):
-        self.findings, self.skipped, self.seconds, self.exhibits = {}, {}, {}, exhibits
+    def __init__(self, grid):
+        super().__init__("fake")
+        self.grid = grid
+
+    def evaluate(self, target):
+        return AttackResult({}, artifacts={"pictures": self.grid})
 
 
-def test_what_attacks_show_is_kept_beside_the_row_and_drawn(make_backbone, make_data, fit):
+def test_artifacts_of_attacks_are_kept_beside_the_row_and_drawn(make_backbone, make_data, fit):
     truth, guess = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
     grid = ImageGrid(torch.stack([truth, guess]), ["image", "reconstruction"], [["", ""], ["9 dB", "8 dB"]])
     report = Report(checkpoint=False)
-    shows = Shows(original={"inversion/fake/pictures": grid}, unlearned={"inversion/fake/pictures": grid})
-    fit(FineTune(make_backbone()), make_data(), Evaluation(), FeatureMap(), shows, report)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), FeatureMap(), Shows(grid), report)
     names = {"representation/map/map", "inversion/fake/pictures"}
-    assert {label: set(shown) for label, shown in report.shown.items()} == {"Original": names, "FineTune": names}
-    kept = read_exhibits(report.directory / "exhibits.npz")
-    drawn = report.shown["FineTune"]["representation/map/map"]
+    assert {label: set(found) for label, found in report.artifacts.items()} == {"Original": names, "FineTune": names}
+    kept = read_artifacts(report.directory / "artifacts.npz")
+    drawn = report.artifacts["FineTune"]["representation/map/map"]
     assert torch.equal(kept["FineTune"]["representation/map/map"].points, drawn.points)
     page = (report.directory / "report.html").read_text()
     assert page.count("data:image/png") == 4
@@ -311,15 +335,44 @@ def test_what_attacks_show_is_kept_beside_the_row_and_drawn(make_backbone, make_
     assert not [name for name in os.listdir(report.directory) if name.startswith(".")]
 
 
-def test_a_run_without_exhibits_leaves_none_of_an_earlier_one(make_backbone, make_data, fit):
+def test_a_run_without_artifacts_leaves_none_of_an_earlier_one(make_backbone, make_data, fit):
     for attacks, there in (((FeatureMap(),), True), ((), False)):
         report = Report(page=False, checkpoint=False)
         fit(FineTune(make_backbone()), make_data(), Evaluation(), *attacks, report, logger=False)
-        assert (report.directory / "exhibits.npz").exists() == there
+        assert (report.directory / "artifacts.npz").exists() == there
 
 
 def test_a_diverged_run_shows_the_references_only(make_backbone, make_data, fit):
     report = Report(page=False, checkpoint=False)
     module = GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=1e6, momentum=0.9))
     fit(module, make_data(), Evaluation(), FeatureMap(), report, max_epochs=9)
-    assert list(read_exhibits(report.directory / "exhibits.npz")) == ["Original"]
+    assert list(read_artifacts(report.directory / "artifacts.npz")) == ["Original"]
+
+
+def test_without_writing_rows_are_kept_and_no_file_is_touched(make_backbone, make_data, fit, tmp_path, capsys):
+    report = Report(write=False)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), FeatureMap(), report, logger=False)
+    assert [row.method for row in report.rows] == ["Original", "FineTune"]
+    assert list(report.artifacts) == ["Original", "FineTune"]
+    assert report.directory is None
+    assert files(tmp_path) == []
+    assert "as is" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["fit", "validate", "test"])
+def test_a_report_without_an_evaluation_is_refused(make_backbone, make_data, make_trainer, tmp_path, how):
+    with pytest.raises(UsageError, match="Evaluation"):
+        getattr(make_trainer(Report()), how)(FineTune(make_backbone()), datamodule=make_data())
+    assert not [name for name in files(tmp_path) if "results" in name]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_curves_have_what_other_callbacks_log_at_the_end_of_an_epoch(make_backbone, make_data, fit, first):
+    class Logs(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            pl_module.log("mine", float(trainer.current_epoch))
+
+    report = Report(write=False)
+    callbacks = [Logs(), report, Evaluation()] if first else [report, Logs(), Evaluation()]
+    fit(FineTune(make_backbone()), make_data(), *callbacks, max_epochs=3)
+    assert report.rows[-1].curves["mine"] == [[0, 0.0], [1, 1.0], [2, 2.0]]

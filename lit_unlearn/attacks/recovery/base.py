@@ -15,6 +15,7 @@ from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.metrics.scaling import NormGate, Standardiser, unit_norm
+from lit_unlearn.results import AttackResult
 
 Calibration = Literal["train", "retain", "heldout", "rest"]
 Normalise = Literal["raw", "standard", "l2", "gated"]
@@ -46,7 +47,7 @@ class Recovery(Attack):
     """Base of the recovery attacks: fits readouts on a calibration set, and scores them on every split.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
         calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
             sample; ``rest``, both of the latter, that is all but the forget set. Where test samples are calibrated on,
             test accuracies are of the remaining ones.
@@ -77,10 +78,12 @@ class Recovery(Attack):
     def readouts(self, target: Target) -> Mapping[str, Readout]:
         """Fits on the calibration set; the readouts by name, which is empty where there is only one."""
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Accuracy after recovery on every split, as ``<split>_acc``, under the name of the readout if it has one."""
         scored = self.score(target, self.readouts(target))
-        return {f"{name}/{key}".lstrip("/"): value for name, found in scored.items() for key, value in found.items()}
+        return AttackResult(
+            {f"{name}/{key}".lstrip("/"): value for name, found in scored.items() for key, value in found.items()}
+        )
 
     def score(self, target: Target, readouts: Mapping[str, Readout]) -> dict[str, dict[str, float]]:
         """Accuracy of fitted readouts on every split, in one pass: ``<split>_acc`` by readout."""

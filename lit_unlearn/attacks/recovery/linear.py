@@ -31,7 +31,7 @@ class LinearRecovery(Recovery):
     """Fits a linear map from unlearned features to a goal on a calibration set, and scores what it predicts.
 
     Args:
-        name: how its numbers are called.
+        name: metric name prefix.
         calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
         ridge: penalty relative to the mean variance of the features, ≥ 0.
         bias: whether the map has a free intercept.
@@ -97,7 +97,7 @@ class HeadRecovery(LinearRecovery):
         bias: whether the head has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
 
     Example:
         >>> Trainer(callbacks=[HeadRecovery(), FeatureMapping()])  # doctest: +SKIP
@@ -117,7 +117,7 @@ class HeadRecovery(LinearRecovery):
         if target not in ("labels", "logits"):
             raise unknown("target of head recovery", target, ("labels", "logits"))
         self.onto = target
-        self.needs_original = target == "logits"  # type: ignore[misc]
+        self.needs_original = target == "logits"
 
     def width(self, target: Target) -> int:
         """C."""
@@ -143,7 +143,7 @@ class FeatureMapping(LinearRecovery):
         bias: whether the map has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     needs_original = True
@@ -188,7 +188,7 @@ class StageRecovery(HeadRecovery):
         ridge: relative penalty ≥ 0.
         bias: whether the heads have a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_unlearn.attacks.images import summed
+from lit_unlearn.attacks.images import sum_over_ranks
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.target import Encoded, Target
@@ -30,6 +30,7 @@ from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 from lit_unlearn.metrics.random_features import RandomFeatures
 from lit_unlearn.metrics.reservoir import Reservoir
+from lit_unlearn.results import AttackResult
 
 _QUERIES = 1024  # at once, so that the matrix of cosines stays below _QUERIES × limit
 
@@ -41,7 +42,7 @@ class NearestMean(HeadRecovery):
         calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LinearDiscriminant(HeadRecovery):
         ridge: added to the covariance within classes, relative to its mean eigenvalue, ≥ 0.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class CapacityRecovery(HeadRecovery):
         dimensions: D, how many random features.
         seed: of their draw.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class KNNRecovery(Recovery):
         limit: how many calibration samples to keep, drawn at random, ≥ 1.
         seed: of the draw.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
     def __init__(
@@ -154,11 +155,11 @@ class KNNRecovery(Recovery):
         before = torch.zeros((), dtype=torch.int64, device=target.device)
         for split, part in self.calibration_parts(target):
             count = torch.zeros_like(before)
-            for positions, batch in target.model.numbered(split, part):
+            for positions, batch in target.model.batches_with_index(split, part):
                 for name, lens in lenses.items():
                     kept[name].update(lens.read(batch), batch.labels, before + positions)
                 count += len(positions)
-            before += summed(count)
+            before += sum_over_ranks(count)
         return {
             name: self._electorate(lens, *kept[name].compute(), target.num_classes) for name, lens in lenses.items()
         }
@@ -177,7 +178,7 @@ class KNNRecovery(Recovery):
 class ForgetProbe(Recovery):
     """Logistic regression among the forgotten classes alone, from features at length 1, standardised among themselves.
 
-    The attacker is told that an image is of a forgotten class and asks only which. That makes it the most sensitive
+    The attacker knows that an image is of a forgotten class and asks only which. That makes it the most sensitive
     probe, and the one that Retrain too gives most to: read it beside Retrain's. Undefined for fewer than two forgotten
     classes in the calibration set, and for a forget set that is no class.
 
@@ -186,10 +187,10 @@ class ForgetProbe(Recovery):
             ``rest``, the latter too.
         penalty: weight of ‖w‖²/2 beside the sum of the losses, > 0.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
-        name: how its numbers are called.
+        name: metric name prefix.
     """
 
-    question = "told"
+    question = "within_forget_classes"
 
     def __init__(
         self,
@@ -210,7 +211,7 @@ class ForgetProbe(Recovery):
         if "test_forget" not in target.data.split_names or not parts:
             return {}
         ((split, part),) = parts
-        whole = target.model.whole(split, part)
+        whole = target.model.gather(split, part)
         if len(set(whole.labels.tolist())) < 2:
             return {}
         return {name: self._probe(lens, whole, target) for name, lens in self.views(target).items()}
@@ -234,10 +235,11 @@ class ForgetProbe(Recovery):
         """The forgotten ones; retained images have no right answer here."""
         return [split for split in target.data.split_names if "forget" in split]
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Accuracy on the forgotten splits."""
         names = [f"{name}/{split}_acc" for name in self.views(target) for split in ("forget", "test_forget")]
-        return {**{name.lstrip("/"): math.nan for name in names}, **super().run(target)}
+        undefined = {name.lstrip("/"): math.nan for name in names}
+        return AttackResult({**undefined, **super().evaluate(target).numbers})
 
 
 def _logistic(inverse_penalty: float) -> Any:

@@ -15,10 +15,10 @@ one half of the samples gets on the other half, averaged over both halves. ``sel
 such bias, on half as many samples.
 
 There is one maximum for readouts that answer the same question from the same layers: of the features that the head
-reads; ``stages``, of earlier layers; ``told``, among forgotten classes only; and, where all readouts are put to the
-stages, ``told/stages``. One maximum over all would hide the first: from early stages, or told that a class is among
-three, one reads 85 to 100 % out of any model of handwritten digits, be it Retrain, one with random weights, or one
-whose features have collapsed.
+reads; ``stages``, of earlier layers; ``within_forget_classes``, which class among the forgotten ones; and, where all
+readouts read the stages, ``within_forget_classes/stages``. One maximum over all would hide the first: from early
+stages, or knowing that a class is among three, a readout gets 85 to 100 % from any model of handwritten digits, also
+from Retrain, from random weights, and from a model whose features have collapsed.
 """
 
 import math
@@ -40,6 +40,7 @@ from lit_unlearn.attacks.recovery.readouts import (
 )
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.results import AttackResult
 
 Stages = Literal["heads", "readouts"]
 SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
@@ -95,11 +96,12 @@ def readouts_of(layers: Layers, calibration: Calibration, seed: int) -> list[Rec
 class WorstRecovery(Attack):
     """Runs a suite of recovery attacks and reports the strongest, and every member.
 
-    Numbers: ``<split>_acc`` of the strongest readout of the features, ``stages/<split>_acc``, ``told/<split>_acc`` and
-    ``told/stages/<split>_acc`` of those groups, and beside each, ``readouts``, how many there were, ``selection_bias``
-    where it can be estimated, and ``gap`` where single images are forgotten; also ``<split>_acc/<member>`` of every
-    member. Notes: ``strongest``, its name, and ``reading``, what the number is a maximum of. Members that need the
-    original are left out where there is none, which makes the maximum another one; ``readouts`` tells.
+    Numbers: ``<split>_acc`` of the strongest readout of the features; ``stages/<split>_acc``,
+    ``within_forget_classes/<split>_acc`` and ``within_forget_classes/stages/<split>_acc`` of those groups; beside each,
+    ``readouts``, how many there are, ``selection_bias`` where it can be estimated, and ``gap`` where single images are
+    forgotten; also ``<split>_acc/<member>`` of every member. Notes: ``strongest``, its name, and ``reading``, what the
+    number is a maximum of. Members that need the original are left out where there is none; ``readouts`` then is
+    smaller.
 
     Args:
         members: the suite; None is the standard one.
@@ -110,7 +112,7 @@ class WorstRecovery(Attack):
         stages: what the standard suite reads earlier layers by: ``heads``, ridge regressions (suite 1); or
             ``readouts``, every readout that the features are read by (suite 2), at as many times the cost as there are
             stages.
-        name: how its numbers are called.
+        name: metric name prefix.
 
     Raises:
         UsageError: if there are no members, two share a name, or an option does not go with another.
@@ -146,12 +148,13 @@ class WorstRecovery(Attack):
         super().setup(trainer, pl_module, stage)
         self._suite(trainer.datamodule.split_names)  # type: ignore[attr-defined]
 
-    def run(self, target: Target) -> Mapping[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         """Fits and scores all members, and picks the strongest of each group."""
         splits = target.data.split_names
         members = [m for m in self._suite(splits) if target.original is not None or not m.needs_original]
         decisive = _decisive(splits)
         numbers: dict[str, float] = {}
+        notes: dict[str, str] = {}
         for group in dict.fromkeys(member.group for member in members):
             peers = [member for member in members if member.group == group]
             readouts, found = _fit_and_score(target, peers)
@@ -160,15 +163,15 @@ class WorstRecovery(Attack):
                 halves = None if fitted_there else _halves(target, readouts, decisive)
                 worst, strongest = _strongest(found, halves, decisive, self.select)
                 numbers |= {f"{group}/{name}".lstrip("/"): value for name, value in worst.items()}
-                self._say(group, strongest, len(readouts), decisive)
+                notes |= self._notes(group, strongest, len(readouts), decisive)
             numbers |= {f"{key}/{name}": value for name, each in found.items() for key, value in each.items()}
-        return numbers
+        return AttackResult(numbers, notes)
 
-    def _say(self, group: str, strongest: str, readouts: int, decisive: str) -> None:
+    def _notes(self, group: str, strongest: str, readouts: int, decisive: str) -> dict[str, str]:
         suite = f"suite {SUITES[self.stages]}" if self.members is None else "a suite of one's own"
         how = "chosen on one half of the images, scored on the other" if self.select == "half" else "their maximum"
-        self.said[f"{group}/strongest".lstrip("/")] = strongest
-        self.said[f"{group}/reading".lstrip("/")] = f"of {readouts} readout(s), {suite}, on {decisive}: {how}"
+        texts = {"strongest": strongest, "reading": f"of {readouts} readout(s), {suite}, on {decisive}: {how}"}
+        return {f"{group}/{name}".lstrip("/"): text for name, text in texts.items()}
 
     def _suite(self, splits: Sequence[str]) -> list[Recovery]:
         decisive = _decisive(splits)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lit_unlearn.artifacts import FORGOTTEN
 from lit_unlearn.errors import UsageError
-from lit_unlearn.exhibits import FORGOTTEN
 from lit_unlearn.reports.figures.svg import GREY, MARKERS, PALETTE, STYLE, WIDTH, as_svg, cut, new_figure
 
 if TYPE_CHECKING:

@@ -60,30 +60,40 @@ CALIBRATIONS = {
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("calibration", list(CALIBRATIONS))
-def test_head_recovery_is_least_squares_onto_one_hot_labels(aim, nets, four_splits, calibration, ridge, bias):
+def test_head_recovery_is_least_squares_onto_one_hot_labels(make_target, nets, four_splits, calibration, ridge, bias):
     x, labels = arrays(nets[0], four_splits, *CALIBRATIONS[calibration])
     predict = fitted(x, np.eye(4)[labels], bias, ridge)
-    found = HeadRecovery(calibration=calibration, ridge=ridge, bias=bias).run(aim(nets[0], **four_splits))
+    found = (
+        HeadRecovery(calibration=calibration, ridge=ridge, bias=bias)
+        .evaluate(make_target(nets[0], **four_splits))
+        .numbers
+    )
     assert found == accuracies(predict, nets[0], four_splits, calibration == "heldout")
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("calibration", list(CALIBRATIONS))
-def test_feature_mapping_is_least_squares_onto_the_originals_features(aim, nets, four_splits, calibration, ridge, bias):
+def test_feature_mapping_is_least_squares_onto_the_originals_features(
+    make_target, nets, four_splits, calibration, ridge, bias
+):
     x, _ = arrays(nets[0], four_splits, *CALIBRATIONS[calibration])
     goal, _ = arrays(nets[1], four_splits, *CALIBRATIONS[calibration])
     mapped = fitted(x, goal, bias, ridge)
     head, offset = nets[1].head.weight.detach().numpy(), nets[1].head.bias.detach().numpy()
-    found = FeatureMapping(calibration=calibration, ridge=ridge, bias=bias).run(aim(*nets, **four_splits))
+    found = (
+        FeatureMapping(calibration=calibration, ridge=ridge, bias=bias)
+        .evaluate(make_target(*nets, **four_splits))
+        .numbers
+    )
     expected = accuracies(lambda h: mapped(h) @ head.T + offset, nets[0], four_splits, calibration == "heldout")
     assert found == expected
 
 
-def test_head_recovery_onto_logits_is_feature_mapping(aim, nets, four_splits, monkeypatch):
+def test_head_recovery_onto_logits_is_feature_mapping(make_target, nets, four_splits, monkeypatch):
     read = {}
     for attack in (HeadRecovery(target="logits"), FeatureMapping()):
-        target = aim(*nets, **four_splits)
+        target = make_target(*nets, **four_splits)
         answers = read.setdefault(type(attack), [])
         attack_logits = attack.logits
 
@@ -92,60 +102,66 @@ def test_head_recovery_onto_logits_is_feature_mapping(aim, nets, four_splits, mo
             return answers[-1]
 
         monkeypatch.setattr(attack, "logits", logits)
-        attack.run(target)
+        attack.evaluate(target)
     left, right = (torch.cat(answers) for answers in read.values())
     assert len(left) == sum(len(labels) for _, labels in four_splits.values())
     torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
 
 
-def test_mapping_undoes_a_change_of_basis(aim, vectors, four_splits):
+def test_mapping_undoes_a_change_of_basis(make_target, vectors, four_splits):
     """Unlearning that only rotates the features recovers to the original's own answers."""
     original = vectors(nn.Identity(), 5, 4)
     rotate = nn.Linear(5, 5, bias=True)
     rotated = vectors(rotate, 5, 4, seed=9)
-    target = aim(rotated, original, **four_splits)
-    assert FeatureMapping(ridge=0.0).run(target) == aim(original, **four_splits).accuracies(lambda batch: batch.logits)
+    target = make_target(rotated, original, **four_splits)
+    assert FeatureMapping(ridge=0.0).evaluate(target).numbers == make_target(original, **four_splits).accuracies(
+        lambda batch: batch.logits
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-20])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
-def test_constant_features_give_one_answer_and_not_nan(aim, vectors, four_splits, attack, bias, value):
+def test_constant_features_give_one_answer_and_not_nan(make_target, vectors, four_splits, attack, bias, value):
     class Constant(nn.Module):
         def forward(self, x):
             return torch.full((len(x), 6), value)
 
     original = vectors(encoder(8, 2), 8, 4)
-    found = attack(bias=bias).run(aim(vectors(Constant(), 6, 4), original, **four_splits))
+    found = attack(bias=bias).evaluate(make_target(vectors(Constant(), 6, 4), original, **four_splits)).numbers
     halves = [(found["forget_acc"], found["test_forget_acc"]), (found["retain_acc"], found["test_retain_acc"])]
     # The same class for all: right for half of one of the pairs of classes.
     assert sorted(halves) == [(0.0, 0.0), (0.5, 0.5)]
 
 
-def test_head_recovery_on_retained_data_never_names_a_forgotten_class(aim, nets, four_splits, monkeypatch):
+def test_head_recovery_on_retained_data_never_names_a_forgotten_class(make_target, nets, four_splits, monkeypatch):
     attack, named = HeadRecovery(calibration="retain"), []
     monkeypatch.setattr(attack, "logits", lambda target, mapped: named.append(mapped.argmax(1)) or mapped)
     wild = {name: (100 * torch.randn_like(x), y) for name, (x, y) in four_splits.items() if name != "retain"}
-    found = attack.run(aim(nets[0], **{**four_splits, **wild}))
+    found = attack.evaluate(make_target(nets[0], **{**four_splits, **wild})).numbers
     assert set(torch.cat(named).tolist()) == {2, 3}
     assert found["forget_acc"] == found["test_forget_acc"] == 0
 
 
-def test_feature_mapping_on_retained_data_can_name_a_forgotten_class(aim, vectors, four_splits):
+def test_feature_mapping_on_retained_data_can_name_a_forgotten_class(make_target, vectors, four_splits):
     original = vectors(nn.Identity(), 5, 4)
-    target = aim(vectors(nn.Linear(5, 5), 5, 4, seed=9), original, **four_splits)
-    found = FeatureMapping(calibration="retain", ridge=0.0).run(target)
-    assert found["forget_acc"] == aim(original, **four_splits).accuracies(lambda batch: batch.logits)["forget_acc"] > 0
+    target = make_target(vectors(nn.Linear(5, 5), 5, 4, seed=9), original, **four_splits)
+    found = FeatureMapping(calibration="retain", ridge=0.0).evaluate(target).numbers
+    assert (
+        found["forget_acc"]
+        == make_target(original, **four_splits).accuracies(lambda batch: batch.logits)["forget_acc"]
+        > 0
+    )
 
 
-def test_held_out_calibration_and_its_score_share_no_sample(aim, nets, four_splits, monkeypatch):
-    target = aim(nets[0], **four_splits)
+def test_held_out_calibration_and_its_score_share_no_sample(make_target, nets, four_splits, monkeypatch):
+    target = make_target(nets[0], **four_splits)
     asked = []
     given = EncodedData.batches
     monkeypatch.setattr(
         EncodedData, "batches", lambda self, split, part="all": asked.append((split, part)) or given(self, split, part)
     )
-    HeadRecovery(calibration="heldout").run(target)
+    HeadRecovery(calibration="heldout").evaluate(target)
     assert asked == [
         ("test_forget", "calibration"),
         ("test_retain", "calibration"),
@@ -170,21 +186,25 @@ def test_the_two_halves_of_the_data_module_are_disjoint_and_complete(make_data):
     assert halves[0] | halves[1] == whole
 
 
-def test_feature_mapping_reads_no_label(aim, nets, four_splits):
+def test_feature_mapping_reads_no_label(make_target, nets, four_splits):
     wrong = {name: (x, y.flip(0).roll(1)) for name, (x, y) in four_splits.items()}
     attack, read = FeatureMapping(), []
     for splits in (four_splits, wrong):
         answers = []
         attack.logits = lambda target, mapped, answers=answers: answers.append(mapped) or mapped[:, :4]
-        attack.run(aim(*nets, **splits))
+        attack.evaluate(make_target(*nets, **splits))
         read.append(torch.cat(answers))
     assert torch.equal(read[0], read[1])
 
 
-def test_a_random_share_is_attacked_without_forgotten_test_classes(aim, nets, four_splits):
+def test_a_random_share_is_attacked_without_forgotten_test_classes(make_target, nets, four_splits):
     del four_splits["test_forget"]
     for attack in (HeadRecovery(calibration="heldout"), FeatureMapping()):
-        assert set(attack.run(aim(*nets, **four_splits))) == {"forget_acc", "retain_acc", "test_retain_acc"}
+        assert set(attack.evaluate(make_target(*nets, **four_splits)).numbers) == {
+            "forget_acc",
+            "retain_acc",
+            "test_retain_acc",
+        }
 
 
 @pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
@@ -219,14 +239,14 @@ def test_only_what_reads_the_original_asks_for_it():
 
 def everything(target, splits):
     """All samples of several splits as one batch, as the model sees them."""
-    whole = [target.model.whole(split) for split in splits]
+    whole = [target.model.gather(split) for split in splits]
     stages = {name: torch.cat([batch.stages[name] for batch in whole]) for name in whole[0].stages}
     return Encoded(*(torch.cat([batch[i] for batch in whole]) for i in range(3)), stages)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_standardised_recovery_is_sklearns_ridge_on_standardised_features(aim, nets, four_splits, bias):
-    target = aim(nets[0], **four_splits)
+def test_standardised_recovery_is_sklearns_ridge_on_standardised_features(make_target, nets, four_splits, bias):
+    target = make_target(nets[0], **four_splits)
     train, test = (everything(target, splits) for splits in (TRAIN, TEST))
     scaler = StandardScaler().fit(train.features.double().numpy())
     x = scaler.transform(train.features.double().numpy())
@@ -237,7 +257,9 @@ def test_standardised_recovery_is_sklearns_ridge_on_standardised_features(aim, n
 
 
 @pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
-def test_recovery_at_unit_length_is_plain_recovery_of_features_at_unit_length(aim, nets, vectors, four_splits, attack):
+def test_recovery_at_unit_length_is_plain_recovery_of_features_at_unit_length(
+    make_target, nets, vectors, four_splits, attack
+):
     class Unit(nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -249,9 +271,9 @@ def test_recovery_at_unit_length_is_plain_recovery_of_features_at_unit_length(ai
     model, original = (net.double() for net in nets)
     unit = vectors(Unit(model.encoder), 6, 4, seed=1).double()
     doubled = {name: (x.double(), y) for name, (x, y) in four_splits.items()}
-    found = attack(normalise="l2").run(aim(model, original, **doubled))
-    assert found == attack().run(aim(unit, original, **doubled))
-    assert found != attack().run(aim(model, original, **doubled))
+    found = attack(normalise="l2").evaluate(make_target(model, original, **doubled)).numbers
+    assert found == attack().evaluate(make_target(unit, original, **doubled)).numbers
+    assert found != attack().evaluate(make_target(model, original, **doubled)).numbers
 
 
 class Shrunk(nn.Module):
@@ -267,7 +289,7 @@ class Shrunk(nn.Module):
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-5])
 @pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
-def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(aim, vectors, attack, scale):
+def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(make_target, vectors, attack, scale):
     draw = torch.Generator().manual_seed(5)
     labels = torch.arange(400) % 4
     x = 3 * torch.randn(4, 5, generator=draw)[labels] + torch.randn(400, 5, generator=draw)
@@ -275,15 +297,17 @@ def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(aim, vectors, atta
     splits = {"forget": (x[labels < 2], labels[labels < 2]), "retain": (x[labels > 1], labels[labels > 1])}
     original = vectors(nn.Identity(), 5, 4)
     with torch.no_grad():  # a head that reads the classes
-        fit = HeadRecovery().readouts(aim(original, **splits))[""]
+        fit = HeadRecovery().readouts(make_target(original, **splits))[""]
         probes = Encoded(torch.cat([torch.zeros(1, 5), torch.eye(5)]), None, None, {})
         original.head.bias.copy_(fit(probes)[0])
         original.head.weight.copy_((fit(probes)[1:] - fit(probes)[0]).T)
     found = {
-        normalise: attack(normalise=normalise).run(aim(vectors(Shrunk(scale), 5, 4), original, **splits))["forget_acc"]
+        normalise: attack(normalise=normalise)
+        .evaluate(make_target(vectors(Shrunk(scale), 5, 4), original, **splits))
+        .numbers["forget_acc"]
         for normalise in ("raw", "standard", "l2", "gated")
     }
-    whole = attack().run(aim(original, original, **splits))["forget_acc"]
+    whole = attack().evaluate(make_target(original, original, **splits)).numbers["forget_acc"]
     assert whole > 0.9
     assert found["raw"] < 0.7  # of two classes
     assert found["standard"] < 0.7
@@ -293,18 +317,18 @@ def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(aim, vectors, atta
 
 @pytest.mark.parametrize("normalise", ["raw", "l2"])
 @pytest.mark.parametrize("scale", [1e-5, 1e3])
-def test_at_unit_length_scaling_one_group_changes_nothing(aim, vectors, four_splits, normalise, scale):
+def test_at_unit_length_scaling_one_group_changes_nothing(make_target, vectors, four_splits, normalise, scale):
     doubled = {name: (x.double(), y) for name, (x, y) in four_splits.items()}
     read = []
     for factor in (1.0, scale):
-        target = aim(vectors(Shrunk(factor), 5, 4).double(), **doubled)
+        target = make_target(vectors(Shrunk(factor), 5, 4).double(), **doubled)
         read.append(HeadRecovery(normalise=normalise, ridge=1e-3).readouts(target)[""](everything(target, TEST)))
     close = torch.allclose(*read, rtol=0, atol=1e-10)
     assert close == (normalise == "l2")
 
 
-def test_all_but_the_forget_set_is_a_calibration_set(aim, nets, four_splits):
-    target = aim(nets[0], **four_splits)
+def test_all_but_the_forget_set_is_a_calibration_set(make_target, nets, four_splits):
+    target = make_target(nets[0], **four_splits)
     given = list(HeadRecovery(calibration="rest").calibration_batches(target))
     labels = torch.cat([batch.labels for batch, _ in given])
     halves = [four_splits[split][1][::2] for split in TEST]
@@ -314,9 +338,11 @@ def test_all_but_the_forget_set_is_a_calibration_set(aim, nets, four_splits):
 
 def test_every_stage_is_recovered_from(digits):
     target = digits("original")
-    found = StageRecovery(normalise="raw").run(target)
+    found = StageRecovery(normalise="raw").evaluate(target).numbers
     stages = ("stem", "stage1", "stage2", "stage3")
     assert set(found) == {f"{s}/{n}_acc" for s in stages for n in (*TRAIN, *TEST)}
     last = {name: value for name, value in found.items() if name.startswith("stage3/")}
-    assert last == {f"stage3/{name}": value for name, value in HeadRecovery().run(target).items()}  # it is the features
+    assert last == {
+        f"stage3/{name}": value for name, value in HeadRecovery().evaluate(target).numbers.items()
+    }  # it is the features
     assert found["stem/test_retain_acc"] < found["stage3/test_retain_acc"]

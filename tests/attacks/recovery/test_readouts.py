@@ -4,6 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from attacked import attacked
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
@@ -28,7 +29,7 @@ TRAIN = ("forget", "retain")
 
 
 def arrays(target, splits):
-    whole = [target.model.whole(split) for split in splits]
+    whole = [target.model.gather(split) for split in splits]
     x = torch.cat([batch.features for batch in whole]).double().numpy()
     return x, torch.cat([batch.labels for batch in whole]).numpy()
 
@@ -55,14 +56,14 @@ def scores(reference, target, splits=("forget", "retain", "test_forget", "test_r
 )
 def test_each_readout_is_sklearns_on_the_same_features(digits, attack, reference, name):
     target = digits(name)
-    assert attack.run(target) == scores(reference.fit(*arrays(target, TRAIN)), target)
+    assert attack.evaluate(target).numbers == scores(reference.fit(*arrays(target, TRAIN)), target)
 
 
 def test_the_probe_is_sklearns_logistic_regression_among_forgotten_classes(digits):
     target = digits("retrain")
     reference = make_pipeline(Normalizer(), StandardScaler(), LogisticRegression(C=0.5, max_iter=1000))
     reference.fit(*arrays(target, ["forget"]))
-    found = ForgetProbe(penalty=2.0).run(target)
+    found = ForgetProbe(penalty=2.0).evaluate(target).numbers
     assert found == scores(reference, target, ["forget", "test_forget"])
 
 
@@ -77,62 +78,67 @@ def test_capacity_is_a_ridge_on_random_features_of_standardised_directions(digit
 
     z, goal = lifted(x), torch.eye(10)[torch.from_numpy(labels)].numpy()
     reference = Ridge(0.1 * z.var(0).mean() * len(z)).fit(z, goal)
-    batch = target.model.whole("test_forget")
+    batch = target.model.gather("test_forget")
     read = CapacityRecovery(dimensions=200, seed=3).readouts(target)[""](batch)
     expected = torch.from_numpy(reference.predict(lifted(batch.features.double().numpy())))
     torch.testing.assert_close(read, expected, rtol=0, atol=1e-8)
 
 
-def test_a_capacity_tells_classes_apart_that_no_line_divides(aim, vectors):
+def test_a_capacity_tells_classes_apart_that_no_line_divides(make_target, vectors):
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     labels = (x[:, 0] * x[:, 1] > 0).long()
-    target = aim(vectors(nn.Identity(), 2, 2), forget=(x, labels))
-    assert HeadRecovery(normalise="l2").run(target)["forget_acc"] < 0.65
-    assert CapacityRecovery(dimensions=300).run(target)["forget_acc"] > 0.95
+    target = make_target(vectors(nn.Identity(), 2, 2), forget=(x, labels))
+    assert HeadRecovery(normalise="l2").evaluate(target).numbers["forget_acc"] < 0.65
+    assert CapacityRecovery(dimensions=300).evaluate(target).numbers["forget_acc"] > 0.95
 
 
 def test_neighbours_of_a_part_of_the_calibration_set(digits):
     target = digits("original")
-    few = [KNNRecovery(k=1, limit=8, seed=seed).run(target) for seed in (0, 0, 1)]
+    few = [KNNRecovery(k=1, limit=8, seed=seed).evaluate(target).numbers for seed in (0, 0, 1)]
     assert few[0] == few[1] != few[2]
-    assert few[0]["retain_acc"] < KNNRecovery(k=1).run(target)["retain_acc"] == 1
-    assert KNNRecovery(k=5, limit=3).run(target).keys() == few[0].keys()  # fewer than k
+    assert few[0]["retain_acc"] < KNNRecovery(k=1).evaluate(target).numbers["retain_acc"] == 1
+    assert KNNRecovery(k=5, limit=3).evaluate(target).numbers.keys() == few[0].keys()  # fewer than k
 
 
-def test_collapse_onto_a_point_away_from_the_origin_does_not_escape_the_probe(aim, vectors, four_splits):
+def test_collapse_onto_a_point_away_from_the_origin_does_not_escape_the_probe(make_target, vectors, four_splits):
     class Collapsed(nn.Module):
         def forward(self, x):
             return torch.where(x.mean(1, keepdim=True) > 50, 3 + 1e-6 * (x - 100), x)
 
     given = {name: (x.double(), y) for name, (x, y) in four_splits.items()}
     marked = {name: (x + 100 if "forget" in name else x, y) for name, (x, y) in given.items()}
-    collapsed = aim(vectors(Collapsed(), 5, 4).double(), **marked)
-    plain = aim(vectors(nn.Identity(), 5, 4).double(), **given)
-    assert HeadRecovery(normalise="l2").run(collapsed)["forget_acc"] < 0.65  # of two classes
+    collapsed = make_target(vectors(Collapsed(), 5, 4).double(), **marked)
+    plain = make_target(vectors(nn.Identity(), 5, 4).double(), **given)
+    assert HeadRecovery(normalise="l2").evaluate(collapsed).numbers["forget_acc"] < 0.65  # of two classes
     # One of five directions, that of the point itself, is lost with the length.
-    assert ForgetProbe().run(collapsed)["forget_acc"] > ForgetProbe().run(plain)["forget_acc"] - 0.15 > 0.75
+    assert (
+        ForgetProbe().evaluate(collapsed).numbers["forget_acc"]
+        > ForgetProbe().evaluate(plain).numbers["forget_acc"] - 0.15
+        > 0.75
+    )
 
 
 @pytest.mark.parametrize("calibration", ["train", "heldout", "rest"])
-def test_the_probe_is_fitted_on_forgotten_samples_alone(aim, vectors, four_splits, calibration):
+def test_the_probe_is_fitted_on_forgotten_samples_alone(make_target, vectors, four_splits, calibration):
     wild = {name: (x if "forget" in name else x + 100, y) for name, (x, y) in four_splits.items()}
     found = [
-        ForgetProbe(calibration).run(aim(vectors(nn.Identity(), 5, 4), **splits)) for splits in (four_splits, wild)
+        ForgetProbe(calibration).evaluate(make_target(vectors(nn.Identity(), 5, 4), **splits)).numbers
+        for splits in (four_splits, wild)
     ]
     assert found[0] == found[1]
     assert set(found[0]) == {"forget_acc", "test_forget_acc"}
 
 
-def test_the_probe_is_undefined_where_there_is_nothing_to_tell_apart(aim, vectors, four_splits):
+def test_the_probe_is_undefined_where_there_is_nothing_to_tell_apart(make_target, vectors, four_splits):
     net = vectors(nn.Sequential(nn.Identity()), 5, 4, stages={"inner": "0"})
     single = {name: (x[y != 1], y[y != 1]) for name, (x, y) in four_splits.items()}
     images = {name: four_splits[name] for name in ("forget", "retain", "test_retain")}
     for splits in (single, images):
         for layers, where in (("features", ""), ("stages", "inner/")):
             attack = ForgetProbe(layers=layers)
-            attack.fire("unlearned", aim(net, **splits))
-            assert attack.findings["unlearned"] == {}
-            assert f"undefined: recovery/forget_probe/{where}forget_acc" in attack.skipped["unlearned"]
+            seen = attacked(attack, make_target(net, **splits))
+            assert seen.attacks == {}
+            assert f"undefined: recovery/forget_probe/{where}forget_acc" in seen.skipped[attack.title]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_the_probe_is_undefined_where_there_is_nothing_to_tell_apart(aim, vector
 )
 def test_the_same_readout_at_every_stage(digits, make):
     target = digits("retrain")
-    found, own = make(layers="stages").run(target), make().run(target)
+    found, own = make(layers="stages").evaluate(target).numbers, make().evaluate(target).numbers
     stages = ("stem", "stage1", "stage2", "stage3")
     assert set(found) == {f"{stage}/{name}" for stage in stages for name in own}
     last = {name.removeprefix("stage3/"): value for name, value in found.items() if name.startswith("stage3/")}
@@ -161,7 +167,7 @@ def test_readouts_of_a_stage_are_sklearns_on_its_activations(digits):
     target = digits("original")
 
     def at(split):
-        whole = target.model.whole(split)
+        whole = target.model.gather(split)
         return whole.stages["stage1"].double().numpy(), whole.labels.numpy()
 
     x, labels = (np.concatenate(parts) for parts in zip(*map(at, TRAIN), strict=True))
@@ -172,7 +178,9 @@ def test_readouts_of_a_stage_are_sklearns_on_its_activations(digits):
         ForgetProbe(layers="stages"): probe,
     }
     for attack, reference in references.items():
-        assert attack.run(target)["stage1/test_forget_acc"] == reference.score(*at("test_forget")), attack.name
+        assert attack.evaluate(target).numbers["stage1/test_forget_acc"] == reference.score(*at("test_forget")), (
+            attack.name
+        )
 
 
 class Watched(nn.Module):
@@ -208,12 +216,12 @@ class Watched(nn.Module):
     ],
     ids=lambda attack: f"{attack.name} {getattr(attack, 'normalise', '')} {attack.layers}",
 )
-def test_no_batch_is_kept_so_memory_does_not_grow_with_the_samples(aim, vectors, attack):
+def test_no_batch_is_kept_so_memory_does_not_grow_with_the_samples(make_target, vectors, attack):
     most = []
     for repeats in (2, 40):
         x, labels = torch.randn(10 * repeats, 5), torch.arange(5).repeat(2 * repeats)
         net = vectors(nn.Sequential(Watched()), 5, 5, stages={"inner": "0"})
-        found = attack.run(aim(net, net, budget=0, forget=(x, labels), retain=(x, labels)))
+        found = attack.evaluate(make_target(net, net, budget=0, forget=(x, labels), retain=(x, labels))).numbers
         assert set(found) == {f"{'inner/' * (attack.layers == 'stages')}{split}_acc" for split in TRAIN}
         most.append(net.encoder[0].most)
     assert most[0] == most[1] <= 4

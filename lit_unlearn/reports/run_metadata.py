@@ -1,4 +1,4 @@
-"""What all rows of a run have in common: its data, seed, devices, versions and commit, so that it can be made again."""
+"""What all rows of a run have in common: data, seed, devices, versions and commit, so that it can be repeated."""
 
 import os
 import platform
@@ -15,8 +15,14 @@ from lit_unlearn import __version__
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
-def circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
-    """What all rows of a run have in common."""
+def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> dict[str, Any]:
+    """What all rows of a run have in common.
+
+    Args:
+        trainer: of the run.
+        started: ISO time in UTC.
+        suite: name and version of the suite of attacks.
+    """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     seed = os.environ.get("PL_GLOBAL_SEED")
     accelerator = type(trainer.accelerator).__name__.removesuffix("Accelerator").lower()
@@ -40,18 +46,11 @@ def circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
             "lit_unlearn": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in _VERSIONS},
-            **_suite(trainer),
+            **({"suite": suite} if suite else {}),
         },
         "commit": _commit(),
         "started": started,
     }
-
-
-def _suite(trainer: Trainer) -> dict[str, str]:
-    """Name and version of the suite of attacks, where a callback knows them."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    suites = [callback.suite for callback in callbacks if getattr(callback, "suite", None)]
-    return {"suite": suites[0]} if suites else {}
 
 
 def _commit() -> str | None:
@@ -59,12 +58,12 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
-    said = []
+    lines = []
     for command in (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]):
         try:
             done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
-        said.append(done.stdout.strip())
-    head, changes = said
+        lines.append(done.stdout.strip())
+    head, changes = lines
     return head + ("+changes" if changes else "")

@@ -1,6 +1,6 @@
-"""What an attack shows beside its numbers: pictures and maps, as arrays with their captions.
+"""Artifacts: pictures and maps that an attack returns beside its numbers, as arrays with their captions.
 
-An attack fills ``self.shown``; the report draws each exhibit by its type and knows no attack.
+The report draws each artifact by its type and knows no attack.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PointMap:
     Attributes:
         points: (N, 2).
         groups: index (N,) of each point's group.
-        names: a name a group; one that ends in :data:`FORGOTTEN` is of what was to be forgotten, and set off.
+        names: a name a group; one that ends in :data:`FORGOTTEN` is of what was to be forgotten, and is highlighted.
     """
 
     points: Tensor
@@ -46,4 +46,4 @@ class PointMap:
     names: Sequence[str]
 
 
-Exhibit = ImageGrid | PointMap
+Artifact = ImageGrid | PointMap

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_unlearn.attacks.positions import all_labels, numbered, own_share, pick
+from lit_unlearn.attacks.images import all_labels, batches_with_index, own_share, pick
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ def whole(data, split):
     return [torch.cat(pieces) for pieces in zip(*data.evaluation_batches(split, CPU), strict=True)]
 
 
-def test_the_picked_are_those_at_the_positions_in_the_order_asked(data):
+def test_the_picked_are_those_of_the_index_in_the_order_asked(data):
     images, labels = whole(data, "retain")
     wanted = torch.tensor([17, 0, 3, 11, 3])
     picked = pick(data, "retain", wanted, CPU)
@@ -23,12 +23,13 @@ def test_the_picked_are_those_at_the_positions_in_the_order_asked(data):
     assert torch.equal(picked[1], labels[wanted])
 
 
-def test_a_process_alone_owns_every_position(data):
+def test_a_process_alone_owns_every_sample(data):
     images, labels = whole(data, "retain")
     own = own_share(data, "retain", torch.tensor([17, 0, 3]), CPU)
     assert torch.equal(own[0], images[[0, 3, 17]])
     assert torch.equal(all_labels(data, "retain", CPU), labels)
-    assert torch.cat([numbers for numbers, _, _ in numbered(data, "retain", CPU)]).tolist() == list(range(len(labels)))
+    index = torch.cat([index for index, _, _ in batches_with_index(data, "retain", CPU)])
+    assert index.tolist() == list(range(len(labels)))
 
 
 def test_nothing_wanted_is_nothing_of_the_right_shape(data):

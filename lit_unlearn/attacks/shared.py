@@ -1,0 +1,75 @@
+"""What attacks compute once for all models of a run, such as what concerns Original alone."""
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+Value = TypeVar("Value")
+
+
+class Shared:
+    """Values by keys that name all that they depend on.
+
+    Args:
+        folder: keeps tensors on disk for the runs after this one; it is made when missing. None keeps them in memory
+            alone.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._values: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a key, computed at its first use. All processes must ask alike."""
+        if key not in self._values:
+            self._values[key] = make()
+        value: Value = self._values[key]
+        return value
+
+    def tensors(self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        """The same for tensors by name, also from the folder.
+
+        Args:
+            key: a name for a file.
+            make: computes them; on several processes all compute, unless all find the file.
+            device: where the tensors are to be.
+        """
+        return self.once(key, lambda: self._from_disk(key, make, device))
+
+    def _from_disk(self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{key}.pt"
+        if _on_all(path.is_file(), device):
+            kept: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
+            return kept
+        made = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        torch.save(made, part)
+        os.replace(part, path)
+        return made
+
+
+def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object) -> str:
+    """A key made of a network's layers, weights and buffers, of tensors, and of what options print as."""
+    digest = hashlib.blake2b(f"{network!r}{options!r}".encode(), digest_size=16)
+    for name, value in [*network.state_dict().items(), *enumerate(tensors)]:
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _on_all(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    count = torch.tensor(int(flag), device=device)
+    dist.all_reduce(count, op=dist.ReduceOp.MIN)
+    return bool(count)

@@ -1,0 +1,59 @@
+"""Where a run writes, and that nothing is left of a run that never began."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lit_unlearn.errors import UsageError
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
+    return Path(trainer.strategy.broadcast(_directory(trainer)))
+
+
+def make_directory(directory: Path) -> list[Path]:
+    """Makes a directory, and fails now if nothing can be written there.
+
+    Returns:
+        The directories that were made, from the inside out.
+
+    Raises:
+        UsageError: naming the directory.
+    """
+    try:
+        made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f".{os.getpid()}.probe").touch()
+        (directory / f".{os.getpid()}.probe").unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {directory}: {error.strerror}") from error
+    return made
+
+
+def remove_empty(trainer: Trainer, made: list[Path]) -> None:
+    """Removes the directories that were made for a run, and its logger's, where they are empty."""
+    for folder in [*_folders_of_logger(trainer), *made]:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _directory(trainer: Trainer) -> Path:
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir)
+    if isinstance(logger, CSVLogger | TensorBoardLogger):
+        return Path(logger.log_dir)
+    name = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / name
+
+
+def _folders_of_logger(trainer: Trainer) -> list[Path]:
+    """What a logger, which Lightning asks before any callback, may have made for this run, from the inside out."""
+    directory = _directory(trainer)
+    folders = [directory, directory.parent, directory.parent.parent] if trainer.loggers else []
+    kept = (Path.cwd(), Path(trainer.default_root_dir).absolute())
+    return [folder for folder in folders if folder.absolute() not in kept]

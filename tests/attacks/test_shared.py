@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from lit_unlearn.attacks.shared import Shared, fingerprint
+
+CPU = torch.device("cpu")
+
+
+def test_a_value_is_computed_once():
+    shared, made = Shared(), []
+    for key in ("a", "b", "a", "b"):
+        assert shared.once(key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b"]
+    assert Shared().once("a", lambda: "again") == "again"  # nothing is kept outside
+
+
+def test_tensors_are_kept_in_a_folder_for_the_runs_after_and_in_memory_without_one(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"x": torch.arange(3.0)}
+
+    for _ in range(2):
+        shared = Shared(tmp_path / "new" / "folder")
+        assert torch.equal(shared.tensors("key", make, CPU)["x"], torch.arange(3.0))
+    assert len(made) == 1
+    assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == ["key.pt"]
+    for _ in range(2):
+        Shared().tensors("key", make, CPU)
+    assert len(made) == 3
+
+
+def test_where_another_process_lacks_the_file_all_compute(tmp_path, monkeypatch):
+    make = lambda: {"x": torch.zeros(1)}  # noqa: E731
+    Shared(tmp_path).tensors("a", make, CPU)
+    monkeypatch.setattr("lit_unlearn.attacks.shared._on_all", lambda flag, device: False)
+    made = []
+    Shared(tmp_path).tensors("a", lambda: made.append(1) or {"x": torch.ones(1)}, CPU)
+    assert made == [1]
+
+
+@pytest.mark.parametrize("change", ["weight", "buffer", "layer", "tensor", "shape", "options"])
+def test_a_fingerprint_names_all_that_it_is_made_of(change):
+    def network(slope=0.01):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.LeakyReLU(slope))
+
+    one, other = network(), network(0.02 if change == "layer" else 0.01)
+    given, changed = torch.arange(4), torch.arange(4)
+    if change == "weight":
+        other[0].weight.data[0, 0] += 1e-6
+    if change == "buffer":
+        other[1].running_var[0] += 1e-6
+    if change == "tensor":
+        changed[0] = 1
+    if change == "shape":
+        changed = changed.view(2, 2)
+    assert fingerprint(network(), (given,), 1) == fingerprint(one, (given,), 1)
+    assert fingerprint(one, (given,), 1) != fingerprint(other, (changed,), 2 if change == "options" else 1)
