@@ -57,7 +57,7 @@ class Evaluation(Callback):
         self.findings, self.skipped, self.seconds, self.weights = {}, {}, {}, {}
         if self.retrain is None:
             return
-        self._retrain = cast(Backbone, cast(Any, pl_module).plain_copy())
+        self._retrain = cast(Backbone, cast(Any, pl_module).unwrapped_copy())
         loaded = load_weights(self._retrain, self.retrain)
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
         if loaded.split != here:

@@ -30,8 +30,8 @@ class OPC(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         contract: where to contract: ``logits`` (the paper), ``features``, ``both``, or a list of stage names.
         target: the point: ``origin`` (the paper); ``retain_mean``, the retain samples' mean in the same batch;
             ``random_point``, a fixed point of norm 1 in the positive orthant, which a ReLU can reach; or ``uniform``,
@@ -95,7 +95,7 @@ class OPC(UnlearnModule):
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher(images)
-            gone = self.forgotten_classes()
+            gone = list(self.data.split.forgotten_classes)
             loss = loss + self.distill * distillation_loss(retain["logits"], taught, self.temperature, gone)
         if self.trainer.is_last_batch:
             self._log_depth({"forget": forget, "retain": retain})
