@@ -1,8 +1,25 @@
-"""The seed of a run: what ``seed_everything`` was given, which Lightning hands to every process of it."""
+"""The seed of a run, and the sources of random numbers that depend on nothing else that was drawn."""
 
+import hashlib
 import os
+
+import torch
 
 
 def run_seed() -> int:
-    """The seed of this run, 0 where none was set. What must not depend on what else was drawn is drawn from it."""
+    """What ``seed_everything`` was given, which Lightning hands to every process of a run; 0 where none was set."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A source of random numbers that a key alone decides, such as ``(seed, "noise", step)``.
+
+    The key is hashed: with a sum such as seed + epoch, the second epoch of seed 0 would be the first of seed 1.
+    """
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def seed_epoch(epoch: int, rank: int) -> None:
+    """Seeds torch's global generators by the run's seed, the epoch and the rank."""
+    torch.manual_seed((run_seed() * 1_000_003 + epoch) * 4_099 + rank)

@@ -303,7 +303,7 @@ def test_a_negative_learning_rate(refuse: Refuse) -> None:
 
 
 def test_an_error_of_ours_is_not_hidden(tmp_path: Path) -> None:
-    broken = patch("lit_unlearn.methods.base.UnlearnModule.setup", side_effect=ValueError("ours"))
+    broken = patch("lit_unlearn.methods.base.UnlearnModule.configure_metrics", side_effect=ValueError("ours"))
     with broken, pytest.raises(ValueError, match="ours"):
         lit_unlearn(tmp_path, *BARE)
 
@@ -317,7 +317,12 @@ NAN, INF = float("nan"), float("inf")
         (lambda x: check_at_least("x", x, 1), (1, 7), (0.9, -INF, NAN), "but must be .*at least 1"),
         (lambda x: check_at_least("x", x, 0, strict=True), (1e-9, 7), (0, -1, NAN), "but must be above 0"),
         (lambda x: check_at_least("x", x, 0), (0,), (INF,), "but must be finite and at least 0"),
-        (lambda x: check_fraction("x", x, zero=True, one=True), (0, 0.5, 1), (-0.1, 1.1, NAN, INF), r"but must lie in \[0, 1\]"),
+        (
+            lambda x: check_fraction("x", x, zero=True, one=True),
+            (0, 0.5, 1),
+            (-0.1, 1.1, NAN, INF),
+            r"but must lie in \[0, 1\]",
+        ),
         (lambda x: check_fraction("x", x, one=True), (0.1, 1), (0, 1.1, NAN), r"but must lie in \(0, 1\]"),
         (lambda x: check_fraction("x", x, zero=True), (0, 0.9), (-1, 1, NAN), r"but must lie in \[0, 1\)"),
         (lambda x: check_fraction("x", x), (0.1, 0.9), (0, 1, NAN), r"but must lie in \(0, 1\)"),

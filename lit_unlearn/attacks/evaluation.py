@@ -127,7 +127,7 @@ class Evaluation(Driver):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(self.retrain, nn.Module):
             return frozen_backbone(self.retrain, data), {"source": "a network given from Python"}
-        backbone: Backbone = module.plain_copy()
+        backbone: Backbone = module.unwrapped_copy()
         loaded = load_weights(backbone, self.retrain)
         if loaded.split != data.split.hash:
             raise UsageError(

@@ -30,7 +30,7 @@ def nearest_adversarial(
             moved[left] = images[left]
         for step in range(steps + 1):
             slopes, logits = loss_slopes(network, moved[left], labels[left])
-            direction, answers[left] = unit(slopes), logits.argmax(1)
+            direction, answers[left] = unit_length(slopes), logits.argmax(1)
             same = answers[left] == labels[left]
             left, direction = left[same], direction[same]
             if len(left) == 0:
@@ -49,7 +49,7 @@ def loss_slopes(network: Backbone, images: Tensor, labels: Tensor) -> tuple[Tens
     return torch.autograd.grad(loss, images)[0], logits.detach()
 
 
-def unit(slopes: Tensor) -> Tensor:
+def unit_length(slopes: Tensor) -> Tensor:
     """The same directions (B, C, H, W), each of length 1; 0 stays 0."""
     return normalize(slopes.flatten(1), eps=1e-18).view_as(slopes)
 

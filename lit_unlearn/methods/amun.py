@@ -32,8 +32,8 @@ class AMUN(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         radius: ε > 0 of the first search, the L2 length of a change to an image whose pixels lie in [0, 1].
         steps: how many steps of PGD each ε has.
         restart: search from the sample itself for every ε.
@@ -70,9 +70,8 @@ class AMUN(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Finds the adversarial examples of θo, a resumed run's too; the clock is running."""
-        super().on_train_start()
         original, found, missing = cast(Backbone, self.original_copy()), [], 0
-        for images, labels in self._data().evaluation_batches("forget", self.device):
+        for images, labels in self.data.evaluation_batches("forget", self.device):
             moved, answers = nearest_adversarial(original, images, labels, self.radius, self.steps, self.restart)
             crossed = answers != labels
             found.append((moved[crossed], answers[crossed]))
@@ -84,7 +83,6 @@ class AMUN(UnlearnModule):
 
     def on_train_epoch_start(self) -> None:
         """Shuffles the adversarial examples."""
-        super().on_train_epoch_start()
         assert self._adversarial is not None
         images, labels = self._adversarial
         shuffled, steps = torch.randperm(len(labels)).to(labels.device), int(self.trainer.num_training_batches)
@@ -101,5 +99,5 @@ class AMUN(UnlearnModule):
         return loss
 
     def on_train_end(self) -> None:
-        """Gives the memory of the adversarial examples back."""
+        """Frees the adversarial examples."""
         self._adversarial, self._adversarial_batches = None, []

@@ -7,12 +7,10 @@ without the original is left out, and the report says so.
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.base import UnlearnModule
+from lit_unlearn.methods.base import UnlearnData, UnlearnModule
 
 
 class Audit(UnlearnModule):
@@ -36,19 +34,17 @@ class Audit(UnlearnModule):
         self.hparams.update({"weights": str(weights), "original": None if original is None else str(original)})
         self.loaded = load_weights(backbone, weights)
 
-    def prepare_data(self) -> None:
-        """Checks the backbone against the data, and refuses to train.
+    def check_data(self, data: UnlearnData) -> None:
+        """Refuses to train.
 
         Raises:
-            UsageError: if started by ``fit``, or for what the base refuses.
+            UsageError: if started by ``fit``.
         """
-        if self.trainer.state.fn == "fit":
-            raise UsageError("Audit trains nothing: it takes validate, or test, in place of fit")
-        super().prepare_data()
+        raise UsageError("Audit trains nothing: it takes validate, or test, in place of fit")
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning wants one; it is never called."""
 
-    def _announce(self) -> None:
-        assert self.loaded is not None
-        rank_zero_info(f"Auditing {self.loaded.source}")
+    def subject(self) -> str:
+        """The audited model, in words."""
+        return f"the audited model, {self.hparams['weights']}"

@@ -33,8 +33,8 @@ class BadTeacher(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         reduction: ``batchmean``, the mean over samples, or ``elementwise_mean``, over samples and classes.
 
     Raises:

@@ -9,7 +9,6 @@ that every evaluation in between is of the model as it would be after the cut, a
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -22,8 +21,6 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.seed import run_seed
 
-_UNIT = "unit."
-
 
 class BoundaryExpanding(UnlearnModule):
     """Trains the forget set towards an appended class.
@@ -31,8 +28,8 @@ class BoundaryExpanding(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         keep_unit: leave the unit on: the model has C + 1 outputs from the start, and the last names what is forgotten.
 
     Raises:
@@ -40,6 +37,7 @@ class BoundaryExpanding(UnlearnModule):
     """
 
     order = "forget"
+    training_only = ("unit",)  # it would show who was forgotten
     search = (("lr", 1e-5, 0.01),)
 
     def __init__(
@@ -71,7 +69,7 @@ class BoundaryExpanding(UnlearnModule):
         self.log("train/loss", loss)
         return loss
 
-    def plain_backbone(self) -> Backbone:
+    def unwrapped_backbone(self) -> Backbone:
         """The backbone with C outputs: itself, or a copy without the unit that stays on."""
         if not self.keep_unit:
             return self.backbone
@@ -80,19 +78,6 @@ class BoundaryExpanding(UnlearnModule):
         rows = {name: value[: self.classes] for name, value in plain.head.state_dict().items()}
         plain.head = with_rows(plain.head, rows)
         return plain
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Cuts the unit off what is not saved to be resumed: it would tell who was forgotten."""
-        super().on_save_checkpoint(checkpoint)
-        if "optimizer_states" not in checkpoint:
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(_UNIT)}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lets a model whose unit was cut off load strictly."""
-        super().on_load_checkpoint(checkpoint)
-        own = {name: value for name, value in self.state_dict().items() if name.startswith(_UNIT)}
-        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
 
 def new_unit(backbone: Backbone) -> nn.Linear:

@@ -27,8 +27,8 @@ class BoundaryShrink(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         step_size: ε > 0, the length of the adversarial step in each pixel, whose range is [0, 1].
         exclude_true: take the likeliest of the other classes where the step has not crossed a boundary.
 

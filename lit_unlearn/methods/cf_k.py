@@ -22,8 +22,8 @@ class CFk(FineTune):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         k: how many units are trained, counted from the end.
         unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
             ``stage``, both with the head besides.
@@ -48,6 +48,5 @@ class CFk(FineTune):
 
     def on_train_start(self) -> None:
         """Keeps frozen layers in eval mode."""
-        super().on_train_start()
         for module in self._frozen:
             module.eval()

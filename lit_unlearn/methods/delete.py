@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, one_hot
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.distillation import softmax_without
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class DELETE(UnlearnModule):
@@ -25,8 +26,8 @@ class DELETE(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         freeze_batchnorm: normalise with θo's running statistics, which then stand; scales and shifts still learn.
     """
 
@@ -47,9 +48,8 @@ class DELETE(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Freezes BatchNorm where asked."""
-        super().on_train_start()
         for module in self.backbone.modules():
-            if self.freeze_batchnorm and isinstance(module, _BatchNorm):
+            if self.freeze_batchnorm and isinstance(module, _BATCH_NORM):
                 module.eval()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:

@@ -7,6 +7,16 @@ from lightning.pytorch import Trainer
 
 from lit_unlearn.backbones import Backbone
 
+OBJECTS = ("backbone", "optimizer", "lr_scheduler")
+"""Arguments of every method that are no plain values, and are described by what became of them."""
+
+
+def describe_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's own arguments, without those that every method has."""
+    common = (*OBJECTS, "weights", "_class_path", "_instantiator")
+    settings: dict[str, Any] = plain({name: value for name, value in arguments.items() if name not in common})
+    return settings
+
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     """Class and sizes of a network."""

@@ -27,8 +27,8 @@ class EUk(CFk):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         k: how many units are trained, counted from the end.
         unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
             ``stage``, both with the head besides.
@@ -64,6 +64,5 @@ class EUk(CFk):
 
     def setup(self, stage: str) -> None:
         """Puts the fresh layers in, for a fit; until then the backbone is the original."""
-        super().setup(stage)
         if stage == "fit":
             self.backbone.load_state_dict(self._fresh)

@@ -23,7 +23,7 @@ def planned_epochs(module: LightningModule, what: str) -> int:
     return epochs
 
 
-def straight(value: float, epoch: int, end: int) -> float:
+def linear_decay(value: float, epoch: int, end: int) -> float:
     """A value that falls from itself in epoch 0 in a straight line to 0 in epoch ``end``, and stays there."""
     return value * (1 - epoch / end) if epoch < end else 0.0
 

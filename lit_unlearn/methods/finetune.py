@@ -8,14 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lit_unlearn.methods.base import Labelled, Search, UnlearnModule
+from lit_unlearn.methods.base import Labelled, SearchSpace, UnlearnModule
 
 
 class FineTune(UnlearnModule):
     """Trains θo further on the retain set alone."""
 
     order = "retain"
-    search: ClassVar[Search] = (("lr", 3e-3, 0.1),)
+    search: ClassVar[SearchSpace] = (("lr", 3e-3, 0.1),)
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Cross-entropy on a batch of the retain set."""

@@ -22,8 +22,8 @@ class GradientAscent(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         clip: cross-entropy (nats) of a sample beyond which it is climbed no further; None climbs without end.
         stop_at: accuracy on the forget set, a fraction, at or below which the run stops after an epoch, or None.
 
@@ -62,7 +62,6 @@ class GradientAscent(UnlearnModule):
 
     def on_train_epoch_end(self) -> None:
         """Stops where the forget accuracy over the epoch's batches is low enough."""
-        super().on_train_epoch_end()
         if self.stop_at is not None and self.trainer.callback_metrics["train/forget_acc"] <= self.stop_at:
             self.trainer.should_stop = True
 

@@ -1,4 +1,4 @@
-"""Gradients that choose weights: summed, or squared, over samples or as released codes do over batches."""
+"""GradientKind that choose weights: summed, or squared, over samples or as released codes do over batches."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import unknown
-from lit_unlearn.methods.scoring import Labelled
+from lit_unlearn.methods.protocols import Labelled
 
-Gradients = Literal["per_sample", "per_batch"]
+GradientKind = Literal["per_sample", "per_batch"]
 """Whose gradient is one: a single sample's, or the mean over a batch, as in released codes."""
 
 Weights = dict[str, Tensor]
@@ -43,9 +43,9 @@ class MeanSquares:
 
 
 def loss_gradients(
-    network: Backbone, weights: Weights, images: Tensor, labels: Tensor, gradients: Gradients
+    network: Backbone, weights: Weights, images: Tensor, labels: Tensor, gradients: GradientKind
 ) -> tuple[Weights, Tensor]:
-    """Gradients (B, ...) of the cross-entropy by weight and the losses (B,); ``per_batch`` the mean's, with B = 1.
+    """GradientKind (B, ...) of the cross-entropy by weight and the losses (B,); ``per_batch`` the mean's, with B = 1.
 
     Args:
         network: whose parameters the weights replace.
@@ -67,7 +67,7 @@ def loss_gradients(
 
 
 def mean_squared_gradients(
-    network: Backbone, names: Iterable[str], batches: Iterable[Labelled], gradients: Gradients, size: int
+    network: Backbone, names: Iterable[str], batches: Iterable[Labelled], gradients: GradientKind, size: int
 ) -> MeanSquares:
     """The diagonal of the empirical Fisher information for the parameters of these names, of this rank's samples.
 
@@ -89,7 +89,7 @@ def mean_squared_gradients(
 
 
 def summed_gradients(
-    network: Backbone, parameters: Sequence[Tensor], batches: Iterable[Labelled], gradients: Gradients = "per_sample"
+    network: Backbone, parameters: Sequence[Tensor], batches: Iterable[Labelled], gradients: GradientKind = "per_sample"
 ) -> list[Tensor]:
     """Σ of the gradients of the cross-entropy over all samples, or over all batches, one tensor for each parameter.
 
@@ -137,8 +137,8 @@ def one_of_gradients(name: str, value: str) -> None:
     Raises:
         UsageError: naming the argument, the value and what is allowed.
     """
-    if value not in get_args(Gradients):
-        raise unknown(name, value, get_args(Gradients))
+    if value not in get_args(GradientKind):
+        raise unknown(name, value, get_args(GradientKind))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

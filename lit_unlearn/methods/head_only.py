@@ -25,8 +25,8 @@ class HeadOnly(UnlearnModule):
     Args:
         backbone: the trained network; its encoder is frozen.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
     Raises:
         UsageError: if the head is frozen already.
@@ -51,7 +51,6 @@ class HeadOnly(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Keeps the encoder's running statistics and dropout still."""
-        super().on_train_start()
         self.backbone.encoder.eval()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
@@ -60,7 +59,7 @@ class HeadOnly(UnlearnModule):
         assert self.teacher is not None
         with torch.no_grad():
             features = self.backbone.features(images)
-            taught = without(self.teacher.head(features), self.forgotten_classes())
+            taught = without(self.teacher.head(features), list(self.data.split.forgotten_classes))
         loss = kl_div(log_softmax(self.backbone.head(features), 1), taught, reduction="batchmean")
         self.log("train/loss", loss, batch_size=len(labels))
         return loss

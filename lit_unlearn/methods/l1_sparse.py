@@ -15,8 +15,8 @@ from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.methods.base import Labelled, UnlearnModule
-from lit_unlearn.methods.fading import planned_epochs, straight
+from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
+from lit_unlearn.methods.fading import linear_decay, planned_epochs
 
 
 class L1Sparse(UnlearnModule):
@@ -25,8 +25,8 @@ class L1Sparse(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         alpha: α ≥ 0, the weight of the penalty in the first epoch.
         free_epochs: t0 ≥ 0, how many epochs at the end are without penalty.
 
@@ -52,11 +52,8 @@ class L1Sparse(UnlearnModule):
         check_at_least("free_epochs", free_epochs, 0)
         self.alpha, self.free_epochs = alpha, free_epochs
 
-    def prepare_data(self) -> None:
-        """Checks also that the penalty has epochs to fall in."""
-        super().prepare_data()
-        if self.trainer.state.fn != "fit":
-            return
+    def check_data(self, data: UnlearnData) -> None:
+        """Checks that the penalty has epochs to fall in."""
         epochs = planned_epochs(self, "its penalty falls to 0")
         if self.free_epochs >= epochs:
             raise UsageError(f"free_epochs is {self.free_epochs}, but must be below trainer.max_epochs, {epochs}")
@@ -66,7 +63,7 @@ class L1Sparse(UnlearnModule):
         images, labels = batch["retain"]
         loss = cross_entropy(self(images), labels)
         norm = torch.stack([parameter.abs().sum() for parameter in self.backbone.parameters()]).sum()
-        gamma = straight(self.alpha, self.current_epoch, (self.trainer.max_epochs or 0) - self.free_epochs)
+        gamma = linear_decay(self.alpha, self.current_epoch, (self.trainer.max_epochs or 0) - self.free_epochs)
         self.log("train/retain_loss", loss, batch_size=len(labels))
         self.log("train/l1_norm", norm, batch_size=len(labels))
         return loss + gamma * norm

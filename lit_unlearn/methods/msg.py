@@ -23,7 +23,7 @@ from torch.optim import SGD, Optimizer
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
-from lit_unlearn.methods.gradients import Gradients, damp_gradients, one_of_gradients, smallest, summed_gradients
+from lit_unlearn.methods.gradients import GradientKind, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.seed import run_seed
 
 
@@ -33,8 +33,8 @@ class MSG(UnlearnModule):
     Args:
         backbone: the trained network, with a convolution at least.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         fraction: share of each kernel's entries that is drawn anew, in (0, 1].
         damping: what the gradients of the other entries are multiplied by, in [0, 1].
         gradients: what G is summed from, ``per_sample`` or ``per_batch`` (the released code).
@@ -54,7 +54,7 @@ class MSG(UnlearnModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         fraction: float = 0.3,
         damping: float = 0.1,
-        gradients: Gradients = "per_sample",
+        gradients: GradientKind = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         check_fraction("fraction", fraction, one=True)
@@ -72,7 +72,6 @@ class MSG(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Chooses what is drawn anew and, unless the run is resumed, draws it; the clock is running."""
-        super().on_train_start()
         original = cast(Backbone, self.original_copy())
         chosen = [smallest(difference, self.fraction) for difference in self._differences(original)]
         kernels = [self.backbone.get_parameter(name) for name in self._kernels]
@@ -97,11 +96,11 @@ class MSG(UnlearnModule):
         damp_gradients(self._kept, self.damping)
 
     def on_train_end(self) -> None:
-        """Gives the memory of the masks back."""
+        """Frees the masks."""
         self._kept = []
 
     def _differences(self, original: Backbone) -> list[Tensor]:
-        data, trainer, size = self._data(), self.trainer, self._data().split.counts()["forget"]
+        data, trainer, size = self.data, self.trainer, self.data.split.counts()["forget"]
         if self.gradients == "per_batch":
             torch.manual_seed(run_seed())  # dropout, the same in a resumed run
             original.train()

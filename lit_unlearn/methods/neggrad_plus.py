@@ -24,8 +24,8 @@ class NegGradPlus(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         alpha: α in [0, 1], the share of the retain set; the rest climbs, without bound.
 
     Raises:

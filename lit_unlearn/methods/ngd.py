@@ -5,7 +5,6 @@ g ← ∇E_Dr[CE(z(x), y)] + N(0, σ²) in every coordinate, before every update
 momentum and learning rate act on it as on the rest. The field's comparisons do not say their σ; the default is ours.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.finetune import FineTune
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 
 class NGD(FineTune):
@@ -24,8 +23,8 @@ class NGD(FineTune):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         sigma: σ ≥ 0, the standard deviation of the noise on each gradient coordinate.
 
     Raises:
@@ -53,18 +52,11 @@ class NGD(FineTune):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips as the Trainer says, then adds the noise: Lightning asks this last before a step."""
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        generator = noise_generator(self.trainer.global_step, self.device)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        # The same on every rank, or their weights would drift apart, and in a resumed run.
+        source = generator(run_seed(), "noise", self.trainer.global_step, device=self.device)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if (gradient := parameter.grad) is not None:
-                    noise = torch.randn(
-                        gradient.shape, generator=generator, device=gradient.device, dtype=gradient.dtype
-                    )
+                    noise = torch.randn(gradient.shape, generator=source, device=gradient.device, dtype=gradient.dtype)
                     gradient.add_(noise, alpha=self.sigma)
-
-
-def noise_generator(step: int, device: torch.device) -> torch.Generator:
-    """The source of one step's noise: the same on every rank, or their weights would drift apart, and on resuming."""
-    digest = hashlib.sha256(f"{run_seed()}/noise/{step}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

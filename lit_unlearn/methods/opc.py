@@ -1,7 +1,7 @@
 """OPC, one-point contraction: forget deeply by leaving nothing to read in the representation.
 
 L = E_Dr[CE(z(x), y)] + λ · E_Df[‖z(x)‖₂], arXiv 2507.07754, a reconstruction: no code was released, and λ is ours.
-A small logit norm forces an uncertain prediction (:func:`lit_unlearn.metrics.contraction.entropy_floor`). But the head
+A small logit norm forces an uncertain prediction (:func:`lit_unlearn.methods.contraction.entropy_floor`). But the head
 alone can make z small while the features keep everything, so ``contract`` also takes the features or any stage.
 Retain and forget samples go through the network in one batch, so that both share BatchNorm statistics as they will
 in evaluation.
@@ -19,8 +19,8 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.contraction import ContractionPoint, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.methods.distillation import distillation_loss
-from lit_unlearn.metrics.contraction import Target, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.seed import run_seed
 
 
@@ -30,8 +30,8 @@ class OPC(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         contract: where to contract: ``logits`` (the paper), ``features``, ``both``, or a list of stage names.
         target: the point: ``origin`` (the paper); ``retain_mean``, the retain samples' mean in the same batch;
             ``random_point``, a fixed point of norm 1 in the positive orthant, which a ReLU can reach; or ``uniform``,
@@ -56,7 +56,7 @@ class OPC(UnlearnModule):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         contract: str | list[str] = "logits",
-        target: Target = "origin",
+        target: ContractionPoint = "origin",
         norm: Literal["l2", "squared"] = "l2",
         weight: float = 1.0,
         freeze_head: bool = False,
@@ -67,8 +67,8 @@ class OPC(UnlearnModule):
         check_at_least("weight", weight, 0)
         check_at_least("distill", distill, 0)
         check_at_least("temperature", temperature, 0, strict=True)
-        if target not in get_args(Target):
-            raise unknown("target", target, get_args(Target))
+        if target not in get_args(ContractionPoint):
+            raise unknown("target", target, get_args(ContractionPoint))
         if norm not in ("l2", "squared"):
             raise unknown("norm", norm, ("l2", "squared"))
         self.taps = tap_names(contract, backbone.stages)
@@ -95,7 +95,7 @@ class OPC(UnlearnModule):
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher(images)
-            gone = self.forgotten_classes()
+            gone = list(self.data.split.forgotten_classes)
             loss = loss + self.distill * distillation_loss(retain["logits"], taught, self.temperature, gone)
         if self.trainer.is_last_batch:
             self._log_depth({"forget": forget, "retain": retain})

@@ -49,9 +49,8 @@ class Rescale(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Sets the gate, unless a resumed run has it."""
-        super().on_train_start()
         if gate_of(self.backbone) is None:
-            add_gate(self.backbone, self.forgotten_classes(), self.scale)
+            add_gate(self.backbone, list(self.data.split.forgotten_classes), self.scale)
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> None:
         """Nothing: the gate is set."""
@@ -59,9 +58,8 @@ class Rescale(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """Ends the run."""
         self.trainer.should_stop = True
-        super().on_train_epoch_end()
 
-    def plain_backbone(self) -> Backbone:
+    def unwrapped_backbone(self) -> Backbone:
         """The backbone, or a copy of it without the gate."""
         if gate_of(self.backbone) is None:
             return self.backbone
@@ -71,14 +69,16 @@ class Rescale(UnlearnModule):
 
     def is_original(self) -> bool:
         """Never with the gate, though all weights are the original's."""
-        return gate_of(self.backbone) is None and super().is_original()
+        return gate_of(self.backbone) is None and self.has_original_weights()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def saved_state(self) -> dict[str, Any]:
+        """Whether there is a gate."""
+        return {_GATE: gate_of(self.backbone) is not None}
+
+    def load_saved_state(self, state: dict[str, Any]) -> None:
         """Makes a gate, open until its factors are loaded, where the checkpoint has one."""
-        super().on_load_checkpoint(checkpoint)
-        saved = any(name.startswith(f"backbone.{_GATE}.") for name in checkpoint["state_dict"])
         remove_gate(self.backbone)
-        if saved:
+        if state.get(_GATE):
             add_gate(self.backbone, [], 1.0)
 
 

@@ -23,8 +23,8 @@ class Retrain(FineTune):
     Args:
         backbone: the network, freshly constructed.
         weights: the original weights, for the Original of the table and for the check that nothing of them is left.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
     Raises:
         UsageError: if a weight cannot be re-initialised and would keep the original's values.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_fraction
-from lit_unlearn.methods.base import UnlearnModule
+from lit_unlearn.methods.base import UnlearnData, UnlearnModule
 
-_EPOCHS = "kept_epochs"
+_EPOCHS = "epochs"
 
 
 class RewindingModule(UnlearnModule):
@@ -24,8 +24,8 @@ class RewindingModule(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         rewind: end with the epoch that has forgotten just enough; of two as good, the later.
         validation: with ``rewind``, how much of the retained samples of each class concerned is left out, in (0, 1).
 
@@ -48,25 +48,22 @@ class RewindingModule(UnlearnModule):
         self.holdout = validation if rewind else 0.0
         self._epochs: list[dict[str, Any]] = []
 
-    def prepare_data(self) -> None:
-        """Refuses SCRUB+R, too, where no validation part can be had.
+    def check_data(self, data: UnlearnData) -> None:
+        """Refuses SCRUB+R where no validation part can be had.
 
         Raises:
-            UsageError: see there and in the base class.
+            UsageError: naming the class of which too little is retained.
         """
-        super().prepare_data()
-        if self.rewind and self.trainer.state.fn == "fit":
-            _ = self._data().validation
+        if self.rewind:
+            _ = data.validation
 
     def setup(self, stage: str) -> None:
         """Begins without any epoch to go back to."""
-        super().setup(stage)
         self._epochs = []
 
     def on_train_epoch_end(self) -> None:
         """With ``rewind``, keeps the epoch, and after the last goes back to the best."""
         if self.rewind and self.diverged is None:
-            self.share_statistics()
             wrong, count = self._errors("forget")
             error = float(wrong.sum() / count.sum())
             self.log("train/forget_error", error)
@@ -74,18 +71,14 @@ class RewindingModule(UnlearnModule):
             self._epochs.append({"epoch": self.current_epoch, "error": error, "state": state})
             if self._is_last_epoch():
                 self._go_back(count)
-        super().on_train_epoch_end()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the epochs so far, for a run that is resumed; after the last there are none."""
-        super().on_save_checkpoint(checkpoint)
-        if self._epochs:
-            checkpoint[_EPOCHS] = self._epochs
+    def saved_state(self) -> dict[str, Any]:
+        """The epochs so far, for a run that is resumed; after the last there are none."""
+        return {_EPOCHS: self._epochs} if self._epochs else {}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def load_saved_state(self, state: dict[str, Any]) -> None:
         """Takes up the epochs so far."""
-        super().on_load_checkpoint(checkpoint)
-        self._epochs = list(checkpoint.get(_EPOCHS, []))
+        self._epochs = list(state.get(_EPOCHS, []))
 
     def _go_back(self, forget_counts: Tensor) -> None:
         wrong, count = self._errors("validation")
@@ -103,7 +96,7 @@ class RewindingModule(UnlearnModule):
         """For each class, how many samples of a split the model gets wrong, and how many there are, over all ranks."""
         network, classes = self.frozen_copy(), self.backbone.num_classes
         totals = torch.zeros(2, classes, device=self.device)
-        for images, labels in self._data().evaluation_batches(split, self.device):
+        for images, labels in self.data.evaluation_batches(split, self.device):
             missed = network(images).argmax(1) != labels
             totals += torch.stack([labels[missed].bincount(minlength=classes), labels.bincount(minlength=classes)])
         wrong, count = self.trainer.strategy.reduce(totals, reduce_op="sum")

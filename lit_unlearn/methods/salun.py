@@ -18,7 +18,7 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_fraction
-from lit_unlearn.methods.gradients import Gradients, damp_gradients, largest, one_of_gradients, summed_gradients
+from lit_unlearn.methods.gradients import GradientKind, damp_gradients, largest, one_of_gradients, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
 
 
@@ -28,8 +28,8 @@ class SalUn(RandomLabels):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         exclude_true: never draw a sample's true label.
         fraction: share of all weights that may move, in (0, 1].
         gradients: what the mask's sum is of, ``per_sample`` or ``per_batch`` (the released code).
@@ -48,7 +48,7 @@ class SalUn(RandomLabels):
         lr_scheduler: LRSchedulerCallable | None = None,
         exclude_true: bool = False,
         fraction: float = 0.5,
-        gradients: Gradients = "per_sample",
+        gradients: GradientKind = "per_sample",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, exclude_true)
         check_fraction("fraction", fraction, one=True)
@@ -58,11 +58,10 @@ class SalUn(RandomLabels):
 
     def on_train_start(self) -> None:
         """Finds the salient weights of θo, a resumed run's too; the clock is running."""
-        super().on_train_start()
         names = [name for name, parameter in self.backbone.named_parameters() if parameter.requires_grad]
         original = cast(Backbone, self.original_copy())
         values = [original.get_parameter(name).requires_grad_() for name in names]
-        data = self._data()
+        data = self.data
         if self.gradients == "per_batch":  # all of it on every rank, but for rounding
             batches, how = data.shuffled_batches("forget", self.device, data.split.counts()["forget"]), "mean"
         else:
@@ -82,11 +81,11 @@ class SalUn(RandomLabels):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Takes back whatever the optimizer did to the other weights."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.step(closure=optimizer_closure)
         with torch.no_grad():
             for parameter, held, value in self._held:
                 parameter.copy_(torch.where(held, value, parameter))
 
     def on_train_end(self) -> None:
-        """Gives the memory of the mask back."""
+        """Frees the mask."""
         self._held = []

@@ -7,10 +7,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lit_unlearn.methods.protocols import Labelled
 from lit_unlearn.metrics.evaluation import SplitAccuracy
-
-Labelled = tuple[Tensor, Tensor]
-"""Images (B, C, H, W) in [0, 1] and their labels (B,)."""
 
 
 class SplitScoring(LightningModule):
@@ -21,7 +19,7 @@ class SplitScoring(LightningModule):
         self.split_accuracy = nn.ModuleDict()
         self._answers_finite: Tensor | bool = True
 
-    def count_on(self, splits: Iterable[str]) -> None:
+    def configure_metrics(self, splits: Iterable[str]) -> None:
         """Makes the counters, one for each split."""
         self.split_accuracy = nn.ModuleDict({name: SplitAccuracy() for name in splits})
 
@@ -37,14 +35,17 @@ class SplitScoring(LightningModule):
         """Counts right answers on one split."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
-    def log_accuracies(self, stage: str) -> bool:
-        """Logs ``<stage>/<split>_acc``, fractions, and says whether all answers were numbers; counters start anew."""
-        finite, self._answers_finite = bool(self._answers_finite), True
+    def log_accuracies(self, stage: str) -> None:
+        """Logs ``<stage>/<split>_acc``, fractions, and resets the counters."""
         for name, counter in zip(self.split_accuracy, self._counters(), strict=True):
             value = counter.value
             if value is not None:
                 self.log(f"{stage}/{name}_acc", value, add_dataloader_idx=False)
             counter.reset()
+
+    def answers_finite(self) -> bool:
+        """Whether all logits on this rank were finite since the last call."""
+        finite, self._answers_finite = bool(self._answers_finite), True
         return finite
 
     def _counters(self) -> list[SplitAccuracy]:

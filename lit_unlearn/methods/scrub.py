@@ -32,8 +32,8 @@ class SCRUB(RewindingModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         msteps: how many epochs, from the first, begin with a pass over the forget set.
         gamma: γ ≥ 0, weight of the cross-entropy on the retain set.
         alpha: α ≥ 0, weight of the distillation on the retain set.

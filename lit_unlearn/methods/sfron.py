@@ -22,9 +22,9 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least, check_fraction
-from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
 from lit_unlearn.methods.fading import cosine, planned_epochs
-from lit_unlearn.methods.gradients import Gradients, damp_gradients, mean_squared_gradients, one_of_gradients
+from lit_unlearn.methods.gradients import GradientKind, damp_gradients, mean_squared_gradients, one_of_gradients
 
 _TINY = 1e-15  # the released code's
 
@@ -35,8 +35,8 @@ class SFRon(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        optimizer: makes an optimizer from parameters.
-        lr_scheduler: makes a scheduler from an optimizer; it steps once an epoch.
+        optimizer: optimizer factory: parameters → optimizer.
+        lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         alpha: α ≥ 0, weight of the ascent in the first step.
         temperature: λ ≥ 0; the larger, the less an ascent heeds samples that are forgotten already.
         threshold: γ ≥ 0, how many times as important to Df as to Dr a weight must be to climb; 0 takes all.
@@ -65,7 +65,7 @@ class SFRon(UnlearnModule):
         forget_every: int = 5,
         max_norm: float = 7.0,
         slow_rate: float = 1.0,
-        importance: Gradients = "per_sample",
+        importance: GradientKind = "per_sample",
         chunk_size: int = 32,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
@@ -82,16 +82,13 @@ class SFRon(UnlearnModule):
         self._held: list[tuple[nn.Parameter, Tensor]] = []
         self._climbing = False
 
-    def prepare_data(self) -> None:
-        """Checks also that the ascent has epochs to fade over."""
-        super().prepare_data()
-        if self.trainer.state.fn == "fit":
-            planned_epochs(self, "its ascent fades")
+    def check_data(self, data: UnlearnData) -> None:
+        """Checks that the ascent has epochs to fade over."""
+        planned_epochs(self, "its ascent fades")
 
     def on_train_start(self) -> None:
         """Finds the salient weights of θo, a resumed run's too; the clock is running."""
-        super().on_train_start()
-        data, original = self._data(), cast(Backbone, self.original_copy())
+        data, original = self.data, cast(Backbone, self.original_copy())
         learning = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
         size = self.chunk_size if self.importance == "per_sample" else data.batch_size
         parts = [data.evaluation_batches(part, self.device) for part in ("forget", "retain")]
@@ -128,7 +125,7 @@ class SFRon(UnlearnModule):
             nn.utils.clip_grad_norm_([parameter for parameter, _ in self._held], self.max_norm)
 
     def on_train_end(self) -> None:
-        """Gives the memory of the mask back."""
+        """Frees the mask."""
         self._held = []
 
     def _step(self, loss: Tensor, climbing: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.base import UnlearnModule
-from lit_unlearn.methods.gradients import Gradients, MeanSquares, loss_gradients, one_of_gradients
+from lit_unlearn.methods.gradients import GradientKind, MeanSquares, loss_gradients, one_of_gradients
 
 
 class SSD(UnlearnModule):
@@ -43,7 +43,7 @@ class SSD(UnlearnModule):
         weights: str | Path | None = None,
         alpha: float = 10.0,
         dampening: float = 1.0,
-        importance: Gradients = "per_sample",
+        importance: GradientKind = "per_sample",
         chunk_size: int = 32,
     ) -> None:
         super().__init__(backbone, weights)
@@ -59,9 +59,8 @@ class SSD(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Starts to measure the network as it answers, in eval mode."""
-        super().on_train_start()
         self.backbone.eval()
-        counts = self._data().split.counts()
+        counts = self.data.split.counts()
         limit = 1 + counts["retain"] / counts["forget"]
         if self.importance == "per_sample" and self.alpha >= limit:
             rank_zero_warn(
@@ -84,7 +83,6 @@ class SSD(UnlearnModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Dampens after the last batch, before the epoch's validation, and ends the run."""
-        super().on_train_batch_end(outputs, batch, batch_idx)
         if self.current_epoch > 0 or batch_idx + 1 < self.trainer.num_training_batches:
             return
         if self._waiting:
@@ -108,7 +106,7 @@ class SSD(UnlearnModule):
     def _measure_batches(self, images: Tensor, labels: Tensor, is_forget: Tensor) -> Tensor:
         new = images[is_forget], labels[is_forget]
         waiting = tuple(map(torch.cat, zip(self._waiting, new, strict=True))) if self._waiting else new
-        size = self._data().forget_batch_size or self._data().batch_size
+        size = self.data.forget_batch_size or self.data.batch_size
         while len(waiting[1]) >= size:
             self._measure_batch(self._forget, *(tensor[:size] for tensor in waiting))
             waiting = tuple(tensor[size:] for tensor in waiting)

@@ -1,8 +1,8 @@
 """Mathematics and streaming statistics that methods and attacks are measured by."""
 
 from lit_unlearn.metrics.cka import LinearCKA
-from lit_unlearn.metrics.contraction import contraction_loss, effective_rank, entropy_floor, per_dimension_variance
 from lit_unlearn.metrics.detection import answer_statistics, auc
+from lit_unlearn.metrics.effective_rank import effective_rank
 from lit_unlearn.metrics.evaluation import SplitAccuracy, gap_to_retrain, tow, unlearning_scores
 from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline
@@ -20,16 +20,13 @@ __all__ = [
     "answer_statistics",
     "auc",
     "balanced_mean",
-    "contraction_loss",
     "effective_rank",
-    "entropy_floor",
     "gap_to_retrain",
     "held_out_attack",
     "lira_offline",
     "lira_online",
     "margin",
     "modified_entropy",
-    "per_dimension_variance",
     "pointwise_information",
     "rmia_offline",
     "solve",

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.metrics.contraction import rank_of_spectrum
+from lit_unlearn.metrics.effective_rank import rank_of_spectrum
 from lit_unlearn.metrics.normal_equations import rounding_level
 
 
@@ -62,7 +62,7 @@ class Spread(Metric):
 
         Returns:
             ``mean`` (d,), and of shape (): ``variance``, the trace of the covariance; ``rank``, the effective rank as
-            :func:`~lit_unlearn.metrics.contraction.effective_rank` defines it; ``norm``, the mean Euclidean norm.
+            :func:`~lit_unlearn.metrics.effective_rank.effective_rank` defines it; ``norm``, the mean Euclidean norm.
             Directions that rounding alone could have made count as empty, so both are 0 for constant representations.
         """
         mean, second = self.sum_x / self.n, self.xtx / self.n

@@ -3,7 +3,7 @@ import torch
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import L1Sparse
-from lit_unlearn.methods.fading import straight
+from lit_unlearn.methods.fading import linear_decay
 
 
 @pytest.mark.parametrize(("free", "gammas"), [(0, [0.02, 0.02 * 2 / 3, 0.02 / 3]), (1, [0.02, 0.01, 0.0])])
@@ -21,10 +21,10 @@ def test_three_epochs_have_a_penalty_that_falls_in_a_straight_line(follow, make_
 
 
 def test_the_penalty_starts_at_alpha_ends_at_zero_and_stays_there():
-    values = [straight(0.6, epoch, 6) for epoch in range(10)]
+    values = [linear_decay(0.6, epoch, 6) for epoch in range(10)]
     assert values == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 0, 0, 0], abs=1e-15)
     assert values[6:] == [0.0] * 4
-    assert straight(0.6, 9, 10) == pytest.approx(0.06)
+    assert linear_decay(0.6, 9, 10) == pytest.approx(0.06)
 
 
 def test_a_larger_penalty_leaves_smaller_weights(fit, make_backbone, make_data, sgd):

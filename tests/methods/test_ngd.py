@@ -6,7 +6,7 @@ from torch.optim import SGD
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import NGD, FineTune
-from lit_unlearn.methods.ngd import noise_generator
+from lit_unlearn.seed import generator, run_seed
 
 
 def draws(step, seed=0):
@@ -61,7 +61,7 @@ def test_without_noise_it_is_fine_tuning(fit, make_backbone, make_data, sgd):
 
 def test_every_rank_draws_the_same_noise_and_every_step_and_seed_its_own(monkeypatch):
     def first(step):
-        return torch.randn(1000, generator=noise_generator(step, torch.device("cpu")))
+        return torch.randn(1000, generator=generator(run_seed(), "noise", step))
 
     assert torch.equal(first(3), first(3))  # a function of seed and step alone
     others = [first(4)]

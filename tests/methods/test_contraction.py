@@ -1,4 +1,4 @@
-"""Contraction of representations: the loss, the entropy bound and the diagnostics."""
+"""Contraction of representations: the loss, its points, the entropy bound and the depth."""
 
 import math
 
@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.contraction import (
-    contraction_loss,
-    depth,
-    effective_rank,
-    entropy_floor,
-    per_dimension_variance,
-    target_point,
-)
+from lit_unlearn.methods.contraction import contraction_loss, depth, entropy_floor, target_point
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -96,39 +89,6 @@ def test_target_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
 def test_feature_maps_are_an_error() -> None:
     with pytest.raises(UsageError, match=r"\(4, 2, 3, 3\)"):
         contraction_loss(torch.zeros(4, 2, 3, 3), torch.zeros(()))
-
-
-def test_effective_rank_of_equal_directions() -> None:
-    # The corners of a simplex spread equally over 5 directions, whatever their offset and scale.
-    corners = torch.eye(6)
-    for h in (corners, corners * 1e-3 + 1, corners.repeat(7, 2)):
-        assert effective_rank(h).item() == pytest.approx(5, abs=1e-3)
-
-
-def test_effective_rank_by_hand() -> None:
-    h = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) + 10
-    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
-    assert effective_rank(h).item() == pytest.approx(expected)
-    assert effective_rank(h[:2]).item() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
-@pytest.mark.parametrize("samples", [0, 1, 2, 257])
-def test_effective_rank_of_one_point_is_zero(samples: int, scale: float) -> None:
-    point = scale * torch.arange(33, dtype=torch.float64).sqrt()
-    assert effective_rank(point.expand(samples, 33)) == 0
-
-
-def test_effective_rank_says_when_values_are_not_finite() -> None:
-    assert effective_rank(torch.tensor([[1.0], [math.inf]])).isnan()
-    assert effective_rank(torch.tensor([[1.0], [math.nan]])).isnan()
-
-
-def test_per_dimension_variance() -> None:
-    h = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) + 1e3
-    torch.testing.assert_close(per_dimension_variance(h), h.double().var(0, correction=0))
-    assert per_dimension_variance(h[:1]).tolist() == [0] * 4
-    assert per_dimension_variance(h[:0]).tolist() == [0] * 4
 
 
 def test_the_points_to_contract_to() -> None:

@@ -1,4 +1,4 @@
-"""What contraction of representations is measured by: norms, variance, effective rank and the entropy they allow.
+"""Contraction of representations: the loss, its target points, and how far it went.
 
 One-Point Contraction (arXiv 2507.07754) argues from the norm of the logits z to the uncertainty of the prediction; the
 bound below is that argument in closed form.
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.metrics.effective_rank import effective_rank
 
-Target = Literal["origin", "retain_mean", "random_point", "uniform"]
+ContractionPoint = Literal["origin", "retain_mean", "random_point", "uniform"]
+"""The kinds of point that representations contract to."""
 
 
-def target_point(target: Target, forget: Tensor, retain: Tensor, seed: int) -> Tensor:
+def target_point(target: ContractionPoint, forget: Tensor, retain: Tensor, seed: int) -> Tensor:
     """The point that representations contract to.
 
     Args:
@@ -40,7 +42,7 @@ def target_point(target: Target, forget: Tensor, retain: Tensor, seed: int) -> T
         return point.div(point.norm()).to(forget)
     if target == "origin":
         return torch.zeros_like(forget[0])
-    raise unknown("target", target, get_args(Target))
+    raise unknown("target", target, get_args(ContractionPoint))
 
 
 def contraction_loss(z: Tensor, target: Tensor, squared: bool = False) -> Tensor:
@@ -109,44 +111,6 @@ def depth(logits: Tensor, features: Tensor) -> dict[str, Tensor]:
         "feature_variance": features.var(0, unbiased=False).mean(),
         "effective_rank": effective_rank(features),
     }
-
-
-def per_dimension_variance(h: Tensor) -> Tensor:
-    """Population variance of every dimension of h (B, d): (d,), float64; 0 where there are fewer than two samples."""
-    return _centred(h).square().sum(0) / max(len(h), 1)
-
-
-def effective_rank(h: Tensor) -> Tensor:
-    """How many directions the samples spread over: exp of the entropy of the normalised singular values of centred h.
-
-    Between 1 and min(B - 1, d) (Roy and Vetterli, 2007). By convention it is 0 where nothing spreads: constant
-    representations, or fewer than two samples. It is NaN only when h holds values that are not finite.
-
-    Args:
-        h: representations (B, d).
-
-    Returns:
-        The effective rank, shape (), float64; no gradient.
-    """
-    h = h.detach().double()
-    if not h.isfinite().all():
-        return h.new_full((), math.nan)
-    singular = torch.linalg.svdvals(_centred(h))
-    # What centring leaves of a constant is rounding of its size, not spread.
-    rounding = max(h.shape) * torch.finfo(h.dtype).eps * torch.linalg.vector_norm(h)
-    return rank_of_spectrum(torch.where(singular > rounding, singular, 0.0))
-
-
-def rank_of_spectrum(singular: Tensor) -> Tensor:
-    """The effective rank, shape (), of a matrix with these singular values (d,), all at least 0; 0 where all are 0."""
-    total = singular.sum()
-    share = singular / torch.where(total > 0, total, 1.0)
-    return torch.where(total > 0, torch.special.entr(share).sum().exp(), 0.0)
-
-
-def _centred(h: Tensor) -> Tensor:
-    """The samples (B, d) minus their mean, in float64; an empty batch stays empty."""
-    return h.double() - h.double().mean(0)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

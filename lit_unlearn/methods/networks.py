@@ -1,0 +1,85 @@
+"""The networks of a method: the backbone that learns, its original and frozen teachers."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.methods.scoring import SplitScoring
+
+
+class BackboneModule(SplitScoring):
+    """Loads the original weights into a backbone, and keeps them apart from it.
+
+    Args:
+        backbone: the network, as constructed.
+        weights: the original weights: a file, or a name in the manifest; None takes the backbone as it is.
+
+    Attributes:
+        from_scratch: whether training starts from the backbone's fresh initialisation and not from the original.
+        loaded: what was read from ``weights``, or None.
+        teacher: a frozen network to learn from, where the method has one.
+    """
+
+    from_scratch: ClassVar[bool] = False
+    teacher: Backbone | None
+
+    def __init__(self, backbone: Backbone, weights: str | Path | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.teacher = None
+        fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
+        self.loaded = load_weights(backbone, weights) if weights is not None else None
+        self._original = None if self.from_scratch and weights is None else _clone(backbone.state_dict())
+        if fresh is not None:
+            backbone.load_state_dict(fresh)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.backbone(images)
+        return logits
+
+    def frozen_copy(self) -> Backbone:
+        """A copy of the backbone as it stands, in eval mode, without gradients."""
+        return copy.deepcopy(self.backbone).eval().requires_grad_(False)
+
+    def unwrapped_backbone(self) -> Backbone:
+        """The backbone in the original's shape; a method that changes the architecture overrides this."""
+        return self.backbone
+
+    def unwrapped_copy(self) -> Backbone:
+        """A copy of the backbone in the original's shape, in eval mode, without gradients."""
+        return copy.deepcopy(self.unwrapped_backbone()).eval().requires_grad_(False)
+
+    def original_copy(self) -> Backbone | None:
+        """A frozen copy of the original model, or None for a run that has none."""
+        if self._original is None:
+            return None
+        original = self.unwrapped_copy()
+        original.load_state_dict(self._original)
+        return original
+
+    def is_original(self) -> bool:
+        """Whether the model answers as the original does; a method that does not change weights overrides this."""
+        return self.has_original_weights()
+
+    def has_original_weights(self) -> bool:
+        """Whether the unwrapped backbone's parameters and buffers are, bit for bit, the original's."""
+        if self._original is None:
+            return False
+        state = self.unwrapped_backbone().state_dict()
+        return all(torch.equal(state[name].cpu(), value.cpu()) for name, value in self._original.items())
+
+    def teachers(self) -> dict[str, Backbone]:
+        """The frozen networks beside the backbone, by the attribute that holds them."""
+        children = self.named_children()
+        return {name: child for name, child in children if isinstance(child, Backbone) and name != "backbone"}
+
+
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

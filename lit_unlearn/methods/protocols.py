@@ -1,0 +1,67 @@
+"""What methods read of the data. :class:`lit_unlearn.data.UnlearnDataModule` has it; so may a data module of yours."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Labelled = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) in [0, 1] and their labels (B,)."""
+
+
+class Split(Protocol):
+    """Which samples are to be forgotten."""
+
+    @property
+    def hash(self) -> str:
+        """Names this split of this training set."""
+
+    @property
+    def forgotten_classes(self) -> tuple[int, ...]:
+        """The classes of which no sample is retained, sorted."""
+
+    def counts(self) -> dict[str, int]:
+        """How many samples each split has, by its name."""
+
+
+class UnlearnData(Protocol):
+    """A data module with a forget split."""
+
+    @property
+    def split(self) -> Split:
+        """What is forgotten and what is retained."""
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that have samples, in the order of the evaluation loaders."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, forgotten ones included."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per training step and device."""
+
+    @property
+    def forget_batch_size(self) -> int | None:
+        """The same for batches of the forget set alone; None means ``batch_size``."""
+
+    @property
+    def validation(self) -> Tensor:
+        """Retained training indices that training leaves out for the method's ``holdout``, int64.
+
+        Raises:
+            UsageError: if a class of the forget set has too few retained samples.
+        """
+
+    def evaluation_batches(self, split: str, device: torch.device) -> Iterator[Labelled]:
+        """This rank's share of a split, in [0, 1], on a device and without augmentation."""
+
+    def shuffled_batches(self, split: str, device: torch.device, most: int) -> Iterator[Labelled]:
+        """At most so many random samples of ``forget`` or ``retain``, in batches of training's size, on every rank."""
