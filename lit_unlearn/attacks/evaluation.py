@@ -24,9 +24,9 @@ class Evaluation(Callback):
     Args:
         retrain: weights of a model trained without the forget set: a file, or a name in the manifest. That model must
             have been trained without exactly this run's forget set; None leaves the yardstick out. On the command
-            line it may also be an experiment file of Retrain, which is then trained first.
+            line it may also be a config of Retrain, which is then trained first.
         suite: name and version of the suite of attacks, for the result row; None where they are of one's own choice.
-        yardsticks: whether Original and Retrain are scored and attacked in this run; a benchmark measures them once.
+        reference_models: whether Original and Retrain are scored and attacked in this run; a benchmark does it once.
 
     Attributes:
         findings: for each subject, its accuracy on each split, as ``<split>_acc``, a fraction.
@@ -37,10 +37,12 @@ class Evaluation(Callback):
 
     title = "evaluate"
 
-    def __init__(self, retrain: str | Path | None = None, suite: str | None = None, yardsticks: bool = True) -> None:
+    def __init__(
+        self, retrain: str | Path | None = None, suite: str | None = None, reference_models: bool = True
+    ) -> None:
         self.retrain = retrain
         self.suite = suite
-        self.yardsticks = yardsticks
+        self.reference_models = reference_models
         self.findings: dict[str, dict[str, float]] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -114,7 +116,7 @@ class Evaluation(Callback):
             self._score(UNLEARNED, target)
 
     def _score_yardsticks(self, trainer: Trainer, module: Any, attack: bool = True) -> None:
-        if not self.yardsticks:
+        if not self.reference_models:
             return
         audits_original = trainer.state.fn != "fit" and module.is_original()
         with isolated(module.device):
