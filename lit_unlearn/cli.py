@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -32,10 +30,11 @@ from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
+from lit_unlearn.retraining import retrained
+from lit_unlearn.shipped import is_config, with_configs
 
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
-_TRAINED = "LIT_UNLEARN_TRAINED_RETRAIN"  # for the processes that Lightning starts from this one, by the same command
 _TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
     "num_sanity_val_steps": 0,
@@ -64,48 +63,51 @@ class UnlearnCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses, finds the checkpoint that ``last`` means, and looks at one before anything is read from it.
+        """Parses, finds the checkpoint that ``last`` means, and checks a checkpoint before anything is read from it.
 
         Raises:
             UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them.
         """
-        super().parse_arguments(parser, args)
+        words = sys.argv[1:] if args is None else args
+        if isinstance(words, list):
+            self.config = parser.parse_args(with_configs(words))
+        else:
+            super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
+        self._weights = settings.model.get("init_args", {}).get("weights")
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = _last_checkpoint(settings, subcommand)
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
             _check_purpose(path, check_checkpoint(path), subcommand)
 
-    def _parse_ckpt_path(self) -> None:
-        """Takes the method and its options from a checkpoint, as Lightning does, but not where the original lies.
-
-        That is where the user says, if he does: the path of training may be of another machine.
-        """
-        given = self._settings().model.get("init_args", {}).get("weights")
-        super()._parse_ckpt_path()
-        if given is not None:
-            self._settings().model.init_args.weights = given
-
     def before_instantiate_classes(self) -> None:
-        """Names the run directory after the method, and trains the Retrain yardstick if a config was given for it."""
+        """Names the run directory after the method, and finds or trains the Retrain that a config was given for.
+
+        The original lies where the user says: the place that a checkpoint names may be of another machine.
+
+        Raises:
+            UsageError: if a Retrain must be trained by a subcommand that trains nothing.
+        """
         settings = self._settings()
+        if settings.get("ckpt_path") and self._weights is not None:
+            settings.model.init_args.weights = self._weights
         if "verbose" in settings:
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         if _is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = _method(settings)
-        retrain = str(settings.evaluation.retrain)
-        if retrain.endswith((".yaml", ".yml")):
-            if settings.trainer.fast_dev_run:
-                settings.evaluation.retrain = None  # a dry run trains and writes nothing
-                return
-            if self.subcommand != "fit":
-                raise UsageError(
-                    f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
-                )
-            trained = os.environ.get(_TRAINED) if os.environ.get("LOCAL_RANK", "0") != "0" else None
-            settings.evaluation.retrain = trained or str(train_yardstick(retrain, settings.data.as_dict()))
-            os.environ[_TRAINED] = settings.evaluation.retrain
+        retrain = settings.evaluation.retrain
+        if retrain is None or Path(retrain).suffix == ".pt" or not is_config(retrain):
+            return
+        if settings.trainer.fast_dev_run:
+            settings.evaluation.retrain = None  # a dry run trains and writes nothing
+        elif self.subcommand != "fit":
+            raise UsageError(
+                f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
+            )
+        else:
+            folder = _root(settings.trainer) / "retrain"
+            settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
 
     def before_fit(self) -> None:
         """Compiles the network where it was asked for.
@@ -135,37 +137,19 @@ class UnlearnCLI(LightningCLI):
         return self.config[self.config["subcommand"]]
 
 
-class YardstickCLI(UnlearnCLI):
-    """The run within a run that trains a Retrain, and nothing else."""
-
-    def before_fit(self) -> None:
-        """Refuses another method before it trains.
-
-        Raises:
-            UsageError: naming the method.
-        """
-        super().before_fit()
-        if type(self.model) is not methods.Retrain:
-            raise UsageError(
-                f"the config of evaluation.retrain trains {type(self.model).__name__}, but must train Retrain"
-            )
-
-
-def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> UnlearnCLI:
+def run(args: ArgsType = None) -> UnlearnCLI:
     """Runs one subcommand, as :func:`main` does, but lets errors through.
 
-    Classes of one's own are found by class path in the folder that the command is run from.
+    The user's own classes are found by class path in the folder that the command is run from.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)  # the same one is added once
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start")  # frozen teachers should be
     parser = {"exit_on_error": False}
-    return cli_class(
+    return UnlearnCLI(
         UnlearnModule,
         UnlearnDataModule,
         subclass_mode_model=True,
@@ -186,30 +170,8 @@ def run(args: ArgsType = None, cli_class: type[UnlearnCLI] = UnlearnCLI) -> Unle
     )
 
 
-def train_yardstick(config: str, data_settings: dict[str, object]) -> Path:
-    """Trains a Retrain for exactly this data and split, by a config of its own.
-
-    Args:
-        config: an experiment file of :class:`~lit_unlearn.methods.Retrain`; its data is replaced.
-        data_settings: class path and arguments of the data module.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        UsageError: if the config is not there, or trains something else than Retrain.
-    """
-    if not Path(config).is_file():
-        raise UsageError(f"evaluation.retrain names the config {config!r}, but there is no such file")
-    seed = os.environ.pop("PL_GLOBAL_SEED", None)
-    settings = json.dumps(data_settings, default=str)
-    cli = run(["fit", "--config", config, f"--data={settings}", "--report.checkpoint=true"], YardstickCLI)
-    os.environ.pop("PL_GLOBAL_SEED", None)
-    if seed is not None:
-        seed_everything(int(seed), workers=True, verbose=False)
-    directory = report_of(cli.trainer).directory
-    assert directory is not None
-    return directory / CHECKPOINT
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 def run_one(args: list[str]) -> None:
@@ -251,6 +213,13 @@ def _process_group_is_open() -> bool:
 
 def _method(settings: Any) -> str:
     return str(settings.model.class_path).rpartition(".")[2]
+
+
+def _root(trainer: Any) -> Path:
+    """The folder of all runs."""
+    logger = trainer.logger
+    options = logger.get("init_args", {}) if hasattr(logger, "get") else {}
+    return Path(options.get("save_dir") or trainer.default_root_dir or ".")
 
 
 def _is_unnamed(logger: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One line for whatever the user got wrong, made of what Lightning's parser and others say at length."""
+"""One line for whatever the user got wrong, made of what Lightning's parser and others report at length."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ _ROOMS = {
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for an error that the user can mend; None for one that is ours."""
+    """One line for a user error; None for an error of the package."""
     for kind in (UsageError, argparse.ArgumentError, ModuleNotFoundError):
         for link in _chain(error):
             if isinstance(link, kind):

@@ -140,23 +140,22 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def experiments(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of experiments that only the stand-in for the command line can run."""
+def experiments(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes a grid of experiments that only the stand-in for the command line can run: its bases and experiments."""
 
-    def make(scenarios: tuple[str, ...] = ("class", "random"), **methods: dict[str, object]) -> Path:
+    def make(scenarios: tuple[str, ...] = ("class", "random"), **methods: dict[str, object]) -> dict[str, Any]:
         folder = tmp_path / "experiments"
-
-        def write(path: str, method: str, **settings: object) -> None:
-            model = {"class_path": method, "init_args": {"backbone": {"class_path": "ResNet8"}, **settings}}
-            whole = {"model": model, "data": {"init_args": {}}, "trainer": {"max_epochs": 2}, "evaluation": {}}
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(yaml.safe_dump(whole | {"evaluation": {"retrain": None}}))
-
-        write("pretrain.yaml", "Pretrain")
+        folder.mkdir(exist_ok=True)
+        sections = {
+            name: {"model": {"class_path": name.upper(), "init_args": settings}, "trainer": {"max_epochs": 2}}
+            for name, settings in methods.items()
+        }
+        (folder / "experiments.yaml").write_text(yaml.safe_dump(sections))
+        model = {"class_path": "Audit", "init_args": {"backbone": {"class_path": "ResNet8"}}}
         for scenario in scenarios:
-            write(f"{scenario}/retrain.yaml", "Retrain")
-            for name, settings in methods.items():
-                write(f"{scenario}/{name}.yaml", name.upper(), **settings)
-        return folder
+            base = {"model": model, "data": {"init_args": {}}, "evaluation": {"retrain": None}}
+            (folder / f"{scenario}.yaml").write_text(yaml.safe_dump(base))
+        bases = {scenario: str(folder / f"{scenario}.yaml") for scenario in scenarios}
+        return {"bases": bases, "experiments": str(folder / "experiments.yaml")}
 
     return make

@@ -1,5 +1,6 @@
 """Stand-ins for the command line, which a benchmark's worker processes import by name."""
 
+import json
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_unlearn.benchmark import Grid, Launcher, Seeds, Slurm, execute, make_cells
+from lit_unlearn.benchmark import Grid, Launcher, Seeds, Slurm, execute, make_runs
 from lit_unlearn.reports import Row, write_rows
 
 
@@ -28,6 +29,10 @@ def run(args: list[str]) -> None:
     if wish == "die" or (wish == "die once" and not (root / "died").exists()):
         (root / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if wish == "kill the benchmark once" and not (root / f"{settings['model']['class_path']} killed").exists():
+        (root / f"{settings['model']['class_path']} killed").touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
     time.sleep(settings["model"]["init_args"].get("pause", 0))
     method = settings["model"]["class_path"]
     fits = subcommand == "fit"
@@ -53,7 +58,7 @@ if __name__ == "__main__":
 
     experiments, output, *on = sys.argv[1:]
     if on == ["slurm"]:
-        cells, launcher = make_cells(Grid(experiments)), Launcher(4, 1, Slurm(every=0.5))
+        runs, launcher = make_runs(Grid(**json.loads(experiments))), Launcher(4, 1, Slurm(every=0.5))
     else:
-        cells, launcher = make_cells(Grid(experiments, seeds=Seeds(originals=2))), Launcher(workers=2)
-    print(execute(cells, Path(output), fake_runs.run, launcher, lambda progress: None))
+        runs, launcher = make_runs(Grid(**json.loads(experiments), seeds=Seeds(originals=2))), Launcher(workers=2)
+    print(execute(runs, Path(output), fake_runs.run, launcher, lambda progress: None))

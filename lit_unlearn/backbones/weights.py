@@ -17,11 +17,9 @@ from torch import Tensor
 
 from lit_unlearn.backbones.backbone import Backbone, first_line
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.shipped import CHECKPOINTS
 
 FILE_FORMAT = 1
-_PACKAGE = Path(__file__).resolve().parent.parent
-CHECKPOINTS: Path = _PACKAGE / "checkpoints" if (_PACKAGE / "checkpoints").is_dir() else _PACKAGE.parent / "checkpoints"
-"""The folder with ``manifest.json`` and the weights that come with the package."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``lit-unlearn benchmark``, ``tune`` and ``report``: what a user gives them, and what he sees while they run."""
+"""``lit-unlearn benchmark``, ``tune`` and ``report``: their options, and what they show while they run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,55 +9,55 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lit_unlearn.artifacts import Artifact
-from lit_unlearn.benchmark.cells import Cell, folder_of
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
-from lit_unlearn.benchmark.grid import Grid, make_cells
+from lit_unlearn.benchmark.grid import Grid, make_runs
 from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
-from lit_unlearn.benchmark.local import RunCell
-from lit_unlearn.benchmark.sampling import Ranges
+from lit_unlearn.benchmark.local import RunCommand
+from lit_unlearn.benchmark.runs import Run, folder_of
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import LOG, Trial, Tuning, judge, trial_cells, write_winners
+from lit_unlearn.benchmark.tuning import LOG, TUNED, Ranges, Trial, Tuning, judge, trial_runs, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.figures import standalone
 from lit_unlearn.reports.gallery import read_artifacts
 from lit_unlearn.reports.report import ARTIFACTS
 from lit_unlearn.reports.rows import Row, read_rows, write_atomically
+from lit_unlearn.shipped import with_configs
 
 
-def benchmark(args: Sequence[str], run: RunCell) -> None:
+def benchmark(args: Sequence[str], command: RunCommand) -> None:
     """Runs a grid, skipping what is finished.
 
     Raises:
-        UsageError: if a setting is wrong, or a cell has failed.
+        UsageError: if a setting is wrong, or a run has failed.
     """
-    parser = _parser("benchmark", "Run every experiment of a folder, for every seed, and gather the rows.")
-    settings = parser.instantiate_classes(parser.parse_args(list(args)))
+    parser = _parser("benchmark", "Run every experiment of a grid, for every seed, and collect the rows.")
+    settings = parser.instantiate_classes(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
-    cells = make_cells(settings.grid)
-    failed = _execute(cells, root, run, settings.launcher)
-    print(f"Written to {root / ROWS}: {len(collect(cells, root))} rows")
+    runs = make_runs(settings.grid)
+    failed = _execute(runs, root, command, settings.launcher)
+    print(f"Written to {root / ROWS}: {len(collect(runs, root))} rows")
     _complain(failed)
 
 
-def tune(args: Sequence[str], run: RunCell, ranges: Mapping[str, Ranges]) -> None:
-    """Searches the ranges of every method, and writes what won.
+def tune(args: Sequence[str], command: RunCommand, ranges: Mapping[str, Ranges]) -> None:
+    """Searches the ranges of every method, and writes the best settings.
 
     Raises:
-        UsageError: if a setting is wrong, or a cell has failed.
+        UsageError: if a setting is wrong, or a run has failed.
     """
     parser = _parser("tune", "Try the same number of settings of every method, on images held out of the training set.")
     parser.add_argument("--tuning", type=Tuning, default=Tuning())
-    settings = parser.instantiate_classes(parser.parse_args(list(args)))
+    settings = parser.instantiate_classes(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
     trials: list[Trial] = []
     for count in settings.tuning.rounds:
-        cells = trial_cells(settings.grid, settings.tuning, ranges, count, trials)
-        failed = _execute(cells, root, run, settings.launcher)
-        trials = judge(cells, collect(cells, root))
-    write_winners(settings.grid, settings.tuning, cells, trials, root)
-    print(f"Written to {root}: {LOG}, and the winners as experiments in tuned/")
+        runs = trial_runs(settings.grid, settings.tuning, ranges, count, trials)
+        failed = _execute(runs, root, command, settings.launcher)
+        trials = judge(runs, collect(runs, root))
+    write_winners(settings.grid, settings.tuning, runs, trials, root)
+    print(f"Written to {root}: {LOG}, and the winners as experiments in {TUNED}")
     _complain(failed)
 
 
@@ -150,16 +150,16 @@ def _refuse_two(place: Path, summaries: Sequence[Summary]) -> None:
 
 def _parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"lit-unlearn {command}", description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="Path to a configuration file.")
+    parser.add_argument("--config", action="config", help="A file, or the name of a shipped config.")
     parser.add_argument("--grid", type=Grid)
     parser.add_argument("--launcher", type=Launcher, default=Launcher())
     parser.add_argument("--output", type=str, help="Folder of everything that the command writes.")
     return parser
 
 
-def _execute(cells: Sequence[Cell], root: Path, run: RunCell, launcher: Launcher) -> dict[str, str]:
+def _execute(runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher) -> dict[str, str]:
     with _progress_bar() as tell:
-        return execute(cells, root, run, launcher, tell)
+        return execute(runs, root, command, launcher, tell)
 
 
 @contextmanager

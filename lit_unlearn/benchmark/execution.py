@@ -1,7 +1,7 @@
-"""Runs the cells of a grid: those that are ready, so many at once, each once.
+"""Executes the runs of a grid: those that are ready, so many at once, each once.
 
-What is finished is what has a whole results file of its own key. A process that dies takes its half-written folder
-with it when the cell is next begun; the machine may stop at any moment and the same command goes on from there.
+A run is finished when its folder holds a complete results file. The half-written folder of a process that died is
+removed when the run starts again; the machine may stop at any moment, and the same command continues.
 """
 
 import fcntl
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.gathering import collect, finished, kept_rows
-from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCell, run_cell
+from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCommand, run_in_worker
+from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
 from lit_unlearn.errors import UsageError, check_at_least
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where cells run: in this machine's processes, or as jobs of a cluster.
+    """Where runs are executed: in processes of this machine, or as jobs of a cluster.
 
     Args:
-        workers: how many at once; of jobs, how many of one array.
-        threads: of each. More threads than cores, over all workers, slow everything down many times.
-        slurm: what each job asks for; None runs the cells here.
+        workers: how many at once; with Slurm, how many jobs of one array.
+        threads: of each worker. More threads than cores, over all workers, slow everything down many times.
+        slurm: what each job asks for; None executes the runs here.
     """
 
     workers: int = 1
@@ -51,51 +51,51 @@ class Progress:
 
 
 def execute(
-    cells: Sequence[Cell], root: Path, run: RunCell, launcher: Launcher, tell: Callable[[Progress], None]
+    runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher, tell: Callable[[Progress], None]
 ) -> dict[str, str]:
-    """Runs every cell that is not finished and writes all rows to ``rows.json``.
+    """Executes every run that is not finished and writes all rows to ``rows.json``.
 
     Args:
-        cells: the grid, with what each cell needs before it.
-        root: the benchmark's own folder. Rows that its ``rows.json`` holds already are finished.
-        run: what runs one command line.
+        runs: the grid, with what each run needs before it.
+        root: the output directory. Rows that its ``rows.json`` holds already are finished.
+        command: runs one command line.
         launcher: where.
         tell: called whenever something has changed.
 
     Returns:
-        The key of each cell that has no result → why.
+        The key of each run that has no result → why.
 
     Raises:
-        UsageError: if the folder cannot be written or another benchmark is at work in it.
+        UsageError: if the directory cannot be written or is locked by another process.
     """
     with _locked(root):
         known = {row.benchmark["key"]: row for row in kept_rows(root)}
-        open_cells = {cell.key: cell for cell in cells if not finished(cell, root, known)}
-        # What only serves finished cells need not be made again.
-        wanted = {key for key, cell in open_cells.items() if cell.reports}
-        for cell in reversed(cells):
-            if cell.key in wanted:
-                wanted |= {need.key for need in cell.needs.values()}
-        open_cells = {key: cell for key, cell in open_cells.items() if key in wanted}
+        open_runs = {run.key: run for run in runs if not finished(run, root, known)}
+        # A run that only finished runs need is not executed again.
+        wanted = {key for key, run in open_runs.items() if run.reports}
+        for run in reversed(runs):
+            if run.key in wanted:
+                wanted |= {need.key for need in run.needs.values()}
+        open_runs = {key: run for key, run in open_runs.items() if key in wanted}
         failed: dict[str, str] = {}
-        with _pool(run, root, launcher) as pool:
-            while open_cells or pool.running:
-                for key, cell in list(open_cells.items()):
-                    needed = {need.key for need in cell.needs.values()}
-                    if not needed & open_cells.keys() and finished(cell, root, known):
-                        del open_cells[key]  # what it was to measure has ended badly
+        with _pool(command, root, launcher) as pool:
+            while open_runs or pool.running:
+                for key, run in list(open_runs.items()):
+                    needed = {need.key for need in run.needs.values()}
+                    if not needed & open_runs.keys() and finished(run, root, known):
+                        del open_runs[key]  # the run that it was to measure has diverged
                     elif lost := needed & failed.keys():
                         failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
-                        del open_cells[key]
-                    elif pool.has_room and not needed & (open_cells.keys() | pool.running.keys()):
-                        pool.submit(open_cells.pop(key))
-                tell(Progress(len(cells) - len(open_cells) - len(pool.running), len(cells), pool.labels, failed))
-                for cell, error in pool.wait():
+                        del open_runs[key]
+                    elif pool.has_room and not needed & (open_runs.keys() | pool.running.keys()):
+                        pool.submit(open_runs.pop(key))
+                tell(Progress(len(runs) - len(open_runs) - len(pool.running), len(runs), pool.labels, failed))
+                for run, error in pool.wait():
                     if error is not None:
-                        failed[cell.key] = error
-                    collect(cells, root)
-        collect(cells, root)
-        tell(Progress(len(cells), len(cells), [], failed))
+                        failed[run.key] = error
+                    collect(runs, root)
+        collect(runs, root)
+        tell(Progress(len(runs), len(runs), [], failed))
     return failed
 
 
@@ -110,17 +110,19 @@ def _locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"another benchmark is at work in {root}: wait for it, or give another output") from error
+            raise UsageError(
+                f"output directory {root} is locked by another process: wait for it, or give another --output"
+            ) from error
         yield
 
 
-def _pool(run: RunCell, root: Path, launcher: Launcher) -> LocalPool | SlurmPool:
+def _pool(command: RunCommand, root: Path, launcher: Launcher) -> LocalPool | SlurmPool:
     if launcher.slurm is None:
-        return LocalPool(run, root, launcher.workers, launcher.threads)
-    job = partial(_run_unfinished, run, root)
+        return LocalPool(command, root, launcher.workers, launcher.threads)
+    job = partial(_run_unfinished, command, root)
     return SlurmPool(job, root, launcher.slurm, launcher.workers, launcher.threads, TRIES)
 
 
-def _run_unfinished(run: RunCell, root: Path, cell: Cell) -> str | None:
-    """Runs one cell in a job, unless the job has run before and had finished it."""
-    return None if finished(cell, root, {}) else run_cell(run, cell, root)
+def _run_unfinished(command: RunCommand, root: Path, run: Run) -> str | None:
+    """Executes one run in a job, unless the job was put back into the queue after it had finished."""
+    return None if finished(run, root, {}) else run_in_worker(command, run, root)

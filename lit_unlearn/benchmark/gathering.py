@@ -1,47 +1,47 @@
-"""What the cells of a grid have left: which of them are finished, and their rows as one file."""
+"""What the runs of a grid have left: which of them are finished, and their rows as one file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lit_unlearn.benchmark.cells import Cell
+from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_rows
 
 RESULTS, ROWS = "results.json", "rows.json"
 
 
-def collect(cells: Sequence[Cell], root: Path) -> list[Row]:
-    """Gathers the rows of finished cells into ``rows.json``, beside those that it holds already, and returns them.
+def collect(runs: Sequence[Run], root: Path) -> list[Row]:
+    """Gathers the rows of finished runs into ``rows.json``, beside those that it holds already, and returns them.
 
     Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
     """
     rows = {_identity(row): row for row in kept_rows(root)}
-    for cell in cells:
-        for row in _rows_of(cell, root) if cell.reports and finished(cell, root, {}) else ():
+    for run in runs:
+        for row in _rows_of(run, root) if run.reports and finished(run, root, {}) else ():
             row.benchmark = {
-                "key": cell.key,
-                "scenario": cell.scenario,
-                "experiment": cell.name,
-                "seeds": dict(cell.seeds),
-                "variant": dict(cell.variant),
+                "key": run.key,
+                "scenario": run.scenario,
+                "experiment": run.name,
+                "seeds": dict(run.seeds),
+                "variant": dict(run.variant),
             }
             row.curves = {}
             rows[_identity(row)] = row
-    place = {cell.key: index for index, cell in enumerate(cells)}
+    place = {run.key: index for index, run in enumerate(runs)}
     ordered = sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
     if ordered:
         write_rows(root / ROWS, ordered)
     return ordered
 
 
-def _rows_of(cell: Cell, root: Path) -> list[Row]:
-    """What a cell measured, each row with how its model was made; a model that was not made well is not measured."""
+def _rows_of(run: Run, root: Path) -> list[Row]:
+    """What a run measured, each row with how its model was made; a model that was not made well is not measured."""
     makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
-    unlearned = cell.needs.get("ckpt_path")
+    unlearned = run.needs.get("ckpt_path")
     if unlearned is not None and (failed := _ended_badly(unlearned, root)):
         return [failed]
-    rows = results_of(cell, root)
-    for row in rows if cell.subcommand == "validate" else ():
-        maker = cell.needs[makers[row.method]] if unlearned is None else unlearned
+    rows = results_of(run, root)
+    for row in rows if run.subcommand == "validate" else ():
+        maker = run.needs[makers[row.method]] if unlearned is None else unlearned
         for made in results_of(maker, root)[-1:]:
             row.seconds = {**made.seconds, **row.seconds}
             row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
@@ -50,15 +50,15 @@ def _rows_of(cell: Cell, root: Path) -> list[Row]:
     return rows
 
 
-def _ended_badly(cell: Cell, root: Path) -> Row | None:
+def _ended_badly(run: Run, root: Path) -> Row | None:
     """The row of a run that diverged; one that was interrupted has not ended."""
-    rows = results_of(cell, root)
+    rows = results_of(run, root)
     return rows[-1] if rows and rows[-1].status == "diverged" else None
 
 
-def results_of(cell: Cell, root: Path) -> list[Row]:
-    """What the cell's own folder holds; nothing before it has been run."""
-    path = root / cell.folder / RESULTS
+def results_of(run: Run, root: Path) -> list[Row]:
+    """What the run's own folder holds; nothing before it has been run."""
+    path = root / run.folder / RESULTS
     return read_rows(path) if path.exists() else []
 
 
@@ -73,12 +73,12 @@ def kept_rows(root: Path) -> list[Row]:
     return read_rows(root / ROWS) if (root / ROWS).exists() else []
 
 
-def finished(cell: Cell, root: Path, known: Mapping[str, Row]) -> bool:
-    """Whether the cell need not be run: its row is known by its key, or its folder holds a whole result."""
-    if cell.reports and cell.key in known:
+def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:
+    """Whether the run need not be run: its row is known by its key, or its folder holds a whole result."""
+    if run.reports and run.key in known:
         return True
-    if "ckpt_path" in cell.needs and _ended_badly(cell.needs["ckpt_path"], root):
+    if "ckpt_path" in run.needs and _ended_badly(run.needs["ckpt_path"], root):
         return True
-    rows = results_of(cell, root)
+    rows = results_of(run, root)
     whole = bool(rows) and all(row.status != "interrupted" for row in rows)
-    return whole and (cell.reports or cell.weights(root).exists())
+    return whole and (run.reports or run.weights(root).exists())

@@ -1,25 +1,24 @@
-"""What a benchmark consists of: every experiment of a folder, for every combination of seeds, as cells.
+"""What a benchmark consists of: every experiment of every scenario, for every combination of seeds, as runs.
 
-To unlearn and to attack are two cells: other attacks, or more of their seeds, need no other unlearning.
+To unlearn and to attack are two runs: other attacks, or more of their seeds, need no other unlearning. Each training
+seed has an original (``model/pretrain``) and, in each scenario, a Retrain (``model/retrain``) of its own.
 
-    <folder>/pretrain.yaml               the original models, one a training seed
-    <folder>/<scenario>/retrain.yaml     the yardstick of a scenario, one a training seed
-    <folder>/<scenario>/<name>.yaml      everything else: one method with its settings
-
-Where data is named beside the folder, all of it is run on each: "class" on configs/data/svhn.yaml is "svhn/class".
+Where data is named, all of it is run on each: the scenario "class" on ``data/svhn`` is "svhn/class".
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_unlearn.benchmark.cells import Cell, make_cell
-from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment, read_settings
-from lit_unlearn.errors import UsageError, check_at_least, unknown
+from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, Experiments, chosen, data_names
+from lit_unlearn.benchmark.runs import Run, make_run
+from lit_unlearn.benchmark.settings import look_up, merged, put
+from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.shipped import read_config
 
-PRETRAIN, RETRAIN, YARDSTICKS = "pretrain", "retrain", "yardsticks"
+REFERENCES = "references"
+"""The run that measures Original and Retrain, in place of an experiment's name."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,36 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Grid:
-    """Which experiments, with what on top.
+    """Which experiments, with what on top. Configs are named as on the command line.
 
     Args:
-        experiments: the folder of experiment files.
-        data: files such as ``configs/data/svhn.yaml``: every experiment is run on each, with ``source`` and ``augment``
-            of that file and all else of its own. None leaves each experiment its own images.
-        scenarios: which of its folders; None takes all.
-        methods: which experiments, by file name without ending; None takes all.
+        bases: scenario → base config, such as ``{class: base/digits_class}``.
+        experiments: config with a section for each experiment, such as ``tuned/digits``: what it adds to its base and
+            to ``model/<experiment>``. None takes every reference as it is.
+        data: configs such as ``data/svhn``: every experiment is run on each, with source and augmentation of that
+            config and all else of its own. None leaves each experiment its own images.
+        scenarios: which of the bases; None takes all.
+        methods: which experiments; None takes all.
+        skip: scenario → experiments that it leaves out, such as methods that forget whole classes only.
         seeds: how many repetitions.
-        attacks: the attacks on every model: a file such as ``configs/attack/quick.yaml``, of which only
-            ``trainer.callbacks`` and ``evaluation.suite`` count; None leaves each experiment its own.
-        overrides: settings laid over those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
+        attacks: the attacks on every model: a config such as ``attack/quick``, of which only ``trainer.callbacks`` and
+            ``evaluation.suite`` count; None leaves each experiment its own.
+        overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
     """
 
-    experiments: str
+    bases: dict[str, str]
+    experiments: str | None = None
     data: list[str] | None = None
     scenarios: list[str] | None = None
     methods: list[str] | None = None
+    skip: dict[str, list[str]] = field(default_factory=dict)
     seeds: Seeds = field(default_factory=Seeds)
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
 class Experiment(NamedTuple):
-    """A method as a search meets it: scenario, file name, the method's class name, its settings."""
+    """What a search is given of a method: scenario, experiment's name, the method's class name, its settings."""
 
     scenario: str
     name: str
@@ -86,119 +90,114 @@ Variants = Callable[[Experiment], Iterable[Mapping[str, Any]]]
 """What of an experiment is to be varied: dotted place → value, once a run."""
 
 
-def make_cells(grid: Grid, variants: Variants | None = None) -> list[Cell]:
-    """All cells of a grid, those that others need first, and all of one training seed before the next.
+def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
+    """All runs of a grid, those that others need first, and all of one training seed before the next.
 
     Args:
         grid: what to run.
         variants: for a search, the variants of each method; they are scored and not attacked.
 
     Raises:
-        UsageError: naming a folder, scenario or method that is not there, or a file that cannot be read.
+        UsageError: naming a config, scenario or method that is not there, or a file that cannot be read.
     """
-    folder = Path(grid.experiments)
-    if not folder.is_dir():
-        raise UsageError(f"grid.experiments: there is no folder {grid.experiments!r}")
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-    scenarios = _chosen("scenario", grid.scenarios, found)
-    names = sorted({file.stem for name in scenarios for file in found[name].glob("*.yaml")} - {RETRAIN})
-    methods = _chosen("method", grid.methods, names)
-    attacks = None if grid.attacks is None else _attacks(Path(grid.attacks))
-    cells = []
+    experiments = Experiments(grid.bases, grid.experiments)
+    scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
+    names = sorted({name for scenario in scenarios for name in experiments.names(scenario)})
+    methods = chosen("method", grid.methods, names)
+    attacks = None if grid.attacks is None else _attacks(grid.attacks)
+    runs: dict[str, Run] = {}
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
-        for name, on in _each_data(grid).items():
-            settings = _settings(on, folder / f"{PRETRAIN}.yaml", seed)
-            original = make_cell("fit", name, PRETRAIN, {"original": seed}, settings, {})
-            cells.append(original)
+        for data, on in _each_data(grid).items():
             for scenario in scenarios:
-                cells += _Scenario(on, found[scenario], original, attacks).cells(methods, variants)
-    return cells
+                skipped = grid.skip.get(scenario, ())
+                own = [name for name in methods if name in experiments.names(scenario) and name not in skipped]
+                made = _Scenario(on, experiments, scenario, data, seed, attacks).runs(own, variants)
+                runs |= {run.key: run for run in made}  # scenarios share an original
+    return list(runs.values())
 
 
 def _each_data(grid: Grid) -> dict[str, Grid]:
-    """The grid of each data file, by the file's name; without data the grid itself, without a name.
-
-    Raises:
-        UsageError: if two files have one name, or there is none in the list.
-    """
+    """The grid of each data config, by its name; without data the grid itself, without a name."""
     if grid.data is None:
         return {"": grid}
-    names = [Path(file).stem for file in grid.data]
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"grid.data is {grid.data}, but must name at least one file, and each file name once")
-    return {name: replace(grid, data=[file]) for name, file in zip(names, grid.data, strict=True)}
+    return {name: replace(grid, data=[file]) for name, file in zip(data_names(grid.data), grid.data, strict=True)}
 
 
 class _Scenario:
-    """The cells of one scenario on one original."""
+    """The runs of one scenario and one training seed."""
 
-    def __init__(self, grid: Grid, folder: Path, original: Cell, attacks: Mapping[str, Any] | None) -> None:
-        self.grid, self.folder, self.original, self.attacks = grid, folder, original, attacks
-        self.name = "/".join(filter(None, (original.scenario, folder.name)))
-        self.seeds = dict(original.seeds)
-        self.seed = original.seeds["original"]
+    def __init__(
+        self,
+        grid: Grid,
+        experiments: Experiments,
+        scenario: str,
+        data: str,
+        seed: int,
+        attacks: Mapping[str, Any] | None,
+    ) -> None:
+        self.grid, self.experiments, self.base, self.seed, self.attacks = grid, experiments, scenario, seed, attacks
+        self.name = "/".join(filter(None, (data, scenario)))
+        self.seeds = {"original": seed}
+        self.original = make_run("fit", data, PRETRAIN, self.seeds, self._settings(PRETRAIN, seed), {})
 
-    def cells(self, methods: Sequence[str], variants: Variants | None) -> Iterator[Cell]:
+    def runs(self, methods: Iterable[str], variants: Variants | None) -> Iterator[Run]:
+        yield self.original
         needs = {"model.init_args.weights": self.original}
-        path = self.folder / f"{RETRAIN}.yaml"
-        retrain = make_cell("fit", self.name, RETRAIN, self.seeds, self._without_attacks(path, self.seed), needs)
+        retrain = make_run("fit", self.name, RETRAIN, self.seeds, self._without_attacks(RETRAIN, self.seed), needs)
         yield retrain
         needs = {**needs, "evaluation.retrain": retrain}
-        settings = _settings(self.grid, path, self.seed)
+        settings = self._settings(RETRAIN, self.seed)
         backbone = settings["model"]["init_args"]["backbone"]
         settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": backbone}}
         if variants is None:
-            yield from self._attacked(YARDSTICKS, self.seeds, settings, needs)
+            yield from self._attacked(REFERENCES, self.seeds, settings, needs)
         else:
             settings["trainer"]["callbacks"] = []
-            yield make_cell("validate", self.name, YARDSTICKS, self.seeds, _validating(settings), needs, reports=True)
+            yield make_run("validate", self.name, REFERENCES, self.seeds, _validating(settings), needs, reports=True)
         for name in methods:
-            path = self.folder / f"{name}.yaml"
-            for seed in _nested(self.seed, self.grid.seeds.unlearnings) if path.exists() else ():
-                seeds = {**self.seeds, "unlearning": seed}
-                yield from self._unlearned(name, path, seeds, needs, variants)
+            for seed in _nested(self.seed, self.grid.seeds.unlearnings):
+                yield from self._unlearned(name, {**self.seeds, "unlearning": seed}, needs, variants)
 
     def _unlearned(
-        self, name: str, path: Path, seeds: Mapping[str, int], needs: Mapping[str, Cell], variants: Variants | None
-    ) -> Iterator[Cell]:
-        bare = self._without_attacks(path, seeds["unlearning"])
+        self, name: str, seeds: Mapping[str, int], needs: Mapping[str, Run], variants: Variants | None
+    ) -> Iterator[Run]:
+        bare = self._without_attacks(name, seeds["unlearning"])
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
+        original = {"model.init_args.weights": self.original}
         for variant in [{}] if variants is None else variants(Experiment(self.name, name, method, bare)):
             settings = copy.deepcopy(bare)
             for place, value in variant.items():
                 put(settings, place, value)
-            unlearned = make_cell(
-                "fit",
-                self.name,
-                name,
-                seeds,
-                settings,
-                {"model.init_args.weights": self.original},
-                variant,
-                reports=variants is not None,
-            )
+            tried = variants is not None
+            unlearned = make_run("fit", self.name, name, seeds, settings, original, variant, reports=tried)
             yield unlearned
         if variants is None:
-            settings = _settings(self.grid, path, 0)
-            settings["evaluation"] = {**settings.get("evaluation", {}), "yardsticks": False}
+            settings = self._settings(name, 0)
+            settings["evaluation"] = {**settings.get("evaluation", {}), "reference_models": False}
             yield from self._attacked(name, seeds, settings, {**needs, "ckpt_path": unlearned})
 
     def _attacked(
-        self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Cell]
-    ) -> Iterator[Cell]:
+        self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Run]
+    ) -> Iterator[Run]:
         if self.attacks is not None:
             settings = merged(settings, self.attacks)
         count, first = self.grid.seeds.attacks, self.grid.seeds.first
         model = seeds.get("unlearning", self.seed)
         for seed in _nested(model, count) if self.grid.seeds.nested else range(first, first + count):
             own = {**_validating(settings), "seed_everything": seed}
-            yield make_cell("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
+            yield make_run("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
 
-    def _without_attacks(self, path: Path, seed: int) -> dict[str, Any]:
-        settings = _settings(self.grid, path, seed)
+    def _without_attacks(self, name: str, seed: int) -> dict[str, Any]:
+        settings = self._settings(name, seed)
         settings["trainer"]["callbacks"] = []
-        settings["evaluation"] = {"retrain": None, "yardsticks": False}
+        settings["evaluation"] = {"retrain": None, "reference_models": False}
         return settings
+
+    def _settings(self, name: str, seed: int) -> dict[str, Any]:
+        quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
+        below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
+        own = self.experiments.settings(self.base, name, self.grid.data)
+        return {**merged(below, merged(own, self.grid.overrides)), "seed_everything": seed}
 
 
 def _nested(seed: int, count: int) -> range:
@@ -206,30 +205,17 @@ def _nested(seed: int, count: int) -> range:
     return range(seed * count, seed * count + count)
 
 
-def _attacks(path: Path) -> dict[str, Any]:
-    settings = read_settings(path)
+def _attacks(config: str) -> dict[str, Any]:
+    settings = read_config(config)
     callbacks, suite = look_up(settings, "trainer.callbacks"), look_up(settings, "evaluation.suite")
     if not callbacks:
-        raise UsageError(f"{path}: has no trainer.callbacks, so it names no attack")
+        raise UsageError(f"{config}: has no trainer.callbacks, so it names no attack")
     return {"trainer": {"callbacks": callbacks}, "evaluation": {"suite": suite}}
 
 
-def _settings(grid: Grid, path: Path, seed: int) -> dict[str, Any]:
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
-    below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
-    return {**merged(below, merged(read_experiment(path, grid.data), grid.overrides)), "seed_everything": seed}
-
-
 def _validating(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without what only ``fit`` has a use for."""
+    """The settings without those that only ``fit`` uses."""
     own = copy.deepcopy(dict(settings))
     for surplus in ("max_epochs", "check_val_every_n_epoch", "limit_val_batches"):
         own["trainer"].pop(surplus, None)
     return own
-
-
-def _chosen(what: str, wanted: Sequence[str] | None, found: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    for name in wanted or ():
-        if name not in found:
-            raise unknown(what, name, found)
-    return list(found) if wanted is None else list(wanted)

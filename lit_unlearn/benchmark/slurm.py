@@ -1,8 +1,8 @@
-"""Runs cells as jobs of Slurm, through submitit: whatever is ready goes into the queue as one job array.
+"""Runs runs as jobs of Slurm, through submitit: whatever is ready goes into the queue as one job array.
 
-Jobs outlive the command. Which job has which cell is written down, so that the same command, called again after it was
-stopped, waits for the jobs that are still there and does not send their cells a second time. A job that Slurm puts back
-into the queue begins its cell anew, unless the cell was finished. A job that has gone without an answer is found by
+Jobs outlive the command. Which job has which run is written down, so that the same command, called again after it was
+stopped, waits for the jobs that are still there and does not send their runs a second time. A job that Slurm puts back
+into the queue begins its run anew, unless the run was finished. A job that has gone without an answer is found by
 asking the queue (``squeue``), so that no accounting data base is needed.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_unlearn.benchmark.cells import Cell
+from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.reports.rows import write_atomically
 
@@ -30,11 +30,11 @@ _GONE = (
 
 @dataclass(frozen=True)
 class Slurm:
-    """What each job asks for; a job is one cell, in one process.
+    """What each job asks for; a job is one run, in one process.
 
     Args:
         partition: None takes the cluster's own choice.
-        time: minutes after which a job is ended, and its cell told as failed.
+        time: minutes after which a job is ended, and its run told as failed.
         cpus: of each job.
         gpus: of each job, none or one.
         extra: further options of ``sbatch`` by their long names, such as ``{account: mine, mem: 8G}``.
@@ -53,23 +53,23 @@ class Slurm:
         for name in ("time", "cpus"):
             check_at_least(f"launcher.slurm.{name}", getattr(self, name), 1)
         if self.gpus not in (0, 1):
-            raise UsageError(f"launcher.slurm.gpus is {self.gpus}, but a cell runs on none or on one")
+            raise UsageError(f"launcher.slurm.gpus is {self.gpus}, but a run runs on none or on one")
         check_at_least("launcher.slurm.every", self.every, 0, strict=True)
 
 
 @dataclass
 class _Given:
-    """A cell that was given to Slurm.
+    """A run that was given to Slurm.
 
     Attributes:
-        cell: the cell.
+        run: the run.
         job: None until it is sent.
         state: what the queue last said of the job.
         missed: whether the queue did not know it when it was last asked.
         tries: how often it was sent.
     """
 
-    cell: Cell
+    run: Run
     job: "submitit.Job[str | None] | None" = None
     state: str = "PENDING"
     missed: bool = False
@@ -84,12 +84,12 @@ class SlurmPool:
     """Cells that wait or run in the queue.
 
     Args:
-        run: runs one cell in a job and returns why it failed; it is pickled by name.
+        run: runs one run in a job and returns why it failed; it is pickled by name.
         root: the benchmark's own folder, which all nodes must see.
         options: what each job asks for.
         workers: how many jobs of one array may run at once.
         threads: of each; None leaves it to the cluster.
-        tries: how often a cell is sent whose job is lost.
+        tries: how often a run is sent whose job is lost.
 
     Attributes:
         running: what was given to Slurm and has not ended, by key.
@@ -102,7 +102,7 @@ class SlurmPool:
 
     def __init__(
         self,
-        run: Callable[[Cell], str | None],
+        run: Callable[[Run], str | None],
         root: Path,
         options: Slurm,
         workers: int,
@@ -129,36 +129,36 @@ class SlurmPool:
     def labels(self) -> list[str]:
         """What runs, and how much waits for a node."""
         given = self.running.values()
-        running = [one.cell.label for one in given if one.state not in ("PENDING", "CONFIGURING")]
+        running = [one.run.label for one in given if one.state not in ("PENDING", "CONFIGURING")]
         waiting = len(given) - len(running)
         return [*running, *([f"{waiting} in the queue"] if waiting else [])]
 
-    def submit(self, cell: Cell) -> None:
-        """Takes a cell into the next array, or finds the job that an earlier call of the command has sent for it."""
+    def submit(self, run: Run) -> None:
+        """Takes a run into the next array, or finds the job that an earlier call of the command has sent for it."""
         from submitit import SlurmJob
 
-        given = self.running[cell.key] = _Given(cell)
-        if (job := self._before.pop(cell.key, None)) is not None:
+        given = self.running[run.key] = _Given(run)
+        if (job := self._before.pop(run.key, None)) is not None:
             given.job, given.state = SlurmJob(self.folder, job, [0]), self._seen[job]
 
-    def wait(self) -> list[tuple[Cell, str | None]]:
+    def wait(self) -> list[tuple[Run, str | None]]:
         """Sends what is ready and waits until something has changed.
 
         Returns:
-            The cells that have ended, each with why it failed; none if only the queue has moved.
+            The runs that have ended, each with why it failed; none if only the queue has moved.
 
         Raises:
             UsageError: if Slurm refuses the jobs.
         """
         self._send()
         while self.running:
-            results = [(one.cell, _answer(one)) for one in self.running.values() if one.answered]
+            results = [(one.run, _answer(one)) for one in self.running.values() if one.answered]
             moved = False
             if time.monotonic() - self._looked >= self.options.every:
                 moved, lost = self._look()
                 results += lost
-            for cell, _ in results:
-                del self.running[cell.key]
+            for run, _ in results:
+                del self.running[run.key]
             if results or moved:
                 return results
             time.sleep(min(1.0, self.options.every))
@@ -173,7 +173,7 @@ class SlurmPool:
             return
         try:
             with clean_env():  # the command may itself be a job
-                jobs = self.executor.map_array(self.run, [one.cell for one in ready])
+                jobs = self.executor.map_array(self.run, [one.run for one in ready])
         except (FailedJobError, subprocess.CalledProcessError) as error:
             raise UsageError(f"Slurm refuses the jobs: {_last_line(error)}") from error
         for one, job in zip(ready, jobs, strict=True):
@@ -181,10 +181,10 @@ class SlurmPool:
         ids = {key: one.job.job_id for key, one in self.running.items() if one.job is not None}
         write_atomically(self.folder / JOBS, json.dumps(self._before | ids, indent=1) + "\n")
 
-    def _look(self) -> tuple[bool, list[tuple[Cell, str | None]]]:
-        """Asks the queue; returns whether it has moved, and the cells that have lost their last job."""
+    def _look(self) -> tuple[bool, list[tuple[Run, str | None]]]:
+        """Asks the queue; returns whether it has moved, and the runs that have lost their last job."""
         moved = False
-        lost: list[tuple[Cell, str | None]] = []
+        lost: list[tuple[Run, str | None]] = []
         self._looked = time.monotonic()
         try:
             self._seen = _in_queue()
@@ -202,7 +202,7 @@ class SlurmPool:
             elif one.tries < self.tries:
                 one.job, moved = None, True
             else:
-                lost.append((one.cell, f"its job {one.job.job_id} was lost (see {self.folder})"))
+                lost.append((one.run, f"its job {one.job.job_id} was lost (see {self.folder})"))
         return moved, lost
 
 

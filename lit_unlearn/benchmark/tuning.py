@@ -1,13 +1,15 @@
 """The same small search for every method, on images held out of the training set: the test set is never looked at.
 
-Each method declares the ranges of its settings. A trial is a cell of a grid whose data module tests on a part of the
+Each method declares the ranges of its settings. A trial is a run of a grid whose data module tests on a part of the
 training set; its score is the gap to the Retrain of that same data, by accuracy alone. The first trial of every method
-is its experiment as it stands. The others are drawn evenly over the ranges (a scrambled Sobol sequence), all before
-the first is run, so that no order of events changes the choice; or, with ``sampler: tpe``, half of them are, and then
-one after the other where Optuna's estimator expects the smallest gap, for every method the same number of times.
+is its experiment as it is. The others are drawn by one of Optuna's samplers: ``qmc``, a scrambled Sobol sequence, all
+before the first is executed; or ``tpe``, half of them at random and then one after the other where the estimator
+expects the smallest gap (Bergstra et al., "Algorithms for hyper-parameter optimization", 2011).
 """
 
+import copy
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,20 +17,26 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from lit_unlearn.benchmark.cells import Cell
-from lit_unlearn.benchmark.grid import YARDSTICKS, Experiment, Grid, make_cells
-from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
-from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
-from lit_unlearn.errors import check_at_least, check_fraction, unknown
+from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs
+from lit_unlearn.benchmark.runs import Run
+from lit_unlearn.benchmark.settings import look_up, merged, put
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
 
-LOG, PAGE = "tuning.json", "tuning.md"
+LOG, PAGE, TUNED = "tuning.json", "tuning.md", "tuned.yaml"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
 _LEAST = 2
 """The fewest trials that an estimator can learn from."""
 
-Sampler = Literal["sobol", "tpe"]
+WORST = 100.0
+"""The gap in points of a trial that diverged: nothing can be farther from Retrain."""
+
+Ranges = Sequence[tuple[str, float, float]]
+"""Settings with the lowest and highest value of each; values are drawn uniformly over their logarithm."""
+
+Sampler = Literal["qmc", "tpe"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,17 @@ class Tuning:
     """How large the search is.
 
     Args:
-        trials: of every method in every scenario; the experiment as it stands is the first.
+        trials: of every method in every scenario; the experiment as it is is the first.
         share: of the training set, held out to be tested on.
         seed: of the search.
-        sampler: ``sobol``, evenly over the ranges, all trials at once; or ``tpe``, which learns from the first half
-            and needs Optuna.
+        sampler: of Optuna: ``qmc``, uniform over the ranges, all trials at once; or ``tpe``, which learns from the
+            first half.
     """
 
     trials: int = 4
     share: float = 0.2
     seed: int = 0
-    sampler: Sampler = "sobol"
+    sampler: Sampler = "qmc"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -58,7 +66,7 @@ class Tuning:
     @property
     def rounds(self) -> list[int]:
         """How many trials of a method there are after each round; a round waits for the one before it."""
-        first = self.trials if self.sampler == "sobol" else max(min(_LEAST, self.trials), (self.trials + 1) // 2)
+        first = self.trials if self.sampler == "qmc" else max(min(_LEAST, self.trials), (self.trials + 1) // 2)
         return list(range(first, self.trials + 1))
 
 
@@ -68,7 +76,7 @@ class Trial:
 
     Attributes:
         scenario: where it was tried.
-        experiment: file name of the experiment.
+        experiment: its name.
         values: the settings that were searched over.
         gap: to Retrain on held-out data, mean of |ΔUA|, |ΔRA| and |ΔTA| in percentage points; None without a result.
         metrics: the accuracies behind it, as fractions; ``test_…`` are of the held-out part of the training set.
@@ -85,10 +93,10 @@ class Trial:
     won: bool = False
 
 
-def trial_cells(
+def trial_runs(
     grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges], count: int | None = None, known: Sequence[Trial] = ()
-) -> list[Cell]:
-    """All cells of a search up to one of its rounds; those with a ``variant`` are its trials.
+) -> list[Run]:
+    """All runs of a search up to one of its rounds; those with a ``variant`` are its trials.
 
     Args:
         grid: the experiments; of its seeds only the first is used.
@@ -106,57 +114,86 @@ def trial_cells(
         tried = [t for t in known if (t.scenario, t.experiment) == (experiment.scenario, experiment.name)]
         return draw(experiment.settings, ranges.get(experiment.method, ()), tuning, wanted, tried)
 
-    return make_cells(alone, trials)
+    return make_runs(alone, trials)
 
 
 def draw(
     settings: Mapping[str, Any], ranges: Ranges, tuning: Tuning, count: int, tried: Sequence[Trial] = ()
 ) -> list[dict[str, Any]]:
-    """The first trials of one method: its settings as they stand, points of a Sobol sequence, and what was learnt.
+    """The first trials of one method: its settings as they are, and what the sampler proposes.
 
     Args:
         settings: of the experiment.
         ranges: of the method.
         tuning: the search.
-        count: how many trials there shall be, at most one more than there were, or as many as in the first round.
+        count: how many trials there shall be.
         tried: the trials of the rounds before, in their order.
     """
     places = {name: _PLACES.get(name, f"model.init_args.{name}") for name, _, _ in ranges}
-    stands = {place: look_up(settings, place) for place in places.values()}
-    trials: list[dict[str, Any]] = [{place: value for place, value in stands.items() if value is not None}]
+    own = {place: look_up(settings, place) for place in places.values()}
+    trials: list[dict[str, Any]] = [{place: value for place, value in own.items() if value is not None}]
     if not ranges:
         return trials
-    first = tuning.rounds[0]
-    points = evenly(ranges, first - 1, tuning.seed) + [
-        {name: trial.values[name] for name in places} for trial in tried[first:]
-    ]
-    if count > first:
-        points.append(near_the_best(ranges, _gaps(tried, places), seed=tuning.seed + count))
-    return trials + [{places[name]: value for name, value in point.items()} for point in points]
+    trials += [{place: trial.values[name] for name, place in places.items()} for trial in tried[1:]]
+    drawn = _propose(ranges, tuning, count - len(trials), list(_gaps(tried, places)))
+    return trials + [{places[name]: value for name, value in point.items()} for point in drawn]
 
 
-def _gaps(tried: Sequence[Trial], names: Iterable[str]) -> Iterator[tuple[dict[str, Any], float]]:
-    """Whatever has a value for each name, with its gap."""
+def _propose(
+    ranges: Ranges, tuning: Tuning, count: int, tried: Sequence[tuple[dict[str, float], float]]
+) -> list[dict[str, float]]:
+    """The points that Optuna's sampler proposes, of two digits; the same for the same trials and seed.
+
+    A tried point outside the ranges, as a method's own setting may be, is left out.
+    """
+    optuna = _optuna()
+    bounds = {name: optuna.distributions.FloatDistribution(low, high, log=True) for name, low, high in ranges}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sampler is marked as experimental, and wants a power of two points
+        if tuning.sampler == "tpe":
+            sampler = optuna.samplers.TPESampler(seed=tuning.seed + len(tried), n_startup_trials=1)
+        else:
+            sampler = optuna.samplers.QMCSampler(scramble=True, seed=tuning.seed, warn_independent_sampling=False)
+            tried = [({name: low for name, low, _ in ranges}, 0.0)]  # it takes the names of the settings from a trial
+        study = optuna.create_study(sampler=sampler)
+        for point, gap in tried:
+            if all(low <= point[name] <= high for name, low, high in ranges):
+                study.add_trial(optuna.trial.create_trial(params=point, distributions=bounds, value=gap))
+        asked = [study.ask(bounds).params for _ in range(count)]
+    return [{name: float(f"{point[name]:.2g}") for name in bounds} for point in asked]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError("lit-unlearn tune needs Optuna: pip install 'lit_unlearn[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _gaps(tried: Sequence[Trial], names: Iterable[str]) -> Iterator[tuple[dict[str, float], float]]:
+    """Each trial that has a value for each name, with its gap."""
     for trial in tried:
         if trial.status != "failed" and all(name in trial.values for name in names):
             yield {name: trial.values[name] for name in names}, WORST if trial.gap is None else trial.gap
 
 
-def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:
+def judge(runs: Sequence[Run], rows: Sequence[Row]) -> list[Trial]:
     """Every trial with its gap to Retrain; of each method in each scenario the smallest gap wins, of equals the first.
 
     A run that diverged or failed has no gap and cannot win; a method none of whose trials ended well has no winner.
     """
-    found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != YARDSTICKS}
-    yardsticks = {row.benchmark["scenario"]: row.metrics for row in rows if row.method == RETRAIN}
+    found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
+    retrains = {row.benchmark["scenario"]: row.metrics for row in rows if row.method == RETRAIN}
     trials = []
-    for cell in cells:
-        if "unlearning" not in cell.seeds:
+    for run in runs:
+        if "unlearning" not in run.seeds:
             continue
-        trial = Trial(cell.scenario, cell.name, {place.rpartition(".")[2]: v for place, v in cell.variant.items()})
-        if (row := found.get(cell.key)) is not None:
+        trial = Trial(run.scenario, run.name, {place.rpartition(".")[2]: v for place, v in run.variant.items()})
+        if (row := found.get(run.key)) is not None:
             trial.status, trial.metrics = row.status, row.metrics
-            gap = gap_to_retrain(row.metrics, yardsticks.get(cell.scenario, {})).get("mean")
+            gap = gap_to_retrain(row.metrics, retrains.get(run.scenario, {})).get("mean")
             trial.gap = gap if row.status == "ok" else None
         trials.append(trial)
     for method in {(trial.scenario, trial.experiment) for trial in trials}:
@@ -173,32 +210,30 @@ def tables(trials: Sequence[Trial]) -> list[str]:
         own = [trial for trial in trials if trial.scenario == scenario]
         lines = [f"## {scenario}", "", "| Experiment | Values tried: gap to Retrain in points |", "|---|---|"]
         for experiment in dict.fromkeys(trial.experiment for trial in own):
-            cells = " · ".join(_cell_of(trial) for trial in own if trial.experiment == experiment)
-            lines.append(f"| {experiment} | {cells} |")
+            runs = " · ".join(_trial_text(trial) for trial in own if trial.experiment == experiment)
+            lines.append(f"| {experiment} | {runs} |")
         pages.append("\n".join(lines))
     return pages
 
 
-def _cell_of(trial: Trial) -> str:
+def _trial_text(trial: Trial) -> str:
     values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items()) or "as it stands"
-    cell = f"{values}: {trial.status if trial.gap is None else f'{trial.gap:.2f}'}"
-    return f"**{cell}**" if trial.won else cell
+    run = f"{values}: {trial.status if trial.gap is None else f'{trial.gap:.2f}'}"
+    return f"**{run}**" if trial.won else run
 
 
-def write_winners(grid: Grid, tuning: Tuning, cells: Sequence[Cell], trials: Sequence[Trial], root: Path) -> None:
-    """Writes the log, as JSON and to be read, and each winner as an experiment file below ``tuned/``."""
+def write_winners(grid: Grid, tuning: Tuning, runs: Sequence[Run], trials: Sequence[Trial], root: Path) -> None:
+    """Writes the log, as JSON and to be read, and the best settings as an experiments file with a section each."""
     log = {"tuning": asdict(tuning), "grid": asdict(grid), "trials": [asdict(trial) for trial in trials]}
     write_atomically(root / LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
     write_atomically(root / PAGE, "\n\n".join(tables(trials)) + "\n")
-    tried = [cell for cell in cells if "unlearning" in cell.seeds]
-    for cell, trial in zip(tried, trials, strict=True):
-        if not trial.won:
-            continue
-        data, _, folder = cell.scenario.rpartition("/")
-        source = Path(grid.experiments) / folder / f"{cell.name}.yaml"
-        settings = read_experiment(source, [file for file in grid.data or () if Path(file).stem == data])
-        for place, value in cell.variant.items():
-            put(settings, place, value)
-        comment = "".join(line for line in source.read_text().splitlines(True) if line.startswith("#"))
-        text = comment + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomically(root / "tuned" / cell.scenario / source.name, text)
+    experiments, tuned = Experiments(grid.bases, grid.experiments), dict[str, Any]()
+    tried = [run for run in runs if "unlearning" in run.seeds]
+    for run, trial in zip(tried, trials, strict=True):
+        if trial.won:
+            section = copy.deepcopy(experiments.section(run.scenario.rpartition("/")[2], run.name))
+            for place, value in run.variant.items():
+                put(section, place, value)
+            put(tuned, ".".join((*run.scenario.split("/"), run.name)), section)
+    plain = json.loads(json.dumps(tuned))  # without YAML's anchors for values that sections share
+    write_atomically(root / TUNED, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))

@@ -8,9 +8,9 @@ import torch
 from browser import needs_browser, open_page
 
 from lit_unlearn.artifacts import ImageGrid, PointMap
-from lit_unlearn.benchmark.cells import folder_of
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.leaderboard import render, scatter, write_leaderboard
+from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.reports import Row, write_rows
 from lit_unlearn.reports.gallery import write_artifacts

@@ -3,7 +3,7 @@ import sys
 import fake_runs
 import pytest
 
-from lit_unlearn.benchmark import Grid, Launcher, Slurm, execute, make_cells
+from lit_unlearn.benchmark import Grid, Launcher, Slurm, execute, make_runs
 from lit_unlearn.errors import UsageError
 
 
@@ -12,7 +12,7 @@ from lit_unlearn.errors import UsageError
     [
         ({"time": 0}, "launcher.slurm.time is 0"),
         ({"cpus": 0}, "launcher.slurm.cpus is 0"),
-        ({"gpus": 2}, "launcher.slurm.gpus is 2, but a cell runs on none or on one"),
+        ({"gpus": 2}, "launcher.slurm.gpus is 2, but a run runs on none or on one"),
         ({"every": 0.0}, "launcher.slurm.every is 0.0"),
     ],
 )
@@ -33,9 +33,9 @@ def test_what_is_missing_is_one_line_and_nothing_runs_here_instead(experiments, 
     said = {
         "submitit": r"launcher.slurm needs submitit: pip install 'lit_unlearn\[slurm\]'",
     }.get(missing, f"launcher.slurm: there is no {missing} here")
-    cells = make_cells(Grid(str(experiments(("class",), opc={}))))
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
     with pytest.raises(UsageError, match=said):
-        execute(cells, tmp_path / "out", fake_runs.run, Launcher(slurm=Slurm()), lambda progress: None)
+        execute(runs, tmp_path / "out", fake_runs.run, Launcher(slurm=Slurm()), lambda progress: None)
     assert not (tmp_path / "out/journal").exists()
 
 
@@ -44,6 +44,6 @@ def test_a_queue_that_does_not_answer_is_one_line(experiments, tmp_path, monkeyp
         (tmp_path / command).write_text("#!/bin/sh\necho 'before' >&2\necho 'no controller' >&2\nexit 1\n")
         (tmp_path / command).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    cells = make_cells(Grid(str(experiments(("class",), opc={}))))
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
     with pytest.raises(UsageError, match=r"^Slurm does not answer: no controller$"):
-        execute(cells, tmp_path / "out", fake_runs.run, Launcher(slurm=Slurm()), lambda progress: None)
+        execute(runs, tmp_path / "out", fake_runs.run, Launcher(slurm=Slurm()), lambda progress: None)

@@ -4,15 +4,15 @@ import sys
 
 import fake_runs
 import pytest
-import yaml
 
 from lit_unlearn import methods
-from lit_unlearn.benchmark import Cell, Grid, Launcher, Tuning, execute
+from lit_unlearn.benchmark import Grid, Launcher, Run, Tuning, execute
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.settings import look_up
-from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_cells, write_winners
+from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_runs, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row
+from lit_unlearn.shipped import read_config
 
 RANGES = {"OPC": (("lr", 1e-3, 0.1), ("weight", 0.1, 10.0)), "GA": (("lr", 1e-5, 1e-3),)}
 LR = "model.init_args.optimizer.init_args.lr"
@@ -77,44 +77,44 @@ def test_an_estimator_keeps_off_what_diverged():
 
 
 def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments):
-    grid, tuning = Grid(str(experiments(opc={}, ga={}))), Tuning(trials=4, sampler="tpe")
+    grid, tuning = Grid(**experiments(opc={}, ga={})), Tuning(trials=4, sampler="tpe")
     known, before = [], []
     for count in tuning.rounds:
-        cells = trial_cells(grid, tuning, RANGES, count, known)
-        own = {cell.key for cell in cells}
+        runs = trial_runs(grid, tuning, RANGES, count, known)
+        own = {run.key for run in runs}
         assert own >= set(before)
-        assert sum("unlearning" in cell.seeds for cell in cells) == 4 * count, "of two methods in two scenarios"
+        assert sum("unlearning" in run.seeds for run in runs) == 4 * count, "of two methods in two scenarios"
         scores = {"opc": [0.7, 0.96, 0.87, 0.8][:count], "ga": [-0.9, 0.8, 0.8, 0.7][:count]}
-        known, before = judge(cells, rows_of(cells, scores)), own
+        known, before = judge(runs, rows_of(runs, scores)), own
     assert [trial.gap is None for trial in known if trial.experiment == "ga"] == [True, False, False, False] * 2
 
 
 def test_an_estimator_without_optuna_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     tried = [Trial("class", "opc", {"lr": 0.1}, 1.0, status="ok")] * 2
-    with pytest.raises(UsageError, match=r"needs Optuna: pip install 'lit_unlearn\[tune\]'"):
+    with pytest.raises(UsageError, match=r"lit_unlearn\[tune\]"):
         draw(SETTINGS, (("lr", 1e-4, 1.0),), Tuning(sampler="tpe"), 3, tried)
 
 
 def test_every_trial_is_tested_on_the_training_set_alone_and_measured_against_a_retrain_of_the_same_data(experiments):
-    cells = trial_cells(Grid(str(experiments(opc={}, ga={}, msg={}))), Tuning(trials=3, share=0.25), RANGES)
-    assert all(look_up(cell.settings, "data.init_args.test_from_train") == 0.25 for cell in cells)
-    counts = [sum(cell.name == name and cell.scenario == "class" for cell in cells) for name in ("opc", "ga", "msg")]
+    runs = trial_runs(Grid(**experiments(opc={}, ga={}, msg={})), Tuning(trials=3, share=0.25), RANGES)
+    assert all(look_up(run.settings, "data.init_args.test_from_train") == 0.25 for run in runs)
+    counts = [sum(run.name == name and run.scenario == "class" for run in runs) for name in ("opc", "ga", "msg")]
     assert counts == [3, 3, 1]
-    assert len({cell.key for cell in cells}) == len(cells)
+    assert len({run.key for run in runs}) == len(runs)
 
 
-def rows_of(cells: list[Cell], scores: dict[str, list[float]]) -> list[Row]:
+def rows_of(runs: list[Run], scores: dict[str, list[float]]) -> list[Row]:
     """A Retrain that scores .9, and for each experiment its trials' test accuracies."""
     rows = []
     for scenario in ("class", "random"):
-        told = {"scenario": scenario, "experiment": "yardsticks", "key": scenario, "seeds": {}}
+        told = {"scenario": scenario, "experiment": "references", "key": scenario, "seeds": {}}
         metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
         rows.append(Row("Retrain", "ok", metrics=metrics, benchmark=told))
         for name, values in scores.items():
-            own = [cell for cell in cells if (cell.scenario, cell.name) == (scenario, name)]
-            for cell, value in zip(own, values, strict=True):
-                told = {"scenario": scenario, "experiment": name, "key": cell.key, "seeds": {}}
+            own = [run for run in runs if (run.scenario, run.name) == (scenario, name)]
+            for run, value in zip(own, values, strict=True):
+                told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {}}
                 status = "ok" if value >= 0 else "diverged"
                 measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
                 rows.append(Row(name.upper(), status, metrics=measured, benchmark=told))
@@ -122,8 +122,8 @@ def rows_of(cells: list[Cell], scores: dict[str, list[float]]) -> list[Row]:
 
 
 def test_the_smallest_gap_to_retrain_wins_in_each_scenario_and_nothing_that_diverged(experiments):
-    cells = trial_cells(Grid(str(experiments(opc={}, ga={}))), Tuning(trials=3), RANGES)
-    trials = judge(cells, rows_of(cells, {"opc": [0.7, 0.96, 0.87], "ga": [-0.9, -0.9, -0.9]}))
+    runs = trial_runs(Grid(**experiments(opc={}, ga={})), Tuning(trials=3), RANGES)
+    trials = judge(runs, rows_of(runs, {"opc": [0.7, 0.96, 0.87], "ga": [-0.9, -0.9, -0.9]}))
     opc = [trial for trial in trials if (trial.scenario, trial.experiment) == ("random", "opc")]
     assert [trial.won for trial in opc] == [False, False, True]
     assert [trial.gap for trial in opc] == pytest.approx([20 / 3, 2, 1])
@@ -133,48 +133,45 @@ def test_the_smallest_gap_to_retrain_wins_in_each_scenario_and_nothing_that_dive
 
 
 def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments):
-    cells = trial_cells(Grid(str(experiments(opc={}))), Tuning(trials=3), RANGES)
+    runs = trial_runs(Grid(**experiments(opc={})), Tuning(trials=3), RANGES)
     rows = [
         row
-        for row in rows_of(cells, {"opc": [0.8, 0.8, 0.9]})
+        for row in rows_of(runs, {"opc": [0.8, 0.8, 0.9]})
         if row.metrics["test_retain_acc"] < 0.85 or row.method == "Retrain"
     ]
-    trials = [trial for trial in judge(cells, rows) if trial.scenario == "class"]
+    trials = [trial for trial in judge(runs, rows) if trial.scenario == "class"]
     assert [(trial.status, trial.won) for trial in trials] == [("ok", True), ("ok", False), ("failed", False)]
 
 
 def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(experiments, tmp_path):
     folder = experiments(("class",), opc={})
-    (folder / "class/opc.yaml").write_text("# What it is.\n" + (folder / "class/opc.yaml").read_text())
-    grid, tuning = Grid(str(folder)), Tuning(trials=3)
-    cells = trial_cells(grid, tuning, RANGES)
-    assert execute(cells, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
-    trials = judge(cells, collect(cells, tmp_path))
+    grid, tuning = Grid(**folder), Tuning(trials=3)
+    runs = trial_runs(grid, tuning, RANGES)
+    assert execute(runs, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
+    trials = judge(runs, collect(runs, tmp_path))
     trials[0].won, trials[2].won = False, True
-    write_winners(grid, tuning, cells, trials, tmp_path)
+    write_winners(grid, tuning, runs, trials, tmp_path)
     log = json.loads((tmp_path / "tuning.json").read_text())
     assert [trial["won"] for trial in log["trials"]] == [False, False, True]
-    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "sobol"}
+    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "qmc"}
     (line,) = [line for line in (tmp_path / "tuning.md").read_text().splitlines() if line.startswith("| opc |")]
     assert line.count(":") == 3
     assert line.endswith("** |")
-    text = (tmp_path / "tuned/class/opc.yaml").read_text()
-    written = yaml.safe_load(text)
-    assert text.startswith("# What it is.\n")
+    written = read_config(f"{tmp_path}/tuned.yaml#class/opc")
+    assert written["trainer"] == {"max_epochs": 2}
     assert look_up(written, LR) == trials[2].values["lr"]
     assert look_up(written, "model.init_args.weight") == trials[2].values["weight"]
     assert look_up(written, "data.init_args.test_from_train") is None
 
 
-def test_a_winner_on_data_of_the_grid_is_an_experiment_on_that_data(experiments, tmp_path):
-    (tmp_path / "svhn.yaml").write_text("init_args: {source: SVHN}\n")
-    grid = Grid(str(experiments(("class",), opc={})), data=[str(tmp_path / "svhn.yaml")])
-    cells = trial_cells(grid, Tuning(trials=1), RANGES)
-    (trial,) = judge(cells, [])
+def test_a_winner_on_data_of_the_grid_is_a_section_of_that_data(experiments, tmp_path):
+    (tmp_path / "svhn.yaml").write_text("data: {init_args: {source: SVHN}}\n")
+    grid = Grid(**experiments(("class",), opc={}), data=[str(tmp_path / "svhn.yaml")])
+    runs = trial_runs(grid, Tuning(trials=1), RANGES)
+    (trial,) = judge(runs, [])
     trial.won = True
-    write_winners(grid, Tuning(trials=1), cells, [trial], tmp_path)
-    written = yaml.safe_load((tmp_path / "tuned/svhn/class/opc.yaml").read_text())
-    assert look_up(written, "data.init_args.source") == "SVHN"
+    write_winners(grid, Tuning(trials=1), runs, [trial], tmp_path)
+    assert read_config(f"{tmp_path}/tuned.yaml#svhn/class/opc")["model"]["class_path"] == "OPC"
 
 
 @pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
@@ -184,7 +181,7 @@ def test_a_search_out_of_range_is_one_line(setting):
 
 
 def test_a_sampler_that_there_is_not_is_one_line():
-    with pytest.raises(UsageError, match=r"unknown tuning\.sampler 'grid' \(allowed: sobol, tpe\)"):
+    with pytest.raises(UsageError, match=r"tuning\.sampler 'grid'.*qmc, tpe"):
         Tuning(sampler="grid")
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks whose cells are jobs."""
+"""Benchmarks whose runs are jobs."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 from slurm_here import ROOT, User
 from submitit.core.utils import DelayedSubmission
 
-from lit_unlearn.benchmark import Grid, make_cells
+from lit_unlearn.benchmark import Grid, make_runs
 from lit_unlearn.reports import read_rows
 
 pytestmark = pytest.mark.cluster
@@ -49,10 +49,10 @@ def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_cell_runs_o
     user: User, experiments: Callable[..., Path]
 ) -> None:
     folder = experiments(("class",), opc={"pause": 10.0}, ga={"wish": "die"})
-    cells = make_cells(Grid(str(folder)))
-    slow, lost = (next(cell for cell in cells if cell.name == name) for name in ("opc", "ga"))
+    runs = make_runs(Grid(**folder))
+    slow, lost = (next(run for run in runs if run.name == name) for name in ("opc", "ga"))
     first = stand_in(user, folder)
-    user.until((user.folder / "out" / slow.folder / "log.txt").exists, "the slow cell running")
+    user.until((user.folder / "out" / slow.folder / "log.txt").exists, "the slow run running")
     first.kill()
     first.wait()
     jobs = user.folder / "out/.slurm"
@@ -62,11 +62,11 @@ def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_cell_runs_o
     user.until(lambda: second.poll() is not None, "the end of the second call")
     said = (user.folder / "out.txt").read_text()
     assert second.returncode == 0, said
-    once = {cell.key: 1 for cell in cells if cell.name != "ga"}
+    once = {run.key: 1 for run in runs if run.name != "ga"}
     assert Counter((user.folder / "out/journal").read_text().split()) == once
     sent = Counter(DelayedSubmission.load(path).args[0].key for path in jobs.glob("*_submitted.pkl"))
     assert sent.pop(lost.key) >= 2
-    assert sent == once, "the slow cell's job was found again"
+    assert sent == once, "the slow run's job was found again"
     assert "DUE TO JOB REQUEUE" in "".join(path.read_text() for path in jobs.glob(f"{job}_*.err"))
     assert re.search(rf"'{lost.key}': 'its job \S+ was lost \(see ", said), said
     rows = read_rows(user.folder / "out/rows.json")

@@ -1,0 +1,90 @@
+"""Which experiments a grid has, and the settings of each: base, reference and what an experiments file adds.
+
+An experiment is the composition that the command line reads as
+``--config <base> --config model/<name> --config <experiments>#<section>``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_unlearn.benchmark.settings import look_up, merged
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.shipped import read_config, shipped_names
+
+PRETRAIN, RETRAIN = "pretrain", "retrain"
+_REFERENCES = "model/"
+
+
+class Experiments:
+    """The experiments of an experiments file, or without one every reference file.
+
+    Args:
+        bases: scenario → base config.
+        file: an experiments file; a section ``<scenario>/<name>`` counts before a section ``<name>``.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+
+    def __init__(self, bases: Mapping[str, str], file: str | None) -> None:
+        self._bases = {scenario: read_config(base) for scenario, base in bases.items()}
+        self._sections = {} if file is None else read_config(file)
+        self._references = {name.removeprefix(_REFERENCES) for name in shipped_names() if name.startswith(_REFERENCES)}
+        self._complete = file is not None
+
+    def names(self, scenario: str) -> list[str]:
+        """The experiments of a scenario, without the reference models."""
+        if not self._complete:
+            found = set(self._references)
+        else:
+            own = self._sections.get(scenario, {})
+            found = {*own, *(self._sections.keys() - self._bases.keys())}
+        return sorted(found - {PRETRAIN, RETRAIN})
+
+    def section(self, scenario: str, name: str) -> dict[str, Any]:
+        """What the experiments file adds to base and reference."""
+        found: dict[str, Any] = self._sections.get(scenario, {}).get(name, self._sections.get(name, {}))
+        return found
+
+    def settings(self, scenario: str, name: str, data: Sequence[str] | None = None) -> dict[str, Any]:
+        """The settings of an experiment, on other images where a data config is given."""
+        settings = self._bases[scenario]
+        if name in self._references:
+            settings = merged(settings, read_config(f"{_REFERENCES}{name}"))
+        settings = merged(settings, self.section(scenario, name))
+        for config in data or ():
+            settings = merged(settings, _images(config))
+        return settings
+
+
+def chosen(what: str, wanted: Sequence[str] | None, found: Sequence[str]) -> list[str]:
+    """The names that are wanted, all for None.
+
+    Raises:
+        UsageError: for a name that is not there.
+    """
+    for name in wanted or ():
+        if name not in found:
+            raise unknown(what, name, found)
+    return list(found) if wanted is None else list(wanted)
+
+
+def data_names(data: Sequence[str]) -> list[str]:
+    """The name of each data config: that of its file.
+
+    Raises:
+        UsageError: if two have one name, or there is none.
+    """
+    names = [Path(config).stem for config in data]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"grid.data is {list(data)}, but must name at least one config, and each name once")
+    return names
+
+
+def _images(config: str) -> dict[str, Any]:
+    """Images and augmentation of a data config; what is forgotten and the batch size stay the base's."""
+    given = look_up(read_config(config), "data.init_args") or {}
+    if "source" not in given:
+        raise UsageError(f"{config}: has no data.init_args.source, so it names no data")
+    return {"data": {"init_args": {"source": given["source"], "augment": given.get("augment")}}}

@@ -1,0 +1,96 @@
+"""A run of a grid: one run of the command line.
+
+It is recognised by a hash of all its settings and of the runs it builds on, so that a finished one is never run again
+and a changed one always is.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_unlearn.benchmark.settings import put
+
+WEIGHTS = "unlearned.ckpt"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run.
+
+    Attributes:
+        subcommand: ``fit`` or ``validate``.
+        scenario: the name of its base in the grid, none for an original; where the grid names data, the data's name
+            before it.
+        name: the experiment's.
+        seeds: the seed of each step that this run depends on, by name.
+        settings: what the command line is given; the weights that it needs are left open.
+        reports: whether its row is one of the table.
+        needs: place in the settings (dotted) → the run that makes those weights.
+        variant: place in the settings (dotted) → the value that a search put there.
+        key: 16 hex digits that name all of this.
+    """
+
+    subcommand: str
+    scenario: str
+    name: str
+    seeds: Mapping[str, int]
+    settings: Mapping[str, Any]
+    reports: bool
+    needs: Mapping[str, "Run"]
+    variant: Mapping[str, Any]
+    key: str
+
+    @property
+    def folder(self) -> str:
+        """Where it writes, below the output directory of the benchmark."""
+        return folder_of(self.scenario, self.name, self.key)
+
+    @property
+    def label(self) -> str:
+        """What the progress bar shows."""
+        seeds = ", ".join(f"{name} {seed}" for name, seed in self.seeds.items())
+        values = "".join(f", {place.rpartition('.')[2]} {value:.3g}" for place, value in self.variant.items())
+        step = "attack " if self.subcommand == "validate" else ""
+        return f"{step}{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
+
+    def config(self, root: Path) -> dict[str, Any]:
+        """The complete settings, once the output directory is known."""
+        settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
+        for place, run in self.needs.items():
+            put(settings, place, str(root / run.folder / WEIGHTS))
+        name, _, version = self.folder.rpartition("/")
+        logger = {"save_dir": str(root), "name": name, "version": version}
+        put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})
+        return settings
+
+    def weights(self, root: Path) -> Path:
+        """The model that it leaves behind."""
+        return root / self.folder / WEIGHTS
+
+
+def folder_of(scenario: str, name: str, key: str) -> str:
+    """Where the run of that key writes, below the output directory of the benchmark."""
+    # A bare key may read as a number: 7303e46084538905 is infinity to a parser of settings.
+    return "/".join(filter(None, (scenario, name, f"run-{key}")))
+
+
+def make_run(
+    subcommand: str,
+    scenario: str,
+    name: str,
+    seeds: Mapping[str, int],
+    settings: dict[str, Any],
+    needs: Mapping[str, Run],
+    variant: Mapping[str, Any] | None = None,
+    reports: bool = False,
+) -> Run:
+    """A run with its key; the weights that it needs are left open in its settings."""
+    for place in needs:
+        put(settings, place, None)
+    hashed = [subcommand, scenario, name, settings, {place: run.key for place, run in needs.items()}]
+    key = hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key)

@@ -1,0 +1,121 @@
+"""Trains the Retrain that ``evaluation.retrain`` names by a config, once for the same settings, data, split and seed.
+
+Its weights are stored under a hash of all of these and are found there by the next run, and by the processes that
+Lightning starts with the same command. They are written last and in one step: an interrupted training leaves nothing.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_unlearn.backbones import save_weights
+from lit_unlearn.benchmark.settings import merged
+from lit_unlearn.data import UnlearnDataModule
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import Retrain, UnlearnModule
+from lit_unlearn.shipped import read_config
+
+WEIGHTS, SETTINGS = "retrain.pt", "settings.json"
+_SHOWN = ("enable_progress_bar", "enable_model_summary")
+_OF_ONE_PROCESS = {
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    # In a job of several tasks, each would wait for the others otherwise.
+    "plugins": {"class_path": "lightning.fabric.plugins.environments.LightningEnvironment"},
+    "logger": False,
+    "callbacks": None,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 0,
+}
+
+
+def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
+    """The weights of a Retrain, trained by a config on the backbone, data and split of a run, unless they are there.
+
+    Args:
+        config: name of a config; its ``model``, ``trainer`` and ``seed_everything`` count. It need not name a backbone.
+        run: the settings of the run that needs the Retrain: ``model``, ``data``, ``trainer``.
+        folder: where trained Retrains are kept, each in a folder of its own.
+
+    Raises:
+        UsageError: if the config is not there, or is of another method.
+    """
+    settings = _settings(config, run)
+    seed = settings.pop("seed_everything")
+    with _seeded(seed):
+        parser = _parser()
+        parsed = parser.parse_object(settings)
+        built = parser.instantiate_classes(parsed)
+        if type(built.model) is not Retrain:
+            raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
+        split = built.data.split.hash
+        resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split}
+        for name in _SHOWN:
+            resolved["trainer"].pop(name)
+        text = json.dumps(resolved, indent=1, sort_keys=True)
+        path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
+        with _locked(path.parent):
+            if path.exists():
+                rank_zero_info(f"Retrain found: {path}")
+            else:
+                rank_zero_info(f"Retrain is trained first: {path}")
+                built.trainer.fit(built.model, datamodule=built.data)
+                (path.parent / SETTINGS).write_text(text + "\n")
+                save_weights(built.model.backbone, path, {"method": "Retrain", "split": split})
+    return path
+
+
+def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Retrain is built from: the run's backbone, data and precision, and all else by the config."""
+    alike = {name: run["trainer"].get(name) for name in ("accelerator", "precision", *_SHOWN)}
+    backbone = {"backbone": run["model"]["init_args"]["backbone"]}
+    below = {"model": {"class_path": "Retrain", "init_args": backbone}, "trainer": alike, "seed_everything": 0}
+    own = merged(below, read_config(config))
+    # One process trains it. What a config of a run says of devices, checkpoints and attacks is for the run.
+    trainer = {**own["trainer"], **_OF_ONE_PROCESS}
+    return {"model": own["model"], "data": run["data"], "trainer": trainer, "seed_everything": own["seed_everything"]}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(UnlearnModule, "model", required=True)
+    parser.add_subclass_arguments(UnlearnDataModule, "data", required=True)
+    parser.add_class_arguments(Trainer, "trainer")
+    return parser
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds everything for the training, and afterwards as it was for the run."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    seed_everything(seed, workers=True, verbose=False)
+    try:
+        yield
+    finally:
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        if before is not None:
+            seed_everything(int(before), workers=True, verbose=False)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in the block for this folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,113 @@
+"""What comes with the package: its configs and its weights, found by name wherever the package is installed.
+
+In a wheel both folders lie inside the package, in a clone beside it. A config is named by its path below ``configs/``,
+with or without ``.yaml``; ``#`` and a path of keys select one section of a file: ``tuned/digits#salun``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
+
+from lit_unlearn.errors import UsageError, unknown
+
+_OPTIONS = ("--config", "-c")
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _folder(name: str) -> Path:
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+CONFIGS: Path = _folder("configs")
+"""The folder of the shipped configs."""
+
+CHECKPOINTS: Path = _folder("checkpoints")
+"""The folder with ``manifest.json`` and the shipped weights."""
+
+
+def shipped_names() -> list[str]:
+    """The names of all shipped configs."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def shipped_config(name: str | Path) -> Path:
+    """The file of a config: an existing file, or else the shipped config of that name.
+
+    Raises:
+        UsageError: if it is neither, with the nearest names.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    names = shipped_names()
+    key = str(name).removesuffix(".yaml")
+    if key not in names:
+        raise unknown("config, neither a file nor the name of a shipped config:", name, names)
+    return CONFIGS / f"{key}.yaml"
+
+
+def is_config(name: str | Path) -> bool:
+    """Whether a name means a config, as opposed to weights: by its ending, by a section, or as a shipped config."""
+    file, _, section = str(name).partition("#")
+    return bool(section) or file.endswith((".yaml", ".yml")) or file in shipped_names()
+
+
+def read_config(name: str | Path) -> dict[str, Any]:
+    """The settings of a config, or of the section that the name selects.
+
+    Raises:
+        UsageError: if there is no such config or section, or it is no mapping.
+    """
+    file, section = _split(name)
+    path = shipped_config(file)
+    try:
+        settings = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    for key in section.split("/") if section else ():
+        if not isinstance(settings, Mapping) or key not in settings:
+            raise unknown(f"section of {path}:", key, settings if isinstance(settings, Mapping) else ())
+        settings = settings[key]
+    if not isinstance(settings, dict):
+        raise UsageError(f"{name}: must hold settings by name, not {type(settings).__name__}")
+    return settings
+
+
+def with_configs(args: Sequence[str]) -> list[str]:
+    """The words of a command line, with a path, or a section's text, in place of each name after ``--config``.
+
+    Raises:
+        UsageError: as :func:`read_config` does.
+    """
+    words: list[str] = []
+    for word in args:
+        option, equals, value = word.partition("=")
+        if words and words[-1] in _OPTIONS:
+            words.append(_located(word))
+        elif equals and option in _OPTIONS:
+            words.append(f"{option}={_located(value)}")
+        else:
+            words.append(word)
+    return words
+
+
+def _located(name: str) -> str:
+    if name.lstrip().startswith("{"):  # the text of a config, which the parser takes as well
+        return name
+    file, section = _split(name)
+    return json.dumps(read_config(name)) if section else str(shipped_config(file))
+
+
+def _split(name: str | Path) -> tuple[str, str]:
+    """File and section; a file whose own name has a ``#`` goes first."""
+    if Path(name).expanduser().is_file():
+        return str(name), ""
+    file, _, section = str(name).partition("#")
+    return file, section
