@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from lit_unlearn import __version__
 
-_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+_VERSIONS = ("torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
 def circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def circumstances(trainer: Trainer, started: str) -> dict[str, Any]:
         "versions": {
             "lit_unlearn": __version__,
             "python": platform.python_version(),
+            "torch": str(torch.__version__),  # with its build, such as +cu124, which a package's metadata may lack
             **{name: version(name) for name in _VERSIONS},
             **_suite(trainer),
         },
