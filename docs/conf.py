@@ -11,7 +11,8 @@ from lit_unlearn import __version__, methods
 project = "lit_unlearn"
 author = "The lit_unlearn developers"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+nb_execution_mode = "off"  # notebooks are shown with the outputs that they were saved with; .ci/run executes them
 html_theme = "furo"
 html_title = f"lit_unlearn {__version__}"
 myst_heading_anchors = 3

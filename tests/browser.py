@@ -1,12 +1,13 @@
 """A real browser without a window, to look at pages as a reader's does."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
-needs_browser = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 def open_page(path: Path, profile: Path) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from lit_unlearn import __version__
 
-_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+_VERSIONS = ("torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
 def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> di
         "versions": {
             "lit_unlearn": __version__,
             "python": platform.python_version(),
+            "torch": str(torch.__version__),  # with its build, such as +cu124, which a package's metadata may lack
             **{name: version(name) for name in _VERSIONS},
             **({"suite": suite} if suite else {}),
         },
