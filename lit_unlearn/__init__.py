@@ -1,7 +1,7 @@
 """Make a trained image classifier forget, attack the result, and say honestly whether it forgot.
 
-``import lit_unlearn as lu`` offers every public class of the package, and the functions of :mod:`lit_unlearn.api`, under
-one name. Each is imported when it is first used: the import alone loads neither torch nor Lightning.
+``import lit_unlearn as lu`` offers every public class of the package, and the functions of :mod:`lit_unlearn.api`. Each
+is imported when it is first used: the import alone loads neither torch nor Lightning.
 """
 
 from importlib import import_module
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_unlearn.api import *  # noqa: F403
     from lit_unlearn.attacks import *  # noqa: F403
-    from lit_unlearn.benchmark import *  # noqa: F403
     from lit_unlearn.backbones import *  # noqa: F403
+    from lit_unlearn.benchmark import *  # noqa: F403
     from lit_unlearn.data import *  # noqa: F403
     from lit_unlearn.methods import *  # noqa: F403
     from lit_unlearn.metrics import *  # noqa: F403

@@ -1,7 +1,7 @@
 """Unlearn or audit a network with one call: a thin layer over Trainer, LightningModule and callbacks.
 
-What :func:`unlearn` and :func:`audit` do can also be written with ``Trainer(callbacks=[…])``: they wrap a plain network,
-look up methods and attacks by name, and return what the callbacks measured.
+What :func:`unlearn` and :func:`audit` do can also be written with ``Trainer(callbacks=[…])``: they wrap a plain
+network, look up methods and attacks by name, and return what the callbacks measured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
 from lit_unlearn import methods
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.attacks import Attack, Evaluation
-from lit_unlearn.backbones import Backbone, Custom, load_weights, save_weights
+from lit_unlearn.backbones import Backbone, save_weights
+from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import Audit, UnlearnModule
@@ -24,7 +26,7 @@ from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
 from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.table import plain_table
-from lit_unlearn.shipped import attacks_of
+from lit_unlearn.shipped import read_config
 
 __all__ = ["Result", "audit", "unlearn"]
 
@@ -50,7 +52,7 @@ class Result:
         return plain_table(self.rows)
 
     def _repr_html_(self) -> str:
-        return fragment(self.rows, self.artifacts)
+        return fragment(self.rows)
 
     def to_html(self, path: str | Path) -> None:
         """Writes the report: one HTML page that needs no other file."""
@@ -158,7 +160,7 @@ def _measured(
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
-    found, suite = attacks_of(attacks) if isinstance(attacks, str) else (attacks or (), None)
+    found, suite = _named_attacks(attacks) if isinstance(attacks, str) else (attacks or (), None)
     report = Report(write=False)
     callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
     trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
@@ -175,6 +177,14 @@ def _class_of(name: str) -> type[UnlearnModule]:
 
 def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Backbone:
     """A copy of the network as a backbone."""
-    if isinstance(network, Backbone):
-        return deepcopy(network)
-    return as_backbone(network, data.image_shape, data.num_classes, **(wrap or {}))
+    return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
+
+
+def _named_attacks(name: str) -> tuple[list[Attack], str | None]:
+    """The attacks of a config, such as ``quick``, and the name and version of their suite."""
+    shipped = name if "/" in name or name.endswith((".yaml", ".yml")) else f"attack/{name}"
+    settings = read_config(shipped)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[Attack])
+    chosen = parser.parse_object({"callbacks": settings.get("trainer", {}).get("callbacks", [])})
+    return list(parser.instantiate_classes(chosen).callbacks), settings.get("evaluation", {}).get("suite")

@@ -109,12 +109,21 @@ class UnlearnCLI(LightningCLI):
             folder = _root(settings.trainer) / "retrain"
             settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
 
+    def before_validate(self) -> None:
+        """Warns of a model that was never trained."""
+        self._warn_of_random_weights()
+
+    def before_test(self) -> None:
+        """Warns of a model that was never trained."""
+        self._warn_of_random_weights()
+
     def before_fit(self) -> None:
         """Compiles the network where it was asked for.
 
         Raises:
             UsageError: for a backend that is not there.
         """
+        self._warn_of_random_weights()
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -132,6 +141,10 @@ class UnlearnCLI(LightningCLI):
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         if report.checkpoint and report.directory is not None:
             self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
+
+    def _warn_of_random_weights(self) -> None:
+        if self.model.loaded is None and not self.model.from_scratch:
+            rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]

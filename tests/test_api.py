@@ -111,7 +111,9 @@ def test_a_method_is_a_name_a_class_or_an_instance(make_data: Callable[..., lu.U
     assert len({str(result.rows[-1].metrics) for result in results}) == 1
 
 
-def test_retrain_saved_serves_as_retrain(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path) -> None:
+def test_retrain_saved_serves_as_retrain(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
     lu.unlearn(plain, make_data(), "Retrain", attacks=None, max_epochs=1, **QUIET).save(tmp_path / "retrain.pt")
     result = lu.unlearn(
         plain, make_data(), "OPC", attacks="quick", max_epochs=1, retrain=tmp_path / "retrain.pt", **QUIET
@@ -146,10 +148,14 @@ def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[.
     assert "<script" not in result._repr_html_()
 
 
-def test_one_attack_alone_gives_the_numbers_of_a_run(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+def test_one_attack_alone_gives_the_numbers_of_a_run(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
     found = lu.HeadRecovery()(plain, make_data())
     row = lu.audit(plain, make_data(), attacks=[lu.HeadRecovery()], **QUIET).rows[-1]
-    assert {f"recovery/hr/{name}": value for name, value in found.numbers.items()} == pytest.approx(row.attacks, abs=1e-6)
+    assert {f"recovery/hr/{name}": value for name, value in found.numbers.items()} == pytest.approx(
+        row.attacks, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from lit_unlearn.backbones.backbone import Backbone, Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.errors import UsageError
 
+_WRAPPING = {"head", "mean", "std", "stages"}
+
 
 class Custom(SplitBackbone):
     """Any network that ends in a linear layer, from images to logits.
@@ -51,20 +53,25 @@ class Custom(SplitBackbone):
         super().__init__(deepcopy(network), num_classes, head, mean, std, stages)
 
 
-def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> Backbone:
+def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> Backbone:
     """A network as a backbone: a backbone as it is, any other network as a copy that is split at its last layer.
 
     Args:
         network: a backbone, or any ``nn.Module`` that ends in a linear layer.
         image_shape: (C, H, W) of the images that it is to take.
         num_classes: how many logits it must give.
+        **options: further arguments of :class:`Custom` for a plain network: head, mean, std, stages.
 
     Raises:
-        UsageError: if it is no torch module, or has no linear layer of that many outputs.
+        UsageError: for options with a backbone, or an unknown option; if the network is no torch module, or has no
+            linear layer of that many outputs.
     """
+    if unfit := sorted(options.keys() - (set() if isinstance(network, Backbone) else _WRAPPING)):
+        allowed = "a Backbone takes none" if isinstance(network, Backbone) else ", ".join(sorted(_WRAPPING))
+        raise UsageError(f"option {unfit[0]!r} to wrap the network with is not accepted (allowed: {allowed})")
     if isinstance(network, Backbone):
         return network
-    return Custom(network, num_classes=num_classes, in_channels=image_shape[0])
+    return Custom(network, num_classes=num_classes, in_channels=image_shape[0], **options)
 
 
 def _made(network: object) -> object:

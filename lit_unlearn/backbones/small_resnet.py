@@ -16,7 +16,7 @@ from lit_unlearn.errors import check_at_least
 
 
 class HeConv2d(nn.Conv2d):
-    """A convolution without bias, initialised as He et al. do; ``reset_parameters`` initialises it again in the same way."""
+    """A convolution without bias, initialised as He et al. do; ``reset_parameters`` does so again."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)

@@ -4,10 +4,14 @@
 without the original is left out, and the report says so.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
@@ -18,8 +22,9 @@ class Audit(UnlearnModule):
 
     Args:
         backbone: the network, as constructed, in the shape of both models.
-        weights: of the model to audit: a file, or a name in the manifest.
-        original: of the model before it forgot; None where the auditor does not have it.
+        weights: of the model to audit: a file, or a name in the manifest. None audits the backbone as it is.
+        original: weights of the model before it forgot, or from Python a backbone; None where the auditor does not have
+            it.
 
     Raises:
         UsageError: if weights cannot be read or do not fit the backbone.
@@ -27,12 +32,17 @@ class Audit(UnlearnModule):
 
     order = "retain"
 
-    def __init__(self, backbone: Backbone, weights: str | Path, original: str | Path | None = None) -> None:
-        super().__init__(backbone, original)
-        if original is None:
-            self._original = None
-        self.hparams.update({"weights": str(weights), "original": None if original is None else str(original)})
-        self.loaded = load_weights(backbone, weights)
+    def __init__(
+        self, backbone: Backbone, weights: str | Path | None = None, original: str | Path | Network | None = None
+    ) -> None:
+        before = copy.deepcopy(original if isinstance(original, Backbone) else backbone)
+        loaded = load_weights(backbone, weights) if weights is not None else None
+        super().__init__(backbone)
+        self.loaded = loaded
+        if isinstance(original, str | Path):
+            load_weights(before, original)
+        self.set_original(before if original is not None else None)
+        self.hparams.update({"weights": _name(weights), "original": _name(original)})
 
     def check_data(self, data: UnlearnData) -> None:
         """Refuses to train.
@@ -47,4 +57,11 @@ class Audit(UnlearnModule):
 
     def subject(self) -> str:
         """The audited model, in words."""
-        return f"the audited model, {self.hparams['weights']}"
+        return f"the audited model, {self.hparams['weights'] or 'the backbone as given'}"
+
+
+def _name(source: str | Path | nn.Module | None) -> str | None:
+    """Where weights come from, in plain text."""
+    if source is None:
+        return None
+    return f"a {type(source).__name__} given from Python" if isinstance(source, nn.Module) else str(source)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, cast
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import SGD
@@ -152,8 +151,6 @@ class UnlearnModule(BackboneModule):
             raise UsageError(f"optimizer: {error}") from error
         if fits:
             self.check_data(data)
-        if self.loaded is None and not self.from_scratch:
-            rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""

@@ -44,6 +44,10 @@ class BackboneModule(SplitScoring):
         logits: Tensor = self.backbone(images)
         return logits
 
+    def set_original(self, original: Backbone | None) -> None:
+        """Takes another network, in the shape of the backbone, for the original; None: there is no original."""
+        self._original = None if original is None else _clone(original.state_dict())
+
     def frozen_copy(self) -> Backbone:
         """A copy of the backbone as it stands, in eval mode, without gradients."""
         return copy.deepcopy(self.backbone).eval().requires_grad_(False)
