@@ -20,10 +20,11 @@ from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tab
 from lit_unlearn.benchmark.tuning import LOG, Trial, Tuning, judge, trial_cells, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.exhibits import Exhibit
+from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.figures import standalone
 from lit_unlearn.reports.gallery import read_exhibits
 from lit_unlearn.reports.report import EXHIBITS
-from lit_unlearn.reports.rows import Row, read_rows, write_atomically
+from lit_unlearn.reports.rows import Row, read_rows
 
 
 def benchmark(args: Sequence[str], run: RunCell) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from lit_unlearn.benchmark.cells import Cell
 from lit_unlearn.benchmark.gathering import results_of
-from lit_unlearn.reports.rows import write_atomically
+from lit_unlearn.files import write_atomically
 
 LOG, CONFIG = "log.txt", "cell.yaml"
 TRIES = 2  # a worker may be killed for what another process did; a cell that kills two is at fault

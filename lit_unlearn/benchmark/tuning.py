@@ -20,8 +20,9 @@ from lit_unlearn.benchmark.grid import YARDSTICKS, Experiment, Grid, make_cells
 from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
 from lit_unlearn.errors import check_at_least, check_fraction, unknown
+from lit_unlearn.files import write_atomically
 from lit_unlearn.metrics.evaluation import gap_to_retrain
-from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
+from lit_unlearn.reports.rows import RETRAIN, Row
 
 LOG, PAGE = "tuning.json", "tuning.md"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}

@@ -20,7 +20,8 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.description import describe_backbone, describe_optimizer, plain
+from lit_unlearn.files import plain
+from lit_unlearn.methods.description import describe_backbone, describe_optimizer
 from lit_unlearn.methods.scoring import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.scoring import SplitScoring
 from lit_unlearn.seed import run_seed
