@@ -16,8 +16,8 @@ from lit_unlearn.benchmark import Grid, Seeds, make_cells
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.settings import read_settings
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import read_rows
-from lit_unlearn.reports.rows import write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")

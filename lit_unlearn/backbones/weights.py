@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import warnings
 import zipfile
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from lit_unlearn.backbones.backbone import Backbone, first_line
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.files import plain, replaced
 from lit_unlearn.shipped import CHECKPOINTS
 
 FILE_FORMAT = 1
@@ -116,7 +116,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
 
 
 def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a backbone's weights so that the file is either whole or absent.
+    """Write a backbone's weights so that the file is either complete or absent.
 
     Args:
         backbone: what to save.
@@ -129,23 +129,13 @@ def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, An
     path = Path(path)
     if path.suffix == ".safetensors":
         raise UsageError(f"{path}: weights are written as .pt files, not as .safetensors")
-    try:
-        plain = json.loads(json.dumps(dict(metadata)))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the metadata of {path} must be plain values: {error}") from error
+    kept = plain(metadata, strict=True, where=f"metadata of {path}")
     state = {key: value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save({"state_dict": state, "lit_unlearn": plain}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replaced(path) as file:
+            torch.save({"state_dict": state, "lit_unlearn": kept}, file)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:

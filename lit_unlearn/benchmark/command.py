@@ -19,10 +19,11 @@ from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
 from lit_unlearn.benchmark.tuning import LOG, TUNED, Ranges, Trial, Tuning, judge, trial_runs, write_winners
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.figures import standalone
 from lit_unlearn.reports.gallery import read_artifacts
 from lit_unlearn.reports.report import ARTIFACTS
-from lit_unlearn.reports.rows import Row, read_rows, write_atomically
+from lit_unlearn.reports.rows import Row, read_rows
 from lit_unlearn.shipped import with_configs
 
 

@@ -11,9 +11,10 @@ from lit_unlearn.artifacts import Artifact
 from lit_unlearn.benchmark.columns import Column
 from lit_unlearn.benchmark.summary import Line, Summary, Value
 from lit_unlearn.benchmark.tables import text_of
+from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import figures, gallery, verdict
 from lit_unlearn.reports.page import Entry
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened, write_atomically
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.table import UNKNOWN
 from lit_unlearn.reports.templates import environment
 

@@ -16,7 +16,7 @@ import yaml
 
 from lit_unlearn.benchmark.gathering import results_of
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.reports.rows import write_atomically
+from lit_unlearn.files import write_atomically
 
 LOG, CONFIG = "log.txt", "run.yaml"
 TRIES = 2  # a worker may be killed for what another process did; a run that kills two is at fault

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.reports.rows import write_atomically
+from lit_unlearn.files import write_atomically
 
 if TYPE_CHECKING:
     import submitit

@@ -22,8 +22,9 @@ from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
+from lit_unlearn.files import write_atomically
 from lit_unlearn.metrics.evaluation import gap_to_retrain
-from lit_unlearn.reports.rows import RETRAIN, Row, write_atomically
+from lit_unlearn.reports.rows import RETRAIN, Row
 
 LOG, PAGE, TUNED = "tuning.json", "tuning.md", "tuned.yaml"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}

@@ -1,11 +1,12 @@
 """What a result row says of a method's run, in plain types that JSON can hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.files import plain
 
 OBJECTS = ("backbone", "optimizer", "lr_scheduler")
 """Arguments of every method that are no plain values, and are described by what became of them."""
@@ -38,14 +39,3 @@ def describe_optimizer(trainer: Trainer) -> dict[str, Any]:
         state = {name: value for name, value in config.scheduler.state_dict().items() if name[0] != "_"}
         described["lr_scheduler"] = {"class": type(config.scheduler).__name__, **plain(state)}
     return described
-
-
-def plain(value: Any) -> Any:
-    """The value in JSON's own types; what has no place there becomes its text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, Sequence | set):
-        return [plain(item) for item in value]
-    return str(value)

@@ -17,7 +17,8 @@ import numpy as np
 
 from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, write_atomically
+from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN
 
 FORMAT = "lit_unlearn artifacts"
 VERSION = 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import figures, gallery, verdict, wording
 from lit_unlearn.reports.gallery import Artifacts
 from lit_unlearn.reports.rows import (
@@ -19,7 +20,6 @@ from lit_unlearn.reports.rows import (
     labels,
     reference,
     without_repeats,
-    write_atomically,
 )
 from lit_unlearn.reports.table import UNKNOWN, missing_references, percent
 from lit_unlearn.reports.templates import environment

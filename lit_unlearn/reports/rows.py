@@ -2,25 +2,27 @@
 
 No number without its row: what was run, on which split (by hash), with which versions, and how it ended. A quantity
 that was not measured is absent, never 0, and a number that is not finite cannot be written.
+
+Types are checked by msgspec: one wheel of 0.2 MB without dependencies that reads strict JSON into dataclasses; pydantic
+does the same with five wheels of 2.8 MB and three times the import time.
 """
 
 import json
-import math
-import os
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
+
+import msgspec
 
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import plain, write_atomically
 
 FORMAT = "lit_unlearn results"
 VERSION = 1
 ORIGINAL = "Original"
 RETRAIN = "Retrain"
 AS_IS = "as is"
-_LARGEST = 1e300
 SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 FORGOTTEN = ("test_forget_acc", "forget_acc")
 
@@ -152,20 +154,21 @@ def _distinction(row: Row, rows: Sequence[Row]) -> str:
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
-    """Write rows as strict JSON; a reader sees the old file or the whole new one, never a part.
+    """Write rows as strict JSON; a reader sees the old file or the complete new one, never a part.
 
     Args:
         path: file to write; its folder is made when missing.
         rows: the rows.
 
     Raises:
-        UsageError: a value is not finite, has another type than the row says, or has no place in JSON.
+        UsageError: a value is not finite, has another type than the row's field, or has no place in JSON.
     """
     path = Path(path)
-    plain = [_plain(asdict(row), f"{path.name}: row {i} ({row.method})") for i, row in enumerate(rows)]
-    for i, values in enumerate(plain):
-        _row(values, f"{path.name}: row {i}")
-    document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rows": plain}
+    documents = []
+    for i, row in enumerate(rows):
+        documents.append(plain(asdict(row), strict=True, where=f"{path.name}: row {i} ({row.method})"))
+        _row(json.dumps(documents[-1]).encode(), f"{path.name}: row {i}")
+    document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rows": documents}
     write_atomically(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -174,19 +177,16 @@ def read_rows(path: str | Path, damaged: list[str] | None = None) -> list[Row]:
 
     Args:
         path: the file.
-        damaged: takes a line on each row that cannot be read, which is then left out; None refuses the file.
+        damaged: takes a line for each row that cannot be read, which is then left out; None refuses the file.
 
     Raises:
         UsageError: the file is missing, is not JSON, is of another format or version, or a row has a missing, unknown
             or wrongly typed field.
     """
-    rows = _document(Path(path)).get("rows")
-    if not isinstance(rows, list):
-        raise UsageError(f"{path}: 'rows' must be a list of rows")
     read = []
-    for i, values in enumerate(rows):
+    for i, text in enumerate(_document(Path(path)).rows):
         try:
-            read.append(_row(values, f"{path}: row {i}"))
+            read.append(_row(text, f"{path}: row {i}"))
         except UsageError as error:
             if damaged is None:
                 raise
@@ -194,96 +194,42 @@ def read_rows(path: str | Path, damaged: list[str] | None = None) -> list[Row]:
     return read
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write bytes, or UTF-8 text, so that ``path`` holds what it held or all of it, even if the machine stops."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+class _Document(msgspec.Struct):
+    """A results file; its rows are decoded one by one, so that a damaged one does not hide the others."""
+
+    rows: list[msgspec.Raw]
+    format: str = ""
+    version: Any = None
+
+
+def _document(path: Path) -> _Document:
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise UsageError(f"{path}: holds {constant}, which strict JSON does not allow")
-
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UsageError:
-        raise
-    except (ValueError, RecursionError) as error:  # also of depth, and of digits
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: not a results file ({error})") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if document.format != FORMAT:
         raise UsageError(f'{path}: not a results file (its "format" must be {FORMAT!r})')
-    if document.get("version") != VERSION:
-        raise UsageError(f"{path}: version {document.get('version')!r} of the format (this program reads {VERSION})")
+    if document.version != VERSION:
+        raise UsageError(f"{path}: version {document.version!r} of the format (this program reads {VERSION})")
     return document
 
 
-def _row(values: object, where: str) -> Row:
-    if not isinstance(values, dict):
-        raise UsageError(f"{where}: must be an object, not {type(values).__name__}")
-    where = f"{where} ({values.get('method', '?')})"
-    names = [f.name for f in fields(Row)]
-    if missing := [name for name in names if name not in values]:
-        raise UsageError(f"{where}: lacks {', '.join(missing)}")
-    if surplus := sorted(values.keys() - set(names)):
-        raise UsageError(f"{where}: unknown field {', '.join(surplus)}")
-    for name, hint in get_type_hints(Row).items():
-        if not _fits(values[name], hint):
-            wanted = str(hint).replace("typing.", "") if get_origin(hint) else hint.__name__
-            raise UsageError(f"{where}: {name} is {_short(values[name])}, which is not {wanted}")
-    return Row(**values)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON has the annotated type; whole numbers are floats too, booleans are no numbers."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is Literal:
-        return value in arguments
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
-    if hint in (int, float):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not isinstance(value, (int, hint)):
-            return False
-        return -_LARGEST <= value <= _LARGEST  # 1e999 is JSON, and infinite
-    return isinstance(value, hint)
-
-
-def _plain(value: Any, where: str) -> Any:
-    """The value in JSON's own types; arrays and tensors become lists, paths become text."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise UsageError(f"{where}: {value} is not a finite number; leave out what is unknown")
-        return float(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}: {key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, where) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist(), where)
-    raise UsageError(f"{where}: {_short(value)} of type {type(value).__name__} has no place in JSON")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _row(text: bytes | msgspec.Raw, where: str) -> Row:
+    try:
+        values = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        if method := values.get("method"):
+            where = f"{where} ({bytes(method).decode()[1:-1]})"
+        names = {f.name for f in fields(Row)}
+        if missing := sorted(names - values.keys()):
+            raise UsageError(f"{where}: lacks {', '.join(missing)}")
+        if surplus := sorted(values.keys() - names):
+            raise UsageError(f"{where}: unknown field {', '.join(surplus)}")
+        return msgspec.json.decode(text, type=Row)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UsageError(f"{where}: {error}") from error

@@ -194,11 +194,6 @@ def test_data_of_another_kind_is_refused(make_backbone, make_trainer):
         make_trainer().fit(FineTune(make_backbone()), train_dataloaders=loader)
 
 
-def test_a_run_without_weights_says_what_the_original_is(make_backbone, make_data, fit, trained_file):
-    with pytest.warns(UserWarning, match="no weights were given"):
-        fit(FineTune(make_backbone()), make_data())
-
-
 def test_the_description_holds_plain_values_and_every_own_option(make_backbone, make_data, fit, trained_file):
     module = OPC(make_backbone(seed=3), weights=trained_file, contract=["stem"], weight=2.0)
     trainer: Trainer = fit(module, make_data())

@@ -1,0 +1,74 @@
+"""Files and what goes into them: a file is replaced completely or not at all, and values become JSON's own types."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from lit_unlearn.errors import UsageError
+
+
+@contextmanager
+def replaced(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends without an error.
+
+    A reader sees the old file or the complete new one, even if the machine stops.
+
+    Args:
+        path: file to write; its folder is made when missing.
+
+    Raises:
+        OSError: the file cannot be written; the old one stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write bytes, or UTF-8 text, as :func:`replaced` does."""
+    with replaced(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def plain(value: Any, strict: bool = False, where: str = "value") -> Any:
+    """The value in JSON's own types: arrays, tensors and sets become lists, paths become text.
+
+    Own code, because msgspec's conversion lets NaN through, which its encoder then writes as null.
+
+    Args:
+        value: what to convert.
+        strict: refuse what has no place in JSON and numbers that are not finite, instead of keeping their text.
+        where: name of the value in error messages.
+
+    Raises:
+        UsageError: if ``strict``, naming the place and the value.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, strict, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item, strict, where) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist") and not isinstance(value, float):
+        return plain(value.tolist(), strict, where)
+    if strict:
+        kind = "not finite" if isinstance(value, float) else f"of type {type(value).__name__}, not of JSON"
+        raise UsageError(f"{where} is {str(value)[:60]!r}, which is {kind}; leave out what is unknown")
+    return str(value)

@@ -1,0 +1,70 @@
+"""Files that are complete or absent, and values in JSON's own types."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+import torch
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import plain, replaced, write_atomically
+
+
+@pytest.mark.parametrize("content", ["é\n", b"\x00\xff"])
+def test_a_file_holds_what_was_written(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "new" / "file"
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_file_is_the_old_one_until_the_block_ends_and_stays_it_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(fail: bool) -> None:
+        with replaced(path) as file:
+            file.write(b"new")
+            file.flush()
+            assert path.read_text() == "old"
+            if fail:
+                raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write(fail=True)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+    write(fail=False)
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_values_get_types_of_json() -> None:
+    value = {
+        1: (np.int64(3), np.float32(0.5), np.bool_(True)),
+        "tensor": torch.ones(2, dtype=torch.int64),
+        "array": np.eye(2),
+        "path": PurePosixPath("a/b"),
+        "set": {4},
+        "none": None,
+    }
+    found = plain(value)
+    assert found == {
+        "1": [3, 0.5, True],
+        "tensor": [1, 1],
+        "array": [[1.0, 0.0], [0.0, 1.0]],
+        "path": "a/b",
+        "set": [4],
+        "none": None,
+    }
+    assert [type(item) for item in found["1"]] == [int, float, bool]
+    assert plain(value, strict=True) == found
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), np.float64("-inf"), object(), torch.float32])
+def test_what_has_no_place_in_json_is_text_or_refused_by_its_name(value: object) -> None:
+    text = plain({"a": [value]})["a"][0]
+    assert isinstance(text, str)
+    with pytest.raises(UsageError, match="row: a: b is "):
+        plain({"a": {"b": [value]}}, strict=True, where="row")
