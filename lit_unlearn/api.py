@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
@@ -26,7 +25,7 @@ from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
 from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.table import plain_table
-from lit_unlearn.shipped import read_config
+from lit_unlearn.suites import attacks_of_config
 
 __all__ = ["Result", "audit", "unlearn"]
 
@@ -160,7 +159,7 @@ def _measured(
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
-    found, suite = _named_attacks(attacks) if isinstance(attacks, str) else (attacks or (), None)
+    found, suite = _suite(attacks) if isinstance(attacks, str) else (attacks or (), None)
     report = Report(write=False)
     callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
     trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
@@ -180,11 +179,8 @@ def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, An
     return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
 
 
-def _named_attacks(name: str) -> tuple[list[Attack], str | None]:
+
+def _suite(name: str) -> tuple[list[Attack], str | None]:
     """The attacks of a config, such as ``quick``, and the name and version of their suite."""
-    shipped = name if "/" in name or name.endswith((".yaml", ".yml")) else f"attack/{name}"
-    settings = read_config(shipped)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--callbacks", type=list[Attack])
-    chosen = parser.parse_object({"callbacks": settings.get("trainer", {}).get("callbacks", [])})
-    return list(parser.instantiate_classes(chosen).callbacks), settings.get("evaluation", {}).get("suite")
+    is_path = "/" in name or name.endswith((".yaml", ".yml"))
+    return attacks_of_config(name if is_path else f"attack/{name}")

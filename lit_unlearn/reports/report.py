@@ -18,6 +18,8 @@ from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_
 from lit_unlearn.reports.run_metadata import run_metadata
 from lit_unlearn.results import Driver, Measurement, Results, Subject
 
+__all__ = ["Report"]
+
 RESULTS, ARTIFACTS, PAGE, CHECKPOINT = "results.json", "artifacts.npz", "report.html", "unlearned.ckpt"
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
