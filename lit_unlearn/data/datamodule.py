@@ -1,7 +1,7 @@
 """The LightningDataModule that every method, attack and report shares."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,7 +15,6 @@ from lit_unlearn.data.splits import SPLIT_NAMES, ForgetSpec, ForgetSplit, hold_o
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed
 
-Part = Literal["all", "calibration", "evaluation"]
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
 VALIDATION = "validation"
 
@@ -184,7 +183,7 @@ class UnlearnDataModule(LightningDataModule):
         return (self._to_float(images, training), *rest)
 
     def evaluation_batches(
-        self, split: str, device: torch.device | str, part: Part = "all"
+        self, split: str, device: torch.device | str, part: str = "all"
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
@@ -245,7 +244,7 @@ class UnlearnDataModule(LightningDataModule):
             raise UsageError(f"UnlearnDataModule needs an UnlearnModule as model, but got {type(module).__name__}")
         return cast(Method, module)
 
-    def _evaluation_loader(self, name: str, part: Part = "all") -> EvaluationBatches:
+    def _evaluation_loader(self, name: str, part: str = "all") -> EvaluationBatches:
         train = name in ("forget", "retain", VALIDATION)
         images = self.data.train_images if train else self.data.test_images
         labels = self.data.train_labels if train else self.data.test_labels
