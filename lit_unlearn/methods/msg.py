@@ -7,7 +7,7 @@ those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its 
 of batches of 64, learning rate .001 in a triangle over the epochs. That code adds up the mean gradients of batches, in
 train mode, first of as many random samples of Dr as Df has, then of Df, which moves BatchNorm's running statistics too:
 ``gradients="per_batch"``. The default sums single samples' in eval mode, all of Dr in place of random samples, so that
-what is re-initialised depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
+the choice depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
 """
 
 import math
