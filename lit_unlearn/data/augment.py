@@ -1,4 +1,4 @@
-"""Random crop and horizontal flip of a whole batch at once, on the device where it lies."""
+"""Random crop and horizontal flip of a batch at once, on its device."""
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def crop_and_flip(x: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, paddin
     Args:
         x: images (B, C, H, W).
         top: first row of the window in the padded image, int64 (B,), 0 to 2 * padding.
-        left: first column, likewise.
+        left: first column, int64 (B,), 0 to 2 * padding.
         mirrored: bool (B,).
         padding: width of the border in pixels.
     """

@@ -1,10 +1,9 @@
-"""The orders in which a method eats forget and retain batches, and exact evaluation batches.
+"""The orders in which a method is trained on forget and retain batches, and exact evaluation batches.
 
 Everything here is a pure function of (seed, epoch, rank, world): no worker processes, no per-sample Python, nothing
 dropped. A batch is cut out of one uint8 tensor by ``index_select``.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError, check_at_least, unknown
+from lit_unlearn.seed import generator
 
 Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
 
@@ -30,7 +30,7 @@ class OrderSampler:
 
     In ``paired`` the passes over forget go on across epochs, so that a forget set longer than an epoch is still seen
     completely. A forget set smaller than its batch gives smaller batches. No step has a single sample, since BatchNorm
-    cannot train on one: a tail of one joins the batch before it, and a set of one is shown twice in its batch. With
+    cannot train on one: a tail of one joins the batch before it, and a set of one is repeated in its batch. With
     several ranks the shuffled set is padded by wrapping to a multiple of ``world`` and rank r takes every world-th
     from r on, so that all ranks make the same number of steps.
 
@@ -116,7 +116,7 @@ class OrderSampler:
 
     def _pass(self, name: str, number: int) -> list[Tensor]:
         indices = self._set(name)
-        shuffled = indices[torch.randperm(len(indices), generator=_generator(self.seed, name, number))]
+        shuffled = indices[torch.randperm(len(indices), generator=generator(self.seed, name, number))]
         return _cut(_share(shuffled, self.rank, self.world), self._size(name))
 
     def _set(self, name: str) -> Tensor:
@@ -131,12 +131,6 @@ class OrderSampler:
         share = -(-counts.get(name, sum(counts.values())) // self.world)
         full, tail = divmod(share, self._size(name))
         return full + (tail > 1 or (tail == 1 and full == 0))
-
-
-def _generator(seed: int, name: str, number: int) -> torch.Generator:
-    # Hashed, because nearby sums such as seed + epoch make the second epoch of seed 0 the first of seed 1.
-    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _share(indices: Tensor, rank: int, world: int) -> Tensor:

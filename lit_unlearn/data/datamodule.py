@@ -1,8 +1,7 @@
 """The LightningDataModule that every method, attack and report shares."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -11,15 +10,24 @@ from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
-from lit_unlearn.data.source import Dataset, Source
-from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, hold_out, make_split
+from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited
+from lit_unlearn.data.splits import SPLIT_NAMES, ForgetSpec, ForgetSplit, hold_out, make_split
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed
 
-Part = Literal["all", "calibration", "evaluation"]
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
-SPLITS = ("forget", "retain", "test_forget", "test_retain")
 VALIDATION = "validation"
+
+
+class Method(Protocol):
+    """What the data reads of the method that it is trained with."""
+
+    @property
+    def holdout(self) -> float:
+        """Share of the retained samples of the classes to be forgotten from that training leaves out."""
+
+    def order_in(self, epoch: int) -> str:
+        """The batch order of one epoch."""
 
 
 class UnlearnDataModule(LightningDataModule):
@@ -77,7 +85,7 @@ class UnlearnDataModule(LightningDataModule):
         return f"{type(self).__name__}({self.source.describe()}, forget={self.forget})"
 
     def prepare_data(self) -> None:
-        """Load and split now, so that every complaint comes before the run writes anything."""
+        """Load and split now, so that every error comes before the run writes anything."""
         rank_zero_info(str(self.split))
 
     def setup(self, stage: str | None = None) -> None:
@@ -86,8 +94,8 @@ class UnlearnDataModule(LightningDataModule):
 
     def _load(self) -> tuple[Dataset, ForgetSplit]:
         if self._loaded is None:
-            data = _limit(self.source.load(), self.train_limit, self.split_seed)
-            data = _without_test(data, self.test_from_train, self.split_seed)
+            data = limited(self.source.load(), self.train_limit, self.split_seed)
+            data = held_out_of_training(data, self.test_from_train, self.split_seed)
             split = make_split(
                 data.train_labels, data.test_labels, self.forget, self.split_seed, data.class_names, data.train_names
             )
@@ -124,7 +132,7 @@ class UnlearnDataModule(LightningDataModule):
     def split_names(self) -> tuple[str, ...]:
         """The splits that are not empty, in the order of the evaluation loaders."""
         counts = self.split.counts()
-        return tuple(name for name in SPLITS if counts[name])
+        return tuple(name for name in SPLIT_NAMES if counts[name])
 
     @property
     def validation(self) -> Tensor:
@@ -133,23 +141,18 @@ class UnlearnDataModule(LightningDataModule):
         Raises:
             UsageError: if a class of the forget set has too few retained samples to spare one.
         """
-        share = 0.0 if self.trainer is None else cast(Any, self.trainer.lightning_module).holdout
+        share = 0.0 if self.trainer is None else self._method().holdout
         return hold_out(self.split, self.data.train_labels, share, self.class_names)
 
     def train_dataloader(self) -> Batches:
         """Batches in the order that the method declares for this epoch.
 
         Raises:
-            UsageError: if the method needs samples to forget and none are named.
+            UsageError: if the order needs samples that the split does not have, or there is no method.
         """
         if self.trainer is None:
             raise UsageError("training batches need a trainer: their order is the method's")
-        method = cast(Any, self.trainer.lightning_module)
-        order = cast(Order, method.order_in(self.trainer.current_epoch))
-        if self.forget is None and order not in ("retain", "full"):
-            raise UsageError(
-                f"{type(method).__name__} needs samples to forget: set data.forget.classes, fraction or index_file"
-            )
+        order = cast(Order, self._method().order_in(self.trainer.current_epoch))
         rank, world = self._rank_and_world()
         sampler = OrderSampler(
             order,
@@ -180,7 +183,7 @@ class UnlearnDataModule(LightningDataModule):
         return (self._to_float(images, training), *rest)
 
     def evaluation_batches(
-        self, split: str, device: torch.device | str, part: Part = "all"
+        self, split: str, device: torch.device | str, part: str = "all"
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
@@ -192,29 +195,32 @@ class UnlearnDataModule(LightningDataModule):
         Raises:
             UsageError: for an unknown split or part.
         """
-        if split not in (*SPLITS, VALIDATION):
-            raise unknown("split", split, (*SPLITS, VALIDATION))
+        if split not in (*SPLIT_NAMES, VALIDATION):
+            raise unknown("split", split, (*SPLIT_NAMES, VALIDATION))
         if part not in PARTS:
             raise unknown("part", part, PARTS)
         for images, labels in self._evaluation_loader(split, part):
             yield self._to_float(images.to(device), training=False), labels.to(device)
 
-    def shuffled_batches(
-        self, split: Literal["forget", "retain"], device: torch.device | str, most: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Random samples of one training split in batches of training's size, on a device and without augmentation.
 
         They come in an order drawn from the run's seed, all of them on every rank; no batch has a single sample.
 
         Args:
-            split: which part of the training set.
+            split: ``forget`` or ``retain``.
             device: where the batches are to lie.
             most: how many samples at most.
+
+        Raises:
+            UsageError: for another split.
         """
+        if split not in ("forget", "retain"):
+            raise unknown("split", split, ("forget", "retain"))
         indices: Tensor = getattr(self.split, split)
         draw = torch.Generator().manual_seed(run_seed())
         some = indices[torch.randperm(len(indices), generator=draw)[:most]]
-        sampler = OrderSampler(split, some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
+        sampler = OrderSampler(cast(Order, split), some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
         for batch in Batches(self.data.train_images, self.data.train_labels, sampler):
             images, labels = batch[split]
             yield self._to_float(images.to(device), training=False), labels.to(device)
@@ -232,7 +238,13 @@ class UnlearnDataModule(LightningDataModule):
             "augment": None if self.augment is None else dict(vars(self.augment)),
         }
 
-    def _evaluation_loader(self, name: str, part: Part = "all") -> EvaluationBatches:
+    def _method(self) -> Method:
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not hasattr(module, "order_in"):
+            raise UsageError(f"UnlearnDataModule needs an UnlearnModule as model, but got {type(module).__name__}")
+        return cast(Method, module)
+
+    def _evaluation_loader(self, name: str, part: str = "all") -> EvaluationBatches:
         train = name in ("forget", "retain", VALIDATION)
         images = self.data.train_images if train else self.data.test_images
         labels = self.data.train_labels if train else self.data.test_labels
@@ -255,34 +267,3 @@ def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size
     if forget_batch_size is not None:
         check_at_least("forget_batch_size", forget_batch_size, 2)
     check_at_least("eval_batch_size", eval_batch_size, 1)
-
-
-def _limit(data: Dataset, limit: int | None, seed: int) -> Dataset:
-    if limit is None:
-        return data
-    count = len(data.train_labels)
-    if not 1 < limit <= count:
-        raise UsageError(f"train_limit is {limit}, it must lie between 2 and the {count} training images")
-    kept = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-    names = None if data.train_names is None else [data.train_names[index] for index in kept.tolist()]
-    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept], train_names=names)
-
-
-def _without_test(data: Dataset, share: float | None, seed: int) -> Dataset:
-    """The training set cut in two, of which the second part takes the place of the test set."""
-    if share is None:
-        return data
-    count = len(data.train_labels)
-    held = round(share * count)
-    if not 0 < held < count:
-        raise UsageError(f"test_from_train {share} of {count} training images leaves nothing to train or to test on")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    test, train = order[:held].sort().values, order[held:].sort().values
-    return replace(
-        data,
-        train_images=data.train_images[train],
-        train_labels=data.train_labels[train],
-        test_images=data.train_images[test],
-        test_labels=data.train_labels[test],
-        train_names=None if data.train_names is None else [data.train_names[index] for index in train.tolist()],
-    )

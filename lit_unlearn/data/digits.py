@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_unlearn.data.source import Dataset, Source
+from lit_unlearn.data.sources import Dataset, Source
 
 TEST_EVERY = 5
 """In each class every fifth digit is a test digit."""

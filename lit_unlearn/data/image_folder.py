@@ -2,15 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lit_unlearn.data.source import Dataset, Source
+from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
@@ -19,17 +23,18 @@ EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YC
 class ImageFolder(Source):
     """Images under ``<root>/train/<class>/``, and ``<root>/test/<class>/`` or ``<root>/val/<class>/``.
 
-    Every image is decoded once: its shorter side is resized to ``image_size`` and the centre cut out. An index file
-    may name training images by their path below ``train``, as in ``cat/001.png``.
+    Every image is decoded once. An index file may name training images by their path below ``train``, as in
+    ``cat/001.png``.
 
     Args:
         root: folder that holds ``train``.
-        image_size: height and width in pixels.
+        image_size: height and width in pixels: the shorter side is resized to it and the centre cut out. None takes
+            the images as they are, which must all have one size.
         channels: 3 for colour, 1 for grey.
         test_fraction: share of every class of ``train`` to hold out as the test set, where there is none.
         test_seed: decides which images are held out.
         cache: file to keep the decoded images in; it is mapped into memory, shared by the processes of a run, and
-            made anew when an image or a setting has changed. None decodes into memory, in every process again.
+            made again when an image or a setting has changed. None decodes into memory, in every process again.
 
     Raises:
         UsageError: for a size, channel count or share out of range.
@@ -38,13 +43,14 @@ class ImageFolder(Source):
     def __init__(
         self,
         root: str | Path,
-        image_size: int = 32,
+        image_size: int | None = None,
         channels: int = 3,
         test_fraction: float | None = None,
         test_seed: int = 0,
         cache: str | Path | None = None,
     ) -> None:
-        check_at_least("image_size", image_size, 1)
+        if image_size is not None:
+            check_at_least("image_size", image_size, 1)
         if channels not in (1, 3):
             raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
         if test_fraction is not None:
@@ -100,12 +106,14 @@ class ImageFolder(Source):
         return kept, held
 
     def _images(self, paths: Sequence[Path]) -> Tensor:
-        shape = (len(paths), self.channels, self.image_size, self.image_size)
+        width, height = _size(paths[0]) if self.image_size is None else (self.image_size, self.image_size)
+        shape = (len(paths), self.channels, height, width)
+        decode = _decode if self.image_size is None else _decode_and_cut
         if self.cache is None:
             images = torch.empty(shape, dtype=torch.uint8)
-            _decode_all(paths, images)
+            _decode_all(paths, images, decode)
             return images
-        return _cached(paths, Path(self.cache), shape)
+        return _cached(paths, Path(self.cache), shape, decode)
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -120,40 +128,64 @@ def _labels(part: Sequence[Sequence[Path]]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(part)), torch.tensor([len(paths) for paths in part]))
 
 
-def _decode_all(paths: Sequence[Path], into: Tensor) -> None:
+def _decode_all(paths: Sequence[Path], into: Tensor, decode: Callable[[Path, Tensor], None]) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(_decode, paths, into):
+        for _ in pool.map(decode, paths, into):
             pass
 
 
 def _decode(path: Path, into: Tensor) -> None:
+    image, (_, height, width) = _open(path, len(into)), into.shape
+    if image.size != (width, height):
+        sizes = f"{image.width}x{image.height} pixels, but others have {width}x{height}"
+        raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
+    _copy(image, into)
+
+
+def _decode_and_cut(path: Path, into: Tensor) -> None:
+    from PIL.Image import Resampling
+
+    image, size = _open(path, len(into)), into.shape[1]
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    _copy(image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size)), into)
+
+
+def _copy(image: "Image.Image", into: Tensor) -> None:
     import numpy as np
+
+    channels, height, width = into.shape
+    into.copy_(torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    return _open(path, 3).size
+
+
+def _open(path: Path, channels: int) -> "Image.Image":
     from PIL import Image
 
-    channels, size, _ = into.shape
     try:
         with Image.open(path) as opened:
             if opened.mode not in EIGHT_BIT_MODES:
                 raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
-            image = opened.convert("L" if channels == 1 else "RGB")
+            return opened.convert("L" if channels == 1 else "RGB")
     # Pillow's decoders raise many kinds of error for a broken file.
     except Exception as error:
         raise UsageError(f"cannot decode the image {path}: {error}") from error
-    short = min(image.size)
-    width, height = (size * side // short for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    cut = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
-    into.copy_(torch.from_numpy(np.array(cut)).view(size, size, channels).permute(2, 0, 1))
 
 
-def _cached(paths: Sequence[Path], cache: Path, shape: tuple[int, ...]) -> Tensor:
+def _cached(
+    paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: Callable[[Path, Tensor], None]
+) -> Tensor:
     size = torch.Size(shape).numel()
     digest = _fingerprint(paths, shape)
     try:
         if not _is_valid(cache, size, digest):
             temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
             try:
-                _decode_all(paths, torch.from_file(str(temporary), True, size, dtype=torch.uint8).view(shape))
+                _decode_all(paths, torch.from_file(str(temporary), True, size, dtype=torch.uint8).view(shape), decode)
                 with temporary.open("ab") as file:
                     file.write(digest)
                 temporary.replace(cache)

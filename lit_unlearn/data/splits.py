@@ -1,4 +1,4 @@
-"""Which samples are to be forgotten: a pure function from labels, a wish and a seed to four sets of indices."""
+"""Which samples are to be forgotten: a pure function from labels, a ``ForgetSpec`` and a seed to four sets."""
 
 import hashlib
 import re
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from lit_unlearn.errors import UsageError, check_fraction, unknown
 
+SPLIT_NAMES = ("forget", "retain", "test_forget", "test_retain")
+
 
 @dataclass(frozen=True)
 class ForgetSpec:
-    """What is to be forgotten: whole classes, a random share, a share of some classes, or a list of images.
+    """What is to be forgotten: all of some classes, a random share, a share of some classes, or a list of images.
 
     Args:
         classes: class indices or class names. A text is a name, or an index where no class is called so.
@@ -34,12 +36,12 @@ class ForgetSplit:
     Args:
         forget: sorted training indices to forget, int64 (Nf,).
         retain: all other training indices, sorted, int64 (Nr,).
-        test_forget: test indices of the classes forgotten as a whole, int64; empty for every other kind of wish.
+        test_forget: test indices of the classes forgotten as a whole, int64; empty for every other kind of spec.
         test_retain: all other test indices, int64.
-        spec: the wish, None when there is nothing to forget.
+        spec: what was asked for, None when there is nothing to forget.
         seed: seed of the random share.
         hash: 16 hex digits that name this split of this training set.
-        forgotten_classes: indices of the classes forgotten as a whole, sorted.
+        forgotten_classes: indices of the classes of which all samples are forgotten, sorted.
     """
 
     forget: Tensor
@@ -53,22 +55,17 @@ class ForgetSplit:
 
     def counts(self) -> dict[str, int]:
         """Number of samples in each of the four sets."""
-        return {
-            "forget": len(self.forget),
-            "retain": len(self.retain),
-            "test_forget": len(self.test_forget),
-            "test_retain": len(self.test_retain),
-        }
+        return {name: len(getattr(self, name)) for name in SPLIT_NAMES}
 
     def describe(self) -> dict[str, object]:
         """The split as plain values, for a result row."""
-        wish = {} if self.spec is None else {k: v for k, v in asdict(self.spec).items() if v is not None}
-        if "index_file" in wish:
-            wish["index_file"] = str(wish["index_file"])
+        spec = {} if self.spec is None else {k: v for k, v in asdict(self.spec).items() if v is not None}
+        if "index_file" in spec:
+            spec["index_file"] = str(spec["index_file"])
         return {
             "hash": self.hash,
             "seed": self.seed,
-            "spec": wish,
+            "spec": spec,
             "forgotten_classes": list(self.forgotten_classes),
             "counts": self.counts(),
         }
@@ -98,19 +95,17 @@ def make_split(
         image_names: one name per training image, so that an index file can name images.
 
     Raises:
-        UsageError: for an unknown, repeated or empty wish, or one that leaves nothing to forget or nothing to retain.
+        UsageError: for an unknown, repeated or empty ``spec``, or one that leaves nothing to forget or to retain.
     """
-    wish = spec or ForgetSpec()
-    _check_combination(wish, spec is None)
-    classes = _class_indices(wish.classes, class_names)
-    whole_classes = classes if wish.fraction is None else []
-    if wish.index_file is not None:
-        forget = _read_index_file(Path(wish.index_file), len(train_labels), image_names)
-    else:
-        pool = _members(train_labels, classes) if classes else torch.arange(len(train_labels))
-        forget = torch.empty(0, dtype=torch.int64) if spec is None else _draw(pool, wish.fraction, seed)
-    _check_size(forget, len(train_labels), spec)
-    test_forget = _members(test_labels, whole_classes)
+    forget = torch.empty(0, dtype=torch.int64)
+    forgotten_classes: list[int] = []
+    if spec is not None:
+        _check_combination(spec)
+        classes = _class_indices(spec.classes, class_names)
+        forgotten_classes = classes if spec.fraction is None else []
+        forget = _chosen(spec, classes, train_labels, seed, image_names)
+        _check_size(forget, len(train_labels), spec)
+    test_forget = _members(test_labels, forgotten_classes)
     return ForgetSplit(
         forget=forget,
         retain=_others(forget, len(train_labels)),
@@ -119,7 +114,7 @@ def make_split(
         spec=spec,
         seed=seed,
         hash=_split_hash(forget, train_labels),
-        forgotten_classes=tuple(sorted(whole_classes)),
+        forgotten_classes=tuple(sorted(forgotten_classes)),
     )
 
 
@@ -151,13 +146,22 @@ def hold_out(split: ForgetSplit, train_labels: Tensor, share: float, class_names
     return torch.cat(held).sort().values
 
 
-def _check_combination(wish: ForgetSpec, nothing: bool) -> None:
-    if wish.index_file is not None and (wish.classes is not None or wish.fraction is not None):
-        raise UsageError(f"forget: index_file {str(wish.index_file)!r} cannot be combined with classes or fraction")
-    if wish.fraction is not None:
-        check_fraction("forget: fraction", wish.fraction)
-    if not nothing and not wish.classes and wish.fraction is None and wish.index_file is None:
+def _check_combination(spec: ForgetSpec) -> None:
+    if spec.index_file is not None and (spec.classes is not None or spec.fraction is not None):
+        raise UsageError(f"forget: index_file {str(spec.index_file)!r} cannot be combined with classes or fraction")
+    if spec.fraction is not None:
+        check_fraction("forget: fraction", spec.fraction)
+    if not spec.classes and spec.fraction is None and spec.index_file is None:
         raise UsageError("forget: nothing is named to be forgotten; give classes, fraction or index_file")
+
+
+def _chosen(
+    spec: ForgetSpec, classes: list[int], train_labels: Tensor, seed: int, image_names: Sequence[str] | None
+) -> Tensor:
+    if spec.index_file is not None:
+        return _read_index_file(Path(spec.index_file), len(train_labels), image_names)
+    pool = _members(train_labels, classes) if classes else torch.arange(len(train_labels))
+    return _draw(pool, spec.fraction, seed)
 
 
 def _class_indices(classes: Sequence[int | str] | None, class_names: Sequence[str]) -> list[int]:
@@ -201,9 +205,7 @@ def _draw(pool: Tensor, fraction: float | None, seed: int) -> Tensor:
     return pool[order[: round(fraction * len(pool))]].sort().values
 
 
-def _check_size(forget: Tensor, count: int, spec: ForgetSpec | None) -> None:
-    if spec is None:
-        return
+def _check_size(forget: Tensor, count: int, spec: ForgetSpec) -> None:
     if len(forget) == 0:
         raise UsageError(f"forget: {_wording(spec)} selects none of the {count} training images")
     if len(forget) == count:

@@ -3,9 +3,9 @@
 L = CE(z(x), y) over D ∪ D_A, D_A = {(x′, argmax z_θo(x′)) : x in Df}, x′ the first point that θo takes for another
 class on a path of PGD steps away from x, in a ball in L2 of radius ε, ε/10 a step, ε doubled after every ``steps``;
 what θo gets wrong is its own x′. Ebrahimpour-Boroojeny et al., arXiv 2503.00917. PGD-50; 10 epochs of batches of 128,
-learning rate .01, a tenth each epoch. The paper calls the attack anew, from x, for each ε: ``restart``; the released
-code goes on from where it stands, the default, and begins at ε .04. Their variant without Df's own labels is
-``forget_labels: false``; the one without Dr is left out. Deviations: D_A is shuffled anew each epoch but spread evenly
+learning rate .01, a tenth each epoch. The paper starts the attack again from x for each ε: ``restart``; the released
+code goes on from where it is, the default, and begins at ε .04. Their variant without Df's own labels is
+``forget_labels: false``; the one without Dr is left out. Deviations: D_A is shuffled in each epoch but spread evenly
 over the steps, on top of their batches; and where no ε up to the images' diameter leads to another class, because θo's
 gradient is lost in rounding, a sample has no x′, which a warning says (the released code would go on for ever).
 """
@@ -69,7 +69,7 @@ class AMUN(UnlearnModule):
         return "mixed" if self.forget_labels else "retain"
 
     def on_train_start(self) -> None:
-        """Finds the adversarial examples of θo, a resumed run's too; the clock is running."""
+        """Finds the adversarial examples of θo, in a resumed run too."""
         original, found, missing = cast(Backbone, self.original_copy()), [], 0
         for images, labels in self.data.evaluation_batches("forget", self.device):
             moved, answers = nearest_adversarial(original, images, labels, self.radius, self.steps, self.restart)

@@ -53,7 +53,7 @@ class Audit(UnlearnModule):
         raise UsageError("Audit trains nothing: it takes validate, or test, in place of fit")
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Lightning wants one; it is never called."""
+        """Lightning requires one; it is never called."""
 
     def subject(self) -> str:
         """The audited model, in words."""

@@ -80,7 +80,7 @@ def random_copy(backbone: Backbone) -> Backbone:
     """A frozen copy with random weights in eval mode, the same for every run of one seed.
 
     Raises:
-        UsageError: naming the weights that cannot be drawn anew.
+        UsageError: naming the weights that cannot be re-initialised.
     """
     random = copy.deepcopy(backbone).eval().requires_grad_(False)
     given = {name: value.clone() for name, value in random.named_parameters()}

@@ -1,4 +1,4 @@
-"""EUk (EU-k, exact unlearning of the last k layers): draw them anew, and train them on the retain set.
+"""EUk (EU-k, exact unlearning of the last k layers): re-initialise them, and train them on the retain set.
 
 L = E_Dr[CE(z(x), y)] over the last k layers, from a fresh initialisation, above frozen layers of θo. Goel et al.,
 Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640. Deviations from the reference code:

@@ -94,7 +94,7 @@ def summed_gradients(
     """Σ of the gradients of the cross-entropy over all samples, or over all batches, one tensor for each parameter.
 
     Args:
-        network: in eval or train mode, as its gradients are wanted.
+        network: in the mode, eval or train, in which to take its gradients.
         parameters: what is learnt, parts of the network.
         batches: images (B, C, H, W) in [0, 1] and labels (B,).
         gradients: ``per_sample`` adds up the samples' gradients, ``per_batch`` the batches' mean gradients.

@@ -20,7 +20,7 @@ from lit_unlearn.methods.distillation import softmax_without
 
 
 class HeadOnly(UnlearnModule):
-    """Distils the head onto the original's answers without the classes that are forgotten whole.
+    """Distils the head onto the original's answers without the forgotten classes.
 
     Args:
         backbone: the trained network; its encoder is frozen.

@@ -1,4 +1,4 @@
-"""MSG (masked small gradients): draw anew the kernel entries on which forget and retain agree, then fine-tune.
+"""MSG (masked small gradients): re-initialise the kernel entries on which forget and retain agree, then fine-tune.
 
 G = Σ_Df ∇θ CE(z(x), y) − |Df| / |Dr| · Σ_Dr ∇θ CE(z(x), y) at θo. In each convolution the share of entries with the
 smallest |G| is re-initialised (Kaiming normal, fan out); then L = E_Dr[CE(z(x), y)], with the gradients of the other
@@ -7,7 +7,7 @@ those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its 
 of batches of 64, learning rate .001 in a triangle over the epochs. That code adds up the mean gradients of batches, in
 train mode, first of as many random samples of Dr as Df has, then of Df, which moves BatchNorm's running statistics too:
 ``gradients="per_batch"``. The default sums single samples' in eval mode, all of Dr in place of random samples, so that
-what is drawn anew depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
+the choice depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
 """
 
 import math
@@ -35,7 +35,7 @@ class MSG(UnlearnModule):
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
-        fraction: share of each kernel's entries that is drawn anew, in (0, 1].
+        fraction: share of each kernel's entries that is re-initialised, in (0, 1].
         damping: what the gradients of the other entries are multiplied by, in [0, 1].
         gradients: what G is summed from, ``per_sample`` or ``per_batch`` (the released code).
 
@@ -71,7 +71,7 @@ class MSG(UnlearnModule):
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
 
     def on_train_start(self) -> None:
-        """Chooses what is drawn anew and, unless the run is resumed, draws it; the clock is running."""
+        """Chooses what is re-initialised and, unless the run is resumed, draws it."""
         original = cast(Backbone, self.original_copy())
         chosen = [smallest(difference, self.fraction) for difference in self._differences(original)]
         kernels = [self.backbone.get_parameter(name) for name in self._kernels]
@@ -92,7 +92,7 @@ class MSG(UnlearnModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Damps the gradients of what was not drawn anew; weight decay stays whole, as in the reference."""
+        """Damps the gradients of what was not re-initialised; weight decay is not damped, as in the reference."""
         damp_gradients(self._kept, self.damping)
 
     def on_train_end(self) -> None:

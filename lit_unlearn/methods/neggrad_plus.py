@@ -2,8 +2,8 @@
 
 L = α·E_Dr[CE(z(x), y)] − (1 − α)·E_Df[CE(z(x), y)], α .95, learning rate .01; Kurmanji et al., Towards Unbounded
 Machine Unlearning, arXiv 2302.09880. As in their code, each batch goes through the network by itself, retain first, so
-that BatchNorm sees one, then the other. Their code repeats the first shuffle of Df all through an epoch; here each pass
-is drawn anew.
+that BatchNorm sees one, then the other. Their code repeats the first shuffle of Df throughout an epoch; here each pass
+is shuffled.
 """
 
 from pathlib import Path

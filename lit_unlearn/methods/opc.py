@@ -39,7 +39,7 @@ class OPC(UnlearnModule):
         norm: ``l2`` (the paper) or ``squared``.
         weight: λ ≥ 0.
         freeze_head: leave the head as it was, so that the encoder has to forget.
-        distill: weight ≥ 0 of a retain term KL_T(original ‖ unlearned), without the classes that are forgotten whole.
+        distill: weight ≥ 0 of a retain term KL_T(original ‖ unlearned), without the forgotten classes.
         temperature: T > 0 of that term.
 
     Raises:

@@ -12,7 +12,7 @@ from lit_unlearn.methods.base import Labelled, UnlearnModule
 class Pretrain(UnlearnModule):
     """Trains the original model θo on the full training set.
 
-    ``weights``, if given, only says what the Original of the table is; training starts from scratch all the same.
+    ``weights``, if given, is the Original of the table only; training starts from scratch.
     """
 
     order = "full"

@@ -1,7 +1,7 @@
 """RandomLabels (RL): teach wrong answers for the forget set, then repair on the retain set.
 
 L = E_Df[CE(z(x), ỹ)] over all forget batches, then E_Dr[CE(z(x), y)] over all retain batches; ỹ uniform. Labels are
-drawn anew for each batch and may be the true one (the saliency protocol, Fan et al., SalUn, arXiv 2310.12508);
+drawn for each batch and may be the true one (the saliency protocol, Fan et al., SalUn, arXiv 2310.12508);
 ``exclude_true`` draws among the others only (Graves et al., Amnesiac Machine Learning, arXiv 2010.10981).
 """
 

@@ -1,4 +1,4 @@
-"""Retrain: the yardstick, a model that never saw the forget set.
+"""Retrain: the reference model that never saw the forget set.
 
 L = E_Dr[CE(z(x), y)] from a fresh initialisation. A well-known "retrain" resets only the children of the network that
 own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original.
@@ -22,7 +22,7 @@ class Retrain(FineTune):
 
     Args:
         backbone: the network, freshly constructed.
-        weights: the original weights, for the Original of the table and for the check that nothing of them is left.
+        weights: the original weights, of the Original in the table, and for the check that nothing of them is left.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
@@ -62,7 +62,7 @@ def must_differ(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def reinitialise(network: nn.Module) -> None:
-    """Draws every parameter anew in each module that knows how, and resets running statistics."""
+    """Re-initialises every parameter of each module that has ``reset_parameters``, and its running statistics."""
     for module in network.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):

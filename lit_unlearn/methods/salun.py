@@ -57,7 +57,7 @@ class SalUn(RandomLabels):
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def on_train_start(self) -> None:
-        """Finds the salient weights of θo, a resumed run's too; the clock is running."""
+        """Finds the salient weights of θo, in a resumed run too."""
         names = [name for name, parameter in self.backbone.named_parameters() if parameter.requires_grad]
         original = cast(Backbone, self.original_copy())
         values = [original.get_parameter(name).requires_grad_() for name in names]

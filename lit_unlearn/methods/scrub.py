@@ -8,7 +8,7 @@ SCRUB+R (``rewind``) keeps the weights of each epoch and ends with those whose e
 final model's error on a validation set with the classes of the forget set, in its proportions. The paper has images for
 that which no training ever saw. Here, since the test set is not for choosing, they are a share of the retained training
 images of those classes, which SCRUB leaves out; the original did learn them, so their error, and what is forgotten, is
-too small rather than too large. Of a class that is forgotten whole nothing is retained: there SCRUB+R is refused.
+too small rather than too large. Where all samples of a class are forgotten, SCRUB+R is refused.
 """
 
 from pathlib import Path

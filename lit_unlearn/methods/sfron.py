@@ -38,7 +38,7 @@ class SFRon(UnlearnModule):
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         alpha: α ≥ 0, weight of the ascent in the first step.
-        temperature: λ ≥ 0; the larger, the less an ascent heeds samples that are forgotten already.
+        temperature: λ ≥ 0; the larger, the less weight samples have that are forgotten already.
         threshold: γ ≥ 0, how many times as important to Df as to Dr a weight must be to climb; 0 takes all.
         forget_every: how many steps from one ascent to the next.
         max_norm: what the norm of an ascent's gradient is clipped to.
@@ -87,7 +87,7 @@ class SFRon(UnlearnModule):
         planned_epochs(self, "its ascent fades")
 
     def on_train_start(self) -> None:
-        """Finds the salient weights of θo, a resumed run's too; the clock is running."""
+        """Finds the salient weights of θo, in a resumed run too."""
         data, original = self.data, cast(Backbone, self.original_copy())
         learning = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
         size = self.chunk_size if self.importance == "per_sample" else data.batch_size

@@ -224,7 +224,7 @@ def test_pixel_values_are_exact_at_both_ends() -> None:
 
 
 def test_a_method_that_needs_a_forget_set_says_so(tiny: Source, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Recorder needs samples to forget"):
+    with pytest.raises(UsageError, match="'paired' needs samples to forget"):
         trainer(tmp_path).fit(Recorder("paired"), UnlearnDataModule(tiny))
 
 

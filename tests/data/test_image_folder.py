@@ -68,6 +68,28 @@ def test_every_eight_bit_picture_is_read(root: Path, mode: str) -> None:
     assert np.array_equal(ImageFolder(root, image_size=6).load().train_images[0].permute(1, 2, 0).numpy(), wanted)
 
 
+@pytest.mark.parametrize("size", [(6, 6), (9, 4)])
+@pytest.mark.parametrize("cached", [False, True])
+def test_without_a_size_images_of_one_size_are_taken_as_they_are(
+    root: Path, size: tuple[int, int], cached: bool
+) -> None:
+    for path in root.rglob("0*.png"):
+        picture(path, size)
+    module = UnlearnDataModule(ImageFolder(root, cache=root / "x.u8" if cached else None), ForgetSpec(classes=["cat"]))
+    assert module.image_shape == (3, size[1], size[0])
+    ((images, labels),) = module.evaluation_batches("forget", "cpu")
+    wanted = np.array(Image.open(root / "train/cat/001.png"))
+    assert np.array_equal((images[1] * 255).round().permute(1, 2, 0).numpy(), wanted)
+    assert labels.tolist() == [0] * 5
+
+
+def test_without_a_size_images_of_two_sizes_are_refused(root: Path) -> None:
+    path = root / "test/dog/001.png"
+    picture(path, (6, 7))
+    with pytest.raises(UsageError, match=f"image_size is None.*{path}"):
+        ImageFolder(root).load()
+
+
 def test_jpegs_and_deeper_folders_are_found(root: Path) -> None:
     picture(root / "train/dog/more/photo.JPG")
     data = ImageFolder(root, image_size=6).load()
@@ -112,7 +134,7 @@ def test_the_cache_gives_the_same_images_without_decoding_again(root: Path, monk
     plain = ImageFolder(root, image_size=6).load()
     first = ImageFolder(root, image_size=6, cache=cache).load()
     assert cache.stat().st_size == 14 * 3 * 6 * 6 + 32
-    monkeypatch.setattr(image_folder, "_decode", None)
+    monkeypatch.setattr(image_folder, "_open", None)
     again = ImageFolder(root, image_size=6, cache=cache).load()
     for data in (first, again):
         assert torch.equal(data.train_images, plain.train_images)
@@ -151,8 +173,8 @@ def test_a_cache_that_is_out_of_date_is_made_anew(root: Path, change: object, mo
     ImageFolder(root, image_size=6, cache=cache).load()
     change(root)  # type: ignore[operator]
     calls: list[Path] = []
-    decode = image_folder._decode
-    monkeypatch.setattr(image_folder, "_decode", lambda path, into: (calls.append(path), decode(path, into)))
+    known = image_folder._open
+    monkeypatch.setattr(image_folder, "_open", lambda path, channels: calls.append(path) or known(path, channels))
     data = ImageFolder(root, image_size=6, cache=cache).load()
     assert len(calls) == len(data.train_images) + len(data.test_images)
     assert torch.equal(data.train_images, ImageFolder(root, image_size=6).load().train_images)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from image_files import pixels, write_cifar, write_cifar10, write_svhn
 
-from lit_unlearn.data import CIFAR10, CIFAR100, MNIST, SVHN, Dataset, Digits, FashionMNIST, Source, fashion_mnist
-from lit_unlearn.data.idx import FILES
+from lit_unlearn.data import CIFAR10, CIFAR100, MNIST, SVHN, Dataset, Digits, FashionMNIST, Source, torchvision_sources
+from lit_unlearn.data.torchvision_sources import IDX_FILES as FILES
 from lit_unlearn.errors import UsageError
 
 TRAIN, TEST = 12, 6
@@ -35,7 +35,7 @@ def check_idx(data: Dataset) -> None:
 
 @pytest.fixture
 def no_debian_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(torchvision_sources, "DEBIAN_FOLDER", tmp_path / "debian")
 
 
 @pytest.mark.usefixtures("no_debian_package")
@@ -103,7 +103,7 @@ def test_a_damaged_idx_file_is_named(name: str, damage: object, tmp_path: Path) 
     write_idx(tmp_path)
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(UsageError, match=f"{name} is not an intact idx file"):
+    with pytest.raises(UsageError, match=str(path)):
         MNIST(tmp_path).load()
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_gzip_file_is_named(damage: object, tmp_path: Path) -> None:
     write_idx(tmp_path, zipped=True)
     path = tmp_path / f"{FILES[0]}.gz"
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(UsageError, match=f"cannot read .*{FILES[0]}.gz"):
+    with pytest.raises(UsageError, match=str(path)):
         MNIST(tmp_path).load()
 
 
@@ -137,7 +137,7 @@ def test_digits_are_stratified_and_scaled_to_bytes() -> None:
     assert torch.equal(Digits().load().train_images, data.train_images)
 
 
-@pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="the Debian package is not installed")
+@pytest.mark.skipif(not torchvision_sources.DEBIAN_FOLDER.is_dir(), reason="the Debian package is not installed")
 def test_the_real_fashion_mnist(tmp_path: Path) -> None:
     data = FashionMNIST(tmp_path).load()
     assert data.train_images.shape == (60_000, 1, 28, 28)

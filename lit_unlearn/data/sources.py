@@ -1,7 +1,7 @@
 """What a data source hands over: every image of a training and a test set as uint8 tensors."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,3 +75,35 @@ class Source(ABC):
         """Name and arguments as plain values, for a result row."""
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
         return {"source": type(self).__name__, **arguments}
+
+
+def limited(data: Dataset, limit: int | None, seed: int) -> Dataset:
+    """The data with only that many training images, drawn at random; None keeps all."""
+    if limit is None:
+        return data
+    count = len(data.train_labels)
+    if not 1 < limit <= count:
+        raise UsageError(f"train_limit is {limit}, it must lie between 2 and the {count} training images")
+    kept = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+    names = None if data.train_names is None else [data.train_names[index] for index in kept.tolist()]
+    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept], train_names=names)
+
+
+def held_out_of_training(data: Dataset, share: float | None, seed: int) -> Dataset:
+    """The data with a share of its training images, drawn at random, in place of its test set; None changes nothing."""
+    if share is None:
+        return data
+    count = len(data.train_labels)
+    held = round(share * count)
+    if not 0 < held < count:
+        raise UsageError(f"test_from_train {share} of {count} training images leaves nothing to train or to test on")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    test, train = order[:held].sort().values, order[held:].sort().values
+    return replace(
+        data,
+        train_images=data.train_images[train],
+        train_labels=data.train_labels[train],
+        test_images=data.train_images[test],
+        test_labels=data.train_labels[test],
+        train_names=None if data.train_names is None else [data.train_names[index] for index in train.tolist()],
+    )
