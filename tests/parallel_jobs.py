@@ -116,7 +116,7 @@ def audited_on_one_image(folder: Path) -> dict[str, Any]:
     )
     network = ResNet8(num_classes=CLASSES, in_channels=1, width=4)
     report = Report(page=False)
-    callbacks = [Evaluation(yardsticks=False), *every_attack(), report]
+    callbacks = [Evaluation(reference_models=False), *every_attack(), report]
     trainer(*callbacks, default_root_dir=folder / f"one-image-{world()}").validate(
         Audit(network, folder / UNLEARNED, folder / ORIGINAL), datamodule=data, verbose=False
     )

@@ -27,7 +27,7 @@ STATISTICS = (LinearCKA, NormalEquations, NormGate, Reservoir, Spread, Standardi
 
 def attacks():
     return [
-        Evaluation(yardsticks=False),
+        Evaluation(reference_models=False),
         HeadRecovery(),
         HeadRecovery(normalise="standard", name="standard"),
         HeadRecovery(normalise="gated", name="gated"),

@@ -74,7 +74,7 @@ def test_every_target_carries_the_yardstick_that_attacks_are_measured_by(
 
 
 def test_without_yardsticks_only_the_model_of_the_run_is_measured(make_backbone, make_data, fit, yardstick):
-    evaluation, attack = Evaluation(retrain=yardstick[1], yardsticks=False), SeesRetrain()
+    evaluation, attack = Evaluation(retrain=yardstick[1], reference_models=False), SeesRetrain()
     fit(FineTune(make_backbone()), make_data(), attack, evaluation)
     assert evaluation.findings.keys() == attack.findings.keys() == {"unlearned"}
     assert attack.findings["unlearned"]["test/sees/given"] == 1
