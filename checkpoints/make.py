@@ -15,20 +15,22 @@ from lit_unlearn.reports.report import report_of
 
 HERE = Path(__file__).parent
 CONFIGS = {
-    "digits_resnet8": "digits/pretrain",
-    "digits_resnet8_retrain_classes_0_1_2": "digits/class/retrain",
-    "digits_resnet8_retrain_random_10": "digits/random/retrain",
-    "fashion_mnist_resnet8": "fashion_mnist/pretrain",
-    "fashion_mnist_resnet8_retrain_classes_0_1_2": "fashion_mnist/class/retrain",
-    "fashion_mnist_resnet8_retrain_random_10": "fashion_mnist/random/retrain",
+    "digits_resnet8": ("digits", "class", "pretrain"),
+    "digits_resnet8_retrain_classes_0_1_2": ("digits", "class", "retrain"),
+    "digits_resnet8_retrain_random_10": ("digits", "random", "retrain"),
+    "fashion_mnist_resnet8": ("fashion_mnist", "class", "pretrain"),
+    "fashion_mnist_resnet8_retrain_classes_0_1_2": ("fashion_mnist", "class", "retrain"),
+    "fashion_mnist_resnet8_retrain_random_10": ("fashion_mnist", "random", "retrain"),
 }
 PRECISION = {"digits": "32-true", "fashion_mnist": "bf16-mixed"}  # those of configs/benchmark
 
 
 def make(name: str) -> None:
     """Trains one model, writes its weights and its entry in the manifest."""
-    data = CONFIGS[name].partition("/")[0]
-    command = ["fit", "--config", f"configs/experiment/{CONFIGS[name]}.yaml", f"--trainer.precision={PRECISION[data]}"]
+    data, scenario, method = CONFIGS[name]
+    configs = (f"base/{data}_{scenario}", f"model/{method}", f"tuned/{data}#{method}")
+    composed = [word for config in configs for word in ("--config", config)]
+    command = ["fit", *composed, f"--trainer.precision={PRECISION[data]}"]
     original = next(other for other in CONFIGS if name.startswith(other))
     if name != original:
         # The original need not be there to train a Retrain; it only makes an Original row.

@@ -179,7 +179,6 @@ def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, An
     return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
 
 
-
 def _suite(name: str) -> tuple[list[Attack], str | None]:
     """The attacks of a config, such as ``quick``, and the name and version of their suite."""
     is_path = "/" in name or name.endswith((".yaml", ".yml"))

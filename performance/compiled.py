@@ -1,6 +1,6 @@
 """Training steps of a compiled network against the same steps without.
 
-    python benchmarks/compiled.py
+    python performance/compiled.py
 
 OPC's work on a batch of retained and one of forgotten images of CIFAR-10's size, forward, backward and SGD. What
 compiling took is printed beside; it is paid once a run, and again for a batch of another size. Rounds of both in turn,

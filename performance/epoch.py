@@ -1,6 +1,6 @@
 """An OPC epoch through the Trainer against a bare hand-written loop over the same tensors.
 
-    python benchmarks/epoch.py
+    python performance/epoch.py
 
 ResNet-20, Fashion-MNIST, three of ten classes to forget, batches of 256 and 256. The loop shuffles, cuts its batches
 out of the same uint8 tensors and does the same arithmetic, and nothing else; on a CPU it is checked that both end at

@@ -1,6 +1,6 @@
 """Gradient inversion: many images at once against one by one, the plainest loop and the published library.
 
-    python benchmarks/inversion.py --networks lenet conv resnet20
+    python performance/inversion.py --networks lenet conv resnet20
 
 ``plain loop`` is the published recipe step by step: the network as it is, cross-entropy, ``autograd.grad`` twice, Adam
 on the sign. ``one by one`` is our search with a batch of one; ours beside them is our search with all images in one

@@ -1,4 +1,4 @@
-"""Kills a benchmark at random moments and looks whether anything was lost: ``python benchmarks/kill.py [--times N]``.
+"""Kills a benchmark at random moments and looks whether anything was lost: ``python performance/kill.py [--times N]``.
 
 ``lit-unlearn benchmark`` on handwritten digits, with two methods and an epoch each, is ended by SIGKILL so many times,
 each time so many seconds after its start as chance has it, and then runs to its end; where it has ended before it is
@@ -19,10 +19,10 @@ from pathlib import Path
 from lit_unlearn.reports import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-GRID = ("--grid.scenarios=[class]", "--grid.methods=[opc,head_only]", "--grid.attacks=configs/attack/recovery.yaml")
+GRID = ("--grid.scenarios=[class]", "--grid.methods=[opc,head_only]", "--grid.attacks=attack/recovery")
 SETTINGS = ("--grid.overrides={trainer: {max_epochs: 1}}", "--launcher.workers=2", "--launcher.threads=1")
 METHODS = ["Original", "Retrain", "OPC", "HeadOnly"]
-CELLS = 7
+RUNS = 7
 
 Files = dict[Path, tuple[int, int]]
 """Results file → which one it is, and when it was written."""
@@ -44,7 +44,7 @@ def main() -> None:
                 kills += 1
                 finished = look(output, finished)
                 rows = len(read_rows(output / "rows.json")) if (output / "rows.json").exists() else 0
-                whole = f"{len(finished)} of {CELLS} cells whole, {rows} rows"
+                whole = f"{len(finished)} of {RUNS} runs complete, {rows} rows"
                 print(f"kill {kills}, at {moment:.1f} s, in benchmark {number}: {whole}", flush=True)
             run(output, None)
             check(output, finished)
@@ -59,7 +59,7 @@ def check(output: Path, finished: Files) -> None:
     rows = read_rows(output / "rows.json")
     methods = [row.method for row in rows]
     assert sorted(methods) == sorted(METHODS), f"rows are of {methods}"
-    assert len(finished) == CELLS, f"{len(finished)} cells left results"
+    assert len(finished) == RUNS, f"{len(finished)} runs left results"
     assert all(row.status == "ok" and row.attacks for row in rows), "a row is not whole"
     rest = [path.name for path in output.rglob("*.part")]
     assert not rest, f"left behind: {rest}"

@@ -1,6 +1,6 @@
 """Peak memory of ``fit`` on data of CIFAR-10's size against the size of the data.
 
-    python benchmarks/memory.py
+    python performance/memory.py
 
 Random images, 3×32×32, as many to train on as asked for and a fifth of that to test on, through a whole run: OPC, a few
 steps, the four splits scored, head recovery and feature mapping on Original and the unlearned model. A second run on

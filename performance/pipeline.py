@@ -1,6 +1,6 @@
 """Augmented training batches against torchvision, PIL and a DataLoader with two workers.
 
-    python benchmarks/pipeline.py
+    python performance/pipeline.py
 
 Images of CIFAR-10's size at random, random crop of 4 and flip, floats in [0, 1], batches of 256. The plain side is the
 usual one: a data set that makes a PIL image of each array, ``transforms.RandomCrop``, ``RandomHorizontalFlip``,

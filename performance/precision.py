@@ -1,4 +1,4 @@
-"""Results in single and mixed precision side by side: ``python benchmarks/precision.py [--methods NAMES] [--seeds N]``.
+"""Results in single and mixed precision: ``python performance/precision.py [--methods NAMES] [--seeds N]``.
 
 Everything is made twice, originals and Retrains too, by ``configs/benchmark/precision.yaml`` with another precision
 each. What is finished is not run again. The table, in Markdown, has ``32-true / bf16-mixed`` in each cell.

@@ -1,6 +1,6 @@
 """What recovery costs beside the passes that it needs.
 
-    python benchmarks/recovery.py
+    python performance/recovery.py
 
 Both in one run, on the same random images: a plain inference pass, and head recovery with feature mapping from nothing,
 over features that no one computed before. Feature mapping needs the original's features too, so the plain pass to

@@ -1,6 +1,6 @@
 """Evaluation and the quick suite of attacks against a plain inference pass and a training epoch.
 
-    python benchmarks/suite.py
+    python performance/suite.py
 
 Fashion-MNIST, three of ten classes forgotten. The plain pass puts every sample of the four splits once through the
 network; the plain epoch trains it on all training images, by hand, without a Trainer. Ours is what ``fit`` does after

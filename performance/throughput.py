@@ -1,6 +1,6 @@
 """Images a second in training ResNet-18 at 32×32, and the fraction of the card's bf16 peak.
 
-    python benchmarks/throughput.py --device cuda
+    python performance/throughput.py --device cuda
 
 Steps of cross-entropy with SGD in bf16 autocast, channels last, once as the package trains and once with ``compile``. A
 training image counts three forward passes' worth of multiplications and additions, as is usual, counted by torch on the

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core import rank_zero
 
 from lit_unlearn.cli import main
+from lit_unlearn.shipped import shipped_names
 
 
 @dataclass
@@ -22,6 +23,14 @@ class Outcome:
     out: str
     err: str
     log: str
+
+
+def experiment(method: str, data: str = "digits", scenario: str = "class") -> list[str]:
+    """The words that compose an experiment: its base, its reference where there is one, and its tuned values."""
+    section = f"{scenario}/{method}" if data == "fashion_mnist" and "train" not in method else method
+    reference = [f"model/{method}"] if f"model/{method}" in shipped_names() else []
+    names = [f"base/{data}_{scenario}", *reference, f"tuned/{data}#{section}"]
+    return [word for name in names for word in ("--config", name)]
 
 
 def lit_unlearn(folder: Path, *args: object) -> Outcome:

@@ -12,7 +12,6 @@ from processes import start
 from lit_unlearn.attacks import Attack, Target
 from lit_unlearn.cli import run
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs/experiment/digits/class"
 EPOCHS = 3
 
 

@@ -1,36 +1,41 @@
 """The weights that come with the package are what the manifest says they are."""
 
 import hashlib
+import itertools
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from lit_unlearn import backbones, data
 from lit_unlearn.backbones.weights import CHECKPOINTS, load_weights
+from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError
+from lit_unlearn.shipped import read_config
 
-ROOT = Path(__file__).resolve().parents[1]
 ENTRIES: dict[str, dict[str, Any]] = json.loads((CHECKPOINTS / "manifest.json").read_text())["weights"]
 each = pytest.mark.parametrize("name", ENTRIES)
 
 
-def config_of(name: str) -> Path:
-    """The config in the command that made the weights."""
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings composed by the command that made the weights."""
     words = shlex.split(ENTRIES[name]["command"])
-    assert words[:3] == ["lit-unlearn", "fit", "--config"]
-    return ROOT / words[3]
+    assert words[:2] == ["lit-unlearn", "fit"]
+    settings: dict[str, Any] = {}
+    for option, value in itertools.pairwise(words):
+        if option == "--config":
+            settings = merged(settings, read_config(value))
+    return settings
 
 
 def make_data(name: str) -> UnlearnDataModule:
-    settings = yaml.safe_load(config_of(name).read_text())["data"]["init_args"]
-    forget = ForgetSpec(**settings["forget"]) if "forget" in settings else None
-    return UnlearnDataModule(getattr(data, settings["source"])(), forget, train_limit=settings.get("train_limit"))
+    settings = settings_of(name)["data"]["init_args"]
+    forget = None if settings["forget"] is None else ForgetSpec(**settings["forget"])
+    source = getattr(data, settings["source"]["class_path"])()
+    return UnlearnDataModule(source, forget, train_limit=settings.get("train_limit"))
 
 
 @torch.no_grad()
@@ -50,7 +55,7 @@ def test_a_file_is_whole_small_and_made_by_a_command_that_exists(name: str) -> N
     path = CHECKPOINTS / ENTRIES[name]["file"]
     assert path.stat().st_size < 1_000_000
     assert hashlib.sha256(path.read_bytes()).hexdigest() == ENTRIES[name]["sha256"]
-    settings = yaml.safe_load(config_of(name).read_text())
+    settings = settings_of(name)
     assert settings["model"]["class_path"] == ENTRIES[name]["method"]
     assert settings["seed_everything"] == ENTRIES[name]["seed"]
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,12 +22,15 @@ from command_line import Outcome, lit_unlearn
 from torch import distributed
 
 from lit_unlearn import __version__
+from lit_unlearn.benchmark.settings import put
 from lit_unlearn.cli import main
+from lit_unlearn.methods import Retrain
 from lit_unlearn.reports import Row, read_rows
+from lit_unlearn.retraining import retrained
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
-JOB = ("--config", ROOT / "configs/quickstart.yaml", *QUICK)
+JOB = ("--config", "quickstart", *QUICK)
 SMALL = (
     *QUICK,
     *("--model", "RandomLabels", "--model.weights", "digits_resnet8"),
@@ -92,7 +96,9 @@ def test_fit_measures_original_retrain_and_the_unlearned_model_alike(job: Job) -
     for row in job.rows:
         assert row.status == "ok"
         assert set(row.metrics) == SPLITS
-        assert set(row.attacks) == {f"recovery/{name}/{split}" for name in ("hr", "fm") for split in SPLITS}
+        assert {f"recovery/{name}/{split}" for name in ("hr", "fm") for split in SPLITS} <= set(row.attacks)
+        families = {"recovery", "membership", "detectability", "representation"}
+        assert {name.partition("/")[0] for name in row.attacks} == families
         assert all(word in job.outcome.out for word in (row.method, "recovery/hr", "recovery/fm"))
     original, retrain, unlearned = job.rows
     assert original.metrics["forget_acc"] == 1.0
@@ -105,8 +111,8 @@ def test_fit_measures_original_retrain_and_the_unlearned_model_alike(job: Job) -
 
 def test_validate_with_a_checkpoint_names_it_and_finds_the_same_numbers(job: Job) -> None:
     checkpoint = "runs/OPC/version_0/unlearned.ckpt"
-    config = ROOT / "configs/experiment/digits/class/finetune.yaml"  # of another method: the checkpoint's counts
-    outcome = lit_unlearn(job.folder, "validate", "--config", config, *QUICK, "--ckpt_path", checkpoint)
+    config = ("--config", "quickstart", "--config", "model/finetune")  # of another method: the checkpoint's counts
+    outcome = lit_unlearn(job.folder, "validate", *config, *QUICK, "--ckpt_path", checkpoint)
     assert outcome.status == 0
     assert f"Scoring the model made by OPC, {checkpoint}\n" in outcome.log
     (run,) = [Path(line.split(": ")[1]) for line in outcome.log.splitlines() if line.startswith("Run directory: ")]
@@ -262,39 +268,119 @@ def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     assert {"here/results.json", "here/report.html", "here/unlearned.ckpt"} <= files(tmp_path)
 
 
+RETRAIN = """
+model:
+  class_path: Retrain
+  init_args: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.05, momentum: 0.9}}}
+trainer: {max_epochs: 1, devices: 7, callbacks: [HeadRecovery]}
+seed_everything: 5
+"""
+
+
 @pytest.fixture
-def yardstick_config(tmp_path: Path) -> Path:
-    """A Retrain of other data, another split and another seed than the runs that use it."""
-    config = yaml.safe_load((ROOT / "configs/experiment/digits/class/retrain.yaml").read_text())
-    config["seed_everything"] = 5
-    config["data"]["init_args"]["forget"]["classes"] = [8]
-    config["trainer"] = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
-    config["report"] = {"checkpoint": False}
-    path = tmp_path / "yardstick.yaml"
-    path.write_text(yaml.safe_dump(config))
+def retrain_config(tmp_path: Path) -> Path:
+    """A Retrain of another seed than the runs that use it; what it says of devices and attacks does not count."""
+    path = tmp_path / "retrain.yaml"
+    path.write_text(RETRAIN)
     return path
 
 
-def test_a_config_trains_the_yardstick_for_this_split_and_disturbs_nothing(
-    tmp_path: Path, yardstick_config: Path
+def found_or_trained(outcome: Outcome) -> tuple[int, int]:
+    assert (outcome.status, outcome.err) == (0, "")
+    return outcome.log.count("Retrain found: "), outcome.log.count("Retrain is trained first: ")
+
+
+def test_a_config_trains_a_retrain_for_this_split_once_and_disturbs_nothing(
+    tmp_path: Path, retrain_config: Path
 ) -> None:
     args = ("fit", *SMALL, "--seed_everything", "7", "--evaluation.retrain")
-    assert lit_unlearn(tmp_path, *args, yardstick_config).status == 0
-    (yardstick,) = [r for r in read_rows(tmp_path / "runs/Retrain/version_0/results.json") if r.method == "Retrain"]
+    assert found_or_trained(lit_unlearn(tmp_path, *args, retrain_config)) == (0, 1)
+    (trained,) = tmp_path.glob("runs/retrain/*/retrain.pt")
     rows = read_rows(tmp_path / "runs/RandomLabels/version_0/results.json")
     assert [row.method for row in rows] == ["Original", "Retrain", "RandomLabels"]
-    assert {row.split["hash"] for row in [*rows, yardstick]} == {yardstick.split["hash"]}
+    held = torch.load(trained, weights_only=True)["lit_unlearn"]
+    assert {row.split["hash"] for row in rows} == {held["split"]}
     assert rows[1].split["spec"] == {"classes": [4]}
-    assert rows[1].metrics == yardstick.metrics
-    assert rows[1].weights["source"] == "runs/Retrain/version_0/unlearned.ckpt"
-    assert ([row.seed for row in rows], yardstick.seed) == ([7, 7, 7], 5)
+    assert rows[1].metrics["forget_acc"] < 0.1 < rows[1].metrics["retain_acc"]
+    assert rows[1].weights["source"] == str(trained.relative_to(tmp_path))
+    assert [row.seed for row in rows] == [7, 7, 7]
+    settings = json.loads((trained.parent / "settings.json").read_text())
+    assert (settings["seed_everything"], settings["trainer"]["devices"]) == (5, 1)
+    assert settings["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.05
 
-    assert lit_unlearn(tmp_path, *args, "runs/Retrain/version_0/unlearned.ckpt").status == 0
+    assert found_or_trained(lit_unlearn(tmp_path, *args, retrain_config)) == (1, 0)
     again = read_rows(tmp_path / "runs/RandomLabels/version_1/results.json")
     assert measured(again) == measured(rows)
     assert again[-1].curves == rows[-1].curves
     saved = yaml.safe_load((tmp_path / "runs/RandomLabels/version_0/config.yaml").read_text())
-    assert saved["evaluation"]["retrain"] == "runs/Retrain/version_0/unlearned.ckpt"
+    assert saved["evaluation"]["retrain"] == str(trained.relative_to(tmp_path))
+
+
+def test_a_retrain_is_found_for_equal_settings_alone(tmp_path: Path, retrain_config: Path) -> None:
+    run = {
+        "model": {"init_args": {"backbone": {"class_path": "ResNet8", "init_args": {"in_channels": 1, "width": 4}}}},
+        "data": {"class_path": "UnlearnDataModule", "init_args": {"source": "Digits", "forget": {"classes": [4]}}},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+    }
+    run["data"]["init_args"]["train_limit"] = 100
+
+    def stored(**changes: object) -> str:
+        settings = json.loads(json.dumps(run))
+        for place, value in changes.items():
+            put(settings, place.replace("__", "."), value)
+        return str(retrained(str(retrain_config), settings, tmp_path))
+
+    first = stored()
+    assert stored() == stored(trainer__enable_progress_bar=True) == first
+    others = [
+        stored(model__init_args__backbone__init_args__width=5),
+        stored(data__init_args__forget__classes=[5]),
+        stored(data__init_args__batch_size=32),
+    ]
+    retrain_config.write_text(RETRAIN.replace("seed_everything: 5", "seed_everything: 6"))
+    others += [stored()]
+    retrain_config.write_text(RETRAIN.replace("max_epochs: 1", "max_epochs: 2"))
+    others += [stored()]
+    assert len({first, *others}) == 6
+
+
+def test_a_retrain_whose_training_is_interrupted_is_not_kept(
+    tmp_path: Path, retrain_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("fit", *SMALL, "--evaluation.retrain", retrain_config)
+    step = Retrain.training_step
+    steps = 0
+
+    def broken(self: Retrain, *batch: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise OSError(28, "No space left on device", "here")
+        return step(self, *batch)
+
+    monkeypatch.setattr(Retrain, "training_step", broken)
+    assert lit_unlearn(tmp_path, *args).status == 2
+    assert not list(tmp_path.glob("runs/retrain/*/*.pt"))
+    assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
+
+
+def test_the_section_of_a_shipped_config_is_trained_too(tmp_path: Path) -> None:
+    args = ("fit", *SMALL, "--data.train_limit=100", "--evaluation.retrain=tuned/digits#retrain")
+    assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
+
+
+def test_a_dry_run_trains_no_retrain(tmp_path: Path, retrain_config: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--trainer.fast_dev_run=1", "--evaluation.retrain", retrain_config)
+    assert found_or_trained(outcome) == (0, 0)
+    assert list(tmp_path.iterdir()) == [retrain_config]
+
+
+def test_a_filter_of_the_log_is_added_once(tmp_path: Path) -> None:
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lit_unlearn(tmp_path, "fit", *SMALL, "--print_config")
+    before = list(logger.filters)
+    lit_unlearn(tmp_path, "fit", *SMALL, "--print_config")
+    assert logger.filters == before
 
 
 def test_a_saved_checkpoint_is_plain_weights_with_the_split_it_belongs_to(job: Job) -> None:
@@ -325,7 +411,7 @@ def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
 def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.Signals, name: str) -> None:
-    args = [*SMALL, "--config", ROOT / "configs/attack/recovery.yaml", "--trainer.max_epochs=100000"]
+    args = [*SMALL, "--config", "attack/recovery", "--trainer.max_epochs=100000"]
     retrain = ["--data.forget.classes=[0,1,2]", "--evaluation.retrain=digits_resnet8_retrain_classes_0_1_2"]
     command = [sys.executable, "-m", "lit_unlearn", "fit", *args, *retrain, "--trainer.check_val_every_n_epoch=100000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,86 +1,148 @@
-"""Every config is read by the parser, and those of the experiments run."""
+"""Every config, and every section of one, is read by the parser; the compositions of a grid run."""
 
 import contextlib
 import gzip
+import inspect
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from command_line import lit_unlearn
+from command_line import experiment, lit_unlearn
 from image_files import write_cifar10, write_svhn
 
+from lit_unlearn import methods
 from lit_unlearn.backbones import ResNet18
 from lit_unlearn.backbones.weights import resolve
-from lit_unlearn.benchmark import Grid, Seeds, make_cells
+from lit_unlearn.benchmark import Grid, Seeds, make_runs
+from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.gathering import collect
-from lit_unlearn.benchmark.settings import read_settings
+from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import read_rows
+from lit_unlearn.shipped import CONFIGS, is_config, read_config, shipped_config, shipped_names
+from lit_unlearn.suites import attacks_of_config
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICK = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.max_epochs=1")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-SMALL = ("--model.backbone", "ResNet8", "--model.backbone.in_channels=1", "--data", CONFIGS / "data/digits.yaml")
+SCENARIOS = ("class", "random")
+SAMPLE = ("opc", "pretrain", "retrain", "ssd")
+"""Experiments that run by default: a method, the two that train from scratch, and one without an optimizer."""
+
+Settings = dict[str, Any]
 
 
-def configs(folder: str) -> list[object]:
-    found = sorted(CONFIGS.glob(folder))
+def names_of(folder: str) -> list[str]:
+    found = [name for name in shipped_names() if name.partition("/")[0] == folder]
     assert found, folder
-    return [pytest.param(path, id=str(path.relative_to(CONFIGS).with_suffix(""))) for path in found]
+    return found
 
 
-def composed(path: Path) -> list[object]:
-    """The arguments that read a config, alone or with what it needs beside it."""
-    experiment = CONFIGS / "quickstart.yaml"
-    folder = path.relative_to(CONFIGS).parts[0]
-    needed = ["--model.weights=digits_resnet8"] if path.stem == "audit" else []
-    return {
-        "data": ["--config", experiment, "--data", path],
-        "model": ["--model", path, "--data", CONFIGS / "data/digits.yaml", *needed],
-        "experiment": ["--config", path],
-    }.get(folder, ["--config", experiment, "--config", path])
+def tuned(data: str, scenario: str) -> list[str]:
+    names = Experiments({scenario: f"base/{data}_{scenario}"}, f"tuned/{data}").names(scenario)
+    return ["pretrain", "retrain", *(name for name in names if scenario == "class" or name not in CLASSES_ONLY)]
 
 
-def runs() -> list[object]:
-    """Every config but those of many runs, which have parsers of their own, and those that are read when they run."""
-    elsewhere = ("benchmark", "cluster", "tune", "paper")
-    return [p for p in configs("**/*.yaml") if not {*elsewhere} & {*p.values[0].relative_to(CONFIGS).parts}]
+CLASSES_ONLY = ("head_only", "rescale")
+EXPERIMENTS = [
+    (data, scenario, name)
+    for data in ("digits", "fashion_mnist")
+    for scenario in SCENARIOS
+    for name in tuned(data, scenario)
+]
+DEPTH = [name for name in read_config("tuned/opc_depth") if name not in ("pretrain", "retrain")]
 
 
-@pytest.mark.parametrize("path", configs("benchmark/*.yaml") + configs("tune/*.yaml"))
-def test_the_parsers_of_many_runs_read_it(path: Path, tmp_path: Path) -> None:
-    outcome = lit_unlearn(tmp_path, path.parent.name, "--config", path, "--print_config")
+def sampled(cases: list[tuple[str, str, str]]) -> Iterator[object]:
+    """The cases, all but a few of them marked as slow."""
+    for case in cases:
+        marks = [] if case[1] == "class" and case[2] in SAMPLE else [pytest.mark.slow]
+        yield pytest.param(*case, id="/".join(case), marks=marks)
+
+
+def printed(folder: Path, *words: object, subcommand: str = "fit") -> Settings:
+    """The resolved settings of a command."""
+    outcome = lit_unlearn(folder, subcommand, *words, "--print_config")
     assert (outcome.status, outcome.err) == (0, "")
-    said = yaml.safe_load(path.read_text())
-    assert said["output"] == f"runs/{path.parent.name}/{path.stem}"
-    files = [str(CONFIGS.parent / file) for file in said["grid"].get("data", [])]
-    assert make_cells(Grid(str(CONFIGS.parent / said["grid"]["experiments"]), data=files or None))
+    settings: Settings = yaml.safe_load(outcome.out)
+    return settings
 
 
-def test_a_benchmarks_parser_reads_the_cluster_above_it(tmp_path: Path) -> None:
-    both = ("--config", CONFIGS / "benchmark/digits.yaml", "--config", CONFIGS / "cluster/slurm.yaml")
-    outcome = lit_unlearn(tmp_path, "benchmark", *both, "--launcher.slurm.partition=gpu", "--print_config")
-    assert (outcome.status, outcome.err) == (0, "")
-    launcher = yaml.safe_load(outcome.out)["launcher"]
+def parts(words: list[str]) -> list[str]:
+    return words[1::2]
+
+
+@pytest.mark.parametrize("name", names_of("benchmark") + names_of("tune"))
+def test_the_parsers_of_many_runs_read_it(name: str, tmp_path: Path) -> None:
+    settings = printed(tmp_path, "--config", name, subcommand=name.partition("/")[0])
+    assert settings["output"] == f"runs/{name}"
+    grid = read_config(name)["grid"]
+    runs = make_runs(Grid(**{**grid, "seeds": Seeds()}))
+    assert {run.scenario.rpartition("/")[2] for run in runs if run.reports} == set(grid["bases"])
+
+
+def test_a_benchmarks_parser_reads_the_cluster_on_top_of_it(tmp_path: Path) -> None:
+    both = ("--config", "benchmark/digits", "--config", "cluster/slurm", "--launcher.slurm.partition=gpu")
+    launcher = printed(tmp_path, *both, subcommand="benchmark")["launcher"]
     assert (launcher["workers"], launcher["slurm"]["partition"], launcher["slurm"]["gpus"]) == (16, "gpu", 1)
 
 
-@pytest.mark.parametrize("path", runs())
-def test_the_parser_reads_it(path: Path, tmp_path: Path) -> None:
-    outcome = lit_unlearn(tmp_path, "fit", *composed(path), "--print_config")
-    assert (outcome.status, outcome.err) == (0, "")
-    read, said = yaml.safe_load(outcome.out), yaml.safe_load(path.read_text())
-    for part in ("model", "data"):
-        wanted = said if path.parent.name == part else said.get(part)
-        if wanted is not None:
-            assert read[part]["class_path"].rpartition(".")[2] == wanted["class_path"]
-            assert wanted["init_args"].keys() <= read[part]["init_args"].keys()
+ON_TOP = names_of("attack") + names_of("data") + names_of("model")
+
+
+@pytest.mark.parametrize("name", ON_TOP)
+def test_a_config_is_read_on_top_of_the_quickstart(name: str, tmp_path: Path) -> None:
+    read, own = printed(tmp_path, "--config", "quickstart", "--config", name), read_config(name)
+    for part in own.keys() & {"model", "data"}:
+        assert read[part]["init_args"].keys() >= own[part]["init_args"].keys()
+    if "model" in own:
+        assert read["model"]["class_path"].rpartition(".")[2] == own["model"]["class_path"]
+        backbone = read["model"]["init_args"]["backbone"]["class_path"]
+        assert backbone == "lit_unlearn.backbones.ResNet8", "backbone and weights are the quickstart's"
+        same_options(read["model"]["init_args"], own["model"]["init_args"])
+
+
+def same_options(read: Settings, own: Settings) -> None:
+    """Nothing of the options below is left where a reference names its own."""
+    for name, value in own.items():
+        if isinstance(value, dict):
+            assert read[name]["class_path"] == value["class_path"]
+            assert {key: read[name]["init_args"][key] for key in value["init_args"]} == value["init_args"]
+        else:
+            assert read[name] == value
+
+
+@pytest.mark.parametrize("name", names_of("model"))
+def test_a_reference_names_every_option_of_its_method(name: str) -> None:
+    """Else the options of what it is merged on top of would stay."""
+    model = read_config(name)["model"]
+    options = inspect.signature(getattr(methods, model["class_path"]).__init__).parameters.keys()
+    assert model["init_args"].keys() | {"self", "backbone", "weights"} == options | {"weights"}
+
+
+@pytest.mark.parametrize("name", names_of("base"))
+def test_a_base_is_the_original_to_be_audited(name: str, tmp_path: Path) -> None:
+    weights = () if "weights" in read_config(name)["model"]["init_args"] else ("--model.weights=original.pt",)
+    settings = printed(tmp_path, "--config", name, *weights, subcommand="validate")
+    assert settings["model"]["class_path"] == "lit_unlearn.methods.Audit"
+
+
+@pytest.mark.parametrize(("data", "scenario", "name"), sampled(EXPERIMENTS))
+def test_an_experiment_of_a_grid_is_what_the_command_line_composes(
+    data: str, scenario: str, name: str, tmp_path: Path
+) -> None:
+    words = experiment(name, data, scenario)
+    experiments = Experiments({scenario: f"base/{data}_{scenario}"}, f"tuned/{data}")
+    text = json.dumps(experiments.settings(scenario, name))
+    assert printed(tmp_path, *words) == printed(tmp_path, "--config", text)
 
 
 def run(folder: Path, *args: object) -> list[str]:
-    """Runs ``fit`` and returns the methods of its rows; all must be whole."""
+    """Runs ``fit`` and returns the methods of its rows; all must be complete."""
     outcome = lit_unlearn(folder, "fit", *args, *QUICK)
     assert (outcome.status, outcome.err) == (0, "")
     (results,) = folder.glob("runs/*/version_0/results.json")
@@ -89,11 +151,29 @@ def run(folder: Path, *args: object) -> list[str]:
     return [row.method for row in rows]
 
 
-@pytest.mark.parametrize("path", configs("experiment/digits/**/*.yaml") + configs("quickstart.yaml"))
-def test_an_experiment_on_digits_runs(path: Path, tmp_path: Path) -> None:
-    method = yaml.safe_load(path.read_text())["model"]["class_path"]
+def method_of(words: list[str]) -> str:
+    settings: Settings = {}
+    for name in parts(words):
+        settings = merged(settings, read_config(name))
+    return str(settings["model"]["class_path"])
+
+
+@pytest.mark.parametrize(("data", "scenario", "name"), sampled([case for case in EXPERIMENTS if case[0] == "digits"]))
+def test_an_experiment_on_digits_runs(data: str, scenario: str, name: str, tmp_path: Path) -> None:
+    words = experiment(name, data, scenario)
+    method = method_of(words)
     expected = {"Pretrain": ["Pretrain"], "Retrain": ["Original", "Retrain"]}
-    assert run(tmp_path, "--config", path) == expected.get(method, ["Original", "Retrain", method])
+    assert run(tmp_path, *words) == expected.get(method, ["Original", "Retrain", method])
+
+
+def test_the_quickstart_runs(tmp_path: Path) -> None:
+    assert run(tmp_path, "--config", "quickstart") == ["Original", "Retrain", "OPC"]
+
+
+def test_the_quickstart_has_the_attacks_of_the_quick_suite() -> None:
+    own, quick = read_config("quickstart"), read_config("attack/quick")
+    assert own["trainer"]["callbacks"] == quick["trainer"]["callbacks"]
+    assert own["evaluation"]["suite"] == quick["evaluation"]["suite"]
 
 
 def there(weights: str | None) -> bool:
@@ -117,16 +197,24 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "path", configs("experiment/fashion_mnist/**/*.yaml") + configs("experiment/opc_depth/**/*.yaml")
-)
-def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashion_mnist: Path, tmp_path: Path) -> None:
-    model = yaml.safe_load(path.read_text())["model"]
-    args: list[object] = ["--config", path, "--data.train_limit=512", "--evaluation.retrain=null"]
-    args += ["--data.source.root", part_of_fashion_mnist]
-    if not there(model["init_args"].get("weights")):
+def on_fashion_mnist() -> Iterator[object]:
+    for data, scenario, name in EXPERIMENTS:
+        if data == "fashion_mnist":
+            marks = [] if (scenario, name) == ("class", "opc") else [pytest.mark.slow]
+            yield pytest.param(experiment(name, data, scenario), id=f"{scenario}/{name}", marks=marks)
+    for name in DEPTH:
+        words = ["--config", "base/fashion_mnist_class", "--config", f"tuned/opc_depth#{name}"]
+        yield pytest.param(words, id=f"depth/{name}", marks=[] if name == "opc_late" else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("words", on_fashion_mnist())
+def test_an_experiment_on_fashion_mnist_runs_on_a_part(
+    words: list[str], part_of_fashion_mnist: Path, tmp_path: Path
+) -> None:
+    args = [*words, "--data.train_limit=512", "--evaluation.retrain=null", "--data.source.root", part_of_fashion_mnist]
+    if not there("fashion_mnist_resnet8"):
         args += ["--model.weights=null"]
-    assert run(tmp_path, *args)[-1] == model["class_path"]
+    assert run(tmp_path, *args)[-1] == method_of(words)
     (row, *_) = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
     assert (row.data["train"], row.data["test"]) == (512, 600)
 
@@ -135,30 +223,37 @@ def test_an_experiment_on_fashion_mnist_runs_on_a_part(path: Path, part_of_fashi
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 training and 50 test images in the formats of CIFAR-10 and SVHN, and a narrow network's weights."""
     folder = tmp_path_factory.mktemp("small")
-    torch.manual_seed(7)  # another than any run's, which would draw the same weights anew
+    torch.manual_seed(7)  # another seed than any run's, which would draw the same weights
     torch.save(ResNet18(width=4).state_dict(), folder / "original.pt")
     write_cifar10(folder, batch=20, test=50)
     write_svhn(folder, train=100, test=50)
     return folder
 
 
+def references() -> Iterator[object]:
+    for scenario in SCENARIOS:
+        for name in (name.partition("/")[2] for name in names_of("model")):
+            if scenario == "class" or name not in CLASSES_ONLY:
+                marks = [] if scenario == "class" and name in ("scrub", "rescale") else [pytest.mark.slow]
+                yield pytest.param(scenario, name, id=f"{scenario}/{name}", marks=marks)
+
+
 @pytest.mark.usefixtures("any_sum_is_right")
-@pytest.mark.parametrize("path", configs("experiment/paper/**/*.yaml"))
-def test_an_experiment_of_the_papers_runs_on_small_files(path: Path, small_files: Path, tmp_path: Path) -> None:
-    settings = read_settings(path)
-    model, backbone = settings["model"]["class_path"], settings["model"]["init_args"]["backbone"]
-    assert (backbone["class_path"], backbone["init_args"]) == ("ResNet18", {"num_classes": 10, "in_channels": 3})
+@pytest.mark.parametrize(("scenario", "name"), references())
+def test_a_reference_runs_on_small_files(scenario: str, name: str, small_files: Path, tmp_path: Path) -> None:
+    words = ["--config", f"base/cifar10_{scenario}", "--config", f"model/{name}"]
     small = ("--data.source.root", small_files, "--model.backbone.width=4", "--report.page=false")
     weights = f"--model.weights={small_files / 'original.pt'}"
-    assert run(tmp_path, "--config", path, *small, weights)[-1] == model
+    assert run(tmp_path, *words, *small, weights)[-1] == method_of(words)
     (row, *_) = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
     assert (row.data["source"], row.data["train"]) == ("CIFAR10", 100)
-    assert row.batch_size["per_device"] == settings["data"]["init_args"]["batch_size"]
+    batch = read_config(f"model/{name}").get("data", {}).get("init_args", {}).get("batch_size", 256)
+    assert row.batch_size["per_device"] == batch
 
 
 @pytest.mark.usefixtures("any_sum_is_right")
 def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, tmp_path: Path) -> None:
-    grid = yaml.safe_load((CONFIGS / "benchmark/paper.yaml").read_text())["grid"]
+    grid = read_config("benchmark/paper")["grid"]
     grid["seeds"] = Seeds(**grid["seeds"])
     source = {"source": {"init_args": {"root": str(small_files)}}}
     small = {
@@ -166,40 +261,79 @@ def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, 
         "data": {"init_args": source},
         "trainer": {"max_epochs": 1},
     }
-    with contextlib.chdir(CONFIGS.parent):
-        whole = make_cells(Grid(**grid))
-        part = {"scenarios": ["class"], "methods": ["opc"], "seeds": Seeds(), "attacks": "configs/attack/recovery.yaml"}
-        cells = make_cells(Grid(**{**grid, **part, "overrides": small}))
-    assert len(whole) == 3 * 2 * (1 + (2 + 2 * 21) + (2 + 2 * 19))
-    for cell in (cell for cell in cells if cell.scenario.startswith("svhn")):
-        write_atomically(tmp_path / "cell.yaml", yaml.safe_dump(cell.config(tmp_path / "runs")))
-        outcome = lit_unlearn(tmp_path, cell.subcommand, "--config", tmp_path / "cell.yaml")
+    full = make_runs(Grid(**grid))
+    part = {"scenarios": ["class"], "methods": ["opc"], "seeds": Seeds(), "attacks": "attack/recovery"}
+    runs = make_runs(Grid(**{**grid, **part, "overrides": small}))
+    assert len(full) == 3 * 2 * (1 + (2 + 2 * 21) + (2 + 2 * 19))
+    for each in (run for run in runs if run.scenario.startswith("svhn")):
+        write_atomically(tmp_path / "run.yaml", yaml.safe_dump(each.config(tmp_path / "runs")))
+        outcome = lit_unlearn(tmp_path, each.subcommand, "--config", tmp_path / "run.yaml")
         assert (outcome.status, outcome.err) == (0, "")
-    rows = collect(cells, tmp_path / "runs")
+    rows = collect(runs, tmp_path / "runs")
     assert [row.method for row in rows] == ["Original", "Retrain", "OPC"]
     assert {(row.benchmark["scenario"], row.data["source"]) for row in rows} == {("svhn/class", "SVHN")}
     assert {row.data["augment"]["flip"] for row in rows} == {False}
 
 
-@pytest.mark.parametrize("path", configs("model/*.yaml"))
-def test_a_model_runs_composed(path: Path, tmp_path: Path) -> None:
-    method = yaml.safe_load(path.read_text())["class_path"]
-    if method == "Audit":
-        pytest.skip("trains nothing: its example is run with the README's")
-    weights = () if method == "Pretrain" else ("--model.weights=digits_resnet8",)
-    assert run(tmp_path, "--model", path, *SMALL, *weights)[-1] == method
-
-
-@pytest.mark.parametrize("path", configs("attack/*.yaml"))
-def test_an_attack_runs_composed(path: Path, tmp_path: Path) -> None:
-    model = ("--model", CONFIGS / "model/finetune.yaml", *SMALL, "--model.weights=digits_resnet8")
-    settings = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "quick" in name else []) for name in names_of("attack")]
+)
+def test_an_attack_runs_composed(name: str, tmp_path: Path) -> None:
+    settings = read_config(name)
     wanted = settings["trainer"]["callbacks"]
     for attack in wanted:
         if attack["class_path"] == "GradientInversion":
             attack["init_args"]["steps"] = 20
-    (tmp_path / "attack.yaml").write_text(yaml.safe_dump(settings))
-    assert run(tmp_path, *model, "--config", tmp_path / "attack.yaml") == ["Original", "FineTune"]
+    model = ("--config", "base/digits_class", "--config", "model/finetune", "--evaluation.retrain=null")
+    assert run(tmp_path, *model, "--config", json.dumps(settings)) == ["Original", "FineTune"]
     for row in read_rows(tmp_path / "runs/FineTune/version_0/results.json"):
         done = {"/".join(name.split("/")[:2]) for name in row.attacks} | row.skipped.keys()
         assert len(done) == len(wanted)
+
+
+@pytest.mark.parametrize("name", names_of("attack"))
+def test_the_attacks_of_a_config_are_made_from_python(name: str) -> None:
+    settings = read_config(name)
+    attacks, suite = attacks_of_config(name)
+    assert [type(attack).__name__ for attack in attacks] == [c["class_path"] for c in settings["trainer"]["callbacks"]]
+    assert suite == settings.get("evaluation", {}).get("suite")
+    assert not {*map(id, attacks)} & {*map(id, attacks_of_config(name)[0])}
+
+
+def test_a_config_without_attacks_gives_none() -> None:
+    with pytest.raises(UsageError, match="model/opc"):
+        attacks_of_config("model/opc")
+
+
+def test_a_file_counts_before_the_name_of_a_shipped_config(tmp_path: Path) -> None:
+    assert shipped_config("attack/quick") == shipped_config("attack/quick.yaml") == CONFIGS / "attack/quick.yaml"
+    (tmp_path / "attack").mkdir()
+    (tmp_path / "attack/quick").write_text("own: 1\n")
+    (tmp_path / "odd#name.yaml").write_text("own: 2\n")
+    with contextlib.chdir(tmp_path):
+        assert read_config("attack/quick") == {"own": 1}
+        assert read_config("odd#name.yaml") == {"own": 2}
+        assert read_config("attack/quick.yaml") == read_config(CONFIGS / "attack/quick.yaml")
+
+
+def test_a_section_is_named_by_its_keys(tmp_path: Path) -> None:
+    assert read_config("tuned/fashion_mnist#class/salun") == read_config("tuned/fashion_mnist")["class"]["salun"]
+    for name in ("tuned/digits#salun/modle", "tuned/digits#class/salun"):
+        with pytest.raises(UsageError, match="section"):
+            read_config(name)
+    (tmp_path / "numbers.yaml").write_text("rate: 1e-3\n")
+    assert read_config(tmp_path / "numbers.yaml") == {"rate": 0.001}, "as the command line reads it"
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("model/retrain", True),
+        ("tuned/digits#retrain", True),
+        ("own.yaml", True),
+        ("digits_resnet8", False),
+        ("x.pt", False),
+    ],
+)
+def test_a_name_is_of_a_config_or_of_weights(name: str, config: bool) -> None:
+    assert is_config(name) == config

@@ -16,14 +16,15 @@ import yaml
 from PIL import Image
 
 import lit_unlearn.methods
-from lit_unlearn.benchmark import Grid, Seeds, make_cells
+from lit_unlearn.benchmark import Grid, Seeds, make_runs
+from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.leaderboard import scatter
-from lit_unlearn.benchmark.settings import read_settings
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import markdown
 from lit_unlearn.cli import main
 from lit_unlearn.reports import read_rows
 from lit_unlearn.reports.figures import standalone
+from lit_unlearn.shipped import read_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,7 +41,7 @@ def blocks(page):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder like a fresh clone, with a trained network and images of somebody's own."""
-    for name in ("configs", "checkpoints", "benchmarks"):
+    for name in ("configs", "checkpoints", "performance"):
         (tmp_path / name).symlink_to(ROOT / name)
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 24), ("test", 8)):
@@ -120,11 +121,11 @@ def run_line(line):
 
 
 def run_script(name, *arguments):
-    """One of the folder of benchmarks, in this process, with a clock that is not theirs to keep."""
+    """One of the folder performance, in this process, with a clock that is not theirs to keep."""
     if "FashionMNIST()" in Path(name).read_text() and not FASHION.is_dir():
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "performance"))
         module = importlib.import_module(Path(name).stem)
         threads = torch.get_num_threads()
         try:
@@ -167,22 +168,20 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     page = (ROOT / f"docs/results/{name}.md").read_text()
     for summary in summarise(rows):
         assert markdown(summary) in page
-    config = ROOT / f"configs/benchmark/{name}.yaml"
-    settings = yaml.safe_load(config.read_text())["grid"]
-    settings["experiments"] = str(ROOT / settings["experiments"])
+    settings = read_config(f"benchmark/{name}")["grid"]
     grid = Grid(**{**settings, "seeds": Seeds(**settings.get("seeds", {}))})
-    measured = [cell.key for cell in make_cells(grid) if cell.reports]
+    measured = [run.key for run in make_runs(grid) if run.reports]
     assert list(dict.fromkeys(row.benchmark["key"] for row in rows)) == measured
 
 
 def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "performance"))
     precision = importlib.import_module("precision")
-    settings = yaml.safe_load((ROOT / "configs/benchmark/precision.yaml").read_text())["grid"]
+    settings = read_config("benchmark/precision")["grid"]
     rows = {name: read_rows(ROOT / f"docs/results/precision/{name}/rows.json") for name in precision.PRECISIONS}
     for name, own in rows.items():
-        mixing = {"overrides": {"trainer": {"precision": name}}, "experiments": str(ROOT / settings["experiments"])}
-        measured = [cell.key for cell in make_cells(Grid(**{**settings, **mixing})) if cell.reports]
+        mixing = {"overrides": {"trainer": {"precision": name}}}
+        measured = [run.key for run in make_runs(Grid(**{**settings, **mixing})) if run.reports]
         assert list(dict.fromkeys(row.benchmark["key"] for row in own)) == measured
     (pair,) = zip(*(summarise(own) for own in rows.values()), strict=True)
     assert precision.side_by_side(pair) in (ROOT / "docs/results/precision.md").read_text()
@@ -204,11 +203,12 @@ def test_the_committed_figure_is_of_the_committed_rows(scenario):
 def test_the_tuned_settings_are_the_winners_of_the_committed_log():
     log = json.loads((ROOT / "docs/results/fashion_mnist/tuning.json").read_text())
     won = [trial for trial in log["trials"] if trial["won"]]
-    experiments = ROOT / "configs/experiment/fashion_mnist"
-    names = {path.relative_to(experiments).with_suffix("").as_posix() for path in experiments.glob("*/*.yaml")}
-    assert {f"{trial['scenario']}/{trial['experiment']}" for trial in won} == {n for n in names if "retrain" not in n}
+    bases = {scenario: f"base/fashion_mnist_{scenario}" for scenario in ("class", "random")}
+    experiments = Experiments(bases, "tuned/fashion_mnist")
+    names = [(scenario, name) for scenario in bases for name in experiments.names(scenario)]
+    assert sorted((trial["scenario"], trial["experiment"]) for trial in won) == names
     for trial in won:
-        settings = read_settings(experiments / trial["scenario"] / f"{trial['experiment']}.yaml")["model"]["init_args"]
+        settings = experiments.settings(trial["scenario"], trial["experiment"])["model"]["init_args"]
         for name, value in trial["values"].items():
             assert (settings["optimizer"]["init_args"] if name == "lr" else settings)[name] == pytest.approx(value)
 

@@ -8,15 +8,14 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from command_line import lit_unlearn
+from command_line import experiment, lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs/experiment/digits/class"
-FIT = ("fit", "--config", DIGITS / "random_labels.yaml", "--trainer.max_epochs=1")
+FIT = ("fit", *experiment("random_labels"), "--trainer.max_epochs=1")
 BARE = (*FIT, "--evaluation.retrain", "null")
-VALIDATE = ("validate", "--config", DIGITS / "random_labels.yaml")
+VALIDATE = ("validate", *experiment("random_labels"))
 ORIGINAL = ("digits_resnet8", "digits_resnet8_retrain_classes_0_1_2")
 METHODS = ("FineTune", "GradientAscent", "OPC", "Pretrain", "RandomLabels", "Retrain")
 
@@ -146,12 +145,12 @@ def test_a_finished_model_cannot_be_resumed(refuse: Refuse, tmp_path: Path) -> N
 
 
 def test_a_yardstick_config_must_train_retrain_and_says_so_before_it_trains(refuse: Refuse) -> None:
-    refuse(*FIT, "--evaluation.retrain", DIGITS / "finetune.yaml", says=("evaluation.retrain", "FineTune", "Retrain"))
+    refuse(*FIT, "--evaluation.retrain", "model/finetune", says=("evaluation.retrain", "FineTune", "Retrain"))
 
 
 def test_a_yardstick_config_is_for_fit(refuse: Refuse) -> None:
-    config = DIGITS / "retrain.yaml"
-    refuse(*VALIDATE, "--evaluation.retrain", config, says=("evaluation.retrain", str(config), "fit"))
+    config = "tuned/digits#retrain"
+    refuse(*VALIDATE, "--evaluation.retrain", config, says=("evaluation.retrain", config, "fit"))
 
 
 def inline(*args: object, says: tuple[str, ...], id: str) -> object:
@@ -198,6 +197,14 @@ PARSED = [
     inline("predict", says=("'predict'", "'fit'"), id="predict"),
     inline(says=("subcommand", "{fit,validate,test}"), id="no subcommand"),
     inline("fit", "--config", "nope.yaml", says=("config", "nope.yaml"), id="config file"),
+    inline("fit", "--config=quikstart", says=("config", "'quikstart'", "'quickstart'"), id="config name"),
+    inline("fit", "-c", "modl/salun", says=("config", "'modl/salun'", "'model/salun'"), id="short option"),
+    inline(
+        *("fit", "--config", "tuned/digits#saln"),
+        says=("section", "digits.yaml", "'saln'", "'salun'"),
+        id="section of a config",
+    ),
+    inline("benchmark", "--config", "benchmark/digit", says=("'benchmark/digits'",), id="config of a benchmark"),
     inline(*FIT, "--evaluation.retrain", "nope.yaml", says=("evaluation.retrain", "'nope.yaml'"), id="yardstick"),
 ]
 

@@ -14,6 +14,7 @@ from lit_unlearn import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {
+    *(f"lit_unlearn/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.*")),
     *("lit_unlearn/py.typed", "lit_unlearn/checkpoints/manifest.json", "lit_unlearn/checkpoints/digits_resnet8.pt"),
     *(str(path.relative_to(ROOT)) for end in ("j2", "css", "js") for path in (ROOT / "lit_unlearn").rglob(f"*.{end}")),
 }
@@ -80,7 +81,10 @@ def test_the_installed_wheel_runs_away_from_the_checkout(installed: Path, tmp_pa
     where = run(installed / "python", "-c", "import lit_unlearn; print(lit_unlearn.__file__)", folder=tmp_path)
     assert Path(where.splitlines()[-1]).is_relative_to(installed.parent)
     assert "usage: lit-unlearn" in run(installed / "lit-unlearn", "--help", folder=tmp_path)
-    fit = ("fit", "--config", ROOT / "configs/quickstart.yaml", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    printed = run(installed / "lit-unlearn", "fit", "--config", "quickstart", "--print_config", folder=tmp_path)
+    assert "class_path: lit_unlearn.methods.OPC" in printed
+    assert not list(tmp_path.iterdir())
+    fit = ("fit", "--config", "quickstart", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
     run(installed / "lit-unlearn", *fit, folder=tmp_path)
     assert (tmp_path / "runs/OPC/version_0/report.html").stat().st_size > 10_000
     rows = ROOT / "docs/results/digits/rows.json"

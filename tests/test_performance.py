@@ -1,4 +1,4 @@
-"""The scripts in benchmarks: they run, and keep what they measured in its place on the page."""
+"""The scripts in performance: they run, and keep what they measured in its place on the page."""
 
 import importlib
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[1] / "performance"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TABLE = """# Speed
 

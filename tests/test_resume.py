@@ -7,10 +7,11 @@ from signal import SIGKILL
 import pytest
 import torch
 import yaml
-from command_line import lit_unlearn
-from killed_runs import EPOCHS, EXPERIMENTS, launched
+from command_line import experiment, lit_unlearn
+from killed_runs import EPOCHS, launched
 
 from lit_unlearn.reports import Row, read_rows
+from lit_unlearn.shipped import read_config
 
 SMALL = (
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"),
@@ -20,7 +21,7 @@ SMALL = (
 OF_ONE_EPOCH = ("rescale", "ssd")
 OPTIONS = {"ssd": ["--model.alpha=1"]}  # enough for it to dampen something
 QUICK = ("opc", "scrub")
-METHODS = sorted({path.stem for path in EXPERIMENTS.glob("*.yaml")} - {"pretrain"})
+METHODS = sorted(read_config("tuned/digits").keys() - {"pretrain"})
 
 
 def row_of(place: Path) -> Row:
@@ -49,7 +50,7 @@ def ends_alike(folder: Path) -> None:
     "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
-    words = ("--config", str(EXPERIMENTS / f"{method}.yaml"), *SMALL, *OPTIONS.get(method, []))
+    words = (*experiment(method), *SMALL, *OPTIONS.get(method, []))
     assert launched(tmp_path, "whole", *words) == 0, (tmp_path / "whole/run.log").read_text()
     epoch = 0 if method in OF_ONE_EPOCH else 1
     kill = ("--trainer.callbacks+=killed_runs.Killer", f"--trainer.callbacks.epoch={epoch}")
@@ -67,7 +68,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
 
 
 def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Path) -> None:
-    words = ("--config", str(EXPERIMENTS / "finetune.yaml"), *SMALL)
+    words = (*experiment("finetune"), *SMALL)
     assert launched(tmp_path, "whole", *words) == 0
     assert launched(tmp_path, "killed", *words, "--trainer.callbacks+=killed_runs.KillingAttack") == -SIGKILL
     assert launched(tmp_path, "killed", *words, "--ckpt_path=last") == 0
@@ -75,12 +76,12 @@ def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Pat
 
 
 def test_last_is_the_newest_run_of_the_method_and_of_its_own_folder(tmp_path: Path) -> None:
-    words = ("--config", str(EXPERIMENTS / "finetune.yaml"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
+    words = (*experiment("finetune"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
     assert launched(tmp_path, "here", *words) == 0
     assert launched(tmp_path, "here", *words) == 0
-    outcome = lit_unlearn(tmp_path / "here", "validate", *words[:2], *SMALL[2:], "--ckpt_path=last")
+    outcome = lit_unlearn(tmp_path / "here", "validate", *experiment("finetune"), *SMALL[2:], "--ckpt_path=last")
     assert re.search(r"ckpt_path last: runs/FineTune/version_1/unlearned.ckpt\n", outcome.log), outcome
-    other = ("--config", EXPERIMENTS / "opc.yaml", "--evaluation.retrain=null", "--ckpt_path=last")
+    other = (*experiment("opc"), "--evaluation.retrain=null", "--ckpt_path=last")
     outcome = lit_unlearn(tmp_path / "here", "validate", *other)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "there is no runs/OPC/*/unlearned.ckpt" in outcome.err
@@ -89,7 +90,7 @@ def test_last_is_the_newest_run_of_the_method_and_of_its_own_folder(tmp_path: Pa
 
 
 def test_last_is_looked_for_where_a_checkpoint_callback_was_told_to_write(tmp_path: Path) -> None:
-    words = ("--config", str(EXPERIMENTS / "finetune.yaml"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
+    words = (*experiment("finetune"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
     told = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=kept", "--ckpt_path=last")
     assert launched(tmp_path, "here", *words, *told) == 0
     assert "there is no kept/*.ckpt: the run starts" in (tmp_path / "here/run.log").read_text()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import Outcome, lit_unlearn
+from command_line import Outcome, experiment, lit_unlearn
 
 from lit_unlearn.data import CIFAR10
 from lit_unlearn.errors import UsageError
@@ -56,9 +56,8 @@ def test_a_run_does_not_go_on_from_a_checkpoint_that_holds_code(tmp_path: Path, 
     (tmp_path / path).parent.mkdir(parents=True)
     content = {"pytorch-lightning_version": "2.6.0", "state_dict": {}, "optimizer_states": [], "loops": Bomb(mark)}
     torch.save(content, tmp_path / path)
-    config = ROOT / "configs/experiment/digits/class/finetune.yaml"
     given = path if word == "path" else word
-    outcome = lit_unlearn(tmp_path, "fit", "--config", config, "--evaluation.retrain=null", "--ckpt_path", given)
+    outcome = lit_unlearn(tmp_path, "fit", *experiment("finetune"), "--evaluation.retrain=null", "--ckpt_path", given)
     refused(outcome, str(path), "refused: it holds", "could run code")
     assert not mark.exists()
     torch.load(tmp_path / path, weights_only=False)
@@ -69,9 +68,8 @@ def test_a_run_does_not_go_on_from_a_checkpoint_that_holds_code(tmp_path: Path, 
 def test_a_checkpoint_is_a_file_and_not_an_address(tmp_path: Path, scheme: str) -> None:
     """Lightning reads what comes over the network without asking whether it is code."""
     torch.save({}, tmp_path / "x.ckpt")
-    config = ROOT / "configs/experiment/digits/class/finetune.yaml"
     address = f"{scheme}{tmp_path}/x.ckpt"
-    refused(lit_unlearn(tmp_path, "validate", "--config", config, "--ckpt_path", address), "no such checkpoint")
+    refused(lit_unlearn(tmp_path, "validate", *experiment("finetune"), "--ckpt_path", address), "no such checkpoint")
 
 
 def test_artifacts_and_cifar_batches_that_hold_code_are_refused(tmp_path: Path, mark: Path) -> None:

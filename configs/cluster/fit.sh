@@ -1,7 +1,7 @@
 #!/bin/bash
 # One run on several devices, which goes on from its last checkpoint when Slurm puts it back into the queue.
 #
-#   sbatch [options] configs/cluster/fit.sh CONFIG [further settings of lit-unlearn fit]
+#   sbatch [options] configs/cluster/fit.sh --config CONFIG [further settings of lit-unlearn fit]
 #
 # Options of sbatch stand above those below: --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 for two nodes of four GPUs.
 #SBATCH --job-name=unlearn
@@ -14,15 +14,12 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.txt
 set -euo pipefail
-config=${1:?give the config of the run}
-shift
-
-# Of this run alone, and the same after it was put back: two runs that share one would go on from each other's checkpoints.
+# One directory a run, the same after a requeue: two runs in one would resume from each other's checkpoints.
 root=runs/$SLURM_JOB_NAME-$SLURM_JOB_ID
 
-# A process a device, which only srun starts; its status is the job's. Later settings stand above earlier ones.
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" lit-unlearn fit --config "$config" \
+# A process a device, which only srun starts; its status is the job's. The settings below count before the given ones.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" lit-unlearn fit "$@" \
     --trainer.num_nodes="$SLURM_JOB_NUM_NODES" --trainer.devices="$SLURM_NTASKS_PER_NODE" --trainer.strategy=ddp \
     --trainer.default_root_dir="$root" --trainer.logger.save_dir="$root" --trainer.logger.version=run \
     --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.dirpath="$root/checkpoints" \
-    --trainer.callbacks.save_last=true --ckpt_path=last --trainer.enable_progress_bar=false "$@"
+    --trainer.callbacks.save_last=true --ckpt_path=last --trainer.enable_progress_bar=false

@@ -3,8 +3,8 @@
 Each method declares the ranges of its settings. A trial is a run of a grid whose data module tests on a part of the
 training set; its score is the gap to the Retrain of that same data, by accuracy alone. The first trial of every method
 is its experiment as it is. The others are drawn by one of Optuna's samplers: ``qmc``, a scrambled Sobol sequence, all
-before the first is executed; or ``tpe``, half of them at random and then one after the other where the estimator
-expects the smallest gap (Bergstra et al., "Algorithms for hyper-parameter optimization", 2011).
+before the first is executed; or ``tpe``, half of them so and then one after the other where the estimator expects
+the smallest gap (Bergstra et al., "Algorithms for hyper-parameter optimization", 2011).
 """
 
 import copy
@@ -146,12 +146,15 @@ def _propose(
     """The points that Optuna's sampler proposes, of two digits; the same for the same trials and seed.
 
     A tried point outside the ranges, as a method's own setting may be, is left out.
+
+    Raises:
+        UsageError: if Optuna is not installed.
     """
     optuna = _optuna()
     bounds = {name: optuna.distributions.FloatDistribution(low, high, log=True) for name, low, high in ranges}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sampler is marked as experimental, and wants a power of two points
-        if tuning.sampler == "tpe":
+        if tuning.sampler == "tpe" and tried:
             sampler = optuna.samplers.TPESampler(seed=tuning.seed + len(tried), n_startup_trials=1)
         else:
             sampler = optuna.samplers.QMCSampler(scramble=True, seed=tuning.seed, warn_independent_sampling=False)

@@ -133,8 +133,8 @@ def test_a_run_that_was_interrupted_has_not_ended(experiments, tmp_path):
     failed, _ = go(runs, tmp_path)
     assert [run.reports for run in runs if run.key in failed] == [False, True]
     assert go(runs, tmp_path)[0] == {}
-    runs = Counter((tmp_path / "journal").read_text().split())
-    assert [runs[run.key] for run in runs] == [1, 1, 1, 2, 1]
+    executed = Counter((tmp_path / "journal").read_text().split())
+    assert [executed[run.key] for run in runs] == [1, 1, 1, 2, 1]
     assert {row.status for row in read_rows(tmp_path / "rows.json")} == {"ok"}
 
 

@@ -27,7 +27,7 @@ def test_a_grid_has_every_experiment_of_every_scenario_and_seed(experiments):
     assert [run.subcommand for run in runs if run.name == "references"] == ["validate"] * 8
 
 
-def test_a_cell_is_told_its_seed_its_folder_and_the_weights_of_its_own_original(experiments, tmp_path):
+def test_a_run_has_its_seed_its_folder_and_the_weights_of_its_own_original(experiments, tmp_path):
     runs = make_runs(Grid(**experiments(opc={"weight": 3}), seeds=Seeds(originals=2)))
     for seed in (0, 1):
         original, retrain, references, unlearn, attack = (
@@ -44,12 +44,12 @@ def test_a_cell_is_told_its_seed_its_folder_and_the_weights_of_its_own_original(
         config = attack.config(tmp_path)
         assert config["seed_everything"] == 0
         assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
-        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "references": False}
+        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "reference_models": False}
         assert config["ckpt_path"] == str(unlearn.weights(tmp_path))
         assert "max_epochs" not in config["trainer"]
 
 
-def test_the_key_changes_with_any_setting_of_the_cell_or_of_what_it_builds_on_and_with_nothing_else(experiments):
+def test_the_key_changes_with_any_setting_of_the_run_or_of_what_it_builds_on_and_with_nothing_else(experiments):
     folder = experiments(opc={}, ga={})
 
     def keys(**grid):
@@ -107,7 +107,8 @@ def test_every_experiment_is_run_on_each_data_with_its_images_and_its_own_batche
     assert len({run.key for run in runs}) == len(runs) == 2 * len(make_runs(Grid(**folder)))
     for run in runs:
         data = run.config(tmp_path)["data"]["init_args"]
-        assert data == {"source": {"class_path": run.scenario.partition("/")[0].upper()}, "augment": None}
+        forget = {"forget": None} if run.name == "pretrain" else {}
+        assert data == {"source": {"class_path": run.scenario.partition("/")[0].upper()}, "augment": None, **forget}
         assert {need.scenario.partition("/")[0] for need in run.needs.values()} <= {run.scenario.partition("/")[0]}
         assert run.folder.startswith(f"{run.scenario}/{run.name}/")
     (above, *_) = make_runs(Grid(**folder, data=files, overrides={"data": {"init_args": {"source": "Digits"}}}))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import fake_runs
 import pytest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.cluster
 def test_the_command_runs_digits_as_job_arrays(user: User) -> None:
     page = (ROOT / "docs/cluster.md").read_text()
     (documented,) = re.findall(r"^lit-unlearn benchmark .*$", page, re.MULTILINE)
-    part = ("--grid.methods=[opc]", "--grid.scenarios=[class]", "--grid.attacks=configs/attack/recovery.yaml")
+    part = ("--grid.methods=[opc]", "--grid.scenarios=[class]", "--grid.attacks=attack/recovery")
     here = ("--launcher.slurm.gpus=0", "--launcher.slurm.cpus=1", "--launcher.threads=1", "--launcher.slurm.every=0.5")
     brief = ("--grid.overrides={trainer: {max_epochs: 1}}", "--launcher.slurm.extra.comment=mine", "--output=out")
     command = user.start(*documented.split(), *part, *here, *brief)
@@ -40,25 +40,25 @@ def test_the_command_runs_digits_as_job_arrays(user: User) -> None:
     assert all("#SBATCH --comment=mine" in text and " --cpus-per-task=1 " in text for text in sent)
 
 
-def stand_in(user: User, folder: Path) -> subprocess.Popen[str]:
+def stand_in(user: User, grid: dict[str, Any]) -> subprocess.Popen[str]:
     """The benchmark of a stand-in for the command line, with jobs."""
-    return user.start(sys.executable, fake_runs.__file__, folder, user.folder / "out", "slurm")
+    return user.start(sys.executable, fake_runs.__file__, json.dumps(grid), user.folder / "out", "slurm")
 
 
-def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_cell_runs_once(
-    user: User, experiments: Callable[..., Path]
+def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_run_is_executed_once(
+    user: User, experiments: Callable[..., dict[str, Any]]
 ) -> None:
-    folder = experiments(("class",), opc={"pause": 10.0}, ga={"wish": "die"})
-    runs = make_runs(Grid(**folder))
+    grid = experiments(("class",), opc={"pause": 10.0}, ga={"wish": "die"})
+    runs = make_runs(Grid(**grid))
     slow, lost = (next(run for run in runs if run.name == name) for name in ("opc", "ga"))
-    first = stand_in(user, folder)
+    first = stand_in(user, grid)
     user.until((user.folder / "out" / slow.folder / "log.txt").exists, "the slow run running")
     first.kill()
     first.wait()
     jobs = user.folder / "out/.slurm"
     job = json.loads((jobs / "jobs.json").read_text())[slow.key]
     user.slurm.ask("scontrol", "requeue", job)
-    second = stand_in(user, folder)
+    second = stand_in(user, grid)
     user.until(lambda: second.poll() is not None, "the end of the second call")
     said = (user.folder / "out.txt").read_text()
     assert second.returncode == 0, said

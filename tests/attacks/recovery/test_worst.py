@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from attacked import attacked
-from command_line import lit_unlearn
+from command_line import experiment, lit_unlearn
 from torch import nn
 
 from lit_unlearn.attacks import FeatureMapping, ForgetProbe, HeadRecovery, KNNRecovery, NearestMean, WorstRecovery
@@ -50,9 +50,8 @@ def test_shrunk_features_are_recovered_as_the_originals_and_not_by_plain_attacks
 
 
 def test_head_only_is_recovered_as_the_original_and_retrain_is_its_own_baseline(found, tmp_path):
-    config = ROOT / "configs/experiment/digits/class/head_only.yaml"
     quick = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-    suite = ("--config", config, "--config", ROOT / "configs/attack/recovery_all.yaml")
+    suite = (*experiment("head_only"), "--config", "attack/recovery")
     assert lit_unlearn(tmp_path, "fit", *suite, *quick).status == 0
     original, retrain, row = read_rows(tmp_path / "runs/HeadOnly/version_0/results.json")
     key = "recovery/worst/test_forget_acc"
