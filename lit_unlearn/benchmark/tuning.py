@@ -21,8 +21,8 @@ from lit_unlearn.benchmark.sampling import WORST, Ranges, evenly, near_the_best
 from lit_unlearn.benchmark.settings import look_up, merged, put, read_experiment
 from lit_unlearn.errors import check_at_least, check_fraction, unknown
 from lit_unlearn.files import write_atomically
-from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row
+from lit_unlearn.reports.scores import gap_to_retrain
 
 LOG, PAGE = "tuning.json", "tuning.md"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
@@ -149,7 +149,7 @@ def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:
     A run that diverged or failed has no gap and cannot win; a method none of whose trials ended well has no winner.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != YARDSTICKS}
-    yardsticks = {row.benchmark["scenario"]: row.metrics for row in rows if row.method == RETRAIN}
+    yardsticks = {row.benchmark["scenario"]: row for row in rows if row.method == RETRAIN}
     trials = []
     for cell in cells:
         if "unlearning" not in cell.seeds:
@@ -157,8 +157,8 @@ def judge(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Trial]:
         trial = Trial(cell.scenario, cell.name, {place.rpartition(".")[2]: v for place, v in cell.variant.items()})
         if (row := found.get(cell.key)) is not None:
             trial.status, trial.metrics = row.status, row.metrics
-            gap = gap_to_retrain(row.metrics, yardsticks.get(cell.scenario, {})).get("mean")
-            trial.gap = gap if row.status == "ok" else None
+            gap = gap_to_retrain(row, yardsticks.get(cell.scenario))
+            trial.gap = gap.mean if gap and row.status == "ok" else None
         trials.append(trial)
     for method in {(trial.scenario, trial.experiment) for trial in trials}:
         own = [t for t in trials if (t.scenario, t.experiment) == method and t.gap is not None]
