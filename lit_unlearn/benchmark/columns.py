@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.scores import gap_to_retrain, unlearning_scores
 
 Quantity = Callable[[Row, Row | None], float | None]
 """From a row and the Retrain of the same seed and split to a number, or None where it is unknown."""
@@ -16,12 +16,12 @@ class Column:
     """A quantity of the table.
 
     Attributes:
-        title: what it is called.
+        title: its heading.
         unit: ``%`` for percent or percentage points, ``dB`` for decibels, ``s`` for seconds.
-        of: what it shows.
+        of: the quantity.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
-        role: ``utility``, ``gap`` or ``depth`` where the page draws or ranks by it.
+        role: ``utility``, ``gap`` or ``depth`` where the page plots it or ranks by it.
     """
 
     title: str
@@ -41,7 +41,7 @@ _SAMPLES = "detectability/samples"
 
 
 def _percent(name: str, *others: str) -> Quantity:
-    """A fraction that was scored or found by an attack, in percent; of several the first that the row has."""
+    """A metric or a number of an attack, in percent; of several names the first that the row has."""
     found = _number(name, *others)
 
     def of(row: Row, retrain: Row | None) -> float | None:
@@ -59,15 +59,18 @@ def _number(*names: str) -> Quantity:
     return of
 
 
-def _unlearning_accuracy(row: Row, retrain: Row | None) -> float | None:
-    value = row.metrics.get("forget_acc")
-    return None if value is None else 100 - 100 * value
+def _score(name: str) -> Quantity:
+    """One of the field's scores."""
+
+    def of(row: Row, retrain: Row | None) -> float | None:
+        return unlearning_scores(row).get(name)
+
+    return of
 
 
 def _gap(row: Row, retrain: Row | None) -> float | None:
-    if retrain is None:
-        return None
-    return gap_to_retrain({**row.metrics, **row.attacks}, {**retrain.metrics, **retrain.attacks}).get("mean")
+    gap = gap_to_retrain(row, retrain)
+    return gap.mean if gap else None
 
 
 def _seconds(row: Row, retrain: Row | None) -> float | None:
@@ -75,11 +78,11 @@ def _seconds(row: Row, retrain: Row | None) -> float | None:
 
 
 COLUMNS = (
-    Column("UA", "%", _unlearning_accuracy, "≈"),
-    Column("RA", "%", _percent("retain_acc"), "↑"),
-    Column("TA", "%", _percent("test_retain_acc"), "↑", role="utility"),
+    Column("UA", "%", _score("UA"), "≈"),
+    Column("RA", "%", _score("RA"), "↑"),
+    Column("TA", "%", _score("TA"), "↑", role="utility"),
     Column("Test forgotten", "%", _percent("test_forget_acc"), "≈", classes=True),
-    Column("MIA", "%", _percent("membership/svc/efficacy"), "≈"),
+    Column("MIA", "%", _score("MIA"), "≈"),
     Column("Gap", "%", _gap, "↓", role="gap"),
     Column("FM test forgotten", "%", _percent("recovery/fm/test_forget_acc"), "↓", classes=True),
     Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), "↓", classes=True),

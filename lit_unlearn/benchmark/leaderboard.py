@@ -1,4 +1,4 @@
-"""The leaderboard: one HTML file over many runs that needs nothing else, for a browser, a phone or paper."""
+"""The leaderboard: many runs in one HTML file without links to others."""
 
 import base64
 import hashlib
@@ -22,8 +22,8 @@ TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
 HERE = Path(__file__).parent
 _PANELS, _PICTURES = 2, 8
 
-Shown = Mapping[str, Mapping[str, Artifact]]
-"""Key of a row's cell and its method, as ``<key>/<method>`` → name → what an attack shows beside its numbers."""
+Artifacts = Mapping[str, Mapping[str, Artifact]]
+"""Key of a row's run and its method, as ``<key>/<method>`` → name → a picture or map of an attack."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Number:
         text: mean and deviation.
         sort: what it is sorted by; empty where it is unknown.
         delta: mean distance to Retrain, or an empty text.
-        above: whether it gives away more of the forgotten data than Retrain does.
+        above: whether it is above Retrain by more than the tolerance.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page tells of one method: the judgement on its mean row, and drawings."""
+    """One method on the page: the verdict on its mean row, and drawings."""
 
     entry: Entry
     line: Line
@@ -73,7 +73,7 @@ def write_leaderboard(
     summaries: Sequence[Summary],
     title: str = "",
     damaged: Sequence[str] = (),
-    shown: Shown | None = None,
+    artifacts: Artifacts | None = None,
 ) -> None:
     """Write the page.
 
@@ -81,14 +81,14 @@ def write_leaderboard(
         path: HTML file to write.
         summaries: the tables.
         title: what is compared, for the head of the page.
-        damaged: a line on each row that could not be read.
-        shown: pictures and maps, where they are at hand.
+        damaged: a line for each row that could not be read.
+        artifacts: pictures and maps of the attacks, if there are any.
     """
-    write_atomically(Path(path), render(summaries, title, damaged, shown or {}))
+    write_atomically(Path(path), render(summaries, title, damaged, artifacts or {}))
 
 
-def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], shown: Shown) -> str:
-    """The page as HTML; whatever comes from the rows is escaped."""
+def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], artifacts: Artifacts) -> str:
+    """The page as HTML; text from the rows is escaped."""
     from markupsafe import Markup
 
     script = (HERE / SCRIPT).read_text(encoding="utf-8")
@@ -98,21 +98,13 @@ def render(summaries: Sequence[Summary], title: str, damaged: Sequence[str], sho
         .get_template(TEMPLATE)
         .render(
             title=title or "Unlearning leaderboard",
-            sections=[_section(number, summary, shown) for number, summary in enumerate(summaries)],
+            sections=[_section(number, summary, artifacts) for number, summary in enumerate(summaries)],
             damaged=damaged,
             commits=sorted({shortened(row.commit) for row in _rows(summaries) if row.commit}),
             started=sorted({row.started[:10] for row in _rows(summaries) if row.started}),
             count=len(list(_rows(summaries))),
             script=Markup(script),
             digest=digest,
-            unknown=UNKNOWN,
-            points={
-                "depth": 100 * verdict.DEPTH_TOLERANCE,
-                "least": 100 * verdict.DEPTH_LEAST,
-                "told": 100 * verdict.TOLD_TOLERANCE,
-                "kept": 100 * verdict.UTILITY_KEPT,
-                "reduced": 100 * verdict.UTILITY_REDUCED,
-            },
         )
     )
 
@@ -123,12 +115,12 @@ def _rows(summaries: Sequence[Summary]) -> Iterator[Row]:
             yield from line.rows
 
 
-def _section(number: int, summary: Summary, shown: Shown) -> Section:
+def _section(number: int, summary: Summary, artifacts: Artifacts) -> Section:
     from markupsafe import Markup
 
     entries = {id(line): _entry(line) for line in summary.lines}
     table = [(line, entries[id(line)], _numbers(line, summary)) for line in _by_depth(summary)]
-    cards = [_card(line, entry, summary, shown) for line, entry, _ in table if entry is not None]
+    cards = [_card(line, entry, summary, artifacts) for line, entry, _ in table if entry is not None]
     seeds = len({row.benchmark["seeds"].get("original") for line in summary.lines for row in line.rows})
     return Section(f"s{number}", summary, _headline(summary), Markup(scatter(summary)), table, cards, seeds)
 
@@ -144,7 +136,7 @@ def _by_depth(summary: Summary) -> list[Line]:
 
 
 def _entry(line: Line) -> Entry | None:
-    """What the audit page says of a method's row, said of its mean."""
+    """The page's entry for the mean row of a method."""
     return None if line.mean is None or line.verdict is None else Entry(line.mean, line.label, line.verdict, {})
 
 
@@ -157,7 +149,7 @@ def _numbers(line: Line, summary: Summary) -> list[Number]:
 
 
 def _allowed(summary: Summary) -> float:
-    """How many points above Retrain are no memory yet, in the column by which depth is ranked."""
+    """The tolerance above Retrain, in points, in the column by which depth is ranked."""
     found = {line.label: summary.value(line, "depth") for line in summary.lines}
     retrain, original = (value.mean / 100 if (value := found.get(name)) else None for name in (RETRAIN, ORIGINAL))
     return 100 * verdict.tolerance_beside(retrain, original)
@@ -174,23 +166,23 @@ def _number(value: Value | None, column: Column, reference: bool, allowed: float
 
 
 def _headline(summary: Summary) -> str:
-    """How many withstood, and how far the two rankings are apart."""
+    """Which methods withstand, and the two ranks of the one nearest to Retrain."""
     judged = [line for line in summary.lines if line.verdict is not None]
     if not judged:
-        return "References only."
+        return "These results have no unlearned model, only references."
     good = [line.label for line in judged if line.verdict and line.verdict.good]
-    text = f"{len(good) or 'None'} of {len(judged)} methods withstood every attack as Retrain does and kept utility"
-    text += f": {', '.join(good)}." if 0 < len(good) <= 4 else "."
+    names = f" ({', '.join(good)})" if 0 < len(good) <= 4 else ""
+    text = "Methods that withstand every attack as well as Retrain and keep utility: "
+    text += f"{len(good)} of {len(judged)}{names}."
     places = [line for line in judged if line.gap_rank is not None and line.depth_rank is not None]
     if places:
         best = min(places, key=lambda line: line.gap_rank or 0)
-        place = f"number {best.depth_rank} of {len(places)} by depth"
-        text += f" The one nearest to Retrain by accuracy, {best.label}, is {place}."
+        text += f" {best.label} has the smallest gap and rank {best.depth_rank} of {len(places)} by depth."
     return text
 
 
 def scatter(summary: Summary) -> str:
-    """Utility against depth as SVG, or an empty text where either is unknown of all."""
+    """Utility against depth as SVG, or an empty text where no method has both."""
     points = []
     for line in summary.lines:
         x, y = summary.value(line, "utility"), summary.value(line, "depth")
@@ -205,35 +197,35 @@ def scatter(summary: Summary) -> str:
     return figures.tradeoff(points, "TA: accuracy on retained test images, %", f"{titles['depth']}, %: ↓ deeper")
 
 
-def _card(line: Line, entry: Entry, summary: Summary, shown: Shown) -> Card:
+def _card(line: Line, entry: Entry, summary: Summary, artifacts: Artifacts) -> Card:
     from markupsafe import Markup
 
     means = [other.mean for other in summary.lines if other.mean and other.label in (ORIGINAL, RETRAIN)]
     rows = [*means, entry.row]
-    artifacts = _artifacts(line, summary, shown)
+    shown = _artifacts_of(line, summary, artifacts)
     stages = {}
     for attack, quantities in figures.stage_groups(entry.row, rows).items():
         drawn = [Markup(figures.stage_lines(entry.row, rows, attack, name)) for name in quantities[:_PANELS]]
         stages[attack] = drawn
-    maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(artifacts).items()}
+    maps = {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(shown).items()}
     grids = {
-        name: [(label, pictures[:_PICTURES]) for label, pictures in told]
-        for name, told in gallery.grids(artifacts).items()
+        name: [(label, pictures[:_PICTURES]) for label, pictures in found]
+        for name, found in gallery.grids(shown).items()
     }
     return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, grids, maps)
 
 
-def _artifacts(line: Line, summary: Summary, shown: Shown) -> dict[str, Mapping[str, Artifact]]:
-    """What was shown of the first seed that has something: of the method, and of the references beside it."""
+def _artifacts_of(line: Line, summary: Summary, artifacts: Artifacts) -> dict[str, Mapping[str, Artifact]]:
+    """Artifacts of the first seed that has some: of the method, and of the references of the same seed."""
     for row in line.rows:
-        own = shown.get(f"{row.benchmark['key']}/{row.method}")
+        own = artifacts.get(f"{row.benchmark['key']}/{row.method}")
         if own:
             found: dict[str, Mapping[str, Artifact]] = {}
             for other in summary.lines:
                 for beside in other.rows if other.label in (ORIGINAL, RETRAIN) else ():
                     same = beside.benchmark["seeds"].get("original") == row.benchmark["seeds"].get("original")
-                    told = shown.get(f"{beside.benchmark['key']}/{beside.method}") if same else None
-                    if told:
-                        found[other.label] = told
+                    found_here = artifacts.get(f"{beside.benchmark['key']}/{beside.method}") if same else None
+                    if found_here:
+                        found[other.label] = found_here
             return {**found, line.label: own}
     return {}

@@ -1,8 +1,8 @@
 """Many rows in one table: mean and standard deviation over seeds, for each experiment of each scenario.
 
-Only what may be compared is averaged. A run that did not end well gives no number, and is counted beside those that
-did; a row of another version of the suite of attacks than the table's is left out, which is said. A quantity that no
-row has gets no column; one that only some have is averaged over those.
+Only rows that can be compared are averaged. A run that did not end well gives no number, and is counted in a note. Rows
+of another version of the suite of attacks are left out, with a note. A quantity that no row has gets no column; one
+that only some rows have is averaged over those.
 """
 
 import math
@@ -15,7 +15,10 @@ from typing import Any
 from lit_unlearn.benchmark.columns import COLUMNS, Column
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
+from lit_unlearn.reports.scores import TERMS, gap_to_retrain
 from lit_unlearn.reports.verdict import Verdict, judge
+
+_ALL_TERMS = ", ".join(TERMS)
 
 Retrains = Mapping[tuple[Any, ...], Row]
 
@@ -38,14 +41,14 @@ class Line:
     """All seeds of one experiment.
 
     Attributes:
-        label: what a person reads.
-        rows: those that it is of, one a seed and attack.
+        label: the method, and the experiment where a method has several.
+        rows: its rows, one a seed and attack.
         values: one a column, None where it is unknown.
-        note: what did not go well, or an empty text.
+        note: runs that did not end well, or an empty text.
         mean: a row whose numbers are the means; None where no run ended well.
         verdict: the judgement on that row; None for the references.
         gap_rank: place by distance to Retrain among methods whose utility is not damaged, 1 is the nearest.
-        depth_rank: place among the same by what the strongest attack gets, 1 is the least.
+        depth_rank: place among the same by the accuracy of the strongest attack, 1 is the lowest.
     """
 
     label: str
@@ -64,7 +67,7 @@ class Summary:
 
     Attributes:
         data: the data set, and how many training images.
-        scenario: what was forgotten, as the benchmark calls it.
+        scenario: what is forgotten, by its name in the benchmark.
         suite: version of the attacks, or an empty text.
         columns: quantities.
         lines: models, Original and Retrain first.
@@ -121,17 +124,19 @@ def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Co
     lines.sort(key=lambda line: {ORIGINAL: 0, RETRAIN: 1}.get(line.label, 2))
     kept = [place for place in range(len(columns)) if any(line.values[place] for line in lines)]
     lines = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
-    notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains)]
-    summary = Summary(data, scenario, suite, [columns[place] for place in kept], lines, notes)
+    terms = _gap_terms(lines, retrains)
+    notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains), *_gap_notes(terms)]
+    columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
+    summary = Summary(data, scenario, suite, columns, lines, notes)
     return replace(summary, lines=_ranked(summary, _judged(lines)))
 
 
 def _suite(rows: Sequence[Row]) -> tuple[str, list[Row]]:
-    """The version of the attacks that most rows are of, of several the last to come, and the rows of others."""
-    told = {id(row): str(row.versions.get("suite") or "") for row in rows if row.attacks}
-    counts = Counter(reversed(told.values()))
+    """The version of the attacks that most rows have (of several, the last one), and the rows of other versions."""
+    versions = {id(row): str(row.versions.get("suite") or "") for row in rows if row.attacks}
+    counts = Counter(reversed(versions.values()))
     suite = max(counts, key=lambda name: counts[name]) if counts else ""
-    return suite, [row for row in rows if told.get(id(row), suite) != suite]
+    return suite, [row for row in rows if versions.get(id(row), suite) != suite]
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -174,6 +179,31 @@ def _value(column: Column, pairs: Sequence[tuple[Row, Row | None]], reference: b
     return Value(statistics.fmean(numbers), spread, len(numbers), statistics.fmean(deltas) if deltas else None)
 
 
+def _gap_terms(lines: Sequence[Line], retrains: Retrains) -> dict[str, str]:
+    """Label → the terms that the gaps of its rows are of, for all lines that have one."""
+    found: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for row in line.rows:
+            if row.status == "ok" and (gap := gap_to_retrain(row, retrains.get(_seed(row)))):
+                found.setdefault(line.label, {})[gap.label] = None
+    return {label: " or ".join(terms) for label, terms in found.items()}
+
+
+def _with_terms(column: Column, terms: set[str]) -> Column:
+    """The column; that of the gap names its terms where all gaps are of the same three."""
+    if column.role != "gap" or len(terms) != 1 or terms == {_ALL_TERMS}:
+        return column
+    return replace(column, title=f"{column.title} ({next(iter(terms))})")
+
+
+def _gap_notes(terms: Mapping[str, str]) -> Iterator[str]:
+    """Which gaps are of other terms than those of the other models."""
+    if len(set(terms.values())) > 1:
+        for found in sorted(set(terms.values()) - {_ALL_TERMS}):
+            labels = ", ".join(label for label, own in terms.items() if own == found)
+            yield f"The gap is the mean over {found} for {labels}, and over {_ALL_TERMS} for other models."
+
+
 def _mean(label: str, rows: Sequence[Row]) -> Row | None:
     """A row that stands for all: the first one's settings, and the mean of each number over the rows that have it."""
     if not rows:
@@ -188,9 +218,9 @@ def _mean(label: str, rows: Sequence[Row]) -> Row | None:
     )
 
 
-def _means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
-    for numbers in told:
+    for numbers in rows:
         for name, value in numbers.items():
             found.setdefault(name, []).append(value)
     return {name: statistics.fmean(values) for name, values in found.items()}
@@ -203,7 +233,7 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
 
 
 def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:
-    """The lines with their places; a network that is no more of use has none, for it too gives little away."""
+    """The lines with their ranks; one with damaged utility has none, because attacks recover little from it too."""
     gap, depth = (_places({n: summary.value(line, role) for n, line in _useful(lines)}) for role in ("gap", "depth"))
     return [replace(line, gap_rank=gap.get(n), depth_rank=depth.get(n)) for n, line in enumerate(lines)]
 
@@ -236,11 +266,11 @@ def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:
     if seeds:
         yield f"No Retrain of training seed {', '.join(seeds)}: its rows have no gap."
     if not any(row.method == ORIGINAL and row.status == "ok" for row in rows):
-        yield "No Original: how much utility a method costs is not known."
-    told_apart = {
+        yield "No Original: the loss of utility is unknown."
+    sources = {
         "commits": {str(row.commit) for row in rows},
         "splits": {str(row.split.get("hash")) for row in rows},
     }
-    for name, told in told_apart.items():
-        if len(told) > 1:
-            yield f"The rows come from {len(told)} {name}: {', '.join(sorted(map(shortened, told)))}."
+    for name, found in sources.items():
+        if len(found) > 1:
+            yield f"The rows come from {len(found)} {name}: {', '.join(sorted(map(shortened, found)))}."

@@ -27,7 +27,7 @@ def text_of(value: Value | None, unit: str) -> str:
 
 
 def markdown(summary: Summary) -> str:
-    """The table in Markdown, with what did not go well behind a method's name."""
+    """The table in Markdown; runs that did not end well are noted behind a method's name."""
     lines = [
         "| Model | " + " | ".join(column.heading for column in summary.columns) + " |",
         "|---|" + "---:|" * len(summary.columns),
@@ -97,6 +97,6 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
         for line in summary.lines:
             for value, column in zip(line.values, summary.columns, strict=True):
                 numbers = [None, None, 0, None] if value is None else [value.mean, value.std, value.n, value.delta]
-                told = [summary.data, summary.scenario, line.label, column.title, column.unit]
-                writer.writerow([*told, *numbers, line.note])
+                place = [summary.data, summary.scenario, line.label, column.title, column.unit]
+                writer.writerow([*place, *numbers, line.note])
     return out.getvalue()

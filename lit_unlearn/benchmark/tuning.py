@@ -23,8 +23,8 @@ from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.files import write_atomically
-from lit_unlearn.metrics.evaluation import gap_to_retrain
 from lit_unlearn.reports.rows import RETRAIN, Row
+from lit_unlearn.reports.scores import gap_to_retrain
 
 LOG, PAGE, TUNED = "tuning.json", "tuning.md", "tuned.yaml"
 _PLACES = {"lr": "model.init_args.optimizer.init_args.lr"}
@@ -189,7 +189,7 @@ def judge(runs: Sequence[Run], rows: Sequence[Row]) -> list[Trial]:
     A run that diverged or failed has no gap and cannot win; a method none of whose trials ended well has no winner.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
-    retrains = {row.benchmark["scenario"]: row.metrics for row in rows if row.method == RETRAIN}
+    retrains = {row.benchmark["scenario"]: row for row in rows if row.method == RETRAIN}
     trials = []
     for run in runs:
         if "unlearning" not in run.seeds:
@@ -197,8 +197,8 @@ def judge(runs: Sequence[Run], rows: Sequence[Row]) -> list[Trial]:
         trial = Trial(run.scenario, run.name, {place.rpartition(".")[2]: v for place, v in run.variant.items()})
         if (row := found.get(run.key)) is not None:
             trial.status, trial.metrics = row.status, row.metrics
-            gap = gap_to_retrain(row.metrics, retrains.get(run.scenario, {})).get("mean")
-            trial.gap = gap if row.status == "ok" else None
+            gap = gap_to_retrain(row, retrains.get(run.scenario))
+            trial.gap = gap.mean if gap and row.status == "ok" else None
         trials.append(trial)
     for method in {(trial.scenario, trial.experiment) for trial in trials}:
         own = [t for t in trials if (t.scenario, t.experiment) == method and t.gap is not None]

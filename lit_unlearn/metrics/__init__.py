@@ -3,7 +3,7 @@
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.detection import answer_statistics, auc
 from lit_unlearn.metrics.effective_rank import effective_rank
-from lit_unlearn.metrics.evaluation import SplitAccuracy, gap_to_retrain, tow, unlearning_scores
+from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline
 from lit_unlearn.metrics.membership import held_out_attack, margin, modified_entropy
@@ -21,7 +21,6 @@ __all__ = [
     "auc",
     "balanced_mean",
     "effective_rank",
-    "gap_to_retrain",
     "held_out_attack",
     "lira_offline",
     "lira_online",
@@ -30,6 +29,4 @@ __all__ = [
     "pointwise_information",
     "rmia_offline",
     "solve",
-    "tow",
-    "unlearning_scores",
 ]

@@ -1,16 +1,18 @@
-"""The report: one HTML file that needs nothing else, for a browser, a phone or paper."""
+"""The report as one HTML file without links to others, and its first part as a fragment for notebooks."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import figures, gallery, verdict, wording
 from lit_unlearn.reports.gallery import Artifacts
 from lit_unlearn.reports.rows import (
-    AS_IS,
     FORGOTTEN,
+    NO_ATTACK,
     ORIGINAL,
     RETRAIN,
     SPLITS,
@@ -21,21 +23,26 @@ from lit_unlearn.reports.rows import (
     reference,
     without_repeats,
 )
+from lit_unlearn.reports.scores import TERMS, Gap, gap_to_retrain, unlearning_scores
 from lit_unlearn.reports.table import UNKNOWN, missing_references, percent
 from lit_unlearn.reports.templates import environment
 from lit_unlearn.reports.verdict import Verdict
 
-TEMPLATE = "page.html.j2"
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATE, FRAGMENT = "page.html.j2", "fragment.html.j2"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row as the page shows it."""
+    """A row with what the page says about it."""
 
     row: Row
     label: str
     verdict: Verdict | None
     scores: dict[str, float]
+    gap: Gap | None = None
 
     @property
     def title(self) -> str:
@@ -78,7 +85,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A number of the table and, for a method, its distance to Retrain in points."""
 
     text: str
@@ -91,57 +98,76 @@ def write_page(path: str | Path, rows: Sequence[Row], artifacts: Artifacts | Non
 
     Args:
         path: HTML file to write.
-        rows: result rows: methods with, if the verdict is to mean anything, Original and Retrain on the same split.
-        artifacts: pictures and maps by the label of a row, where they are at hand.
+        rows: result rows: methods, and for a verdict also Original and Retrain on the same split.
+        artifacts: pictures and maps of the attacks by the label of a row, if there are any.
     """
     write_atomically(Path(path), render(rows, artifacts))
 
 
 def render(rows: Sequence[Row], artifacts: Artifacts | None = None) -> str:
-    """The report as HTML; whatever comes from the rows is escaped."""
+    """The report as HTML; text from the rows is escaped."""
     rows = in_order(without_repeats(rows))
+    context = _context(rows)
+    return _template(TEMPLATE, rows).render(context | _figures(context["entries"], rows, artifacts or {}))
+
+
+def fragment(rows: Sequence[Row]) -> str:
+    """The first part of the report for a notebook: headline, verdict, remarks and the table of accuracies.
+
+    Args:
+        rows: result rows, as in :func:`write_page`.
+
+    Returns:
+        One HTML element with a style of its own that leaves the notebook's alone, and without a script.
+    """
+    rows = in_order(without_repeats(rows))
+    return _template(FRAGMENT, rows).render(_context(rows))
+
+
+def _template(name: str, rows: Sequence[Row]) -> Template:
     made = environment()
     made.globals["reference"] = lambda row, name: reference(row, rows, name)
     made.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
-    return made.get_template(TEMPLATE).render(_context(rows, artifacts or {}))
+    return made.get_template(name)
 
 
-def _context(rows: Sequence[Row], artifacts: Artifacts) -> dict[str, Any]:
+def _context(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the first part of the report needs."""
+    entries = [_entry(row, label, rows) for row, label in zip(rows, labels(rows), strict=True)]
+    methods = [entry for entry in entries if entry.verdict]
+    return {
+        "entries": entries,
+        "methods": methods,
+        "title": _title(methods),
+        "missing": missing_references(rows),
+        "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],
+        "splits": SPLITS,
+        "no_attack": NO_ATTACK,
+    }
+
+
+def _figures(entries: Sequence[Entry], rows: Sequence[Row], artifacts: Artifacts) -> dict[str, Any]:
+    """What the other parts need: names of attacks and measurements, and drawings."""
     from markupsafe import Markup
 
-    entries = [_entry(row, label, rows) for row, label in zip(rows, labels(rows), strict=True)]
     methods = [entry for entry in entries if entry.verdict]
     curves = {e.label: [Markup(figures.curves(e.row, name)) for name in figures.curve_groups(e.row)] for e in methods}
     stages = {entry.label: _stages(entry.row, rows) for entry in methods}
     measurements = _measurements(rows)
     return {
-        "entries": entries,
-        "methods": methods,
         "measured": [entry for entry in entries if any(entry.row.accuracies().values())],
-        "title": _title(methods),
-        "missing": missing_references(rows),
-        "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],
+        "scores": [name for name in TERMS if name != "MIA" or any(name in entry.scores for entry in entries)],
         "levels": sorted({level for row in rows if (level := chance(row)) is not None}),
         "attacks": _attacks(rows),
         "measurements": [name for name in measurements if name.count("/") < 3],
         "by_stage": [name for name in measurements if name.count("/") == 3],
-        "splits": SPLITS,
         "main_split": "test_forget_acc" if _knows(rows, "test_forget_acc") else "forget_acc",
-        "as_is": AS_IS,
-        "unknown": UNKNOWN,
         "bars": Markup(figures.recovery_bars(rows)),
         "hidden": figures.hidden_states(rows),
         "curves": {label: drawn for label, drawn in curves.items() if drawn},
         "stages": {label: drawn for label, drawn in stages.items() if drawn},
         "maps": {name: Markup(figures.feature_map(panels)) for name, panels in gallery.maps(artifacts).items()},
         "grids": gallery.grids(artifacts),
-        "points": {
-            "depth": 100 * verdict.DEPTH_TOLERANCE,
-            "least": 100 * verdict.DEPTH_LEAST,
-            "told": 100 * verdict.TOLD_TOLERANCE,
-            "kept": 100 * verdict.UTILITY_KEPT,
-            "reduced": 100 * verdict.UTILITY_REDUCED,
-        },
     }
 
 
@@ -157,53 +183,44 @@ def _stages(row: Row, rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 def _entry(row: Row, label: str, rows: Sequence[Row]) -> Entry:
     judged = None if row.method in (ORIGINAL, RETRAIN) else verdict.judge(row, rows)
-    return Entry(row, label, judged, _scores(row, reference(row, rows, RETRAIN)))
+    retrain = reference(row, rows, RETRAIN)
+    return Entry(row, label, judged, unlearning_scores(row) | _seconds(row, retrain), gap_to_retrain(row, retrain))
 
 
-def _scores(row: Row, retrain: Row | None) -> dict[str, float]:
-    """UA, RA, TA in percent, their mean distance to Retrain, and seconds of unlearning; the unknown is left out."""
-    scores = _accuracy_scores(row)
-    base = _accuracy_scores(retrain) if retrain else {}
-    if scores.keys() == base.keys() == {"UA", "RA", "TA"}:
-        scores["gap"] = sum(abs(scores[name] - base[name]) for name in base) / 3
-    if "unlearn" in row.seconds:
-        scores["seconds"] = row.seconds["unlearn"]
-        if retrain and retrain.seconds.get("unlearn"):
-            scores["share"] = 100 * row.seconds["unlearn"] / retrain.seconds["unlearn"]
-    return scores
-
-
-def _accuracy_scores(row: Row) -> dict[str, float]:
-    scored = {"UA": "forget_acc", "RA": "retain_acc", "TA": "test_retain_acc"}
-    known = {name: 100 * row.metrics[key] for name, key in scored.items() if key in row.metrics}
-    return known | ({"UA": 100 - known["UA"]} if "UA" in known else {})
+def _seconds(row: Row, retrain: Row | None) -> dict[str, float]:
+    """Seconds of unlearning, and their share of Retrain's in percent; the unknown is left out."""
+    if "unlearn" not in row.seconds:
+        return {}
+    own = row.seconds["unlearn"]
+    base = retrain.seconds.get("unlearn") if retrain else None
+    return {"seconds": own} | ({"share": 100 * own / base} if base else {})
 
 
 def _title(methods: Sequence[Entry]) -> str:
     if not methods:
-        return "References only: no unlearned model in these results."
+        return "These results have no unlearned model, only references."
     if len(methods) == 1:
         return methods[0].headline
     good = sum(entry.verdict is not None and entry.verdict.good for entry in methods)
-    return f"{good or 'None'} of {len(methods)} runs withstood their attacks as Retrain does and kept utility."
+    return f"Runs that withstand their attacks as well as Retrain and keep utility: {good} of {len(methods)}."
 
 
 def _mismatch(entry: Entry, rows: Sequence[Row]) -> str:
     """A warning where a reference is of another network."""
     found = {name: reference(entry.row, rows, name) for name in (ORIGINAL, RETRAIN)}
     other = [name for name, row in found.items() if row is not None and row.backbone != entry.row.backbone]
-    return f"{entry.label} is compared with {' and '.join(other)} of other backbone settings." if other else ""
+    return f"{entry.label} is compared with {' and '.join(other)} of another backbone." if other else ""
 
 
 def _attacks(rows: Sequence[Row]) -> list[str]:
-    """Attacks that measured an accuracy, those that a method gives most away to first."""
+    """Attacks that measured an accuracy, the strongest on any method first."""
     main = "test_forget_acc" if _knows(rows, "test_forget_acc") else "forget_acc"
     strength: dict[str, float] = {}
     for row in rows:
         for attack, known in row.accuracies().items():
             value = -1.0 if row.method in (ORIGINAL, RETRAIN) else known.get(main, -1.0)
             strength[attack] = max(value, strength.get(attack, -1.0))
-    return sorted((attack for attack in strength if attack != AS_IS), key=lambda attack: -strength[attack])
+    return sorted((attack for attack in strength if attack != NO_ATTACK), key=lambda attack: -strength[attack])
 
 
 def _knows(rows: Sequence[Row], split: str) -> bool:
@@ -211,19 +228,19 @@ def _knows(rows: Sequence[Row], split: str) -> bool:
 
 
 def _measurements(rows: Sequence[Row]) -> list[str]:
-    """Quantities of the attacks, and metrics, that are no accuracy on a split."""
+    """Quantities of the attacks, and metrics, other than accuracies on a split."""
     names = {k for row in rows for k in (*row.attacks, *row.metrics) if k.rpartition("/")[2] not in SPLITS}
     return sorted(names)
 
 
-def _cell(row: Row, rows: Sequence[Row], state: str, split: str) -> Cell:
+def _cell(row: Row, rows: Sequence[Row], state: str, split: str) -> TableCell:
     value = row.accuracies().get(state, {}).get(split)
     beside = (reference(row, rows, name) for name in (RETRAIN, ORIGINAL))
     base, start = (each.accuracies().get(state, {}).get(split) if each else None for each in beside)
     if value is None or base is None or row.method in (ORIGINAL, RETRAIN):
-        return Cell(percent(value))
+        return TableCell(percent(value))
     above = split in FORGOTTEN and verdict.exceeds(row, split, value, base, start)
-    return Cell(percent(value), f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}"), above)
+    return TableCell(percent(value), f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}"), above)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The result row: everything that is known of one audited model, as one JSON object.
 
-No number without its row: what was run, on which split (by hash), with which versions, and how it ended. A quantity
-that was not measured is absent, never 0, and a number that is not finite cannot be written.
+Each number has its row: what was run, on which split (by hash), with which versions, and how it ended. A quantity that
+was not measured is absent, never 0. A number that is not finite cannot be written.
 
 Types are checked by msgspec: one wheel of 0.2 MB without dependencies that reads strict JSON into dataclasses; pydantic
 does the same with five wheels of 2.8 MB and three times the import time.
@@ -22,7 +22,7 @@ FORMAT = "lit_unlearn results"
 VERSION = 1
 ORIGINAL = "Original"
 RETRAIN = "Retrain"
-AS_IS = "as is"
+NO_ATTACK = "no attack"
 SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 FORGOTTEN = ("test_forget_acc", "forget_acc")
 
@@ -82,8 +82,8 @@ class Row:
     benchmark: dict[str, Any] = field(default_factory=dict)
 
     def accuracies(self) -> dict[str, dict[str, float]]:
-        """``"as is"``, then each attack that measured an accuracy → the accuracies known after it, by split."""
-        found = {AS_IS: {name: self.metrics[name] for name in SPLITS if name in self.metrics}}
+        """``"no attack"``, then each attack that measured an accuracy → the accuracies known after it, by split."""
+        found = {NO_ATTACK: {name: self.metrics[name] for name in SPLITS if name in self.metrics}}
         for key, value in self.attacks.items():
             attack, _, quantity = key.rpartition("/")
             if attack and quantity in SPLITS:
@@ -98,9 +98,9 @@ def shortened(name: str) -> str:
 
 
 def chance(row: Row) -> float | None:
-    """Accuracy on the forgotten classes of a constant answer among them: 1/n for n ≥ 2 whole forgotten classes.
+    """Accuracy on the forgotten classes of one answer for every image: 1/n for n ≥ 2 forgotten classes.
 
-    None where it has no meaning: single images forgotten, or one class (a constant answer then is always right).
+    None where it has no meaning: single images are forgotten, or one class (the same answer is then always right).
     """
     classes = row.split.get("forgotten_classes")
     return 1 / len(classes) if isinstance(classes, list) and len(classes) > 1 else None
@@ -123,34 +123,34 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def without_repeats(rows: Sequence[Row]) -> list[Row]:
-    """The rows without a reference that an earlier row already is: the same model measured on the same split."""
+    """The rows without repeated references: of the same model measured on the same split, the first row is kept."""
     kept: list[Row] = []
     for row in rows:
-        told = (row.method, row.status, row.split.get("hash"), row.backbone, row.metrics, row.attacks, row.seed)
+        own = (row.method, row.status, row.split.get("hash"), row.backbone, row.metrics, row.attacks, row.seed)
         if row.method not in (ORIGINAL, RETRAIN) or all(
-            told != (k.method, k.status, k.split.get("hash"), k.backbone, k.metrics, k.attacks, k.seed) for k in kept
+            own != (k.method, k.status, k.split.get("hash"), k.backbone, k.metrics, k.attacks, k.seed) for k in kept
         ):
             kept.append(row)
     return kept
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
-    """A name for each row: its method, with what sets it apart where several rows share the method."""
-    names = [f"{row.method} ({told})" if (told := _distinction(row, rows)) else row.method for row in rows]
+    """A name for each row: its method, with the settings that differ where several rows share the method."""
+    names = [f"{row.method} ({found})" if (found := _distinction(row, rows)) else row.method for row in rows]
     return [n if names.count(n) == 1 else f"{n} #{names[: i + 1].count(n)}" for i, n in enumerate(names)]
 
 
 def _distinction(row: Row, rows: Sequence[Row]) -> str:
     """The hyperparameters, then the seed, in which the rows of this method differ; at most three."""
     peers = [other for other in rows if other.method == row.method]
-    told = [
+    found = [
         f"{name}={value}"
         for name, value in row.hyperparameters.items()
         if isinstance(value, (bool, int, float, str)) and any(p.hyperparameters.get(name) != value for p in peers)
     ]
     if any(other.seed != row.seed for other in peers):
-        told.append(f"seed {row.seed}")
-    return ", ".join(told[:3])
+        found.append(f"seed {row.seed}")
+    return ", ".join(found[:3])
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:

@@ -1,13 +1,15 @@
-"""The results as a table for the terminal."""
+"""The results as a table for the terminal, and as text."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lit_unlearn.errors import printable
+from lit_unlearn.reports import wording
 from lit_unlearn.reports.rows import (
-    AS_IS,
+    NO_ATTACK,
     ORIGINAL,
     RETRAIN,
     SPLITS,
@@ -18,6 +20,7 @@ from lit_unlearn.reports.rows import (
     reference,
     without_repeats,
 )
+from lit_unlearn.reports.verdict import judge
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,15 +34,15 @@ def percent(fraction: float | None) -> str:
 
 
 def missing_references(rows: Sequence[Row]) -> str:
-    """A sentence on the references that the rows lack on their own splits, or an empty string."""
+    """A sentence on references that are missing on the rows' splits, or an empty string."""
     missing = [name for name in (ORIGINAL, RETRAIN) if not rows or any(reference(r, rows, name) is None for r in rows)]
     if not missing:
         return ""
-    return f"No {' and no '.join(missing)} row on the same split: how deep the forgetting goes cannot be judged."
+    return f"No {' and no '.join(missing)} row on the same split: forgetting cannot be judged."
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Accuracy in percent on the four splits, for every model as it is and after each attack.
+    """Accuracy in percent on the four splits, for every model without an attack and after each one.
 
     Args:
         rows: result rows; Original and Retrain are put first.
@@ -58,7 +61,7 @@ def results_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right")
     for row, label in zip(rows, labels(rows), strict=True):
         for state, known in row.accuracies().items():
-            name, style = (label, "bold") if state == AS_IS else ("", "")
+            name, style = (label, "bold") if state == NO_ATTACK else ("", "")
             cells = [percent(known.get(split)) for split in SPLITS]
             table.add_row(Text(printable(name), style="bold"), Text(printable(state), style=style), *cells)
         if row.status != "ok":
@@ -67,8 +70,27 @@ def results_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def plain_table(rows: Sequence[Row]) -> str:
+    """The table as text, with the verdict on each method and its headline below.
+
+    Args:
+        rows: result rows, as in :func:`results_table`.
+    """
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text).print(results_table(rows))
+    rows = in_order(without_repeats(rows))
+    for row, label in zip(rows, labels(rows), strict=True):
+        if row.method not in (ORIGINAL, RETRAIN):
+            verdict = judge(row, rows)
+            line = f"{label}: {wording.title(verdict)}. {wording.headline(row, verdict)}"
+            text.write(printable(line.replace("\N{NO-BREAK SPACE}", " ")) + "\n")
+    return text.getvalue()
+
+
 def _caption(rows: Sequence[Row]) -> str:
     lines = [missing_references(rows)]
     if levels := sorted({value for row in rows if (value := chance(row)) is not None}):
-        lines.append(f"A constant answer among the forgotten classes: {', '.join(map(percent, levels))} %.")
+        lines.append(f"Chance level among the forgotten classes: {', '.join(map(percent, levels))} %.")
     return "\n".join(filter(None, lines))

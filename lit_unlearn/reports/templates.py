@@ -1,23 +1,32 @@
-"""How pages are filled in: whatever comes from rows is escaped, and what a template lacks is an error."""
+"""How templates are rendered: text from rows is escaped, and a missing value is an error."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_unlearn.reports.table import percent
+from lit_unlearn.reports import verdict
+from lit_unlearn.reports.table import UNKNOWN, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
+POINTS = {
+    "depth": 100 * verdict.DEPTH_TOLERANCE,
+    "least": 100 * verdict.DEPTH_LEAST,
+    "leakage": 100 * verdict.LEAKAGE_TOLERANCE,
+    "kept": 100 * verdict.UTILITY_KEPT,
+    "reduced": 100 * verdict.UTILITY_REDUCED,
+}
+"""The tolerances of the verdict in percentage points, as the templates name them."""
 
 
 def environment(*folders: Path) -> Environment:
-    """The environment of a page.
+    """The environment of all pages, with what they have in common.
 
     Args:
-        folders: where its templates lie, besides those of the reports.
+        folders: folders with templates, besides those of the reports.
     """
     import jinja2
 
@@ -29,4 +38,5 @@ def environment(*folders: Path) -> Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["percent"] = percent
+    made.globals.update(unknown=UNKNOWN, points=POINTS, minimum=verdict.MINIMUM_ATTACKS)
     return made

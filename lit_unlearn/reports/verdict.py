@@ -1,9 +1,10 @@
 """Did the model forget? A rule that turns a row and its two references into a judgement.
 
-Every attack is compared with the same attack on Retrain, a model that never saw the data: what Retrain gives away is no
-memory. The attack with the largest excess over Retrain counts, on the forget images themselves and on unseen images of
-the forgotten classes. A model from which nothing comes back may still show which images it was to forget: membership
-and detectability are held beside Retrain's in the same way.
+Every attack is compared with the same attack on Retrain, a model that never saw the forget set: an accuracy that
+Retrain reaches as well is not memory. The attack with the largest excess over Retrain counts, on the forget images
+themselves and on unseen images of the forgotten classes. A model that exceeds Retrain nowhere can still be detectable:
+membership and detectability are compared with Retrain's in the same way. A model withstands only after the attacks in
+``MINIMUM_ATTACKS``: Rescale, a control that does not forget, passes linear readouts of raw features.
 """
 
 import math
@@ -11,24 +12,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_unlearn.reports.rows import AS_IS, FORGOTTEN, ORIGINAL, RETRAIN, Row, chance, reference
+from lit_unlearn.reports.rows import FORGOTTEN, NO_ATTACK, ORIGINAL, RETRAIN, Row, chance, reference
 
 DEPTH_TOLERANCE = 0.05
 DEPTH_LEAST = 0.02
-TOLD_TOLERANCE = 0.05
+LEAKAGE_TOLERANCE = 0.05
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
 
-_TELLING = ("membership/", "detectability/")
+MINIMUM_ATTACKS = ("recovery/worst",)
+"""Attacks without which no model counts as withstanding: the quick suite has them."""
+
+_LEAKAGE_ATTACKS = ("membership/", "detectability/")
 _AUCS = ("auc", *(f"{split.removesuffix('_acc')}_auc" for split in FORGOTTEN))
 
-Level = Literal["deep", "part", "shallow", "remembers", "unjudged", "failed"]
+Level = Literal["deep", "part", "shallow", "remembers", "untested", "unjudged", "failed"]
 Utility = Literal["kept", "reduced", "damaged", "unknown"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One accuracy on forgotten data, beside the same of the references (None: unknown)."""
+    """One accuracy on forgotten data, with that of the references under the same attack (None: unknown)."""
 
     attack: str
     split: str
@@ -39,7 +43,7 @@ class Finding:
 
     @property
     def excess(self) -> float | None:
-        """What it gives beyond Retrain, as a fraction."""
+        """How far it is above Retrain, as a fraction."""
         return None if self.retrain is None else self.value - self.retrain
 
     @property
@@ -53,34 +57,37 @@ class Verdict:
     """The judgement on one row.
 
     Attributes:
-        level: ``deep`` (as Retrain), ``part``, ``shallow``, ``remembers``, ``unjudged`` or ``failed`` (no such run).
-        utility: accuracy on retained test data beside Original's.
+        level: ``deep`` (no attack exceeds Retrain), ``part``, ``shallow``, ``remembers``, ``untested`` (too few
+            attacks for ``deep``), ``unjudged`` (no Retrain, or no attack) or ``failed`` (the run did not end well).
+        utility: accuracy on retained test data, compared with Original's.
         utility_lost: Original's minus the row's, as a fraction.
-        as_is: accuracy on forgotten data without an attack, where it exceeds Retrain most.
+        no_attack: accuracy on forgotten data without an attack, where it exceeds Retrain most.
         worst: the attack that exceeds Retrain most (without Retrain: that recovers most).
-        uncompared: attacks that Retrain was not given.
-        constant: accuracy of a constant answer, where an attack gets no more and no less; else None.
-        told: the AUC at which forgotten images are told from unseen ones, where it exceeds Retrain's most and by more
-            than the tolerance; else None.
+        attacks: attacks that were compared with Retrain.
+        uncompared: attacks that were not run on Retrain.
+        constant: the chance level, where an attack ends at it; else None.
+        leakage: the AUC of forgotten against other images that exceeds Retrain's most, if by more than the tolerance;
+            else None.
     """
 
     level: Level
     utility: Utility
     utility_lost: float | None
-    as_is: Finding | None
+    no_attack: Finding | None
     worst: Finding | None
+    attacks: tuple[str, ...] = ()
     uncompared: tuple[str, ...] = ()
     constant: float | None = None
-    told: Finding | None = None
+    leakage: Finding | None = None
 
     @property
     def withstood(self) -> bool:
-        """Nothing comes back, nothing is told, beyond what Retrain gives."""
-        return self.level == "deep" and self.told is None
+        """No attack recovers more than on Retrain, and forgotten images are not easier to detect."""
+        return self.level == "deep" and self.leakage is None
 
     @property
     def good(self) -> bool:
-        """Withstood as Retrain does, with utility kept."""
+        """Withstands as well as Retrain, with utility kept."""
         return self.withstood and self.utility == "kept"
 
 
@@ -88,23 +95,26 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     """Judge one row against the Original and Retrain among ``rows`` that share its split."""
     original, retrain = reference(row, rows, ORIGINAL), reference(row, rows, RETRAIN)
     findings = list(_findings(row, original, retrain))
-    as_is = _worst([f for f in findings if f.attack == AS_IS])
-    attacked = [f for f in findings if f.attack != AS_IS]
+    no_attack = _worst([f for f in findings if f.attack == NO_ATTACK])
+    attacked = [f for f in findings if f.attack != NO_ATTACK]
     worst = _worst(attacked)
     utility, lost = _utility(row, original)
-    compared = {f.attack for f in attacked if f.retrain is not None}
+    compared = tuple(dict.fromkeys(f.attack for f in attacked if f.retrain is not None))
     uncompared = tuple(dict.fromkeys(f.attack for f in attacked if f.attack not in compared))
     level = chance(row)
     constant = level if any(abs(f.value - (level or math.inf)) <= DEPTH_TOLERANCE for f in attacked) else None
-    told = max(_told(row, original, retrain), key=lambda f: (f.excess or 0.0) - f.tolerance, default=None)
-    return Verdict(_level(row, as_is, worst), utility, lost, as_is, worst, uncompared, constant, told)
+    leakage = max(_leakage(row, original, retrain), key=lambda f: (f.excess or 0.0) - f.tolerance, default=None)
+    judged = _level(row, no_attack, worst)
+    if judged == "deep" and not set(MINIMUM_ATTACKS) <= set(compared):
+        judged = "untested"
+    return Verdict(judged, utility, lost, no_attack, worst, compared, uncompared, constant, leakage)
 
 
 def tolerance_beside(retrain: float | None, original: float | None) -> float:
-    """What may be above Retrain and is no memory yet, as a fraction.
+    """How far above Retrain an accuracy may be without counting as memory, as a fraction.
 
-    Five points; where Original is less than ten above Retrain half of that, but two points at least: single images that
-    were forgotten are known to Retrain nearly as well as to Original, and five points would forgive everything.
+    Five points. Where Original is less than ten points above Retrain, half of that distance, but at least two points:
+    on single forgotten images Retrain is nearly as accurate as Original, and five points would accept every model.
     """
     if retrain is None or original is None:
         return DEPTH_TOLERANCE
@@ -128,26 +138,27 @@ def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[F
                 yield Finding(attack, split, value, base, start, tolerance)
 
 
-def _told(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
-    """What tells forgotten images from unseen ones more surely than on Retrain; below .5 nothing is told."""
+def _leakage(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
+    """AUCs of forgotten against other images that exceed Retrain's; Retrain's counts as .5 where it is below."""
+    base_of = retrain.attacks if retrain else {}
     for key, value in row.attacks.items():
         attack, _, quantity = key.rpartition("/")
-        if retrain is None or not key.startswith(_TELLING) or quantity not in _AUCS or key not in retrain.attacks:
+        if key not in base_of or not key.startswith(_LEAKAGE_ATTACKS) or quantity not in _AUCS:
             continue
         split = quantity.removesuffix("auc").removesuffix("_") or "forget"
         start = original.attacks.get(key) if original else None
-        base = retrain.attacks[key]
-        tolerance = _told_tolerance(row, split) + max(0.5 - base, 0.0)
+        base = base_of[key]
+        tolerance = _leakage_tolerance(row, split) + max(0.5 - base, 0.0)
         found = Finding(attack, f"{split}_acc", value, base, start, tolerance)
         if found.above:
             yield found
 
 
-def _told_tolerance(row: Row, split: str) -> float:
-    """Five points of AUC, or two standard errors of a difference where halves of few images cannot tell it."""
+def _leakage_tolerance(row: Row, split: str) -> float:
+    """Five points of AUC, or two standard errors of a difference where the images are too few to resolve that."""
     sizes = [_images(row, name) for name in (split, "test_retain")]
     variance = sum(1 / (12 * (size // 2)) for size in sizes if size > 1)
-    return max(TOLD_TOLERANCE, 2 * math.sqrt(2 * variance))
+    return max(LEAKAGE_TOLERANCE, 2 * math.sqrt(2 * variance))
 
 
 def _worst(findings: list[Finding]) -> Finding | None:
@@ -159,7 +170,7 @@ def _worst(findings: list[Finding]) -> Finding | None:
 
 
 def _tolerance(row: Row, split: str, value: float, base: float | None, original: float | None) -> float:
-    """That of the references, or two standard errors of the difference where the images are too few to tell it."""
+    """That of the references, or two standard errors of the difference where the images are too few to resolve it."""
     tolerance = tolerance_beside(base, original)
     images = _images(row, split.removesuffix("_acc"))
     if base is None or images < 1:
@@ -169,24 +180,29 @@ def _tolerance(row: Row, split: str, value: float, base: float | None, original:
 
 
 def _images(row: Row, split: str) -> int:
-    """How many images a split has, 0 where a row does not say."""
+    """How many images a split has, 0 where it is unknown."""
     counts = row.split.get("counts", row.split)
     images = counts.get(split) if isinstance(counts, dict) else None
     return images if isinstance(images, int) else 0
 
 
-def _level(row: Row, as_is: Finding | None, worst: Finding | None) -> Level:
+def _level(row: Row, no_attack: Finding | None, worst: Finding | None) -> Level:
     if row.status != "ok":
         return "failed"
-    if as_is and as_is.above and (as_is.original is None or as_is.value > ((as_is.retrain or 0) + as_is.original) / 2):
+    if no_attack and no_attack.above and _nearer_to_original(no_attack):
         return "remembers"
     if worst and worst.above:
         return "shallow"
-    if as_is and as_is.above:
+    if no_attack and no_attack.above:
         return "part"
-    if not worst or worst.retrain is None or not as_is or as_is.retrain is None:
+    if not worst or worst.retrain is None or not no_attack or no_attack.retrain is None:
         return "unjudged"
     return "deep"
+
+
+def _nearer_to_original(found: Finding) -> bool:
+    """Whether an accuracy is nearer to Original's than to Retrain's; yes where Original is unknown."""
+    return found.original is None or found.value > ((found.retrain or 0.0) + found.original) / 2
 
 
 def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:

@@ -45,7 +45,7 @@ def rows(scenario: str = "class") -> list[Row]:
 
 
 def page(found: list[Row], **told: object) -> str:
-    settings: dict = {"title": "Digits", "damaged": [], "shown": {}} | told
+    settings: dict = {"title": "Digits", "damaged": [], "artifacts": {}} | told
     return render(summarise(found), **settings)
 
 
@@ -72,7 +72,8 @@ def models(text: str) -> list[str]:
 def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
     text = page(rows())
     assert models(text) == ["Original", "Retrain", "OPC", "HeadOnly", "GradientAscent"]
-    assert "1 of 3 methods withstood every attack as Retrain does and kept utility: OPC." in text
+    assert "Methods that withstand every attack as well as Retrain and keep utility: 1 of 3 (OPC)." in text
+    assert "HeadOnly has the smallest gap and rank 2 of 2 by depth." in text
     line = text[text.index('<tr data-model="HeadOnly"') :]
     line = line[: line.index("</tr>")]
     assert re.findall(r'class="rank" data-sort="(\d*)"', line) == ["1", "2"]
@@ -87,7 +88,7 @@ def test_every_card_has_its_figures_pictures_and_settings():
     grid = ImageGrid(torch.rand(2, 3, 1, 2, 2), ["image", "reconstruction"])
     points = PointMap(torch.eye(2), torch.tensor([0, 1]), ["class 0 (forgotten)", "class 1"])
     shown = {"OPC1/OPC": {"inversion/delta/pictures": grid, "representation/map/map": points}}
-    text = page(rows(), shown=shown)
+    text = page(rows(), artifacts=shown)
     nesting = Nesting()
     nesting.feed(text)
     assert not nesting.open
@@ -98,7 +99,7 @@ def test_every_card_has_its_figures_pictures_and_settings():
         assert "forget_cka_original" in card
         assert "0.5" in card[card.index("Settings") :]
     assert cards[0].count("<img") == 6
-    assert "How the features moved" in cards[0]
+    assert "Feature maps" in cards[0]
     assert "<img" not in cards[1]
 
 
@@ -112,7 +113,7 @@ def test_nothing_from_a_row_becomes_markup_and_nothing_is_fetched():
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
 
 
-def test_what_is_missing_or_left_out_is_told_on_the_page():
+def test_what_is_missing_or_left_out_is_a_note_on_the_page():
     found = [each for each in rows() if each.method != "Retrain"]
     found[0].versions["suite"] = "suite 1"
     text = page(found, damaged=["rows.json: row 3 is damaged"])

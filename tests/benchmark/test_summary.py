@@ -34,14 +34,14 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert [line.label for line in summary.lines] == ["Original", "Retrain", "OPC"]
     opc = numbers(summary, "OPC")
     assert (opc["TA"].mean, opc["TA"].std, opc["TA"].n) == (pytest.approx(75), pytest.approx(50**0.5), 2)
-    assert opc["Gap"].mean == pytest.approx((6 / 3 + 24 / 3) / 2)
+    assert opc["Gap (UA, RA, TA)"].mean == pytest.approx((6 / 3 + 24 / 3) / 2)
     assert numbers(summary, "Original")["UA"].mean == 0
     assert opc["Seconds"].mean == 10.5
     assert "FM test forgotten" not in opc
     assert not summary.notes
 
 
-def test_two_experiments_of_one_method_are_told_apart_and_scenarios_are_tables_of_their_own():
+def test_two_experiments_of_one_method_have_their_own_lines_and_scenarios_are_tables_of_their_own():
     rows = [row("OPC", 0, experiment="opc"), row("OPC", 0, experiment="opc_deep"), row("OPC", 0, scenario="random")]
     first, second = summarise(rows)
     assert [line.label for line in first.lines] == ["OPC (opc)", "OPC (opc_deep)"]
@@ -60,14 +60,14 @@ def test_a_run_that_diverged_gives_no_number_and_is_counted():
     assert not alone.columns
 
 
-def test_a_missing_retrain_and_mixed_commits_are_told():
+def test_a_missing_retrain_and_mixed_commits_are_notes():
     rows = [row("OPC", 0), row("OPC", 1), row("Retrain", 0)]
     rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40 + "+changes"
     (summary,) = summarise(rows)
     assert summary.notes[0] == "No Retrain of training seed 1: its rows have no gap."
-    assert summary.notes[1] == "No Original: how much utility a method costs is not known."
+    assert summary.notes[1] == "No Original: the loss of utility is unknown."
     assert summary.notes[2] == f"The rows come from 3 commits: {'a' * 12}, {'b' * 12}, {'b' * 12}+changes."
-    assert numbers(summary, "OPC")["Gap"].n == 1
+    assert numbers(summary, "OPC")["Gap (UA, RA, TA)"].n == 1
 
 
 def test_the_three_forms_hold_the_same_numbers():
@@ -119,7 +119,7 @@ def test_rows_of_another_suite_or_data_set_are_never_averaged_with_these():
     assert first.notes[0] == "Left out: 1 row(s) of the suite 'suite 1'; this table is of 'suite 2'."
 
 
-def test_a_damaged_row_is_left_out_and_told_after_everything_is_written(tmp_path, capsys):
+def test_a_damaged_row_is_left_out_and_named_after_everything_is_written(tmp_path, capsys):
     path = tmp_path / "rows.json"
     write_rows(path, [row("OPC", 0), row("Retrain", 0)])
     told = json.loads(path.read_text())
@@ -144,7 +144,7 @@ def test_the_distance_to_retrain_is_of_the_same_seed_and_ranks_skip_what_is_of_n
     (summary,) = summarise(rows)
     assert numbers(summary, "OPC")["Worst test forgotten"].delta == pytest.approx(-15)
     assert numbers(summary, "Retrain")["Worst test forgotten"].delta is None
-    assert numbers(summary, "OPC")["Gap"].delta is None
+    assert numbers(summary, "OPC")["Gap (UA, RA, TA)"].delta is None
     places = {line.label: (line.gap_rank, line.depth_rank) for line in summary.lines}
     none = (None, None)
     assert places == {"Original": none, "Retrain": none, "OPC": (2, 1), "HeadOnly": (1, 2), "Ruin": none}

@@ -38,17 +38,17 @@ def make_row() -> Callable[..., Row]:
 
 @pytest.fixture
 def original() -> Row:
-    return _row("Original", (0.93, 0.94, 0.91, 0.926), {"recovery/hr": (0.93, 0.94, 0.917, 0.92)})
+    return _row("Original", (0.93, 0.94, 0.91, 0.926), {"recovery/worst": (0.93, 0.94, 0.917, 0.92)})
 
 
 @pytest.fixture
 def retrain() -> Row:
-    attacks = {"recovery/hr": (0.33, 0.93, 0.33, 0.92), "relearn": (0.25, 0.93, 0.24, 0.92)}
+    attacks = {"recovery/worst": (0.33, 0.93, 0.33, 0.92), "relearn": (0.25, 0.93, 0.24, 0.92)}
     return _row("Retrain", (0.0, 0.95, 0.0, 0.937), attacks, seconds={"unlearn": 200.0})
 
 
 @pytest.fixture
 def shallow() -> Row:
-    attacks = {"recovery/hr": (0.9, 0.9, 0.91, 0.9), "relearn": (0.25, 0.93, 0.24, 0.92)}
+    attacks = {"recovery/worst": (0.9, 0.9, 0.91, 0.9), "relearn": (0.25, 0.93, 0.24, 0.92)}
     curves = {"forget_acc": [[0, 0.9], [1, 0.1]], "train_loss": [[0, 2.0], [1, 0.5]]}
     return _row("GA", (0.0, 0.93, 0.0, 0.92), attacks, curves=curves, seconds={"unlearn": 50.0})

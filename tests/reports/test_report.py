@@ -191,7 +191,7 @@ def test_a_dry_run_prints_the_table_and_writes_nothing(
     getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
     assert files(tmp_path) == []
     assert report.rows
-    assert "as is" in capsys.readouterr().out
+    assert "no attack" in capsys.readouterr().out
 
 
 def test_a_dry_run_that_fails_writes_nothing_either(make_backbone, make_data, fit, tmp_path, monkeypatch):

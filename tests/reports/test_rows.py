@@ -113,7 +113,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_accuracies_hold_what_is_known_only() -> None:
     row = Row("GA", "ok", metrics={"forget_acc": 0.1, "loss": 2.0}, attacks={"a/b/retain_acc": 0.9, "a/auc": 0.5})
-    assert row.accuracies() == {"as is": {"forget_acc": 0.1}, "a/b": {"retain_acc": 0.9}}
+    assert row.accuracies() == {"no attack": {"forget_acc": 0.1}, "a/b": {"retain_acc": 0.9}}
 
 
 def test_chance_needs_several_whole_classes() -> None:

@@ -18,13 +18,13 @@ def cells(rows: list[Row]) -> list[list[str]]:
 
 def test_references_come_first_and_each_attack_has_its_line(original: Row, retrain: Row, shallow: Row) -> None:
     assert cells([shallow, retrain, original]) == [
-        ["Original", "as is", "93.0", "94.0", "91.0", "92.6"],
-        ["", "recovery/hr", "93.0", "94.0", "91.7", "92.0"],
-        ["Retrain", "as is", "0.0", "95.0", "0.0", "93.7"],
-        ["", "recovery/hr", "33.0", "93.0", "33.0", "92.0"],
+        ["Original", "no attack", "93.0", "94.0", "91.0", "92.6"],
+        ["", "recovery/worst", "93.0", "94.0", "91.7", "92.0"],
+        ["Retrain", "no attack", "0.0", "95.0", "0.0", "93.7"],
+        ["", "recovery/worst", "33.0", "93.0", "33.0", "92.0"],
         ["", "relearn", "25.0", "93.0", "24.0", "92.0"],
-        ["GA", "as is", "0.0", "93.0", "0.0", "92.0"],
-        ["", "recovery/hr", "90.0", "90.0", "91.0", "90.0"],
+        ["GA", "no attack", "0.0", "93.0", "0.0", "92.0"],
+        ["", "recovery/worst", "90.0", "90.0", "91.0", "90.0"],
         ["", "relearn", "25.0", "93.0", "24.0", "92.0"],
     ]
     text = "\n".join(shown([shallow, retrain, original]))
@@ -34,7 +34,7 @@ def test_references_come_first_and_each_attack_has_its_line(original: Row, retra
 
 def test_the_unknown_is_a_dash_and_the_failed_is_marked() -> None:
     lines = cells([Row("GA", "diverged", reason="loss was nan [bold]")])
-    assert lines == [["GA", "as is", *["\N{EN DASH}"] * 4], ["", "diverged: loss was nan [bold]", "", "", "", ""]]
+    assert lines == [["GA", "no attack", *["\N{EN DASH}"] * 4], ["", "diverged: loss was nan [bold]", "", "", "", ""]]
 
 
 def test_missing_references_are_said(original: Row, retrain: Row, shallow: Row) -> None:

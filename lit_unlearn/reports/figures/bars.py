@@ -1,4 +1,4 @@
-"""The paper's figure: accuracy on forgotten data before and after each attack, as bars."""
+"""The paper's figure: accuracy on forgotten data without an attack and after each attack, as bars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.reports.figures.svg import INK, PALETTE, STYLE, as_svg, colour_of, cut, new_figure
-from lit_unlearn.reports.rows import AS_IS, ORIGINAL, RETRAIN, Row, chance, in_order, labels, reference
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance, in_order, labels, reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,11 +16,10 @@ MAX_ATTACKS = 6
 
 
 def recovery_bars(rows: Sequence[Row]) -> str:
-    """Bars of the accuracy on forgotten data, as is and after each attack, one group a model.
+    """Bars of the accuracy on forgotten data, without an attack and after each one, one group a model.
 
     Unseen images of the forgotten classes where they were measured, else the forget images. A tick on a bar is
-    Retrain under the same attack; a dashed line is the accuracy of a constant answer. Of many attacks the strongest are
-    shown.
+    Retrain under the same attack; a dashed line is the chance level. Of many attacks the strongest are drawn.
 
     Returns:
         SVG text, or an empty string where nothing was measured.
@@ -35,7 +34,7 @@ def recovery_bars(rows: Sequence[Row]) -> str:
         bars = sum(sum(state in forgotten(row, rows) for state in shown) for row in rows)
         figure = new_figure(0.235 * bars + 0.44 * len(rows) + 0.75)
         _draw_bars(figure.subplots(), rows, shown)
-        return as_svg(figure, "Accuracy on forgotten data, as is and after each attack, by model")
+        return as_svg(figure, "Accuracy on forgotten data, without an attack and after each one, by model")
 
 
 def forgotten(row: Row, rows: Sequence[Row]) -> dict[str, float]:
@@ -52,14 +51,14 @@ def hidden_states(rows: Sequence[Row]) -> int:
 
 
 def _states(rows: Sequence[Row]) -> list[str]:
-    """As is, then the attacks by the most that any method gives away; as many as stay readable."""
+    """No attack, then the attacks by the largest accuracy on any method; as many as stay readable."""
     methods = [row for row in rows if row.method not in (ORIGINAL, RETRAIN)] or list(rows)
     strength: dict[str, float] = {}
     for row in methods:
         for state, value in forgotten(row, rows).items():
             strength[state] = max(value, strength.get(state, 0.0))
-    attacks = sorted((state for state in strength if state != AS_IS), key=lambda state: -strength[state])
-    return [AS_IS, *attacks[: max(1, min(MAX_ATTACKS, MAX_BARS // len(rows) - 1))]]
+    attacks = sorted((state for state in strength if state != NO_ATTACK), key=lambda state: -strength[state])
+    return [NO_ATTACK, *attacks[: max(1, min(MAX_ATTACKS, MAX_BARS // len(rows) - 1))]]
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
@@ -73,7 +72,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
         for state in filter(known.__contains__, shown):
             y += 1.0
             ticks.append((y - 0.45, state))
-            _draw_bar(axes, y - 0.45, 100 * known[state], colour_of(row), state == AS_IS, beside.get(state))
+            _draw_bar(axes, y - 0.45, 100 * known[state], colour_of(row), state == NO_ATTACK, beside.get(state))
         y += 0.4
     for level in {value for row in rows if (value := chance(row)) is not None}:
         axes.axvline(100 * level, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=3)

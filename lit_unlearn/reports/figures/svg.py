@@ -10,8 +10,6 @@ import hashlib
 import html
 import io
 import re
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
@@ -72,7 +70,7 @@ def as_svg(figure: Figure, label: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
-    svg = _shortened(re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2))
+    svg = re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
     svg = svg.replace(INK, "currentColor")
@@ -89,48 +87,6 @@ def standalone(svg: str) -> str:
 
 
 def _named(svg: str) -> str:
-    """The same drawing with ids that are short, and no other drawing's."""
+    """The same drawing with ids that no other drawing of the page has."""
     prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    short = {name: f"{prefix}-{number}" for number, name in enumerate(re.findall(r'\bid="([^"]*)"', svg))}
-    return re.sub(r'(\bid="|url\(#|href="#)([^")]*)', lambda found: found[1] + short.get(found[2], found[2]), svg)
-
-
-def _shortened(svg: str) -> str:
-    """The same drawing in less than half the bytes: nothing unseen, no idle name, numbers as fine as a screen."""
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r'#([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    svg = re.sub(r'<path d="[^"]*" style="fill: none"/>', "", svg)
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
-    svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
-    svg = _PLACED.sub(_rounded, svg)
-    for _ in range(3):
-        svg = svg.replace("<g></g>", "")
-    return _grouped(svg)
-
-
-_PLACED = re.compile(r'(?<=<use )xlink:(href="[^"]*") x="([^"]*)" y="([^"]*)"')
-_ROW = re.compile(r'(?:<use [^>]* style="[^"]*"/>){2,}')
-_STYLED = re.compile(r'(<use [^>]*) style="([^"]*)"/>')
-_MARK = re.compile(r'<g clip-path="([^"]*)"><use href="([^"]*)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/></g>')
-
-
-def _rounded(mark: re.Match[str]) -> str:
-    return f'{mark[1]} x="{float(mark[2]):.1f}" y="{float(mark[3]):.1f}"'
-
-
-def _grouped(svg: str) -> str:
-    """Marks that follow one another and look alike, each in a group of its own or all in one, say it once."""
-    parts, end, look = [], 0, None
-    for found in _MARK.finditer(svg):
-        clip, shape, x, y, style = found.groups()
-        if found.start() != end or (clip, shape, style) != look:
-            parts += ["</g>" if look else "", svg[end : found.start()], f'<g clip-path="{clip}" style="{style}">']
-        look, end = (clip, shape, style), found.end()
-        parts.append(f'<use href="{shape}" x="{x}" y="{y}"/>')
-    return _ROW.sub(_looking_alike, "".join([*parts, "</g>" if look else "", svg[end:]]))
-
-
-def _looking_alike(row: re.Match[str]) -> str:
-    groups = groupby(_STYLED.findall(row[0]), key=itemgetter(1))
-    return "".join(f'<g style="{look}">{"".join(f"{mark}/>" for mark, _ in marks)}</g>' for look, marks in groups)
+    return re.sub(r"<[^<>]*>", lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", tag[0]), svg)
