@@ -21,6 +21,7 @@ from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import Audit, UnlearnModule
+from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
 from lit_unlearn.reports.report import Report
@@ -108,6 +109,7 @@ def unlearn(
     """
     if "max_epochs" not in trainer and "max_steps" not in trainer:
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
+    leave_out_known_lines()
     seed_everything(seed, workers=True, verbose=False)
     if isinstance(method, UnlearnModule):
         if options or wrap or network is not method.backbone:
@@ -144,6 +146,7 @@ def audit(
     Raises:
         UsageError: for an unknown attack, or a network that does not fit the data.
     """
+    leave_out_known_lines()
     seed_everything(seed, workers=True, verbose=False)
     backbone = _backbone(network, data, wrap)
     before = _backbone(original, data, wrap) if isinstance(original, nn.Module) else original

@@ -5,10 +5,8 @@
 """
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
+from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
@@ -158,9 +157,7 @@ def run(args: ArgsType = None) -> UnlearnCLI:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)  # the same one is added once
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.13
-    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start")  # frozen teachers should be
+    leave_out_known_lines()
     parser = {"exit_on_error": False}
     return UnlearnCLI(
         UnlearnModule,
@@ -181,10 +178,6 @@ def run(args: ArgsType = None) -> UnlearnCLI:
         },
         args=args,
     )
-
-
-def _no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
 
 
 def run_one(args: list[str]) -> None:

@@ -56,7 +56,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
     with _seeded(seed):
         parser = _parser()
         parsed = parser.parse_object(settings)
-        built = parser.instantiate_classes(parsed)
+        built = parser.instantiate(parsed)
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
         split = built.data.split.hash

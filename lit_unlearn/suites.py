@@ -24,5 +24,5 @@ def attacks_of_config(name: str) -> tuple[list[Attack], str | None]:
         raise UsageError(f"{name}: has no trainer.callbacks, so it names no attack")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--attacks", type=list[Attack])
-    made: Any = parser.instantiate_classes(parser.parse_object({"attacks": listed}))
+    made: Any = parser.instantiate(parser.parse_object({"attacks": listed}))
     return made.attacks, (settings.get("evaluation") or {}).get("suite")

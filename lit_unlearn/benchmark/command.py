@@ -34,7 +34,7 @@ def benchmark(args: Sequence[str], command: RunCommand) -> None:
         UsageError: if a setting is wrong, or a run has failed.
     """
     parser = _parser("benchmark", "Run every experiment of a grid, for every seed, and collect the rows.")
-    settings = parser.instantiate_classes(parser.parse_args(with_configs(args)))
+    settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
     runs = make_runs(settings.grid)
     failed = _execute(runs, root, command, settings.launcher)
@@ -50,7 +50,7 @@ def tune(args: Sequence[str], command: RunCommand, ranges: Mapping[str, Ranges])
     """
     parser = _parser("tune", "Try the same number of settings of every method, on images held out of the training set.")
     parser.add_argument("--tuning", type=Tuning, default=Tuning())
-    settings = parser.instantiate_classes(parser.parse_args(with_configs(args)))
+    settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
     trials: list[Trial] = []
     for count in settings.tuning.rounds:

@@ -31,6 +31,7 @@ class Audit(UnlearnModule):
     """
 
     order = "retain"
+    objects = ("original",)
 
     def __init__(
         self, backbone: Backbone, weights: str | Path | None = None, original: str | Path | Network | None = None

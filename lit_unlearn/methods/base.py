@@ -42,6 +42,7 @@ class UnlearnModule(BackboneModule):
         needs_forget: whether the method needs a forget set.
         needs_classes: whether the method can only forget all samples of some classes.
         training_only: submodules, by name, that only training needs; a checkpoint without optimizer leaves them out.
+        objects: arguments of the method that are objects, and so no hyperparameters of a row or a checkpoint.
         search: what to tune, and where: searched evenly over the logarithm of each value; ``lr`` is the optimizer's.
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
@@ -54,6 +55,7 @@ class UnlearnModule(BackboneModule):
     needs_forget: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
+    objects: ClassVar[tuple[str, ...]] = ()
     search: ClassVar[SearchSpace] = ()
     holdout: float = 0.0
 
@@ -65,7 +67,7 @@ class UnlearnModule(BackboneModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(backbone, weights)
-        self.save_hyperparameters(ignore=list(OBJECTS))
+        self.save_hyperparameters(ignore=[*OBJECTS, *self.objects])
         if isinstance(weights, Path):
             self.hparams["weights"] = str(weights)  # a checkpoint with a Path inside cannot be read safely
         self.make_optimizer = optimizer

@@ -1,0 +1,21 @@
+"""Lines of Lightning that would mislead a user of this package, each with the reason why it is left out."""
+
+import logging
+import warnings
+
+_LOGGER = "lightning.pytorch.utilities.rank_zero"
+_WARNINGS = (
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13: about its own code
+    "Found .* in eval mode at the start",  # frozen teachers should be, and the student is put into train mode
+)
+
+
+def leave_out_known_lines() -> None:
+    """Filters these warnings and Lightning's tips, once however often it is called."""
+    logging.getLogger(_LOGGER).addFilter(_no_tip)  # the same filter is added once
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
