@@ -23,10 +23,12 @@ from lit_unlearn.attacks.reference_membership import ReferenceMembership
 from lit_unlearn.attacks.relearn import Relearn
 from lit_unlearn.attacks.representation import Representation
 from lit_unlearn.attacks.target import Target
+from lit_unlearn.results import AttackResult
 
 __all__ = [
     "IDI",
     "Attack",
+    "AttackResult",
     "CapacityRecovery",
     "DetectClasses",
     "DetectSamples",
