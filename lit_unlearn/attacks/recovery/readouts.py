@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_unlearn.attacks.images import sum_over_ranks
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalisation, Readout, Recovery
+from lit_unlearn.attacks.recovery.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
+from lit_unlearn.attacks.recovery.random_features import RandomFeatures
+from lit_unlearn.attacks.recovery.reservoir import Reservoir
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
-from lit_unlearn.metrics.random_features import RandomFeatures
-from lit_unlearn.metrics.reservoir import Reservoir
 from lit_unlearn.results import AttackResult
 
 _QUERIES = 1024  # at once, so that the matrix of cosines stays below _QUERIES × limit
@@ -48,7 +48,7 @@ class NearestMean(HeadRecovery):
     def __init__(
         self,
         calibration: Calibration = "train",
-        normalise: Normalise = "l2",
+        normalise: Normalisation = "l2",
         layers: Layers = "features",
         name: str = "nearest_mean",
     ) -> None:
@@ -74,7 +74,7 @@ class LinearDiscriminant(HeadRecovery):
         self,
         calibration: Calibration = "train",
         ridge: float = 1e-6,
-        normalise: Normalise = "l2",
+        normalise: Normalisation = "l2",
         layers: Layers = "features",
         name: str = "lda",
     ) -> None:

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalise, Readout, Recovery, score_part
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalisation, Readout, Recovery, score_part
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
     CapacityRecovery,
@@ -49,7 +49,7 @@ SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
 _SELECT = ("maximum", "half")
-_NORMALISE: tuple[Normalise, ...] = ("raw", "standard", "l2", "gated")
+_NORMALISE: tuple[Normalisation, ...] = ("raw", "standard", "l2", "gated")
 
 
 def standard_suite(calibration: Calibration, seed: int = 0, stages: Stages = "heads") -> list[Recovery]:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.representation.information import balanced_mean, pointwise_information
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import check_at_least
-from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 from lit_unlearn.results import AttackResult
 
 _SPLITS = ("forget", "retain")

@@ -27,12 +27,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_unlearn.attacks.membership import FORGET, MembershipAttack
+from lit_unlearn.attacks.membership.likelihood_ratio import (
+    VARIANCES,
+    Variance,
+    lira_offline,
+    rmia_offline,
+    unlearned_lira,
+)
+from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
+from lit_unlearn.attacks.membership.single_model import FORGET, MembershipAttack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
-from lit_unlearn.metrics.likelihood_ratio import VARIANCES, Variance, lira_offline, rmia_offline, unlearned_lira
-from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
 from lit_unlearn.results import AttackResult
 
 Method = Literal["rmia", "lira", "u_lira"]
@@ -50,7 +56,7 @@ class ReferenceMembership(MembershipAttack):
             the original's shape. Without any the attack is left out.
         unlearned_references: for ``u_lira``, weights of models that were trained with the forget set and unlearned it.
         variance: for LiRA, ``fixed`` or ``per_sample``; the latter wants dozens of references.
-        a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.metrics.rmia_offline`.
+        a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.attacks.membership.likelihood_ratio.rmia_offline`.
         gamma: for RMIA, above 0.
         seed: of the draw that matches classes.
         name: metric name prefix; the method by default.
@@ -121,7 +127,7 @@ class ReferenceMembership(MembershipAttack):
         return super().lacks(target)
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
         own = _log_odds(target.model, self.splits(target))
         out = self._others(target, self.references, own)
         inside = self._others(target, self.unlearned_references, own)

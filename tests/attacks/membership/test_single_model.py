@@ -12,13 +12,13 @@ from torch import nn
 
 from lit_unlearn.attacks import Evaluation, SVCEfficacy, Target, ThresholdMembership
 from lit_unlearn.attacks.membership import MembershipAttack
+from lit_unlearn.attacks.membership.signals import SIGNALS, Scores, class_balanced, held_out_attack
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Pretrain
-from lit_unlearn.metrics.membership import SIGNALS, Scores, class_balanced, held_out_attack
 from lit_unlearn.reports.report import Report
 
 TRAINED = 400

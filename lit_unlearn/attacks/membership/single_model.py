@@ -22,9 +22,7 @@ from typing import ClassVar, Literal
 import torch
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import check_at_least, unknown
-from lit_unlearn.metrics.membership import (
+from lit_unlearn.attacks.membership.signals import (
     SIGNALS,
     Scores,
     class_balanced,
@@ -34,6 +32,8 @@ from lit_unlearn.metrics.membership import (
     published_signals,
     svc_non_member_share,
 )
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
 FORGET = "forget"
@@ -121,7 +121,7 @@ class ThresholdMembership(MembershipAttack):
         self.score = score
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
         sides = [target.model.gather(split) for split in self.splits(target)]
         members, non_members = (SIGNALS[self.score](side.logits, side.labels).cpu() for side in sides)
         draw = torch.Generator().manual_seed(self.seed)
