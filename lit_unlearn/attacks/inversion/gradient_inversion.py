@@ -58,7 +58,7 @@ class GradientInversion(Attack):
             away: exactly if it is of a single image. The head needs a bias.
         chunk: images × restarts × signs in memory at once; None fits them to 2 GiB.
         engine: ``loop``, ``vmap`` or ``two_pass``, see :mod:`~lit_unlearn.attacks.inversion.gradient_matching`;
-            ``auto`` measures all three. They agree up to rounding, so name one where two runs must give the same digits.
+            ``auto`` measures all three. They agree up to rounding: name one where two runs must give the same digits.
         compile: compile ``vmap``, which takes minutes for deep networks.
         name: metric name prefix; None is ``gradient``.
 
@@ -166,7 +166,7 @@ class GradientInversion(Attack):
         images, labels = draw(target, "forget", self.images, self.seed)
         unknowns, features = self._read(heads) if not silent else (labels, None)
         if self.labels == "known":
-            # One direction cannot tell two images of a label apart: one search serves both.
+            # One direction does not distinguish two images of a label: one search serves both.
             classes, which = torch.unique(labels, return_inverse=True)
             guesses = classes[:, None].expand(-1, 2)
         else:

@@ -1,4 +1,4 @@
-"""Was a sample seen in training? Signals of single samples, fair comparison sets, and how well a score tells.
+"""Was a sample seen in training? Signals of single samples, fair comparison sets, and how well a score separates.
 
 Every signal is oriented alike: the higher, the more a sample looks like one that was trained on. All are float64.
 """

@@ -1,7 +1,7 @@
 """What all recovery attacks share: a calibration set to fit readouts on, and how a fitted readout is scored.
 
 Threat model of the family. The attacker holds the unlearned model and a calibration set S of labelled images, and
-trains no network: whatever he fits is a readout of the frozen features.
+trains no network: whatever they fit is a readout of the frozen features.
 """
 
 from abc import abstractmethod

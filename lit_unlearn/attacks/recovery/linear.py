@@ -1,7 +1,7 @@
-"""Linear recovery (OPC, arXiv 2507.07754): can linear algebra bring the forgotten classes back?
+"""Linear recovery (OPC, arXiv 2507.07754): can linear algebra recover the forgotten classes?
 
-Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery he needs labels of S;
-for feature mapping he holds the original model, needs no labels, and may lack every forget sample
+Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery they need labels of S;
+for feature mapping they hold the original model, need no labels, and may lack every forget sample
 (``calibration: retain``).
 
     FM   W = argmin Σ_S ‖W f(x) − f0(x)‖² + ridge,   prediction g0(W f(x))

@@ -1,7 +1,7 @@
 """The worst case of recovery: every readout of a fixed suite, and the strongest of them.
 
-A defence may beat one readout by design; it has to beat them all. So the number that counts is the largest accuracy on
-forgotten data over the suite, beside that of the same suite on Original and Retrain.
+A defence may withstand one readout by design; it has to withstand all. So the number that counts is the largest
+accuracy on forgotten data over the suite, beside that of the same suite on Original and Retrain.
 
 What is decided on. Where whole classes are forgotten: held-out images of them (``test_forget``), with readouts fitted
 on the training set. Where single images are forgotten nothing held out is forgotten, so the forget images themselves
