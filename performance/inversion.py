@@ -21,9 +21,9 @@ import torch
 from measuring import Result, arguments, begin, machine, seconds, show
 from torch import Tensor, nn
 
+from lit_unlearn.attacks.inversion.gradient_matching import GradientMatching
+from lit_unlearn.attacks.inversion.reconstruction import descend
 from lit_unlearn.backbones import ResNet18, ResNet20
-from lit_unlearn.metrics.gradient_matching import GradientMatching
-from lit_unlearn.metrics.reconstruction import descend
 
 SIZE = (3, 32, 32)
 WANTED = {
@@ -33,7 +33,7 @@ WANTED = {
 }
 """How many times as fast ours must be; elsewhere it must not be slower than the plain loop."""
 
-Search = Callable[[Tensor, Tensor], object]
+InversionSearch = Callable[[Tensor, Tensor], object]
 """A search for images (B, C, H, W) of labels (B,)."""
 
 
@@ -79,7 +79,7 @@ def plain(network: nn.Module, image: Tensor, label: Tensor, steps: int) -> None:
         guess.data.clamp_(0, 1)
 
 
-def published(network: nn.Module, steps: int) -> Search:
+def published(network: nn.Module, steps: int) -> InversionSearch:
     """The library's attack, with its own settings for it."""
     library: Any = importlib.import_module("breaching")
     with redirect_stdout(io.StringIO()):
@@ -107,7 +107,7 @@ def ours(matching: GradientMatching, images: Tensor, labels: Tensor, steps: int)
     descend(slopes, torch.rand_like(images), steps, 0.1, 1e-2, drop=False)
 
 
-def in_parts(search: Search, images: Tensor, labels: Tensor, size: int) -> None:
+def in_parts(search: InversionSearch, images: Tensor, labels: Tensor, size: int) -> None:
     for part in zip(images.split(size), labels.split(size), strict=True):
         search(*part)
 
@@ -121,7 +121,7 @@ def measure(name: str, options: Any) -> Iterable[Result]:
     for size in {1, min(chunk, options.images), options.images % chunk} - {0}:
         ours(matching, images[:size], labels[:size], 1)  # chooses the engine, and compiles
 
-    def rate(search: Search, count: int, size: int) -> float:
+    def rate(search: InversionSearch, count: int, size: int) -> float:
         """Steps of an image a second."""
         part = images[:count], labels[:count]
         return (

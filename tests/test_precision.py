@@ -14,11 +14,11 @@ from lit_unlearn.attacks import (
     Representation,
     ThresholdMembership,
 )
+from lit_unlearn.attacks.recovery.reservoir import Reservoir
+from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser
 from lit_unlearn.methods import FineTune
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.normal_equations import NormalEquations
-from lit_unlearn.metrics.reservoir import Reservoir
-from lit_unlearn.metrics.scaling import NormGate, Standardiser
 from lit_unlearn.metrics.spread import Spread
 from lit_unlearn.reports.report import CHECKPOINT, Report
 

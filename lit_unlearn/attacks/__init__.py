@@ -4,10 +4,8 @@ from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.compression import Prune, Quantise
 from lit_unlearn.attacks.detectability import DetectClasses, DetectSamples
 from lit_unlearn.attacks.evaluation import Evaluation
-from lit_unlearn.attacks.feature_map import FeatureMap
-from lit_unlearn.attacks.idi import IDI
 from lit_unlearn.attacks.inversion import GradientInversion
-from lit_unlearn.attacks.membership import SVCEfficacy, ThresholdMembership
+from lit_unlearn.attacks.membership import ReferenceMembership, SVCEfficacy, ThresholdMembership
 from lit_unlearn.attacks.recovery import (
     CapacityRecovery,
     FeatureMapping,
@@ -19,14 +17,15 @@ from lit_unlearn.attacks.recovery import (
     StageRecovery,
     WorstRecovery,
 )
-from lit_unlearn.attacks.reference_membership import ReferenceMembership
 from lit_unlearn.attacks.relearn import Relearn
-from lit_unlearn.attacks.representation import Representation
+from lit_unlearn.attacks.representation import IDI, FeatureMap, Representation
 from lit_unlearn.attacks.target import Target
+from lit_unlearn.results import AttackResult
 
 __all__ = [
     "IDI",
     "Attack",
+    "AttackResult",
     "CapacityRecovery",
     "DetectClasses",
     "DetectSamples",

@@ -1,15 +1,15 @@
-"""Compression: does the forgotten come back when the weights are made coarser?
+"""Compression: is the forgotten recovered when the weights are made coarser?
 
-Threat model. The attacker holds the unlearned weights and nothing else, no image, no label, no original; or it is
-nobody at all, since networks are quantised and pruned before they are shipped. If accuracy on the forgotten returns,
-unlearning moved the weights by less than a rounding step: the forgetting was a thin layer (arXiv 2410.16454, on
+Threat model. The attacker holds the unlearned weights and nothing else, no image, no label, no original; or there is
+no attacker at all, since networks are quantised and pruned before they are shipped. If accuracy on the forgotten
+returns, unlearning moved the weights by less than a rounding step: the forgetting was shallow (arXiv 2410.16454, on
 language models).
 
     Quantise   w → s·round(w / s),  s = max|w| / (2^(bits−1) − 1) for each output channel
     Prune      w → 0 for the ``amount`` of all weights that are smallest in magnitude, over the whole network
 
 Both touch what layers multiply by, each parameter called ``…weight`` with two dimensions or more; biases, norms and
-position embeddings stay. Activations keep their precision, and norms are not estimated anew: no data is needed.
+position embeddings stay. Activations keep their precision, and statistics of norms stay as they are: no data is needed.
 """
 
 import copy

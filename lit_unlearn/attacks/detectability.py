@@ -1,17 +1,17 @@
-"""Detectability: does the unlearned model itself give away what was forgotten?
+"""Detectability: does the unlearned model itself show what was forgotten?
 
-Threat model. The attacker holds the unlearned model and no original. To name samples, he has some that he knows to be
-forgotten, and unseen images of retained classes beside them (the even positions of each split, ``calibration``); he
-learns from them which way a score points, and which score is best, and is judged on the odd positions. To name classes,
-he has the weights, and a held-out set of images of all classes; which way a score points he knows beforehand, because
-unlearning makes things small.
+Threat model. The attacker holds the unlearned model and no original. To name samples, they have some that are known
+to be forgotten, and unseen images of retained classes (the ``calibration`` half of each split); they learn from them
+the direction of each score, and which score is best, and are scored on the other half. To name classes, they have the
+weights, and a held-out set of images of all classes; the direction of a score is known beforehand, because unlearning
+makes things small.
 
     samples   s(x) ∈ {‖h‖, ‖z‖, H(p), max p},   AUC of forgotten against unseen retained images
     classes   s(c) from the row and bias of the head, or the mean over held-out images; AUC over the classes
 
-An AUC of .5 is no information. Below .5 a direction learnt did not carry over, or, for classes, forgetting made things
-large. Retrain too has never seen a forgotten class and is unsure of it: what exceeds Retrain's value is what unlearning
-gives away. Where single images were forgotten no class is, and classes are undefined. After the streisand effect of
+An AUC of .5 is no information. Below .5 a learnt direction does not generalise, or, for classes, forgetting made things
+large. Retrain too has never seen a forgotten class and is unsure of it: what exceeds Retrain's value is the effect of
+unlearning. Where single images were forgotten no class is, and classes are undefined. After the streisand effect of
 arXiv 1911.04933; scores without calibration as in arXiv 1610.02136.
 """
 
@@ -28,7 +28,7 @@ from lit_unlearn.results import AttackResult
 
 
 class DetectSamples(Attack):
-    """Tells forgotten images from unseen ones of the retained classes by one score.
+    """Separates forgotten images from unseen ones of the retained classes by one score.
 
     Numbers: ``<split>_<score>_auc`` for the images of ``forget`` and, where whole classes are forgotten, of
     ``test_forget``; ``<split>_auc`` is that of the score that was best on the calibration half.
@@ -52,10 +52,10 @@ class DetectSamples(Attack):
                 learnt, held_out = (
                     {name: auc(positives[half][name], negatives[half][name]) for name in STATISTICS} for half in (0, 1)
                 )
-                judged = {name: held_out[name] if learnt[name] >= 0.5 else 1 - held_out[name] for name in STATISTICS}
+                evaluated = {name: held_out[name] if learnt[name] >= 0.5 else 1 - held_out[name] for name in STATISTICS}
                 best = max(STATISTICS, key=lambda name: abs(learnt[name] - 0.5) if learnt[name] >= 0 else -1.0)
-                found |= {f"{split}_auc": judged[best]}
-                found |= {f"{split}_{name}_auc": value for name, value in judged.items()}
+                found |= {f"{split}_auc": evaluated[best]}
+                found |= {f"{split}_{name}_auc": value for name, value in evaluated.items()}
         return AttackResult(found)
 
 

@@ -1,11 +1,11 @@
-"""Relearning: how few steps of training bring back what was forgotten?
+"""Relearning: how few steps of training restore what was forgotten?
 
 Threat model. The attacker holds the unlearned weights, labelled retained images and k labelled images of the forget set
-(``samples``; 0: retained images only), and fine-tunes a copy. He tries every learning rate, with the head as it is and
-with a fresh one, and what serves him best counts. He does not hold the original.
+(``samples``; 0: retained images only), and fine-tunes a copy. They try every learning rate, with the head as it is
+and with a fresh one, and the best run counts. They do not hold the original.
 
     step    SGD on CE of a batch, ``retain_share`` of it retained and the rest from the k images; lr falls to 0
-    useful  min(accuracy on forgotten, accuracy on retained), both on images that he did not train on
+    useful  min(accuracy on forgotten, accuracy on retained), both on images that were not trained on
     steps   the first at which useful ≥ ``recovered`` · that of Original on the same images
 
 Useful and not the accuracy on the forgotten alone, since a model that calls everything forgotten relearnt nothing, and
@@ -16,7 +16,7 @@ The fresh head starts at zero and reads features scaled to one length: a head ta
 unlearnt first, which makes a model that forgot in its head alone look slower than Retrain, and features that are merely
 small give plain training nothing to climb. Batch norm takes the statistics of the batches and moves its own, also for
 few images: with its statistics frozen, training diverged at the learning rates that served the attacker best. Dropout
-is off. That training on retained images alone may bring memory back is shown in arXiv 2505.22310, that a few samples a
+is off. That training on retained images alone may restore memory is shown in arXiv 2505.22310, that a few samples a
 class and a new head row may in 2506.01318; the sweep, the useful accuracy and the scaled features are our own.
 """
 
@@ -43,7 +43,7 @@ _CHUNK = 256
 
 
 class Relearn(Attack):
-    """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until the forgotten is back.
+    """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until recovery.
 
     Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run where
     the mean is highest; ``<split>_acc`` at the end of that run; its ``learning_rate`` and ``fresh_head`` (1 or 0).
@@ -51,13 +51,13 @@ class Relearn(Attack):
     in its place. ``samples`` is the k that were there to take.
 
     Args:
-        samples: k, how many forget samples the attacker holds, spread evenly over the classes; he is given at most
-            half of the forget set, since the rest is needed to measure.
-        steps: how long he trains.
+        samples: k, how many forget samples the attacker holds, spread evenly over the classes; at most half of
+            the forget set, since the rest is needed to measure.
+        steps: how long they train.
         batch_size: samples in a batch, at least 2.
         retain_share: share of retained samples in a batch, in [0, 1]; without forget samples it is 1.
-        learning_rates: those that he tries.
-        heads: those that he tries, ``kept``, ``fresh`` or both.
+        learning_rates: those that are tried.
+        heads: those that are tried, ``kept``, ``fresh`` or both.
         momentum: of SGD, in [0, 1).
         freeze_encoder: trains the head alone.
         recovered: share of Original's useful accuracy that counts as back, in (0, 1]; without an original, a useful
@@ -260,7 +260,7 @@ def balanced(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 
 def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
-    """Positions (draws,) below ``count``: all of them in random order, then anew, for as long as it takes."""
+    """Indices (draws,) below ``count``: all of them in random order, again and again."""
     passes = -(-draws // count) if draws else 0
     rounds = [torch.randperm(count, generator=draw) for _ in range(passes)]
     return torch.cat([torch.empty(0, dtype=torch.long), *rounds])[:draws]
@@ -273,8 +273,8 @@ def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, fl
     for split in ("forget", "test_forget", "test_retain"):
         if split in target.data.split_names:
             counter = SplitAccuracy().to(target.device)
-            for positions, images, labels in batches_with_index(target.data, split, target.device):
-                unseen = ~torch.isin(positions, held.to(target.device)) if split == "forget" else labels >= 0
+            for index, images, labels in batches_with_index(target.data, split, target.device):
+                unseen = ~torch.isin(index, held.to(target.device)) if split == "forget" else labels >= 0
                 counter.update(network(images[unseen].float()), labels[unseen])
             if (value := counter.value) is not None:
                 found[f"{split}_acc"] = value

@@ -21,7 +21,7 @@ from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import Subject
 
 HALVES = {"calibration": 0, "evaluation": 1}
-"""The halves of a split, and whether they are its even or its odd positions."""
+"""The halves of a split, and whether they are its samples of even or of odd index."""
 
 CACHE_BYTES = 2**30
 """Features that one network may keep in memory, over all its splits."""
@@ -80,7 +80,7 @@ class EncodedData:
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
         """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order.
 
-        The halves are the even and the odd positions of the split, picked from the one pass over all of it.
+        The halves are the samples of even and of odd index, taken from the one pass over the whole split.
         """
         return (batch for _, batch in self.batches_with_index(split, part))
 
@@ -137,7 +137,7 @@ class EncodedData:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are; of a split it has the positions r, r + W, r + 2W, …."""
+    """This process's rank and the number of processes; rank r of W has the samples r, r + W, r + 2W, … of a split."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,6 +1,6 @@
 """Training-free recovery: what can still be read out of the features of an unlearned model, and how easily?"""
 
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalise, Recovery
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalisation, Recovery
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, LinearRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
     CapacityRecovery,
@@ -22,7 +22,7 @@ __all__ = [
     "LinearDiscriminant",
     "LinearRecovery",
     "NearestMean",
-    "Normalise",
+    "Normalisation",
     "Recovery",
     "StageRecovery",
     "WorstRecovery",

@@ -1,7 +1,7 @@
 """What all recovery attacks share: a calibration set to fit readouts on, and how a fitted readout is scored.
 
 Threat model of the family. The attacker holds the unlearned model and a calibration set S of labelled images, and
-trains no network: whatever he fits is a readout of the frozen features.
+trains no network: whatever they fit is a readout of the frozen features.
 """
 
 from abc import abstractmethod
@@ -11,14 +11,14 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser, unit_norm
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
-from lit_unlearn.metrics.scaling import NormGate, Standardiser, unit_norm
 from lit_unlearn.results import AttackResult
 
 Calibration = Literal["train", "retain", "heldout", "rest"]
-Normalise = Literal["raw", "standard", "l2", "gated"]
+Normalisation = Literal["raw", "standard", "l2", "gated"]
 Layers = Literal["features", "stages"]
 Readout = Callable[[Encoded], Tensor]
 """From a batch to logits (B, C)."""
@@ -129,7 +129,7 @@ class Recovery(Attack):
         batch = next(batch for split in target.data.split_names for batch in target.model.batches(split))
         return {name: _stage(name, tapped.shape[1]) for name, tapped in batch.stages.items()}
 
-    def normalised(self, target: Target, lenses: Mapping[str, Lens], normalise: Normalise) -> dict[str, Lens]:
+    def normalised(self, target: Target, lenses: Mapping[str, Lens], normalise: Normalisation) -> dict[str, Lens]:
         """Puts a normalisation behind each lens, fitted to the calibration set where it has something to fit."""
         if normalise == "raw":
             return dict(lenses)

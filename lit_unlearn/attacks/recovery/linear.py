@@ -1,7 +1,7 @@
-"""Linear recovery (OPC, arXiv 2507.07754): can linear algebra bring the forgotten classes back?
+"""Linear recovery (OPC, arXiv 2507.07754): can linear algebra recover the forgotten classes?
 
-Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery he needs labels of S;
-for feature mapping he holds the original model, needs no labels, and may lack every forget sample
+Threat model. The attacker holds the unlearned model and a calibration set S. For head recovery they need labels of S;
+for feature mapping they hold the original model, need no labels, and may lack every forget sample
 (``calibration: retain``).
 
     FM   W = argmin Σ_S ‖W f(x) − f0(x)‖² + ridge,   prediction g0(W f(x))
@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery, check_normalise
+from lit_unlearn.attacks.recovery.base import (
+    Calibration,
+    Layers,
+    Lens,
+    Normalisation,
+    Readout,
+    Recovery,
+    check_normalise,
+)
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
@@ -37,12 +45,12 @@ class LinearRecovery(Recovery):
         bias: whether the map has a free intercept.
         normalise: what is done to the features first. ``raw``: nothing; ``standard``: mean 0 and variance 1 in each
             dimension; ``l2``: each sample to length 1; ``gated``: if samples come in two groups of length, the short
-            group is brought to the length of the other, see :class:`~lit_unlearn.metrics.scaling.NormGate`.
+            group is brought to the length of the other, see :class:`~lit_unlearn.attacks.recovery.scaling.NormGate`.
         layers: ``features``, or ``stages`` for a map from each, see :class:`Recovery`.
     """
 
     def __init__(
-        self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalise, layers: Layers
+        self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalisation, layers: Layers
     ) -> None:
         super().__init__(name, calibration, layers)
         check_at_least("ridge", ridge, 0)
@@ -109,7 +117,7 @@ class HeadRecovery(LinearRecovery):
         calibration: Calibration = "train",
         ridge: float = 1e-6,
         bias: bool = True,
-        normalise: Normalise = "raw",
+        normalise: Normalisation = "raw",
         layers: Layers = "features",
         name: str = "hr",
     ) -> None:
@@ -153,7 +161,7 @@ class FeatureMapping(LinearRecovery):
         calibration: Calibration = "train",
         ridge: float = 1e-6,
         bias: bool = True,
-        normalise: Normalise = "raw",
+        normalise: Normalisation = "raw",
         layers: Layers = "features",
         name: str = "fm",
     ) -> None:
@@ -196,7 +204,7 @@ class StageRecovery(HeadRecovery):
         calibration: Calibration = "train",
         ridge: float = 1e-6,
         bias: bool = True,
-        normalise: Normalise = "l2",
+        normalise: Normalisation = "l2",
         name: str = "stages",
     ) -> None:
         super().__init__("labels", calibration, ridge, bias, normalise, "stages", name)

@@ -10,7 +10,7 @@ among forgotten classes answer the full question, which of all C classes an imag
     ForgetProbe          logistic regression among the forgotten classes alone
 
 On handwritten digits the ridge on random features recovers as much as a multi-layer perceptron from the same normalised
-and standardised features, or more, from every model tried; it is in closed form and streams, so it is what stands here.
+and standardised features, or more, from every model tried; it is in closed form and streams, so it is used here.
 """
 
 import math
@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_unlearn.attacks.images import sum_over_ranks
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalise, Readout, Recovery
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalisation, Readout, Recovery
+from lit_unlearn.attacks.recovery.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
+from lit_unlearn.attacks.recovery.random_features import RandomFeatures
+from lit_unlearn.attacks.recovery.reservoir import Reservoir
 from lit_unlearn.attacks.target import Encoded, Target
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
-from lit_unlearn.metrics.random_features import RandomFeatures
-from lit_unlearn.metrics.reservoir import Reservoir
 from lit_unlearn.results import AttackResult
 
 _QUERIES = 1024  # at once, so that the matrix of cosines stays below _QUERIES × limit
@@ -48,7 +48,7 @@ class NearestMean(HeadRecovery):
     def __init__(
         self,
         calibration: Calibration = "train",
-        normalise: Normalise = "l2",
+        normalise: Normalisation = "l2",
         layers: Layers = "features",
         name: str = "nearest_mean",
     ) -> None:
@@ -74,7 +74,7 @@ class LinearDiscriminant(HeadRecovery):
         self,
         calibration: Calibration = "train",
         ridge: float = 1e-6,
-        normalise: Normalise = "l2",
+        normalise: Normalisation = "l2",
         layers: Layers = "features",
         name: str = "lda",
     ) -> None:
@@ -155,10 +155,10 @@ class KNNRecovery(Recovery):
         before = torch.zeros((), dtype=torch.int64, device=target.device)
         for split, part in self.calibration_parts(target):
             count = torch.zeros_like(before)
-            for positions, batch in target.model.batches_with_index(split, part):
+            for index, batch in target.model.batches_with_index(split, part):
                 for name, lens in lenses.items():
-                    kept[name].update(lens.read(batch), batch.labels, before + positions)
-                count += len(positions)
+                    kept[name].update(lens.read(batch), batch.labels, before + index)
+                count += len(index)
             before += sum_over_ranks(count)
         return {
             name: self._electorate(lens, *kept[name].compute(), target.num_classes) for name, lens in lenses.items()
@@ -179,7 +179,7 @@ class ForgetProbe(Recovery):
     """Logistic regression among the forgotten classes alone, from features at length 1, standardised among themselves.
 
     The attacker knows that an image is of a forgotten class and asks only which. That makes it the most sensitive
-    probe, and the one that Retrain too gives most to: read it beside Retrain's. Undefined for fewer than two forgotten
+    probe, on Retrain too: read it beside Retrain's. Undefined for fewer than two forgotten
     classes in the calibration set, and for a forget set that is no class.
 
     Args:
@@ -206,7 +206,7 @@ class ForgetProbe(Recovery):
         self.penalty = penalty
 
     def readouts(self, target: Target) -> Mapping[str, Readout]:
-        """Log probabilities of the forgotten classes; none where there is nothing to tell apart."""
+        """Log probabilities of the forgotten classes; none with fewer than two of them."""
         parts = [item for item in self.calibration_parts(target) if item[0] in ("forget", "test_forget")]
         if "test_forget" not in target.data.split_names or not parts:
             return {}

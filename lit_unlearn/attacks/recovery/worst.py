@@ -1,7 +1,7 @@
 """The worst case of recovery: every readout of a fixed suite, and the strongest of them.
 
-A defence may beat one readout by design; it has to beat them all. So the number that counts is the largest accuracy on
-forgotten data over the suite, beside that of the same suite on Original and Retrain.
+A defence may withstand one readout by design; it has to withstand all. So the number that counts is the largest
+accuracy on forgotten data over the suite, beside that of the same suite on Original and Retrain.
 
 What is decided on. Where whole classes are forgotten: held-out images of them (``test_forget``), with readouts fitted
 on the training set. Where single images are forgotten nothing held out is forgotten, so the forget images themselves
@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalise, Readout, Recovery, score_part
+from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalisation, Readout, Recovery, score_part
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
     CapacityRecovery,
@@ -49,7 +49,7 @@ SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
 _SELECT = ("maximum", "half")
-_NORMALISE: tuple[Normalise, ...] = ("raw", "standard", "l2", "gated")
+_NORMALISE: tuple[Normalisation, ...] = ("raw", "standard", "l2", "gated")
 
 
 def standard_suite(calibration: Calibration, seed: int = 0, stages: Stages = "heads") -> list[Recovery]:

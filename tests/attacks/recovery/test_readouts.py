@@ -22,8 +22,8 @@ from lit_unlearn.attacks import (
     NearestMean,
     StageRecovery,
 )
+from lit_unlearn.attacks.recovery.random_features import RandomFeatures
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.random_features import RandomFeatures
 
 TRAIN = ("forget", "retain")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
+from lit_unlearn.attacks.membership import signals as membership
+from lit_unlearn.attacks.membership.signals import SIGNALS, Scores
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics import membership
-from lit_unlearn.metrics.membership import SIGNALS, Scores
 
 
 def seeded(seed=0):
@@ -147,13 +147,13 @@ def test_support_vectors_are_scikit_learns():
 
 def test_auc_and_tpr_by_hand():
     scores = Scores(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 1.0]))
-    assert membership.auc(scores) == (1 + 1 + 0 + 0.5) / 4
+    assert membership.auc(*scores) == (1 + 1 + 0 + 0.5) / 4
     half = Scores(torch.tensor([9.0, 5.0, 5.0, 1.0]), torch.tensor([7.0, 5.0]))
     assert membership.tpr_at_fpr(half, 0.5) == 0.25  # at 5 both unseen samples would be alarms
     hundred = Scores(torch.tensor([98.5, 97.5, 200.0]), torch.arange(100.0))
     assert membership.tpr_at_fpr(hundred, 0.01) == 2 / 3
     assert math.isnan(membership.tpr_at_fpr(hundred, 0.001))
-    assert math.isnan(membership.auc(Scores(torch.tensor([]), torch.tensor([1.0]))))
+    assert math.isnan(membership.auc(*Scores(torch.tensor([]), torch.tensor([1.0]))))
     assert math.isnan(membership.tpr_at_fpr(Scores(torch.tensor([]), torch.arange(100.0)), 0.01))
     assert membership.tpr_at_fpr(Scores(torch.tensor([2e3, 5.0]), torch.arange(1000.0)), 0.001) == 0.5
 
@@ -166,9 +166,9 @@ def test_a_level_out_of_range(level):
 
 def test_scores_beyond_the_unit_interval_keep_their_order():
     scores = Scores(torch.tensor([60.0, 70.0], dtype=torch.float64), torch.tensor([50.0, 40.0], dtype=torch.float64))
-    assert membership.auc(scores) == 1
+    assert membership.auc(*scores) == 1
     close = Scores(torch.tensor([1 + 1e-12], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64))
-    assert membership.auc(close) == 1
+    assert membership.auc(*close) == 1
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,6 +1,6 @@
 import torch
 
-from lit_unlearn.metrics.random_features import RandomFeatures
+from lit_unlearn.attacks.recovery.random_features import RandomFeatures
 
 
 def test_products_are_a_gaussian_kernel():

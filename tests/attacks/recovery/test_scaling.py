@@ -3,8 +3,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser, unit_norm
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.scaling import NormGate, Standardiser, unit_norm
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -1,12 +1,12 @@
 """Information difference index: how much of what the stages say about the forget set is left (arXiv 2405.17878).
 
 Threat model. An auditor holds the unlearned model, Original, Retrain and the training images, and knows which of them
-were to be forgotten. He reads no class label and no output, so a model whose head alone was changed cannot hide.
+were to be forgotten. They read no class label and no output, so a change of the head alone hides nothing.
 
     IDI = Σ_l (I_θ - I_retrain) / Σ_l (I_θo - I_retrain),   I_l the InfoNCE bound of stage l on "forget or retain?"
 
 0 is as Retrain, 1 as Original, below 0 less than Retrain. Deviations from Jeon et al.: the critic is a small network on
-the stage's activations averaged over positions, where theirs trains the rest of the backbone anew, so the bound is
+the stage's activations averaged over positions, where theirs trains the rest of the backbone again, so the bound is
 looser, for all three models alike; it scores images that it was not trained on; the two sets weigh one half each, so
 that I is in bits, at most 1; and where Original's stages say no more than Retrain's, the index is undefined.
 """
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.representation.information import balanced_mean, pointwise_information
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import check_at_least
-from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 from lit_unlearn.results import AttackResult
 
 _SPLITS = ("forget", "retain")

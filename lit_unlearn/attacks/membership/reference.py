@@ -1,6 +1,6 @@
 """Membership inference with reference models: RMIA (arXiv 2312.03262), LiRA (arXiv 2112.03570), U-LiRA (2403.01218).
 
-Threat model. The attacker sees logits of the model, knows the labels, and can train models of his own: OUT models
+Threat model. The attacker sees logits of the model, knows the labels, and can train models of their own: OUT models
 without the forget set (Retrain with other seeds), and for U-LiRA also IN models, which saw it and unlearned it by the
 same method. That is the strongest attacker of the family: what any model finds easy counts for nothing.
 
@@ -8,12 +8,12 @@ same method. That is the strongest attacker of the family: what any model finds 
     lira     score = -log(1 - Φ((φ - median_out)/σ_out)), offline
     u_lira   score = log N(φ; IN) - log N(φ; OUT), against OUT models left out in turn, on the forget samples alone
 
-``rmia`` and ``lira`` tell forget samples from unseen ones of the same classes; RMIA's z are the unseen samples of the
-calibration half. ``u_lira`` asks of the forget samples whether this model unlearned them or never saw them.
+``rmia`` and ``lira`` separate forget samples from unseen ones of the same classes; RMIA's z are the unseen samples of
+the calibration half. ``u_lira`` asks of the forget samples whether this model unlearned them or never saw them.
 
 Deviations. The fixed variance is that around each sample's own median, not that of all log odds together; φ is exact
 where the papers' p/(1 - p) rounds; the direction is learnt on the calibration half, so a model that answers forget
-samples *worse* than one that never saw them is found out; a reference that answers exactly as the model under attack
+samples *worse* than one that never saw them is detected; a reference that answers exactly as the model under attack
 is that model, and does not count.
 """
 
@@ -27,12 +27,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_unlearn.attacks.membership import FORGET, MembershipAttack
+from lit_unlearn.attacks.membership.likelihood_ratio import (
+    VARIANCES,
+    Variance,
+    lira_offline,
+    rmia_offline,
+    unlearned_lira,
+)
+from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
+from lit_unlearn.attacks.membership.single_model import FORGET, MembershipAttack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
-from lit_unlearn.metrics.likelihood_ratio import VARIANCES, Variance, lira_offline, rmia_offline, unlearned_lira
-from lit_unlearn.metrics.membership import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
 from lit_unlearn.results import AttackResult
 
 Method = Literal["rmia", "lira", "u_lira"]
@@ -42,7 +48,7 @@ _LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "u_lira": 
 
 
 class ReferenceMembership(MembershipAttack):
-    """Tells forget samples by comparing the model with reference models.
+    """Detects forget samples by comparing the model with other models, trained without the forget set or unlearned.
 
     Args:
         method: ``rmia``, at least 1 reference; ``lira``, 2; ``u_lira``, 3 and 2 that unlearned.
@@ -50,7 +56,7 @@ class ReferenceMembership(MembershipAttack):
             the original's shape. Without any the attack is left out.
         unlearned_references: for ``u_lira``, weights of models that were trained with the forget set and unlearned it.
         variance: for LiRA, ``fixed`` or ``per_sample``; the latter wants dozens of references.
-        a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.metrics.rmia_offline`.
+        a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.attacks.membership.likelihood_ratio.rmia_offline`.
         gamma: for RMIA, above 0.
         seed: of the draw that matches classes.
         name: metric name prefix; the method by default.
@@ -121,7 +127,7 @@ class ReferenceMembership(MembershipAttack):
         return super().lacks(target)
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
         own = _log_odds(target.model, self.splits(target))
         out = self._others(target, self.references, own)
         inside = self._others(target, self.unlearned_references, own)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from lit_unlearn.metrics.reconstruction import descend, mean_colour, psnr, squared_error, ssim, total_variation
+from lit_unlearn.attacks.inversion.reconstruction import (
+    descend,
+    mean_colour,
+    psnr,
+    squared_error,
+    ssim,
+    total_variation,
+)
 
 
 def pictures(count=4, size=(3, 16, 16), seed=0):

@@ -1,14 +1,14 @@
 """Membership inference by what one model says: was the forget set trained on, and does the model still show it?
 
-Threat model. The attacker sees the model's answers (logits) to images whose labels he knows, some of which he knows to
-have been trained on or not; he holds no other model.
+Threat model. The attacker sees the model's answers (logits) to images whose labels they know, some of which they know
+to have been trained on or not; they hold no other model.
 
-SVCEfficacy is the field's "MIA" column: a support vector machine learns to tell retained from test samples by p_y, and
-the value is the share of forget samples that it calls non-members. It says nothing by itself: a class that was never
-seen has a p_y like neither. Match Retrain; higher is not better.
+SVCEfficacy is the field's "MIA" column: a support vector machine learns to separate retained from test samples by p_y,
+and the value is the share of forget samples that it calls non-members. It says nothing by itself: a class that was
+never seen has a p_y like neither. Match Retrain; higher is not better.
 
-ThresholdMembership tells forget samples from samples of the same classes that nobody trained on. Direction and
-threshold are learnt on one half of the samples and judged on the other, so no direction is assumed: forget samples that
+ThresholdMembership separates forget samples from samples of the same classes that nobody trained on. Direction and
+threshold are learnt on one half of the samples and scored on the other, so no direction is assumed: forget samples that
 look *less* seen than unseen ones are found too. .5 is no memory, and Retrain's value is what chance gives.
 
 Sources: Song and Mittal (arXiv 2003.10595) for the signals; Jia et al. (arXiv 2304.04934, code Unlearn-Sparse) and Fan
@@ -22,9 +22,7 @@ from typing import ClassVar, Literal
 import torch
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.target import Encoded, Target
-from lit_unlearn.errors import check_at_least, unknown
-from lit_unlearn.metrics.membership import (
+from lit_unlearn.attacks.membership.signals import (
     SIGNALS,
     Scores,
     class_balanced,
@@ -34,6 +32,8 @@ from lit_unlearn.metrics.membership import (
     published_signals,
     svc_non_member_share,
 )
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
 FORGET = "forget"
@@ -41,7 +41,7 @@ Signal = Literal["loss", "confidence", "entropy", "m_entropy", "margin"]
 
 
 class MembershipAttack(Attack):
-    """Base of the family: left out, with the reason, where a split that it reads has no samples.
+    """Base of the family: skipped, with the reason, where a split that it reads has no samples.
 
     Args:
         name: metric name prefix.
@@ -103,7 +103,7 @@ class SVCEfficacy(MembershipAttack):
 
 
 class ThresholdMembership(MembershipAttack):
-    """Tells forget samples from unseen samples of the same classes by one signal.
+    """Separates forget samples from unseen samples of the same classes by one signal.
 
     ``loss``, ``confidence`` and ``margin`` order samples alike, but for confidences that round to 1.
 
@@ -121,7 +121,7 @@ class ThresholdMembership(MembershipAttack):
         self.score = score
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~lit_unlearn.metrics.held_out_attack`."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
         sides = [target.model.gather(split) for split in self.splits(target)]
         members, non_members = (SIGNALS[self.score](side.logits, side.labels).cpu() for side in sides)
         draw = torch.Generator().manual_seed(self.seed)
@@ -130,7 +130,7 @@ class ThresholdMembership(MembershipAttack):
         return AttackResult(held_out_attack(calibration, evaluation))
 
 
-def _take(samples: Encoded, positions: torch.Tensor) -> Encoded:
+def _take(samples: Encoded, index: torch.Tensor) -> Encoded:
     """Logits and labels of some samples; what else is known of them is dropped."""
-    positions = positions.to(samples.labels.device)
-    return Encoded(samples.features[:0], samples.logits[positions], samples.labels[positions], {})
+    index = index.to(samples.labels.device)
+    return Encoded(samples.features[:0], samples.logits[index], samples.labels[index], {})

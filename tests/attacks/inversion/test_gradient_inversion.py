@@ -11,15 +11,15 @@ from torchvision.models import VisionTransformer
 from lit_unlearn.artifacts import ImageGrid
 from lit_unlearn.attacks import Evaluation, GradientInversion
 from lit_unlearn.attacks.images import draw
-from lit_unlearn.attacks.inversion import removed
-from lit_unlearn.attacks.search import InversionProblem, Search
+from lit_unlearn.attacks.inversion.gradient_inversion import removed
+from lit_unlearn.attacks.inversion.gradient_matching import GradientMatching
+from lit_unlearn.attacks.inversion.reconstruction import mean_colour, psnr
+from lit_unlearn.attacks.inversion.search import InversionProblem, InversionSearch
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision, load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
-from lit_unlearn.metrics.gradient_matching import GradientMatching
-from lit_unlearn.metrics.reconstruction import mean_colour, psnr
 
 NUMBERS = {"mse", "psnr", "ssim", "psnr_floor", "distance", "gradient_norm"}
 
@@ -159,8 +159,8 @@ def test_the_difference_is_of_parameters_that_both_have_in_double_precision():
 def searched(monkeypatch):
     """Every search that is begun from here on."""
     begun = []
-    search = Search.__call__
-    monkeypatch.setattr(Search, "__call__", lambda self, *args: begun.append(self) or search(self, *args))
+    search = InversionSearch.__call__
+    monkeypatch.setattr(InversionSearch, "__call__", lambda self, *args: begun.append(self) or search(self, *args))
     return begun
 
 

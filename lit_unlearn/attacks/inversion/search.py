@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.images import sum_over_ranks
+from lit_unlearn.attacks.inversion.directions import NamedGradients
+from lit_unlearn.attacks.inversion.gradient_matching import GradientMatching
+from lit_unlearn.attacks.inversion.reconstruction import descend
 from lit_unlearn.attacks.target import rank_and_world
-from lit_unlearn.metrics.directions import Gradients
-from lit_unlearn.metrics.gradient_matching import GradientMatching
-from lit_unlearn.metrics.reconstruction import descend
 
 _CHUNK_BYTES = 2**31
 _COPIES = 4
@@ -31,7 +31,7 @@ class InversionProblem(NamedTuple):
 
     labels: Tensor
     signs: Tensor
-    directions: Callable[[Tensor], Gradients]
+    directions: Callable[[Tensor], NamedGradients]
     features: Tensor | None = None
 
 
@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Search:
+class InversionSearch:
     """How to search; the options are those of :class:`lit_unlearn.attacks.inversion.GradientInversion`.
 
     Attributes:

@@ -12,13 +12,13 @@ from torch import nn
 
 from lit_unlearn.attacks import Evaluation, SVCEfficacy, Target, ThresholdMembership
 from lit_unlearn.attacks.membership import MembershipAttack
+from lit_unlearn.attacks.membership.signals import SIGNALS, Scores, class_balanced, held_out_attack
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.data import Digits
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Pretrain
-from lit_unlearn.metrics.membership import SIGNALS, Scores, class_balanced, held_out_attack
 from lit_unlearn.reports.report import Report
 
 TRAINED = 400
@@ -158,7 +158,7 @@ def test_efficacy_is_scikit_learns_machine_on_confidences(make_target, nets_of_f
 
 def test_members_are_balanced_and_few_samples_can_be_asked_for(make_target, nets_of_four, four_splits, monkeypatch):
     used = []
-    monkeypatch.setattr("lit_unlearn.attacks.membership.svc_non_member_share", lambda *x: used.append(x) or 0.5)
+    monkeypatch.setattr("lit_unlearn.attacks.membership.single_model.svc_non_member_share", lambda *x: used.append(x) or 0.5)
     images, labels = four_splits["retain"]
     skewed = torch.cat([(labels == 2).nonzero().flatten(), (labels == 3).nonzero().flatten()[:7]])
     splits = {**four_splits, "retain": (images[skewed], labels[skewed])}

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lit_unlearn.attacks.recovery.reservoir import Reservoir
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.reservoir import Reservoir
 
 
 def stream(reservoir, count, batch=7):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lit_unlearn.attacks.inversion.batchable import FrozenNorm, batchable
+from lit_unlearn.attacks.inversion.directions import infer_features, infer_label, inner, log_odds_against, unit
+from lit_unlearn.attacks.inversion.gradient_matching import GradientMatching
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.batchable import FrozenNorm, batchable
-from lit_unlearn.metrics.directions import infer_features, infer_label, inner, margin, unit
-from lit_unlearn.metrics.gradient_matching import GradientMatching
 
 ENGINES = ("loop", "vmap", "two_pass")
 
@@ -42,11 +42,11 @@ def plain_gradient(net, image, label):
     return dict(zip(dict(net.named_parameters()), torch.autograd.grad(loss, list(net.parameters())), strict=True))
 
 
-def test_the_margin_is_cross_entropy_before_softplus():
+def test_the_log_odds_against_the_label_are_cross_entropy_before_softplus():
     logits = torch.randn(7, 5, dtype=torch.float64) * 10
     labels = torch.arange(7) % 5
     expected = nn.functional.cross_entropy(logits, labels, reduction="none")
-    found = torch.logaddexp(margin(logits, labels), torch.zeros(7, dtype=torch.float64))
+    found = torch.logaddexp(log_odds_against(logits, labels), torch.zeros(7, dtype=torch.float64))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -1,6 +1,7 @@
-"""Gradients of a classifier as directions: the margin that they are taken of, their length, and what the head's tells.
+"""Gradients of a classifier as directions: of which quantity, their length, and what those of the head show.
 
-With the margin φ = logsumexp of the other logits − z_y, CE = softplus(φ), so ∇CE = σ(φ)∇φ: both point the same way.
+With the log odds against the label, φ = logsumexp of the other logits − z_y, CE = softplus(φ), so ∇CE = σ(φ)∇φ: both
+have the same direction.
 """
 
 from collections.abc import Mapping
@@ -8,23 +9,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-Gradients = Mapping[str, Tensor]
+NamedGradients = Mapping[str, Tensor]
 """By parameter name; for a batch each tensor is (B, …)."""
 
 
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
+def log_odds_against(logits: Tensor, labels: Tensor) -> Tensor:
     """φ = logsumexp of the other logits − z_y, (B,), of logits (B, C) and labels (B,); CE = softplus(φ)."""
     own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
     others = logits.masked_fill(own, -torch.inf).logsumexp(1)
     return others - logits.masked_fill(~own, 0.0).sum(1)
 
 
-def inner(left: Gradients, right: Gradients) -> Tensor:
+def inner(left: NamedGradients, right: NamedGradients) -> Tensor:
     """The inner product over all parameters of ``right``, ()."""
     return torch.stack([(left[name] * right[name]).sum() for name in right]).sum()
 
 
-def unit(gradients: Gradients) -> tuple[dict[str, Tensor], Tensor]:
+def unit(gradients: NamedGradients) -> tuple[dict[str, Tensor], Tensor]:
     """The gradients over their common length, and that length; 0 stays 0."""
     peak = torch.stack([value.abs().max() for value in gradients.values() if value.numel()]).max()
     peak = torch.where(peak > 0, peak, 1.0)  # no square shall vanish

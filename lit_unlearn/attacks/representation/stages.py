@@ -1,6 +1,6 @@
 """Similarity to Original and Retrain, and spread, stage by stage: where in the network did the forgetting happen?
 
-Threat model. An auditor holds the unlearned model, the training images, the original and, as a yardstick, Retrain; no
+Threat model. An auditor holds the unlearned model, the training images, the original and, as the reference, Retrain; no
 label is read. None of this is an adversary's gain by itself: it shows how deep the change goes, and what a recovery
 that fails has failed on, a set of features that lost its spread or one that merely moved.
 
@@ -8,7 +8,7 @@ that fails has failed on, a set of features that lost its spread or one that mer
 
 Linear CKA is Kornblith et al.'s (arXiv 1905.00414), here with the unbiased HSIC, since images are often not many more
 than dimensions. A set that has collapsed to a point has no CKA: it is undefined, never a flattering 0, and variance and
-effective rank stand beside it. Deviation: stages are averaged over positions first, as all attacks see them.
+effective rank are reported beside it. Deviation: stages are averaged over positions first, as all attacks see them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -11,8 +11,8 @@ of many steps leaks far less than one step: read a weak ``delta`` beside its ``c
 Source: Hu et al., "Learn what you want to unlearn", S&P 2024 (arXiv 2404.03233), after Geiping et al., "Inverting
 gradients", 2020 (arXiv 2003.14053). Deviations: g* is the difference after the whole of unlearning, where the
 published code takes a single step of ascent, which is the oracle; restarts are chosen by the distance of the clamped
-image that is returned; PSNR is of images in [0, 1], each on its own; the gradient is of the logit margin, which points
-the same way.
+image that is returned; PSNR is of images in [0, 1], each on its own; the gradient is of the log odds against the label,
+which has the same direction.
 """
 
 import copy
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from lit_unlearn.artifacts import Artifact, ImageGrid
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import draw, sum_over_ranks
-from lit_unlearn.attacks.search import Found, InversionProblem, Search
+from lit_unlearn.attacks.inversion.directions import NamedGradients, infer_features, infer_label, inner, unit
+from lit_unlearn.attacks.inversion.gradient_matching import EngineName, GradientMatching
+from lit_unlearn.attacks.inversion.reconstruction import mean_colour, psnr, squared_error, ssim
+from lit_unlearn.attacks.inversion.search import Found, InversionProblem, InversionSearch
 from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least, unknown
-from lit_unlearn.metrics.directions import Gradients, infer_features, infer_label, inner, unit
-from lit_unlearn.metrics.gradient_matching import EngineName, GradientMatching
-from lit_unlearn.metrics.reconstruction import mean_colour, psnr, squared_error, ssim
 from lit_unlearn.results import AttackResult
 
 _SHOWN = 16
@@ -57,8 +57,8 @@ class GradientInversion(Attack):
         warm_start: begin with a search, a quarter as long, for an image of the features that the head's gradient gives
             away: exactly if it is of a single image. The head needs a bias.
         chunk: images × restarts × signs in memory at once; None fits them to 2 GiB.
-        engine: ``loop``, ``vmap`` or ``two_pass``, see :mod:`lit_unlearn.metrics.gradient_matching`; ``auto`` times all
-            three. They agree up to rounding, so name one where two runs shall give the same digits.
+        engine: ``loop``, ``vmap`` or ``two_pass``, see :mod:`~lit_unlearn.attacks.inversion.gradient_matching`;
+            ``auto`` measures all three. They agree up to rounding: name one where two runs must give the same digits.
         compile: compile ``vmap``, which takes minutes for deep networks.
         name: metric name prefix; None is ``gradient``.
 
@@ -107,7 +107,7 @@ class GradientInversion(Attack):
             raise UsageError(f"compile is for engine vmap or auto, but engine is {engine}")
         self.gradient, self.at, self.images, self.seed = gradient, at, images, seed
         self.labels, self.warm_start, self.engine, self.compile = labels, warm_start, engine, compile
-        self.search = Search(steps, lr, tv, restarts, seed, chunk, drop=not compile)
+        self.search = InversionSearch(steps, lr, tv, restarts, seed, chunk, drop=not compile)
         self.needs_original = gradient == "delta" or at == "original"
 
     def evaluate(self, target: Target) -> AttackResult:
@@ -137,7 +137,7 @@ class GradientInversion(Attack):
         guessed, features = self._read({name: torch.cat(head) for name, head in heads.items()})
         guessed = labels if self.labels == "known" else guessed
 
-        def directions(index: Tensor) -> Gradients:
+        def directions(index: Tensor) -> NamedGradients:
             return matching.gradients(images[index], labels[index])[0]
 
         problem = InversionProblem(guessed[:, None], images.new_ones(1), directions, features)
@@ -166,14 +166,14 @@ class GradientInversion(Attack):
         images, labels = draw(target, "forget", self.images, self.seed)
         unknowns, features = self._read(heads) if not silent else (labels, None)
         if self.labels == "known":
-            # One direction cannot tell two images of a label apart: one search serves both.
+            # One direction does not distinguish two images of a label: one search serves both.
             classes, which = torch.unique(labels, return_inverse=True)
             guesses = classes[:, None].expand(-1, 2)
         else:
             guesses, which = unknowns[None], torch.zeros_like(labels)
         shared = {name: value.to(images.dtype) for name, value in direction.items()}
 
-        def directions(index: Tensor) -> Gradients:
+        def directions(index: Tensor) -> NamedGradients:
             return {name: value.expand(len(index), *value.shape) for name, value in shared.items()}
 
         begin = None if features is None else features[:1].expand(len(guesses), -1)
@@ -187,7 +187,7 @@ class GradientInversion(Attack):
     def _matching(self, place: EncodedData, names: Mapping[str, Tensor] | None = None) -> GradientMatching:
         return GradientMatching(copy.deepcopy(place.backbone).float(), names, self.engine, self.compile)
 
-    def _read(self, heads: Gradients) -> tuple[Tensor, Tensor | None]:
+    def _read(self, heads: NamedGradients) -> tuple[Tensor, Tensor | None]:
         """Labels (B,) and, for a warm start, features (B, d), from gradients (B, …) of the head."""
         if self.warm_start and _BIAS not in heads:
             raise UsageError("warm_start needs a head with a bias, and this backbone's has none: set it to false")

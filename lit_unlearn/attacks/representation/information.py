@@ -1,11 +1,12 @@
-"""How much a representation tells about a yes-or-no property: the InfoNCE bound, from a critic on held-out samples.
+"""The information of a representation about a yes-or-no property: the InfoNCE bound of a critic on held-out samples.
 
 InfoNCE (van den Oord et al., arXiv 1807.03748) bounds the mutual information of z and y from below by the mean of
 log [e^f(z, y) / mean_y' e^f(z, y')] for any critic f. With y one of two equally frequent values it is
 
     I = 1 - mean log₂(1 + e^-m),   m = ±(f(z, 1) - f(z, 0)), + where y is 1
 
-in bits: one minus the cross-entropy of a classifier with logit f(z, 1) - f(z, 0). 1 is "z tells y", 0 "it does not".
+in bits: one minus the cross-entropy of a classifier with logit f(z, 1) - f(z, 0). 1 is "z determines y", 0 is "z says
+nothing".
 """
 
 import math
@@ -21,7 +22,7 @@ _PAIRS = 128
 
 
 def pointwise_information(yes: Tensor, no: Tensor, width: int = 64, steps: int = 300, seed: int = 0) -> Tensor:
-    """What each sample's representation tells about which of two sets it is of, in bits.
+    """The information of each sample's representation about which of two sets it is of, in bits.
 
     The mean, with each set weighing one half, is the InfoNCE bound on I(z; y). The critic is a network with one hidden
     layer on standardised features. Two are trained, each on every other sample of both sets, in batches of 128 pairs,
@@ -82,7 +83,7 @@ def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _train(sets: list[Tensor], width: int, steps: int, seed: int) -> nn.Module:
-    """A critic that tells standardised samples (N, d) of the first set from (M, d) of the second."""
+    """A critic that separates standardised samples (N, d) of the first set from (M, d) of the second."""
     draw = torch.Generator().manual_seed(seed)
     features = sets[0].shape[1]
     # Made on no device, so that nothing is drawn from the global random state.

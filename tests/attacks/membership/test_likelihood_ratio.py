@@ -6,9 +6,10 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, lira_online, rmia_offline, unlearned_lira
+from lit_unlearn.attacks.membership.signals import Scores
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.likelihood_ratio import lira_offline, lira_online, rmia_offline, unlearned_lira
-from lit_unlearn.metrics.membership import Scores, auc
+from lit_unlearn.metrics.detection import auc
 
 OUT = torch.tensor([[0.0, 10.0], [2.0, 10.0], [4.0, 13.0]])
 CENTRE, SQUARES = (2.0, 10.0), (4.0, 3.0)
@@ -58,7 +59,7 @@ def simulated(effect, count=2000, references=16, seed=0):
 
 
 def told(score, member):
-    return auc(Scores(score[member], score[~member]))
+    return auc(*Scores(score[member], score[~member]))
 
 
 def test_comparison_with_references_finds_members_where_the_answer_alone_does_not():
@@ -112,9 +113,9 @@ def test_u_lira_of_one_more_model_that_never_saw_the_samples_is_a_coin():
     asked, never = unlearned_lira(phi[~member], inside[:, ~member], out[:, ~member])
     assert asked.shape == never.shape == (16, 2000)
     # Pairs of one sample hang together: the noise is that of the samples, not of the pairs.
-    assert auc(Scores(asked.flatten(), never.flatten())) == pytest.approx(0.5, abs=3 * math.sqrt(2 / 2000 / 12))
+    assert auc(*Scores(asked.flatten(), never.flatten())) == pytest.approx(0.5, abs=3 * math.sqrt(2 / 2000 / 12))
     asked, never = unlearned_lira(phi[member], inside[:, member], out[:, member])
-    assert auc(Scores(asked.flatten(), never.flatten())) > 0.7
+    assert auc(*Scores(asked.flatten(), never.flatten())) > 0.7
 
 
 def test_u_lira_leaves_out_the_model_that_it_scores():

@@ -1,8 +1,8 @@
-"""Which way an image pushes a network's weights, and how to move the image so that it pushes a given way.
+"""In which direction an image moves a network's weights, and how to change the image to get a given direction.
 
 The distance of an image x' to a direction g* is 1 − cos(∇θ CE(m(x'), y), g*), one cosine over all parameters. With the
-margin φ = logsumexp of the other logits − z_y, CE = softplus(φ), so ∇CE = σ(φ)∇φ: both point the same way, but the
-gradient of a confident image drowns in rounding. So everything here is about ∇φ, and no number changes.
+log odds φ = logsumexp of the other logits − z_y, CE = softplus(φ), so ∇CE = σ(φ)∇φ: both have the same direction, but
+the gradient of a confident image is lost in rounding. So ∇φ takes its place, and no number changes.
 
 Three engines compute the same. ``loop`` goes image by image; ``vmap`` takes all images through one double backward;
 ``two_pass`` needs none: g by a backward pass, v = ∂distance/∂g in closed form, and ∇ₓ⟨g, v⟩ as the derivative of ∇ₓφ
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lit_unlearn.attacks.inversion.batchable import batchable
+from lit_unlearn.attacks.inversion.directions import NamedGradients, inner, log_odds_against, unit
 from lit_unlearn.errors import unknown
-from lit_unlearn.metrics.batchable import batchable
-from lit_unlearn.metrics.directions import Gradients, inner, margin, unit
 
-Loss = Callable[[Gradients, Tensor, Tensor], Tensor]
+Loss = Callable[[NamedGradients, Tensor, Tensor], Tensor]
 """From parameters, an image (C, H, W) and its label () to a number ()."""
 
 Slope = tuple[Tensor, Tensor]
@@ -72,12 +72,12 @@ class GradientMatching:
         if compile:
             self.engines["vmap"] = torch.compile(vmapped)
 
-    def loss(self, parameters: Gradients, image: Tensor, label: Tensor) -> Tensor:
-        """The margin φ of one image (C, H, W), ()."""
+    def loss(self, parameters: NamedGradients, image: Tensor, label: Tensor) -> Tensor:
+        """The log odds φ of one image (C, H, W), ()."""
         logits = functional_call(self.network, dict(parameters), (image[None],))
-        return margin(logits, label[None])[0]
+        return log_odds_against(logits, label[None])[0]
 
-    def __call__(self, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor) -> Slope:
+    def __call__(self, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor) -> Slope:
         """Distances and slopes.
 
         Args:
@@ -108,19 +108,19 @@ class GradientMatching:
         """The gradient of the sum of the batch's cross-entropies, in float64."""
         leaves = {name: value.requires_grad_() for name, value in self._detached().items()}
         logits = functional_call(self.network, leaves, (images,))
-        loss = nn.functional.softplus(margin(logits, labels)).sum()
+        loss = nn.functional.softplus(log_odds_against(logits, labels)).sum()
         found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         return {name: value.double() for name, value in zip(leaves, found, strict=True)}
 
     def _detached(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.parameters.items()}
 
-    def _run(self, engine: str, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor) -> Slope:
+    def _run(self, engine: str, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor) -> Slope:
         # Fused attention can be differentiated neither twice nor forward.
         with sdpa_kernel(SDPBackend.MATH):
             return self.engines[engine](self.loss, self.parameters, images, labels, targets, signs)
 
-    def _fastest(self, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor) -> str:
+    def _fastest(self, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor) -> str:
         best, least = "loop", float("inf")
         for engine in ("vmap", "two_pass", "loop"):
             few = slice(4 if engine == "loop" else None)
@@ -135,14 +135,16 @@ class GradientMatching:
                 best, least = engine, seconds
         return best
 
-    def _timed(self, engine: str, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor) -> float:
+    def _timed(self, engine: str, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor) -> float:
         started = time.perf_counter()
         distances, _ = self._run(engine, images, labels, targets, signs)
         distances.sum().item()  # waits for the device
         return time.perf_counter() - started
 
 
-def loop(loss: Loss, parameters: Gradients, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor) -> Slope:
+def loop(
+    loss: Loss, parameters: NamedGradients, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor
+) -> Slope:
     """Distances and slopes, image by image, by a double backward each."""
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     distances, slopes = [], []
@@ -159,11 +161,11 @@ def loop(loss: Loss, parameters: Gradients, images: Tensor, labels: Tensor, targ
 
 
 def vmapped(
-    loss: Loss, parameters: Gradients, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor
+    loss: Loss, parameters: NamedGradients, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor
 ) -> Slope:
     """Distances and slopes of all images by one batched double backward."""
 
-    def distance(image: Tensor, label: Tensor, target: Gradients, sign: Tensor) -> Tensor:
+    def distance(image: Tensor, label: Tensor, target: NamedGradients, sign: Tensor) -> Tensor:
         gradient = grad(loss)(parameters, image, label)
         return 1 - sign * inner(gradient, target) / _length(gradient)
 
@@ -172,11 +174,11 @@ def vmapped(
 
 
 def two_pass(
-    loss: Loss, parameters: Gradients, images: Tensor, labels: Tensor, targets: Gradients, signs: Tensor
+    loss: Loss, parameters: NamedGradients, images: Tensor, labels: Tensor, targets: NamedGradients, signs: Tensor
 ) -> Slope:
     """Distances and slopes of all images by a batched backward and a batched forward-mode product."""
 
-    def slope(image: Tensor, label: Tensor, target: Gradients, sign: Tensor) -> Slope:
+    def slope(image: Tensor, label: Tensor, target: NamedGradients, sign: Tensor) -> Slope:
         gradient = grad(loss)(parameters, image, label)
         length = _length(gradient)
         cosine = inner(gradient, target) / length
@@ -188,11 +190,11 @@ def two_pass(
     return found
 
 
-def _length(gradients: Gradients) -> Tensor:
+def _length(gradients: NamedGradients) -> Tensor:
     return (inner(gradients, gradients) + _TINY).sqrt()
 
 
-ENGINES: dict[str, Callable[[Loss, Gradients, Tensor, Tensor, Gradients, Tensor], Slope]] = {
+ENGINES: dict[str, Callable[[Loss, NamedGradients, Tensor, Tensor, NamedGradients, Tensor], Slope]] = {
     "loop": loop,
     "vmap": vmapped,
     "two_pass": two_pass,

@@ -2,8 +2,8 @@
 
 Threat model. None: a picture for the auditor, who holds the model and labelled test images. PCA keeps distances, and
 all models are drawn on one scale, so contraction shows; t-SNE (van der Maaten and Hinton, JMLR 2008) keeps neighbours
-only. Every model's map is of the same images, so Original's is the "before" of all others. What two dimensions cannot
-show may still be there: a blot on the map is no proof of forgetting.
+only. Every model's map is of the same images, so Original's is the "before" of all others. Two dimensions do not
+show everything: a single point on the map is no proof of forgetting.
 """
 
 from typing import ClassVar, Literal
@@ -24,8 +24,8 @@ _METHODS = ("pca", "tsne")
 class FeatureMap(Attack):
     """Features of test images in two dimensions, as the artifact ``map``.
 
-    Each model has its own axes; a map is then turned or mirrored, never stretched, to lie as close to the original's as
-    it can. Where no whole class is forgotten, forget images stand beside the test images as a group of their own. One
+    Each model has its own axes; a map is then rotated or mirrored, never scaled, to be as close to the original's as
+    possible. Where no whole class is forgotten, forget images stand beside the test images as a group of their own. One
     number, for PCA: ``explained``, the share of the variance that the map shows; undefined where there is none.
 
     Args:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_unlearn.attacks.representation.information import balanced_mean, pointwise_information
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.information import balanced_mean, pointwise_information
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

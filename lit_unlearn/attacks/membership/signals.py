@@ -1,4 +1,4 @@
-"""Was a sample seen in training? Signals of single samples, fair comparison sets, and how well a score tells.
+"""Was a sample seen in training? Signals of single samples, fair comparison sets, and how well a score separates.
 
 Every signal is oriented alike: the higher, the more a sample looks like one that was trained on. All are float64.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from lit_unlearn.errors import UsageError, check_fraction
+from lit_unlearn.metrics.detection import auc
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -203,19 +204,10 @@ class Scores(NamedTuple):
     non_members: Tensor
 
 
-def auc(scores: Scores) -> float:
-    """Chance that a member scores higher than a non-member, ties counted half; NaN where one side is empty."""
-    from sklearn.metrics import roc_auc_score
-
-    if not (len(scores.members) and len(scores.non_members)):
-        return math.nan
-    return float(roc_auc_score(*_labelled(scores)))
-
-
 def tpr_at_fpr(scores: Scores, level: float) -> float:
     """The largest share of members that a threshold finds at a share of false alarms of at most ``level``.
 
-    NaN where there are fewer than 1/level non-members, who cannot tell such a share, or no members.
+    NaN where there are fewer than 1/level non-members, too few for such a share, or no members.
 
     Args:
         scores: of members and non-members.
@@ -237,10 +229,10 @@ HELD_OUT_NUMBERS = ("auc", "tpr_at_1pct", "tpr_at_0.1pct", "balanced_accuracy", 
 
 
 def held_out_attack(calibration: Scores, evaluation: Scores) -> dict[str, float]:
-    """An attack by threshold: direction and threshold are learnt on one half of the samples and judged on the other.
+    """An attack by threshold: direction and threshold are learnt on one half of the samples and scored on the other.
 
     Members are taken to score higher, unless in the calibration half they score lower by more than two standard errors
-    of an AUC without any signal: a coin would else turn a weak signal round. The threshold has the best balanced
+    of an AUC without any signal: chance would otherwise turn a weak signal round. The threshold has the best balanced
     accuracy there.
 
     Args:
@@ -249,19 +241,19 @@ def held_out_attack(calibration: Scores, evaluation: Scores) -> dict[str, float]
 
     Returns:
         ``auc``, ``tpr_at_1pct``, ``tpr_at_0.1pct`` and ``balanced_accuracy`` on the evaluation half, and ``direction``,
-        -1 where members are taken to score lower and else 1. What cannot be told is NaN.
+        -1 where members are taken to score lower and else 1. What is undefined is NaN.
     """
     from sklearn.metrics import roc_curve
 
     if not all(len(side) for half in (calibration, evaluation) for side in half):
         return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
     noise = math.sqrt(sum(1 / len(side) for side in calibration) / 12)
-    direction = -1.0 if auc(calibration) < 0.5 - 2 * noise else 1.0
+    direction = -1.0 if auc(*calibration) < 0.5 - 2 * noise else 1.0
     learn, test = (Scores(direction * half.members, direction * half.non_members) for half in (calibration, evaluation))
     fpr, tpr, thresholds = roc_curve(*_labelled(learn), drop_intermediate=False)
     threshold = thresholds[(tpr - fpr).argmax()]
     found, alarms = (float((side >= threshold).double().mean()) for side in test)
-    numbers = (auc(test), tpr_at_fpr(test, 0.01), tpr_at_fpr(test, 0.001), (found + 1 - alarms) / 2, direction)
+    numbers = (auc(*test), tpr_at_fpr(test, 0.01), tpr_at_fpr(test, 0.001), (found + 1 - alarms) / 2, direction)
     return dict(zip(HELD_OUT_NUMBERS, numbers, strict=True))
 
 

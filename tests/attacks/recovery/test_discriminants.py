@@ -6,8 +6,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 from torch.nn.functional import one_hot
 
+from lit_unlearn.attacks.recovery.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.metrics.normal_equations import NormalEquations, measure
 
 
