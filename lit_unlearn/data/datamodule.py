@@ -19,7 +19,7 @@ PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": sli
 VALIDATION = "validation"
 
 
-class Method(Protocol):
+class UnlearnMethod(Protocol):
     """What the data reads of the method that it is trained with."""
 
     @property
@@ -238,11 +238,11 @@ class UnlearnDataModule(LightningDataModule):
             "augment": None if self.augment is None else dict(vars(self.augment)),
         }
 
-    def _method(self) -> Method:
+    def _method(self) -> UnlearnMethod:
         module = None if self.trainer is None else self.trainer.lightning_module
         if not hasattr(module, "order_in"):
             raise UsageError(f"UnlearnDataModule needs an UnlearnModule as model, but got {type(module).__name__}")
-        return cast(Method, module)
+        return cast(UnlearnMethod, module)
 
     def _evaluation_loader(self, name: str, part: str = "all") -> EvaluationBatches:
         train = name in ("forget", "retain", VALIDATION)

@@ -180,7 +180,7 @@ def _cached(
     paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: Callable[[Path, Tensor], None]
 ) -> Tensor:
     size = torch.Size(shape).numel()
-    digest = _fingerprint(paths, shape)
+    digest = _fingerprint(paths, f"{decode.__name__} {shape}")
     try:
         if not _is_valid(cache, size, digest):
             temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
@@ -205,8 +205,8 @@ def _is_valid(cache: Path, size: int, digest: bytes) -> bool:
         return file.read(len(digest) + 1) == digest
 
 
-def _fingerprint(paths: Sequence[Path], shape: tuple[int, ...]) -> bytes:
-    digest = hashlib.sha256(repr(shape).encode())
+def _fingerprint(paths: Sequence[Path], settings: str) -> bytes:
+    digest = hashlib.sha256(settings.encode())
     for path in paths:
         state = path.stat()
         digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))

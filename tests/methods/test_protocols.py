@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
-from lit_unlearn.data.datamodule import Method
+from lit_unlearn.data.datamodule import UnlearnMethod
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.methods.protocols import Split, UnlearnData
@@ -33,7 +33,7 @@ def test_the_data_module_has_what_methods_read(make_data):
 
 
 def test_a_method_has_what_the_data_reads(make_backbone):
-    agree(Method, FineTune(make_backbone()))
+    agree(UnlearnMethod, FineTune(make_backbone()))
 
 
 def test_a_foreign_module_is_refused(make_data, make_trainer):
