@@ -1,4 +1,4 @@
-"""A real browser without a window, to look at pages as a reader's does."""
+"""A real browser without a window, that opens pages as a reader does."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 def open_page(path: Path, profile: Path) -> tuple[str, str]:
-    """The document as the browser understood it, and what it said meanwhile."""
+    """The document as the browser understood it, and its log."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += f" --disable-component-update --disable-sync --enable-logging=stderr --user-data-dir={profile / 'profile'}"
     command = [str(CHROMIUM), *flags.split(), "--dump-dom", path.as_uri()]

@@ -38,6 +38,11 @@ class Gap:
         """Which terms the mean is of."""
         return ", ".join(self.terms)
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has all four terms."""
+        return len(self.terms) == len(TERMS)
+
 
 def unlearning_scores(row: Row) -> dict[str, float]:
     """UA = 100 - forget accuracy, RA, TA (test accuracy on the retained classes) and MIA (efficacy), in percent.

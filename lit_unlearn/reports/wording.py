@@ -60,8 +60,10 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
     """Sentences that qualify the headline: utility, the effect of attacks, what is missing."""
     found = [f"Reason: {row.reason}."] if row.status != "ok" and row.reason else []
     if verdict.utility_lost is not None:
-        change = f"{_points(abs(verdict.utility_lost))} points {'below' if verdict.utility_lost >= 0 else 'above'}"
-        found.append(f"{_UTILITY[verdict.utility]}: accuracy on the retained test images is {change} Original.")
+        lost = _points(abs(verdict.utility_lost))
+        change = f"{lost} points {'below' if verdict.utility_lost > 0 else 'above'} Original"
+        change = "that of Original" if lost == "0.0" else change
+        found.append(f"{_UTILITY[verdict.utility]}: accuracy on the retained test images is {change}.")
     elif row.status == "ok":
         found.append("Utility is unknown: accuracy on the retained test images is missing, here or for Original.")
     if row.status == "ok":

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from browser import needs_browser, open_page
 
 from lit_unlearn.artifacts import ImageGrid, PointMap
 from lit_unlearn.reports.gallery import Artifacts
-from lit_unlearn.reports.page import render, write_page
+from lit_unlearn.reports.page import fragment, render, write_page
 from lit_unlearn.reports.rows import Row
 
 VOID = {"meta", "link", "br", "use", "path", "img"}
@@ -202,14 +203,61 @@ def test_importing_reports_draws_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
+NOTEBOOK = """<table><tr><td id="outside">1</td></tr></table>{fragment}<iframe src="report.html"></iframe>
+<iframe src="broken.html"></iframe><script>
+const style = (cell) => {{ const found = getComputedStyle(cell); return found.padding + " " + found.textAlign; }};
+document.body.dataset.outside = style(document.getElementById("outside"));
+document.body.dataset.inside = style(document.querySelector(".lit-unlearn td"));
+document.body.dataset.width = document.querySelector(".lit-unlearn table").getBoundingClientRect().width;
+</script>"""
+
+
 @needs_browser
-def test_a_browser_opens_the_page_without_a_complaint(
+def test_a_browser_opens_page_and_fragment_without_a_complaint(
     tmp_path: Path, original: Row, retrain: Row, shallow: Row
 ) -> None:
-    path = tmp_path / "report.html"
-    write_page(path, [original, retrain, shallow], artifacts())
-    dumped, said = open_page(path, tmp_path)
-    assert "The strongest attack (recovery/worst)" in dumped
-    assert "CONSOLE" not in said
-    path.write_text(path.read_text().replace("</body>", '<img src="missing.png"></body>'))
-    assert "CONSOLE" in open_page(path, tmp_path)[1]
+    rows = [original, retrain, shallow]
+    write_page(tmp_path / "report.html", rows, artifacts())
+    text = (tmp_path / "report.html").read_text()
+    (tmp_path / "broken.html").write_text(text.replace("</body>", '<img src="missing.png"></body>'))
+    path = tmp_path / "notebook.html"
+    path.write_text("<!doctype html>" + NOTEBOOK.format(fragment=fragment(rows)))
+    dumped, log = open_page(path, tmp_path)
+    sources = re.findall(r"CONSOLE.*source: file:\S*/(\S+)", log)
+    assert sources == ["broken.html"], "the browser finds a fault where there is one, and nowhere else"
+    found = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dumped[dumped.index("<body") :].partition(">")[0]))
+    assert found["outside"] == "1px start", "the fragment's style stays in the fragment"
+    assert found["inside"].endswith(" right")
+    assert float(found["width"]) > 300
+
+
+def test_the_fragment_is_the_first_part_of_the_page(original: Row, retrain: Row, shallow: Row) -> None:
+    shallow.skipped = {"inversion": "no original"}
+    part, page = fragment([original, retrain, shallow]), render([original, retrain, shallow])
+    parser = Nesting()
+    parser.feed(part)
+    assert parser.open == []
+    assert not parser.seen.keys() & {"html", "head", "body", "script", "h1", "svg", "iframe", "link"}
+    assert parser.seen["table"] == parser.seen["style"] == 1
+    text = plain(part)
+    for sentence in (
+        "The strongest attack (recovery/worst) names 91.0 % of unseen images",
+        "Shallow forgetting GA",
+        "Utility is kept",
+        "inversion was not run: no original.",
+        "GA no attack 0.0 +0.0 93.0 \N{MINUS SIGN}2.0 0.0 +0.0 92.0 \N{MINUS SIGN}1.7 recovery/worst 90.0 +57.0",
+    ):
+        assert sentence in text
+        assert sentence in plain(page)
+    assert "No Original and no Retrain row" in plain(fragment([shallow]))
+    evil = "<script>alert(1)</script>"
+    assert "<script" not in fragment([replace(shallow, method=evil, reason=evil, skipped={evil: evil})])
+
+
+def test_a_model_that_was_not_attacked_enough_has_no_colour_of_success(make_row: Callable[..., Row]) -> None:
+    passed = {"recovery/hr": (0.3, 0.9, 0.3, 0.9), "recovery/fm": (0.3, 0.9, 0.3, 0.9)}
+    rows = [make_row(name, (0.0, 0.9, 0.0, 0.92), passed) for name in ("Original", "Retrain", "GA")]
+    page = render(rows)
+    assert '<span class="mark none">Not attacked enough</span>' in page
+    assert not re.search(r'class="mark (good|bad|warn)"', page)
+    assert '<section class="tile good">' not in page.partition("Forgotten, strongest attack")[0]

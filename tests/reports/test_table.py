@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.table import results_table
+from lit_unlearn.reports.table import plain_table, results_table
 
 
 def shown(rows: list[Row], width: int = 120) -> list[str]:
@@ -37,7 +37,7 @@ def test_the_unknown_is_a_dash_and_the_failed_is_marked() -> None:
     assert lines == [["GA", "no attack", *["\N{EN DASH}"] * 4], ["", "diverged: loss was nan [bold]", "", "", "", ""]]
 
 
-def test_missing_references_are_said(original: Row, retrain: Row, shallow: Row) -> None:
+def test_missing_references_are_named(original: Row, retrain: Row, shallow: Row) -> None:
     assert "No Original and no Retrain row" in "\n".join(shown([shallow]))
     assert "No Retrain row" in "\n".join(shown([shallow, original]))
     elsewhere = Row("Retrain", "ok", split={"hash": "other"})
@@ -50,3 +50,14 @@ def test_nothing_is_cut_on_a_narrow_terminal(original: Row, retrain: Row) -> Non
     text = "\n".join(shown([original, retrain], width=80))
     assert "…" not in text
     assert all(number in text for number in ("93.0", "91.7", "33.0"))
+
+
+def test_the_text_has_table_and_verdict(original: Row, retrain: Row, shallow: Row) -> None:
+    text = plain_table([shallow, retrain, original])
+    assert all(number in text for number in ("91.7", "33.0", "93.7"))
+    last = text.splitlines()[-1]
+    assert last.startswith(
+        "GA: Shallow forgetting. The strongest attack (recovery/worst) names 91.0 % of unseen images"
+    )
+    assert text.count("Shallow forgetting") == 1
+    assert "\x1b" not in plain_table([Row("\x1b[2J", "ok"), original])
