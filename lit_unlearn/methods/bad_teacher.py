@@ -24,7 +24,7 @@ from lit_unlearn.methods.retrain import must_differ, reinitialise
 from lit_unlearn.seed import run_seed
 
 Reduction = Literal["batchmean", "elementwise_mean"]
-_REDUCTIONS = {"batchmean": "batchmean", "elementwise_mean": "mean"}
+_REDUCTIONS = ("batchmean", "elementwise_mean")
 
 
 class BadTeacher(UnlearnModule):
@@ -55,7 +55,7 @@ class BadTeacher(UnlearnModule):
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         if reduction not in _REDUCTIONS:
             raise unknown("reduction", reduction, _REDUCTIONS)
-        self.reduction = _REDUCTIONS[reduction]
+        self.reduction = reduction
         self.teacher = self.original_copy()
         self.bad_teacher = random_copy(backbone)
 
@@ -65,7 +65,8 @@ class BadTeacher(UnlearnModule):
         assert self.teacher is not None
         with torch.no_grad():
             taught = blend(self.teacher(images), self.bad_teacher(images), is_forget)
-        loss = kl_div(log_softmax(self(images), 1), taught, reduction=self.reduction)
+        losses = kl_div(log_softmax(self(images), 1), taught, reduction="none")
+        loss = losses.mean() if self.reduction == "elementwise_mean" else losses.sum(1).mean()
         self.log("train/loss", loss, batch_size=len(labels))
         return loss
 

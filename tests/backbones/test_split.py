@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from torch import Tensor, nn
 from torchvision import models
 
@@ -288,6 +288,7 @@ def test_a_copy_can_be_checked() -> None:
 
 
 def test_a_config_can_name_each_backbone() -> None:
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)  # as the command line does
     parser = ArgumentParser()
     parser.add_argument("--backbone", type=Backbone)
     vision = {"image_size": 16, "patch_size": 4, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}

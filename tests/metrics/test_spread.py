@@ -62,6 +62,7 @@ def test_four_shards_merged_equal_one_pass() -> None:
         torch.testing.assert_close(merged.compute()[name], value, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # torchmetrics, of a metric without samples
 def test_without_samples_or_with_infinite_ones_all_is_unknown() -> None:
     assert all(value.isnan().all() for value in Spread(3).compute().values())
     x = randn(5, 3)
