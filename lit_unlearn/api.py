@@ -34,7 +34,7 @@ Weights = str | Path | nn.Module
 _QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a run measured. ``print(result)`` shows table and verdict; a notebook shows the first part of the page.
 
@@ -50,6 +50,8 @@ class Result:
 
     def __str__(self) -> str:
         return plain_table(self.rows)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return fragment(self.rows)

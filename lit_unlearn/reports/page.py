@@ -55,7 +55,7 @@ class Entry:
     @property
     def mark(self) -> str:
         """CSS class of the verdict: good, warn, bad or none."""
-        if self.verdict is None or self.verdict.level in ("unjudged", "untested"):
+        if self.verdict is None or self.verdict.level in ("unjudged", "untested", "inconclusive"):
             return "none"
         if self.verdict.level != "deep" or self.verdict.utility == "damaged":
             return "warn" if self.verdict.level == "part" else "bad"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNKNOWN = "\N{EN DASH}"
+_TEXT_WIDTH = 110
 
 
 def percent(fraction: float | None) -> str:
@@ -79,7 +80,7 @@ def plain_table(rows: Sequence[Row]) -> str:
     from rich.console import Console
 
     text = io.StringIO()
-    Console(file=text).print(results_table(rows))
+    Console(file=text, width=_TEXT_WIDTH, force_jupyter=False, color_system=None).print(results_table(rows))
     rows = in_order(without_repeats(rows))
     for row, label in zip(rows, labels(rows), strict=True):
         if row.method not in (ORIGINAL, RETRAIN):

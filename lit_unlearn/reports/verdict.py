@@ -26,7 +26,7 @@ MINIMUM_ATTACKS = ("recovery/worst",)
 _LEAKAGE_ATTACKS = ("membership/", "detectability/")
 _AUCS = ("auc", *(f"{split.removesuffix('_acc')}_auc" for split in FORGOTTEN))
 
-Level = Literal["deep", "part", "shallow", "remembers", "untested", "unjudged", "failed"]
+Level = Literal["deep", "part", "shallow", "remembers", "untested", "inconclusive", "unjudged", "failed"]
 Utility = Literal["kept", "reduced", "damaged", "unknown"]
 
 
@@ -58,7 +58,8 @@ class Verdict:
 
     Attributes:
         level: ``deep`` (no attack exceeds Retrain), ``part``, ``shallow``, ``remembers``, ``untested`` (too few
-            attacks for ``deep``), ``unjudged`` (no Retrain, or no attack) or ``failed`` (the run did not end well).
+            attacks for ``deep``), ``inconclusive`` (no attack separates Original from Retrain), ``unjudged`` (no Retrain,
+            or no attack) or ``failed`` (the run did not end well).
         utility: accuracy on retained test data, compared with Original's.
         utility_lost: Original's minus the row's, as a fraction.
         no_attack: accuracy on forgotten data without an attack, where it exceeds Retrain most.
@@ -107,7 +108,18 @@ def judge(row: Row, rows: Sequence[Row]) -> Verdict:
     judged = _level(row, no_attack, worst)
     if judged == "deep" and not set(MINIMUM_ATTACKS) <= set(compared):
         judged = "untested"
+    elif judged == "deep" and leakage is None and not _separates_references(attacked):
+        judged = "inconclusive"
     return Verdict(judged, utility, lost, no_attack, worst, compared, uncompared, constant, leakage)
+
+
+def _separates_references(attacked: Sequence[Finding]) -> bool:
+    """Whether an attack names more on Original than on Retrain, by more than the tolerance, or Original is unknown.
+
+    Where none does, Original itself would pass, and so does whatever keeps all of its knowledge.
+    """
+    pairs = [(f.original - f.retrain, f) for f in attacked if f.original is not None and f.retrain is not None]
+    return not pairs or any(lead > f.tolerance for lead, f in pairs)
 
 
 def tolerance_beside(retrain: float | None, original: float | None) -> float:

@@ -9,6 +9,7 @@ TITLES: dict[Level, str] = {
     "shallow": "Shallow forgetting",
     "remembers": "Not forgotten",
     "untested": "Not attacked enough",
+    "inconclusive": "Inconclusive",
     "unjudged": "Not judged",
     "failed": "No result",
 }
@@ -39,7 +40,7 @@ def headline(row: Row, verdict: Verdict) -> str:
         return f"The model {degree}. Without any attack it names {_beside_retrain(no_attack)}."
     if verdict.level == "deep" and verdict.leakage:
         return f"The forgotten images are detectable. {_detection(verdict.leakage)}."
-    if verdict.level in ("deep", "shallow", "untested") and worst:
+    if verdict.level in ("deep", "shallow", "untested", "inconclusive") and worst:
         return f"The strongest attack ({worst.attack}) names {_beside_retrain(worst)}."
     return "There is not enough evidence for a verdict."
 
@@ -90,6 +91,11 @@ def _about_evidence(verdict: Verdict) -> list[str]:
             "features small passes linear readouts of raw features. Run at least the quick suite of attacks "
             "(configs/attack/quick.yaml), which has the worst case over many readouts (WorstRecovery)."
         )
+    if verdict.level == "inconclusive":
+        found.append(
+            "These attacks cannot separate Original from Retrain on these images, so they cannot show whether the model "
+            "forgot. Original itself would pass them."
+        )
     if verdict.level == "deep":
         found.append("The verdict covers only the attacks of this run. A stronger attack may recover more.")
     if worst is None:
@@ -112,7 +118,7 @@ def _about_numbers(verdict: Verdict) -> list[str]:
         found.append(f"The strongest attack ({worst.attack}) names {_beside_retrain(worst)}.")
     if verdict.level == "shallow" and no_attack:
         found.append(f"Without any attack, the model names {_percent(no_attack.value)} of {IMAGES[no_attack.split]}.")
-    if verdict.level in ("deep", "untested") and worst and worst.tolerance > DEPTH_TOLERANCE:
+    if verdict.level in ("deep", "untested", "inconclusive") and worst and worst.tolerance > DEPTH_TOLERANCE:
         resolved = _points(worst.tolerance)
         found.append(f"With this few images, differences below {resolved} points cannot be resolved.")
     if no_attack and no_attack.excess is not None and no_attack.excess < -no_attack.tolerance:

@@ -160,7 +160,8 @@ def test_a_model_withstands_only_with_the_worst_case_measured(
 ) -> None:
     """Head recovery and feature mapping are passed by the control Rescale."""
     withstood = dict.fromkeys(attacks, (0.3, 0.9, 0.3, 0.9))
-    rows = {name: make_row(name, (0.0, 0.9, 0.0, 0.92), withstood) for name in ("Original", "Retrain", "GA")}
+    rows = {name: make_row(name, (0.0, 0.9, 0.0, 0.92), withstood) for name in ("Retrain", "GA")}
+    rows["Original"] = make_row("Original", (0.0, 0.9, 0.0, 0.92), dict.fromkeys(attacks, (0.9, 0.9, 0.9, 0.9)))
     row, found = rows["GA"], judge(rows["GA"], list(rows.values()))
     assert found.level == level
     assert found.good == found.withstood == (level == "deep")
@@ -181,6 +182,7 @@ def detected(make_row: MakeRow, found: float, retrain: float = 0.52, key: str = 
     """The verdict on a row that withstands recovery, and in which forgotten images are detected with that AUC."""
     withstood = {"recovery/worst": (0.33, 0.9, 0.33, 0.9)}
     rows = {name: make_row(name, (0.0, 0.9, 0.0, 0.92), withstood, **fields) for name in ("Original", "Retrain", "GA")}
+    rows["Original"].attacks["recovery/worst/forget_acc"] = 0.9
     rows["Retrain"].attacks[key], rows["GA"].attacks[key] = retrain, found
     return judge(rows["GA"], list(rows.values()))
 
@@ -241,3 +243,17 @@ def test_few_images_widen_the_tolerance_of_an_auc(make_row: MakeRow) -> None:
     few = {"hash": "x", "forgotten_classes": [0, 1, 2], "counts": {"forget": 60, "test_retain": 60}}
     assert detected(make_row, 0.70, split=few).leakage is None
     assert detected(make_row, 0.95, split=few).leakage is not None
+
+
+@pytest.mark.parametrize(("lead", "level"), [(0.0, "inconclusive"), (0.015, "inconclusive"), (0.2, "deep")])
+def test_where_no_attack_separates_the_references_nothing_is_shown(make_row: MakeRow, lead: float, level: str) -> None:
+    """Original keeps everything and would pass; so would the control HeadOnly."""
+    retrained = {"recovery/worst": (0.75, 0.9, 0.75, 0.9)}
+    leading = {"recovery/worst": (0.75 + lead, 0.9, 0.75 + lead, 0.9)}
+    original = make_row("Original", (0.9, 0.9, 0.9, 0.92), leading)
+    retrain = make_row("Retrain", (0.0, 0.9, 0.0, 0.92), retrained)
+    row = make_row("HeadOnly", (0.0, 0.9, 0.0, 0.92), retrained)
+    found = judge(row, [original, retrain, row])
+    assert (found.level, found.withstood) == (level, level == "deep")
+    assert any("Original" in text and "cannot" in text for text in remarks(row, found)) == (level == "inconclusive")
+    assert judge(row, [retrain, row]).level == "deep", "without Original its lead is unknown"
