@@ -13,7 +13,7 @@ pytestmark = pytest.mark.cluster
 ONE_NODE, TWO_NODES = [
     shlex.split(line) for line in (ROOT / "docs/cluster.md").read_text().splitlines() if line.startswith("sbatch ")
 ]
-SMALL = ("--trainer.accelerator=cpu", "--evaluation.retrain=null", "--evaluation.yardsticks=false")
+SMALL = ("--trainer.accelerator=cpu", "--evaluation.retrain=null", "--evaluation.reference_models=false")
 
 
 def submit(user: User, command: list[str], *settings: str) -> tuple[str, Path]:

@@ -158,7 +158,9 @@ def test_efficacy_is_scikit_learns_machine_on_confidences(make_target, nets_of_f
 
 def test_members_are_balanced_and_few_samples_can_be_asked_for(make_target, nets_of_four, four_splits, monkeypatch):
     used = []
-    monkeypatch.setattr("lit_unlearn.attacks.membership.single_model.svc_non_member_share", lambda *x: used.append(x) or 0.5)
+    monkeypatch.setattr(
+        "lit_unlearn.attacks.membership.single_model.svc_non_member_share", lambda *x: used.append(x) or 0.5
+    )
     images, labels = four_splits["retain"]
     skewed = torch.cat([(labels == 2).nonzero().flatten(), (labels == 3).nonzero().flatten()[:7]])
     splits = {**four_splits, "retain": (images[skewed], labels[skewed])}
