@@ -62,7 +62,7 @@ def folder(trained_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFa
         "evaluation": {
             **attacks["evaluation"],
             "retrain": "digits_resnet8_retrain_classes_0_1_2",
-            "yardsticks": False,
+            "reference_models": False,
         },
         "report": {"page": False},
     }
