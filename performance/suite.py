@@ -69,7 +69,7 @@ def score(target: Target) -> None:
 
 def attack(target: Target, times: dict[str, float], device: str) -> None:
     for each in quick_suite():
-        spent = seconds(lambda each=each: each.fire("unlearned", target), device)
+        spent = seconds(lambda each=each: each.evaluate(target), device)
         times[each.title] = min(spent, times.get(each.title, spent))
 
 

@@ -42,6 +42,9 @@ class Evaluation(Driver):
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
             such as the upper bound of gradient inversion. None computes it in each run.
+
+    Raises:
+        UsageError: if ``retrain`` is of another type.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Evaluation(Driver):
         reference_models: bool = True,
         cache: str | Path | None = None,
     ) -> None:
+        if not isinstance(retrain, str | Path | nn.Module | None):
+            raise UsageError(f"retrain is {retrain!r}, but must be weights, a network or None")
         self.retrain = retrain
         self.suite = suite
         self.reference_models = reference_models

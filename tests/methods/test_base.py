@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_split_is_refused(make_backbone, make_data, fit,
     report = Report(page=False)
     here, made = (make_data(classes=classes).split.hash for classes in ([1], [0]))
     with pytest.raises(UsageError, match=f"the checkpoint forgets split {made}, but this run is on split {here}"):
-        getattr(make_trainer(report, max_epochs=2), how)(
+        getattr(make_trainer(Evaluation(), report, max_epochs=2), how)(
             Retrain(make_backbone(seed=3)), datamodule=make_data(classes=[1]), ckpt_path=tmp_path / "run.ckpt"
         )
     assert report.rows == []

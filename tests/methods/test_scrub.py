@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim import SGD
 
+from lit_unlearn.attacks import Evaluation
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import SCRUB
 from lit_unlearn.reports.report import CHECKPOINT, Report
@@ -70,7 +71,7 @@ def test_the_trainer_knows_how_long_each_epoch_is_and_validates_after_each(fit, 
 
 def test_a_curve_has_a_point_for_each_epoch_that_had_the_pass(fit, make_backbone, make_data):
     report = Report(page=False)
-    fit(SCRUB(make_backbone()), make_data(), report, max_epochs=4)
+    fit(SCRUB(make_backbone()), make_data(), Evaluation(), report, max_epochs=4)
     curves = report.rows[-1].curves
     assert [int(epoch) for epoch, _ in curves["train/retain_loss"]] == [0, 1, 2, 3]
     assert [int(epoch) for epoch, _ in curves["train/forget_loss"]] == [0, 1]
@@ -190,7 +191,7 @@ def test_rewind_never_looks_at_the_test_set(fit, make_backbone, make_data, monke
 
 def test_what_is_saved_at_the_end_holds_the_chosen_epoch_alone(fit, make_trainer, make_backbone, make_data):
     report, data = Report(page=False), make_data(fraction=0.4, forget_batch_size=4)
-    module, _ = rewound(fit, make_backbone, data, report)
+    module, _ = rewound(fit, make_backbone, data, Evaluation(), report)
     saved = torch.load(report.directory / CHECKPOINT, weights_only=True)
     assert not any("scrub" in name for name in saved)
     assert {name.partition(".")[0] for name in saved["state_dict"]} == {"backbone"}

@@ -158,8 +158,7 @@ def test_efficacy_is_scikit_learns_machine_on_confidences(make_target, nets_of_f
 
 def test_members_are_balanced_and_few_samples_can_be_asked_for(make_target, nets_of_four, four_splits, monkeypatch):
     used = []
-    asked = lambda *sides: used.append(sides) or 0.5  # noqa: E731
-    monkeypatch.setattr("lit_unlearn.attacks.membership.single_model.svc_non_member_share", asked)
+    monkeypatch.setattr(
         "lit_unlearn.attacks.membership.single_model.svc_non_member_share", lambda *x: used.append(x) or 0.5
     )
     images, labels = four_splits["retain"]
