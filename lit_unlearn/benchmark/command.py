@@ -100,12 +100,12 @@ def report(args: Sequence[str]) -> None:
 
 
 def _exhibits(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Exhibit]]]:
-    """Whatever the runs of a benchmark have left beside their numbers."""
+    """The exhibits that the runs of a benchmark have written."""
     for row in rows:
-        told = row.benchmark
-        path = (root / folder_of(told["scenario"], told["experiment"], told["key"]) / EXHIBITS).resolve()
+        run = row.benchmark
+        path = (root / folder_of(run["scenario"], run["experiment"], run["key"]) / EXHIBITS).resolve()
         if path.is_relative_to(root.resolve()) and path.exists():
-            yield f"{told['key']}/{row.method}", read_exhibits(path).get(row.method, {})
+            yield f"{run['key']}/{row.method}", read_exhibits(path).get(row.method, {})
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
