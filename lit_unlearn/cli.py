@@ -236,7 +236,7 @@ def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     """The newest checkpoint that runs of this method left: to resume from for ``fit``, else of a finished one.
 
     Raises:
-        UsageError: if there is none to score; ``fit`` starts from the beginning, so that one command serves first and later starts.
+        UsageError: if there is none to score; ``fit`` starts from the beginning, so that one command serves each start.
     """
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger
