@@ -97,7 +97,7 @@ class UnlearnCLI(LightningCLI):
         if _is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = _method(settings)
         retrain = settings.evaluation.retrain
-        if retrain is None or Path(retrain).suffix == ".pt" or not is_config(retrain):
+        if retrain is None or not is_config(retrain):
             return
         if settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing

@@ -340,3 +340,8 @@ def test_a_section_is_named_by_its_keys(tmp_path: Path) -> None:
 )
 def test_a_name_is_of_a_config_or_of_weights(name: str, config: bool) -> None:
     assert is_config(name) == config
+
+
+def test_a_file_of_weights_is_no_config_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "run#1.pt").touch()
+    assert not is_config(tmp_path / "run#1.pt")
