@@ -96,7 +96,7 @@ class UnlearnCLI(LightningCLI):
         if _is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = _method(settings)
         retrain = settings.evaluation.retrain
-        if retrain is None or Path(retrain).suffix == ".pt" or not is_config(retrain):
+        if retrain is None or not is_config(retrain):
             return
         if settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing
@@ -186,7 +186,7 @@ def run_one(args: list[str]) -> None:
 
 
 def main(args: ArgsType = None) -> None:
-    """The console script: one clear line and a non-zero status for whatever the user got wrong."""
+    """The console script: a user error is one line on stderr and status 2."""
     words = sys.argv[1:] if args is None else args
     ours = not _process_group_is_open()
     try:
@@ -234,7 +234,7 @@ def _is_unnamed(logger: Any) -> bool:
 
 
 def _directory_of(callback: Any) -> str | None:
-    """Where a ModelCheckpoint of the settings was told to write."""
+    """The directory that the settings of a ModelCheckpoint name."""
     return callback.get("init_args", {}).get("dirpath") if hasattr(callback, "get") else None
 
 
@@ -242,7 +242,7 @@ def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     """The newest checkpoint that runs of this method left: to resume from for ``fit``, else of a finished one.
 
     Raises:
-        UsageError: if there is none to score; ``fit`` begins anew, so that one command serves first and later starts.
+        UsageError: if there is none to score; ``fit`` starts from the beginning, so that one command serves each start.
     """
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger

@@ -1,4 +1,4 @@
-"""One line for whatever the user got wrong, made of what Lightning's parser and others report at length."""
+"""One line for each user error, made of what Lightning's parser and others report at length."""
 
 import argparse
 import re

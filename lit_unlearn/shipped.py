@@ -53,6 +53,8 @@ def shipped_config(name: str | Path) -> Path:
 
 def is_config(name: str | Path) -> bool:
     """Whether a name means a config, as opposed to weights: by its ending, by a section, or as a shipped config."""
+    if (path := Path(name)).is_file():
+        return path.suffix in (".yaml", ".yml")
     file, _, section = str(name).partition("#")
     return bool(section) or file.endswith((".yaml", ".yml")) or file in shipped_names()
 

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,13 @@ EXPERIMENTS = [
 DEPTH = [name for name in read_config("tuned/opc_depth") if name not in ("pretrain", "retrain")]
 
 
-def sampled(cases: list[tuple[str, str, str]]) -> Iterator[object]:
+def sampled(cases: list[tuple[str, str, str]]) -> list[object]:
     """The cases, all but a few of them marked as slow."""
-    for case in cases:
-        marks = [] if case[1] == "class" and case[2] in SAMPLE else [pytest.mark.slow]
-        yield pytest.param(*case, id="/".join(case), marks=marks)
+    return [case_of(*case, slow=case[1] != "class" or case[2] not in SAMPLE) for case in cases]
+
+
+def case_of(*values: object, slow: bool, id: str | None = None) -> object:
+    return pytest.param(*values, id=id or "/".join(map(str, values)), marks=[pytest.mark.slow] if slow else [])
 
 
 def printed(folder: Path, *words: object, subcommand: str = "fit") -> Settings:
@@ -197,17 +198,21 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_fashion_mnist() -> Iterator[object]:
-    for data, scenario, name in EXPERIMENTS:
-        if data == "fashion_mnist":
-            marks = [] if (scenario, name) == ("class", "opc") else [pytest.mark.slow]
-            yield pytest.param(experiment(name, data, scenario), id=f"{scenario}/{name}", marks=marks)
-    for name in DEPTH:
-        words = ["--config", "base/fashion_mnist_class", "--config", f"tuned/opc_depth#{name}"]
-        yield pytest.param(words, id=f"depth/{name}", marks=[] if name == "opc_late" else [pytest.mark.slow])
+ON_FASHION_MNIST = [
+    case_of(experiment(name, data, scenario), id=f"{scenario}/{name}", slow=(scenario, name) != ("class", "opc"))
+    for data, scenario, name in EXPERIMENTS
+    if data == "fashion_mnist"
+] + [
+    case_of(
+        ["--config", "base/fashion_mnist_class", "--config", f"tuned/opc_depth#{name}"],
+        id=f"depth/{name}",
+        slow=name != "opc_late",
+    )
+    for name in DEPTH
+]
 
 
-@pytest.mark.parametrize("words", on_fashion_mnist())
+@pytest.mark.parametrize("words", ON_FASHION_MNIST)
 def test_an_experiment_on_fashion_mnist_runs_on_a_part(
     words: list[str], part_of_fashion_mnist: Path, tmp_path: Path
 ) -> None:
@@ -230,16 +235,16 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def references() -> Iterator[object]:
-    for scenario in SCENARIOS:
-        for name in (name.partition("/")[2] for name in names_of("model")):
-            if scenario == "class" or name not in CLASSES_ONLY:
-                marks = [] if scenario == "class" and name in ("scrub", "rescale") else [pytest.mark.slow]
-                yield pytest.param(scenario, name, id=f"{scenario}/{name}", marks=marks)
+REFERENCES = [
+    case_of(scenario, name, slow=(scenario, name) not in (("class", "scrub"), ("class", "rescale")))
+    for scenario in SCENARIOS
+    for name in (name.partition("/")[2] for name in names_of("model"))
+    if scenario == "class" or name not in CLASSES_ONLY
+]
 
 
 @pytest.mark.usefixtures("any_sum_is_right")
-@pytest.mark.parametrize(("scenario", "name"), references())
+@pytest.mark.parametrize(("scenario", "name"), REFERENCES)
 def test_a_reference_runs_on_small_files(scenario: str, name: str, small_files: Path, tmp_path: Path) -> None:
     words = ["--config", f"base/cifar10_{scenario}", "--config", f"model/{name}"]
     small = ("--data.source.root", small_files, "--model.backbone.width=4", "--report.page=false")
@@ -275,9 +280,7 @@ def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, 
     assert {row.data["augment"]["flip"] for row in rows} == {False}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "quick" in name else []) for name in names_of("attack")]
-)
+@pytest.mark.parametrize("name", [case_of(name, slow=name.endswith(("quick", "suite"))) for name in names_of("attack")])
 def test_an_attack_runs_composed(name: str, tmp_path: Path) -> None:
     settings = read_config(name)
     wanted = settings["trainer"]["callbacks"]
@@ -337,3 +340,8 @@ def test_a_section_is_named_by_its_keys(tmp_path: Path) -> None:
 )
 def test_a_name_is_of_a_config_or_of_weights(name: str, config: bool) -> None:
     assert is_config(name) == config
+
+
+def test_a_file_of_weights_is_no_config_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "run#1.pt").touch()
+    assert not is_config(tmp_path / "run#1.pt")

@@ -101,12 +101,12 @@ def report(args: Sequence[str]) -> None:
 
 
 def _artifacts(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Artifact]]]:
-    """Whatever the runs of a benchmark have left beside their numbers."""
+    """The artifacts that the runs of a benchmark have written."""
     for row in rows:
-        told = row.benchmark
-        path = (root / folder_of(told["scenario"], told["experiment"], told["key"]) / ARTIFACTS).resolve()
+        run = row.benchmark
+        path = (root / folder_of(run["scenario"], run["experiment"], run["key"]) / ARTIFACTS).resolve()
         if path.is_relative_to(root.resolve()) and path.exists():
-            yield f"{told['key']}/{row.method}", read_artifacts(path).get(row.method, {})
+            yield f"{run['key']}/{row.method}", read_artifacts(path).get(row.method, {})
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:

@@ -1,4 +1,4 @@
-"""What the runs of a grid have left: which of them are finished, and their rows as one file."""
+"""The results of the runs of a grid: which of them are finished, and their rows as one file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ RESULTS, ROWS = "results.json", "rows.json"
 
 
 def collect(runs: Sequence[Run], root: Path) -> list[Row]:
-    """Gathers the rows of finished runs into ``rows.json``, beside those that it holds already, and returns them.
+    """Collects the rows of finished runs into ``rows.json``, beside those that it holds already, and returns them.
 
     Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
     """
@@ -34,7 +34,7 @@ def collect(runs: Sequence[Run], root: Path) -> list[Row]:
 
 
 def _rows_of(run: Run, root: Path) -> list[Row]:
-    """What a run measured, each row with how its model was made; a model that was not made well is not measured."""
+    """The rows of a run, each with how its model was made; a model that diverged is not measured."""
     makers = {ORIGINAL: "model.init_args.weights", RETRAIN: "evaluation.retrain"}
     unlearned = run.needs.get("ckpt_path")
     if unlearned is not None and (failed := _ended_badly(unlearned, root)):
@@ -63,9 +63,9 @@ def results_of(run: Run, root: Path) -> list[Row]:
 
 
 def _identity(row: Row) -> tuple[str, ...]:
-    told = row.benchmark
-    varied = [sorted(told.get(name, {}).items()) for name in ("seeds", "variant")]
-    return told["scenario"], told["experiment"], str(varied), row.method
+    run = row.benchmark
+    varied = [sorted(run.get(name, {}).items()) for name in ("seeds", "variant")]
+    return run["scenario"], run["experiment"], str(varied), row.method
 
 
 def kept_rows(root: Path) -> list[Row]:
@@ -74,11 +74,11 @@ def kept_rows(root: Path) -> list[Row]:
 
 
 def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:
-    """Whether the run need not be run: its row is known by its key, or its folder holds a whole result."""
+    """Whether the run need not be executed: its row is known by its key, or its folder holds a complete result."""
     if run.reports and run.key in known:
         return True
     if "ckpt_path" in run.needs and _ended_badly(run.needs["ckpt_path"], root):
         return True
     rows = results_of(run, root)
-    whole = bool(rows) and all(row.status != "interrupted" for row in rows)
-    return whole and (run.reports or run.weights(root).exists())
+    complete = bool(rows) and all(row.status != "interrupted" for row in rows)
+    return complete and (run.reports or run.weights(root).exists())

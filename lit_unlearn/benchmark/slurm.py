@@ -1,8 +1,8 @@
-"""Runs runs as jobs of Slurm, through submitit: whatever is ready goes into the queue as one job array.
+"""Executes runs as jobs of Slurm, through submitit: the runs that are ready go into the queue as one job array.
 
 Jobs outlive the command. Which job has which run is written down, so that the same command, called again after it was
 stopped, waits for the jobs that are still there and does not send their runs a second time. A job that Slurm puts back
-into the queue begins its run anew, unless the run was finished. A job that has gone without an answer is found by
+into the queue starts its run again, unless the run was finished. A job that is gone without an answer is found by
 asking the queue (``squeue``), so that no accounting data base is needed.
 """
 
@@ -34,7 +34,7 @@ class Slurm:
 
     Args:
         partition: None takes the cluster's own choice.
-        time: minutes after which a job is ended, and its run told as failed.
+        time: minutes after which a job is ended, and its run has failed.
         cpus: of each job.
         gpus: of each job, none or one.
         extra: further options of ``sbatch`` by their long names, such as ``{account: mine, mem: 8G}``.
@@ -53,7 +53,7 @@ class Slurm:
         for name in ("time", "cpus"):
             check_at_least(f"launcher.slurm.{name}", getattr(self, name), 1)
         if self.gpus not in (0, 1):
-            raise UsageError(f"launcher.slurm.gpus is {self.gpus}, but a run runs on none or on one")
+            raise UsageError(f"launcher.slurm.gpus is {self.gpus}, but a run uses none or one")
         check_at_least("launcher.slurm.every", self.every, 0, strict=True)
 
 
@@ -84,7 +84,7 @@ class SlurmPool:
     """Cells that wait or run in the queue.
 
     Args:
-        run: runs one run in a job and returns why it failed; it is pickled by name.
+        run: executes one run in a job and returns why it failed; it is pickled by name.
         root: the benchmark's own folder, which all nodes must see.
         options: what each job asks for.
         workers: how many jobs of one array may run at once.
@@ -127,7 +127,7 @@ class SlurmPool:
 
     @property
     def labels(self) -> list[str]:
-        """What runs, and how much waits for a node."""
+        """What is executed, and how many runs wait for a node."""
         given = self.running.values()
         running = [one.run.label for one in given if one.state not in ("PENDING", "CONFIGURING")]
         waiting = len(given) - len(running)
@@ -218,7 +218,7 @@ def _executor(folder: Path, options: Slurm, workers: int, threads: int | None) -
     asked: dict[str, Any] = {
         "job_name": "lit_unlearn",
         "time": options.time,
-        "signal_delay_s": min(90, 30 * options.time),  # a job is told before its time is over, and not at its start
+        "signal_delay_s": min(90, 30 * options.time),  # the signal comes before the time is over, and not at the start
         "ntasks_per_node": 1,
         "cpus_per_task": options.cpus,
         # Since Slurm 22.05 srun no longer takes this over from sbatch.
@@ -258,6 +258,6 @@ def _answer(given: _Given) -> str | None:
 
 
 def _last_line(error: Exception) -> str:
-    told = getattr(error, "stderr", None) or str(error)
-    lines: Sequence[str] = [line.strip() for line in str(told).splitlines() if line.strip()]
+    text = getattr(error, "stderr", None) or str(error)
+    lines: Sequence[str] = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

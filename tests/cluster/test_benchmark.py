@@ -75,7 +75,7 @@ def test_jobs_outlive_the_command_are_put_back_and_get_lost_and_each_run_is_exec
 
 def test_what_slurm_refuses_is_one_line(user: User) -> None:
     ask = ("--launcher.slurm.partition=nowhere", "--grid.methods=[opc]", "--output=out")
-    command = user.start("lit-unlearn", "benchmark", "--config", "configs/benchmark/digits.yaml", *ask)
+    command = user.start("lit-unlearn", "benchmark", "--config", "benchmark/digits", *ask)
     user.until(lambda: command.poll() is not None, "the refusal")
     assert command.returncode == 2
     said = (user.folder / "out.txt").read_text()
