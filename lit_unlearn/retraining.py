@@ -81,7 +81,10 @@ def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:
     alike = {name: run["trainer"].get(name) for name in ("accelerator", "precision", *_SHOWN)}
     backbone = {"backbone": run["model"]["init_args"]["backbone"]}
     below = {"model": {"class_path": "Retrain", "init_args": backbone}, "trainer": alike, "seed_everything": 0}
-    own = merged(below, read_config(config))
+    try:
+        own = merged(below, read_config(config))
+    except UsageError as error:
+        raise UsageError(f"evaluation.retrain: {error}") from error
     # One process trains it. What a config of a run says of devices, checkpoints and attacks is for the run.
     trainer = {**own["trainer"], **_OF_ONE_PROCESS}
     return {"model": own["model"], "data": run["data"], "trainer": trainer, "seed_everything": own["seed_everything"]}

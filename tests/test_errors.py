@@ -256,7 +256,7 @@ MADE = [
         *BARE, "--data.forget.classes=[0,1,2,3,4,5,6,7,8,9]", says=("all 1442", "nothing is left"), id="all to forget"
     ),
     *[
-        inline(*BARE, f"--data.forget.fraction={value}", says=(value, "between 0 and 1"), id=f"fraction {value}")
+        inline(*BARE, f"--data.forget.fraction={value}", says=("forget: fraction", value), id=f"fraction {value}")
         for value in ("1.5", "-0.1", "1.0")
     ],
     inline(*FIT, "--data.batch_size=-1", says=("batch_size is -1", "at least 2"), id="batch size"),
