@@ -29,11 +29,11 @@ def recovery_bars(rows: Sequence[Row]) -> str:
         return ""
     import matplotlib
 
-    shown = _states(rows)
+    states = _states(rows)
     with matplotlib.rc_context(STYLE):
-        bars = sum(sum(state in forgotten(row, rows) for state in shown) for row in rows)
+        bars = sum(sum(state in forgotten(row, rows) for state in states) for row in rows)
         figure = new_figure(0.235 * bars + 0.44 * len(rows) + 0.75)
-        _draw_bars(figure.subplots(), rows, shown)
+        _draw_bars(figure.subplots(), rows, states)
         return as_svg(figure, "Accuracy on forgotten data, without an attack and after each one, by model")
 
 
@@ -61,7 +61,7 @@ def _states(rows: Sequence[Row]) -> list[str]:
     return [NO_ATTACK, *attacks[: max(1, min(MAX_ATTACKS, MAX_BARS // len(rows) - 1))]]
 
 
-def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
+def _draw_bars(axes: Axes, rows: Sequence[Row], states: Sequence[str]) -> None:
     y, ticks = 0.0, []
     for row, name in zip(rows, labels(rows), strict=True):
         y += 1.15
@@ -69,7 +69,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], shown: Sequence[str]) -> None:
         retrained = reference(row, rows, RETRAIN)
         beside = forgotten(retrained, rows) if retrained and row.method not in (ORIGINAL, RETRAIN) else {}
         known = forgotten(row, rows)
-        for state in filter(known.__contains__, shown):
+        for state in filter(known.__contains__, states):
             y += 1.0
             ticks.append((y - 0.45, state))
             _draw_bar(axes, y - 0.45, 100 * known[state], colour_of(row), state == NO_ATTACK, beside.get(state))

@@ -62,23 +62,23 @@ def _staged(row: Row, rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, di
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for name, each in (beside | {row.method: row}).items():
         for key, value in each.attacks.items() if each else ():
-            if told := _told(key):
-                attack, quantity, stage = told
+            if parts := _parts(key):
+                attack, quantity, stage = parts
                 line = found.setdefault((attack, quantity), {}).setdefault(name, {})
                 line[stage] = max(value, line.get(stage, value))
     return found
 
 
-def _told(key: str) -> tuple[str, str, str] | None:
+def _parts(key: str) -> tuple[str, str, str] | None:
     """Attack, quantity and stage of a number of family/name/stage/quantity, or of a suite's probes of a stage.
 
     The latter are family/name/split/member/stage; family/name/split/member is a readout of the features, and no stage.
     """
-    parts = key.split("/")
-    if len(parts) == 4 and parts[2] not in SPLITS:
-        return "/".join(parts[:2]), parts[3], parts[2]
-    if len(parts) == 5 and parts[2] in FORGOTTEN and parts[3].startswith("stage"):
-        return "/".join(parts[:2]), f"strongest readout, {parts[2]}", parts[4]
+    names = key.split("/")
+    if len(names) == 4 and names[2] not in SPLITS:
+        return "/".join(names[:2]), names[3], names[2]
+    if len(names) == 5 and names[2] in FORGOTTEN and names[3].startswith("stage"):
+        return "/".join(names[:2]), f"strongest readout, {names[2]}", names[4]
     return None
 
 

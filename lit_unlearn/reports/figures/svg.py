@@ -1,4 +1,4 @@
-"""What all figures share: their look, and SVG text that sits in a page.
+"""What all figures share: their style, and SVG text for a page.
 
 Ink is ``currentColor`` and every other colour a CSS variable ``--c0`` … ``--c7`` with a fallback, so that one drawing
 serves light, dark and print. Drawn with matplotlib's objects, without pyplot: no window system, no figure kept alive.
@@ -66,7 +66,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def as_svg(figure: Figure, label: str) -> str:
-    """Serialise, and make it fit a page: scalable, labelled, ids of its own, colours from CSS."""
+    """The figure as SVG for a page: scalable, labelled, with ids of its own and colours from CSS."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
@@ -81,7 +81,7 @@ def as_svg(figure: Figure, label: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The drawing as a file of its own, for a page that shows it as a picture: ink that follows light and dark."""
+    """The drawing as a file of its own, whose text colour follows light and dark mode."""
     style = "<style>svg{color:#1a1f26}@media (prefers-color-scheme:dark){svg{color:#e6eaef}}</style>"
     return svg.replace(">", f">{style}", 1) + "\n" if svg else ""
 

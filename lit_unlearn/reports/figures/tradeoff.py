@@ -1,4 +1,4 @@
-"""What a method costs against what it leaves: utility and depth of many models in one picture."""
+"""Utility against depth of many models in one picture."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Point:
 
     Attributes:
         label: what stands beside it.
-        x: mean utility, and ``y``, what is left, in percent.
+        x: mean utility, and ``y``, mean accuracy on forgotten data under the strongest attack, in percent.
         x_std: standard deviation over seeds, and ``y_std``; None where it is unknown.
-        held: whether it withstood the attacks as Retrain does, and is of use.
-        damaged: whether it has lost its utility, so that the picture need not reach as far as it.
+        held: whether it withstood the attacks, and its utility is not damaged.
+        damaged: whether its utility is damaged, so that the axes need not reach it.
     """
 
     label: str
@@ -41,8 +41,8 @@ class Point:
 def tradeoff(points: Sequence[Point], x: str, y: str) -> str:
     """A scatter plot with every label at the right, joined to its point, and dashed lines through Retrain.
 
-    Its axes are made for the models that are of use. One that is damaged and lies beyond them is drawn at their edge,
-    as a triangle that points to where it lies, with its place in its label.
+    The axes span the models with undamaged utility. A damaged model beyond them is drawn at the edge, as a triangle
+    that points to its place, with the place in its label.
 
     Args:
         points: the models; those called Original and Retrain are the references.
