@@ -58,8 +58,8 @@ class Verdict:
 
     Attributes:
         level: ``deep`` (no attack exceeds Retrain), ``part``, ``shallow``, ``remembers``, ``untested`` (too few
-            attacks for ``deep``), ``inconclusive`` (no attack separates Original from Retrain), ``unjudged`` (no Retrain,
-            or no attack) or ``failed`` (the run did not end well).
+            attacks for ``deep``), ``inconclusive`` (no attack separates Original from Retrain), ``unjudged`` (no
+            Retrain, or no attack) or ``failed`` (the run did not end well).
         utility: accuracy on retained test data, compared with Original's.
         utility_lost: Original's minus the row's, as a fraction.
         no_attack: accuracy on forgotten data without an attack, where it exceeds Retrain most.

@@ -93,8 +93,8 @@ def _about_evidence(verdict: Verdict) -> list[str]:
         )
     if verdict.level == "inconclusive":
         found.append(
-            "These attacks cannot separate Original from Retrain on these images, so they cannot show whether the model "
-            "forgot. Original itself would pass them."
+            "These attacks cannot separate Original from Retrain on these images. So they cannot show whether the "
+            "model forgot: Original itself would pass them."
         )
     if verdict.level == "deep":
         found.append("The verdict covers only the attacks of this run. A stronger attack may recover more.")
