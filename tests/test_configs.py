@@ -57,12 +57,12 @@ DEPTH = [name for name in read_config("tuned/opc_depth") if name not in ("pretra
 
 
 def sampled(cases: list[tuple[str, str, str]]) -> list[object]:
-    """The cases, all but a few of them marked as slow."""
-    return [case_of(*case, slow=case[1] != "class" or case[2] not in SAMPLE) for case in cases]
+    """The cases, all but a few of them for .ci/run alone."""
+    return [case_of(*case, ci=case[1] != "class" or case[2] not in SAMPLE) for case in cases]
 
 
-def case_of(*values: object, slow: bool, id: str | None = None) -> object:
-    return pytest.param(*values, id=id or "/".join(map(str, values)), marks=[pytest.mark.slow] if slow else [])
+def case_of(*values: object, ci: bool, id: str | None = None) -> object:
+    return pytest.param(*values, id=id or "/".join(map(str, values)), marks=[pytest.mark.ci] if ci else [])
 
 
 def printed(folder: Path, *words: object, subcommand: str = "fit") -> Settings:
@@ -199,14 +199,14 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ON_FASHION_MNIST = [
-    case_of(experiment(name, data, scenario), id=f"{scenario}/{name}", slow=(scenario, name) != ("class", "opc"))
+    case_of(experiment(name, data, scenario), id=f"{scenario}/{name}", ci=(scenario, name) != ("class", "opc"))
     for data, scenario, name in EXPERIMENTS
     if data == "fashion_mnist"
 ] + [
     case_of(
         ["--config", "base/fashion_mnist_class", "--config", f"tuned/opc_depth#{name}"],
         id=f"depth/{name}",
-        slow=name != "opc_late",
+        ci=name != "opc_late",
     )
     for name in DEPTH
 ]
@@ -236,7 +236,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFERENCES = [
-    case_of(scenario, name, slow=(scenario, name) not in (("class", "scrub"), ("class", "rescale")))
+    case_of(scenario, name, ci=(scenario, name) not in (("class", "scrub"), ("class", "rescale")))
     for scenario in SCENARIOS
     for name in (name.partition("/")[2] for name in names_of("model"))
     if scenario == "class" or name not in CLASSES_ONLY
@@ -280,7 +280,7 @@ def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, 
     assert {row.data["augment"]["flip"] for row in rows} == {False}
 
 
-@pytest.mark.parametrize("name", [case_of(name, slow=name.endswith(("quick", "suite"))) for name in names_of("attack")])
+@pytest.mark.parametrize("name", [case_of(name, ci=name.endswith(("quick", "suite"))) for name in names_of("attack")])
 def test_an_attack_runs_composed(name: str, tmp_path: Path) -> None:
     settings = read_config(name)
     wanted = settings["trainer"]["callbacks"]

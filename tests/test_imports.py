@@ -33,6 +33,7 @@ def test_the_command_line_imports_nothing_heavy_beyond_lightning() -> None:
     assert {name for name in HEAVY if any(f"{found}.".startswith(f"{name}.") for found in extra)} == set()
 
 
+@pytest.mark.ci  # it measures time
 def test_help_costs_little_more_than_importing_lightning() -> None:
     def seconds(*args: str) -> float:
         """Of processor time, which other processes do not lengthen as they do the time on the wall."""
@@ -44,6 +45,12 @@ def test_help_costs_little_more_than_importing_lightning() -> None:
     rounds = [(seconds("-c", "import lightning"), seconds("-m", "lit_unlearn", "--help")) for _ in range(3)]
     lightning, shown = (min(times) for times in zip(*rounds, strict=True))
     assert shown <= 1.5 * lightning
+
+
+@pytest.mark.ci  # it measures time
+def test_the_import_alone_takes_less_than_a_fifth_of_a_second() -> None:
+    program = "import time; start = time.process_time(); import lit_unlearn; print(time.process_time() - start)"
+    assert min(float(python("-c", program)) for _ in range(3)) < 0.2
 
 
 def test_the_floors_of_the_house_hold() -> None:
