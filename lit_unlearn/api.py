@@ -7,6 +7,7 @@ network, look up methods and attacks by name, and return what the callbacks meas
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.methods import Audit, UnlearnModule
-from lit_unlearn.quiet import leave_out_known_lines
+from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
 from lit_unlearn.reports.report import Report
@@ -152,7 +153,8 @@ def audit(
     seed_everything(seed, workers=True, verbose=False)
     backbone = _backbone(network, data, wrap)
     before = _backbone(original, data, wrap) if isinstance(original, nn.Module) else original
-    return _measured(Trainer.validate, Audit(backbone, original=before), data, attacks, retrain, trainer)
+    start = partial(Trainer.validate, verbose=False)
+    return _measured(start, Audit(backbone, original=before), data, attacks, retrain, trainer)
 
 
 def _measured(
@@ -167,8 +169,9 @@ def _measured(
     found, suite = _suite(attacks) if isinstance(attacks, str) else (attacks or (), None)
     report = Report(write=False)
     callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
-    trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
-    start(trainer, module, datamodule=data)
+    with warnings_alone():
+        trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
+        start(trainer, module, datamodule=data)
     return Result(report.rows, report.artifacts, module)
 
 

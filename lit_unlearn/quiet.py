@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LOGGER = "lightning.pytorch.utilities.rank_zero"
 _WARNINGS = (
@@ -15,6 +17,18 @@ def leave_out_known_lines() -> None:
     logging.getLogger(_LOGGER).addFilter(_no_tip)  # the same filter is added once
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def warnings_alone() -> Iterator[None]:
+    """Leaves out what Lightning and this package print about the course of a run, but no warning."""
+    logger = logging.getLogger(_LOGGER)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _no_tip(record: logging.LogRecord) -> bool:
