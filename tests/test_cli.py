@@ -411,7 +411,7 @@ def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
-def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.Signals, name: str) -> None:
+def test_an_interrupted_run_is_marked_and_has_no_number(tmp_path: Path, sent: signal.Signals, name: str) -> None:
     args = [*SMALL, "--config", "attack/recovery", "--trainer.max_epochs=100000"]
     retrain = ["--data.forget.classes=[0,1,2]", "--evaluation.retrain=digits_resnet8_retrain_classes_0_1_2"]
     command = [sys.executable, "-m", "lit_unlearn", "fit", *args, *retrain, "--trainer.check_val_every_n_epoch=100000"]
@@ -434,12 +434,8 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, sent: signal.
             process.kill()
             process.wait()
     assert status not in (0, -9)
-    original, retrain_row, row = read_rows(run / "results.json")
-    assert [original.method, retrain_row.method, row.method] == ["Original", "Retrain", "RandomLabels"]
-    assert [original.status, retrain_row.status, row.status] == ["ok", "ok", "interrupted"]
-    assert set(original.metrics) == set(retrain_row.metrics) == SPLITS
-    assert original.attacks
-    assert retrain_row.attacks
+    (row,) = read_rows(run / "results.json")
+    assert (row.method, row.status) == ("RandomLabels", "interrupted")
     assert (row.metrics, row.attacks) == ({}, {})
     assert name in row.reason
     assert (run / "report.html").exists()
