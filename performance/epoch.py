@@ -4,7 +4,7 @@
 
 ResNet-20, Fashion-MNIST, three of ten classes to forget, batches of 256 and 256. The loop shuffles, cuts its batches
 out of the same uint8 tensors and does the same arithmetic, and nothing else; on a CPU it is checked that both end at
-the same weights. An epoch of each is timed in turn, from a network that starts anew, and the smallest of all rounds
+the same weights. An epoch of each is timed in turn, from a fresh network, and the smallest of all rounds
 counts.
 """
 

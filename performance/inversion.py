@@ -136,8 +136,8 @@ def measure(name: str, options: Any) -> Iterable[Result]:
         rates["breaching"] = rate(published(network, steps), few, 1)
     at_once = rate(lambda x, y: ours(matching, x, y, steps), options.images, chunk)
     engines = " or ".join(dict.fromkeys(matching.chosen[size.bit_length()] for size in (1, chunk)))
-    told = ", compiled" if options.compile else ""
-    what = f"inversion of {options.images} images of 3×32×32 at once, {name} ({engines}{told})"
+    compiled = ", compiled" if options.compile else ""
+    what = f"inversion of {options.images} images of 3×32×32 at once, {name} ({engines}{compiled})"
     for against, slower in rates.items():
         least = WANTED.get((name, against), 1.0 if against == "the plain loop" else None)
         figures = f"{slower:,.0f} steps/s", f"{at_once:,.0f} steps/s", at_once / slower

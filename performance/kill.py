@@ -2,7 +2,7 @@
 
 ``lit-unlearn benchmark`` on handwritten digits, with two methods and an epoch each, is ended by SIGKILL so many times,
 each time so many seconds after its start as chance has it, and then runs to its end; where it has ended before it is
-killed, another one begins. After every kill, each results file and ``rows.json`` must be whole, and whatever was
+killed, another one begins. After every kill, each results file and ``rows.json`` must be whole, and all that was
 finished at one kill must be the same file at the next one and at the end: no row was lost, no run was made twice.
 """
 

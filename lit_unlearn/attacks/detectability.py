@@ -3,7 +3,7 @@
 Threat model. The attacker holds the unlearned model and no original. To name samples, they have some that are known
 to be forgotten, and unseen images of retained classes (the ``calibration`` half of each split); they learn from them
 the direction of each score, and which score is best, and are scored on the other half. To name classes, they have the
-weights, and a held-out set of images of all classes; the direction of a score is known beforehand, because unlearning
+weights, and a held-out set of images of all classes; the direction of a score is fixed, because unlearning
 makes things small.
 
     samples   s(x) ∈ {‖h‖, ‖z‖, H(p), max p},   AUC of forgotten against unseen retained images

@@ -159,8 +159,8 @@ def _parser(command: str, description: str) -> ArgumentParser:
 
 
 def _execute(runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher) -> dict[str, str]:
-    with _progress_bar() as tell:
-        return execute(runs, root, command, launcher, tell)
+    with _progress_bar() as notify:
+        return execute(runs, root, command, launcher, notify)
 
 
 @contextmanager
@@ -172,12 +172,12 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns) as bar:
         task = bar.add_task("", total=None)
 
-        def tell(progress: Progress) -> None:
+        def notify(progress: Progress) -> None:
             running = ", ".join(progress.running) or "finished"
             lost = f" [red]{len(progress.failed)} failed" if progress.failed else ""
             bar.update(task, completed=progress.done, total=progress.total, description=f"{running}{lost}")
 
-        yield tell
+        yield notify
 
 
 def _complain(failed: Mapping[str, str]) -> None:

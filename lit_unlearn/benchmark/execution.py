@@ -51,7 +51,7 @@ class Progress:
 
 
 def execute(
-    runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher, tell: Callable[[Progress], None]
+    runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher, notify: Callable[[Progress], None]
 ) -> dict[str, str]:
     """Executes every run that is not finished and writes all rows to ``rows.json``.
 
@@ -60,7 +60,7 @@ def execute(
         root: the output directory. Rows that its ``rows.json`` holds already are finished.
         command: runs one command line.
         launcher: where.
-        tell: called whenever something has changed.
+        notify: called whenever something has changed.
 
     Returns:
         The key of each run that has no result → why.
@@ -89,13 +89,13 @@ def execute(
                         del open_runs[key]
                     elif pool.has_room and not needed & (open_runs.keys() | pool.running.keys()):
                         pool.submit(open_runs.pop(key))
-                tell(Progress(len(runs) - len(open_runs) - len(pool.running), len(runs), pool.labels, failed))
+                notify(Progress(len(runs) - len(open_runs) - len(pool.running), len(runs), pool.labels, failed))
                 for run, error in pool.wait():
                     if error is not None:
                         failed[run.key] = error
                     collect(runs, root)
         collect(runs, root)
-        tell(Progress(len(runs), len(runs), [], failed))
+        notify(Progress(len(runs), len(runs), [], failed))
     return failed
 
 

@@ -3,7 +3,7 @@
 f(x) = s·h(x) if argmax z_θo(x) is a class to be forgotten, else h(x); the head reads f. Weights and information stay:
 contraction without forgetting, no published method. A plain ridge is fooled; features at unit length give all back.
 
-A model has no label to tell it what a forget sample is, so it asks itself: θo's head reads the unscaled features. The
+A model gets no label that marks a forget sample, so θo's head decides from the unscaled features. The
 gate holds that head and one factor a class, lies in the backbone as ``gate`` and is saved with it. Forget samples that
 θo takes for a retained class pass unscaled, and retain samples that it takes for a forgotten class are scaled.
 """

@@ -1,4 +1,4 @@
-"""How far a score tells two groups apart, and the scores that a classifier's answer offers."""
+"""How well a score separates two groups, and the scores that a classifier's answer offers."""
 
 import math
 

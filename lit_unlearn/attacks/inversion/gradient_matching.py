@@ -43,7 +43,7 @@ class GradientMatching:
     Args:
         network: from images (B, C, H, W) to logits (B, C); a frozen copy in eval mode is kept.
         names: the parameters to differentiate by; None for all.
-        engine: ``loop``, ``vmap``, ``two_pass``, or ``auto``: the fastest in three trial steps, anew
+        engine: ``loop``, ``vmap``, ``two_pass``, or ``auto``: the fastest in three trial steps, chosen again
             whenever the number of images halves.
         compile: whether to compile ``vmap``; it pays over thousands of steps.
 
