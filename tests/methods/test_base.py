@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from lit_unlearn.attacks import Evaluation, HeadRecovery
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain, Retrain
+from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain, Retrain, SFRon
 from lit_unlearn.reports.report import Report
 
 
@@ -82,6 +82,18 @@ def test_the_scheduler_steps_once_an_epoch(make_backbone, make_data, fit):
     schedule = {"optimizer": lambda p: SGD(p, lr=0.08), "lr_scheduler": lambda o: StepLR(o, 1, gamma=0.5)}
     trainer = fit(FineTune(make_backbone(), **schedule), make_data(), max_epochs=3)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_it_does_so_where_a_method_steps_its_optimizer_itself(make_backbone, make_data, fit):
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    schedule = {"optimizer": lambda p: SGD(p, lr=0.08), "lr_scheduler": lambda o: StepLR(o, 1, gamma=0.5)}
+    fit(SFRon(make_backbone(), **schedule), make_data(), Watch(), max_epochs=3)
+    assert rates == [0.08] * 3 + [0.04] * 3 + [0.02] * 3
 
 
 def test_parameters_frozen_by_the_user_stay(make_backbone, make_data, fit, trained_state):

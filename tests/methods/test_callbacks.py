@@ -64,8 +64,8 @@ def test_a_run_after_an_interrupted_one_begins_with_a_clock_that_stands(
         def on_train_batch_end(self, *args):
             raise RuntimeError("stop")
 
-    spends = Spends(monkeypatch, on_validation_batch_start=1)
-    trainer, module = make_trainer(Stops(), spends), FineTune(make_backbone())
+    spends = Spends(monkeypatch, on_train_batch_start=1, on_validation_batch_start=1)
+    trainer, module = make_trainer(spends, Stops()), FineTune(make_backbone())
     with pytest.raises(RuntimeError, match="stop"):
         trainer.fit(module, datamodule=make_data())
     trainer.validate(module, datamodule=make_data(), verbose=False)
