@@ -62,7 +62,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
         split = built.data.split.hash
         resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split}
         for name in _SHOWN:
-            resolved["trainer"].pop(name)
+            resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
         with _locked(path.parent):
