@@ -56,13 +56,13 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
     with _seeded(seed):
         parser = _parser()
         parsed = parser.parse_object(settings)
-        built = parser.instantiate(parsed)
+        built = parser.instantiate_classes(parsed)
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
         split = built.data.split.hash
         resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split}
         for name in _SHOWN:
-            resolved["trainer"].pop(name, None)
+            resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
         with _locked(path.parent):

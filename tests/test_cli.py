@@ -333,7 +333,7 @@ def test_a_retrain_is_found_for_equal_settings_alone(tmp_path: Path, retrain_con
         return str(retrained(str(retrain_config), settings, tmp_path))
 
     first = stored()
-    assert stored() == stored(trainer__enable_progress_bar=True) == first
+    assert stored() == stored(trainer__enable_progress_bar=True) == stored(trainer__enable_progress_bar=None) == first
     others = [
         stored(model__init_args__backbone__init_args__width=5),
         stored(data__init_args__forget__classes=[5]),
