@@ -1,6 +1,7 @@
 """A small world for runs from Python: learnable images, a network trained on them, and a quiet Trainer."""
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 
+# One thread a worker: torch processes with several threads each slow each other down many times over.
 torch.set_num_threads(1)
+# For the processes that tests start: the same, and glibc keeps its memory, without which half the time are page faults.
+for name, value in {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}.items():
+    os.environ.setdefault(name, value)
 torch.set_warn_always(True)  # otherwise once a process, in whichever test comes first
 
 Batch = dict[str, tuple[Tensor, Tensor]]
