@@ -69,6 +69,8 @@ def execute(
         UsageError: if the directory cannot be written or is locked by another process.
     """
     with _locked(root):
+        for half_written in root.glob(".*.part"):  # by a process that was killed
+            half_written.unlink()
         known = {row.benchmark["key"]: row for row in kept_rows(root)}
         open_runs = {run.key: run for run in runs if not finished(run, root, known)}
         # A run that only finished runs need is not executed again.

@@ -12,7 +12,7 @@ from lit_unlearn.errors import UsageError
     [
         ({"time": 0}, "launcher.slurm.time is 0"),
         ({"cpus": 0}, "launcher.slurm.cpus is 0"),
-        ({"gpus": 2}, "launcher.slurm.gpus is 2, but a run runs on none or on one"),
+        ({"gpus": 2}, "launcher.slurm.gpus is 2"),
         ({"every": 0.0}, "launcher.slurm.every is 0.0"),
     ],
 )
