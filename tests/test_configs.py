@@ -103,7 +103,7 @@ def test_a_config_is_read_on_top_of_the_quickstart(name: str, tmp_path: Path) ->
     if "model" in own:
         assert read["model"]["class_path"].rpartition(".")[2] == own["model"]["class_path"]
         backbone = read["model"]["init_args"]["backbone"]["class_path"]
-        assert backbone == "lit_unlearn.backbones.ResNet8", "backbone and weights are the quickstart's"
+        assert backbone == "lit_unlearn.ResNet8", "backbone and weights are the quickstart's"
         same_options(read["model"]["init_args"], own["model"]["init_args"])
 
 
@@ -129,7 +129,7 @@ def test_a_reference_names_every_option_of_its_method(name: str) -> None:
 def test_a_base_is_the_original_to_be_audited(name: str, tmp_path: Path) -> None:
     weights = () if "weights" in read_config(name)["model"]["init_args"] else ("--model.weights=original.pt",)
     settings = printed(tmp_path, "--config", name, *weights, subcommand="validate")
-    assert settings["model"]["class_path"] == "lit_unlearn.methods.Audit"
+    assert settings["model"]["class_path"] == "lit_unlearn.Audit"
 
 
 @pytest.mark.parametrize(("data", "scenario", "name"), sampled(EXPERIMENTS))

@@ -82,7 +82,7 @@ def test_the_installed_wheel_runs_away_from_the_checkout(installed: Path, tmp_pa
     assert Path(where.splitlines()[-1]).is_relative_to(installed.parent)
     assert "usage: lit-unlearn" in run(installed / "lit-unlearn", "--help", folder=tmp_path)
     printed = run(installed / "lit-unlearn", "fit", "--config", "quickstart", "--print_config", folder=tmp_path)
-    assert "class_path: lit_unlearn.methods.OPC" in printed
+    assert "class_path: lit_unlearn.OPC" in printed
     assert not list(tmp_path.iterdir())
     fit = ("fit", "--config", "quickstart", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
     run(installed / "lit-unlearn", *fit, folder=tmp_path)
