@@ -11,6 +11,7 @@ from processes import start
 
 from lit_unlearn.attacks import Attack, Target
 from lit_unlearn.cli import run
+from lit_unlearn.results import AttackResult
 
 EPOCHS = 3
 
@@ -40,9 +41,9 @@ class KillingAttack(Attack):
     def __init__(self) -> None:
         super().__init__("now")
 
-    def run(self, target: Target) -> dict[str, float]:
+    def evaluate(self, target: Target) -> AttackResult:
         os.kill(os.getpid(), signal.SIGKILL)
-        return {}
+        return AttackResult({})
 
 
 def fit(folder: Path, words: list[str]) -> None:

@@ -109,6 +109,7 @@ def test_fit_measures_original_retrain_and_the_unlearned_model_alike(job: Job) -
     assert unlearned.weights["source"] == original.weights.get("source", "digits_resnet8") == "digits_resnet8"
 
 
+@pytest.mark.ci
 def test_validate_with_a_checkpoint_names_it_and_finds_the_same_numbers(job: Job) -> None:
     checkpoint = "runs/OPC/version_0/unlearned.ckpt"
     config = ("--config", "quickstart", "--config", "model/finetune")  # of another method: the checkpoint's counts
@@ -150,6 +151,7 @@ def test_test_scores_the_splits_and_attacks_nothing(job: Job, tmp_path: Path) ->
     assert not (tmp_path / "runs/OPC/version_0/unlearned.ckpt").exists()
 
 
+@pytest.mark.ci
 def test_a_printed_config_runs_again_to_the_same_rows(job: Job, tmp_path: Path) -> None:
     printed = lit_unlearn(tmp_path, "fit", *JOB, "--print_config")
     assert (printed.status, files(tmp_path)) == (0, set())
@@ -163,6 +165,7 @@ def test_a_printed_config_runs_again_to_the_same_rows(job: Job, tmp_path: Path) 
     assert {key: first[key] for key in keep} == {key: again[key] for key in keep}
 
 
+@pytest.mark.ci
 def test_another_seed_gives_another_model_of_the_same_split(job: Job, tmp_path: Path) -> None:
     assert lit_unlearn(tmp_path, "fit", *JOB, "--seed_everything", "1").status == 0
     rows = read_rows(tmp_path / "runs/OPC/version_0/results.json")
@@ -411,6 +414,7 @@ def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> No
     assert files(tmp_path) == set()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
 def test_an_interrupted_run_is_marked_and_has_no_number(tmp_path: Path, sent: signal.Signals, name: str) -> None:
     args = [*SMALL, "--config", "attack/recovery", "--trainer.max_epochs=100000"]

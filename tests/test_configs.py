@@ -167,6 +167,7 @@ def test_an_experiment_on_digits_runs(data: str, scenario: str, name: str, tmp_p
     assert run(tmp_path, *words) == expected.get(method, ["Original", "Retrain", method])
 
 
+@pytest.mark.ci
 def test_the_quickstart_runs(tmp_path: Path) -> None:
     assert run(tmp_path, "--config", "quickstart") == ["Original", "Retrain", "OPC"]
 
@@ -256,6 +257,7 @@ def test_a_reference_runs_on_small_files(scenario: str, name: str, small_files: 
     assert row.batch_size["per_device"] == batch
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("any_sum_is_right")
 def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, tmp_path: Path) -> None:
     grid = read_config("benchmark/paper")["grid"]
@@ -280,7 +282,7 @@ def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, 
     assert {row.data["augment"]["flip"] for row in rows} == {False}
 
 
-@pytest.mark.parametrize("name", [case_of(name, ci=name.endswith(("quick", "suite"))) for name in names_of("attack")])
+@pytest.mark.parametrize("name", [case_of(name, ci=name != "attack/membership") for name in names_of("attack")])
 def test_an_attack_runs_composed(name: str, tmp_path: Path) -> None:
     settings = read_config(name)
     wanted = settings["trainer"]["callbacks"]

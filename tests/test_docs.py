@@ -31,7 +31,7 @@ from lit_unlearn.shipped import read_config
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 INSTALLATION = ("pip install . && lit-unlearn fit --config quickstart", "pip install '.[test]' && pytest")
-MARKED = {"docs/performance.md": pytest.mark.slow, "docs/benchmark.md": pytest.mark.ci}
+SLOW = ("docs/performance.md",)
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NOT_RUN_HERE = (*INSTALLATION, "pip install -e '.[dev]' && pre-commit install")
 
@@ -63,7 +63,7 @@ def folder(tmp_path, monkeypatch):
 def cases(pages):
     for page in pages:
         name = page.relative_to(ROOT).as_posix()
-        yield pytest.param(page, id=name, marks=[MARKED[name]] if name in MARKED else [])
+        yield pytest.param(page, id=name, marks=[pytest.mark.slow if name in SLOW else pytest.mark.ci])
 
 
 @pytest.mark.parametrize("page", list(cases(PAGES)))

@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_is_replaced_and_a_cell_that_kills_two_has_faile
     assert [row.method for row in read_rows(tmp_path / "b/rows.json")] == ["Original", "Retrain", "GA"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_kill_9_loses_no_row_and_runs_nothing_that_was_finished_twice(experiments, tmp_path):
     grid = experiments(**{name: {"wish": "kill the benchmark once"} for name in ("opc", "ga", "ft")})
     command = [sys.executable, fake_runs.__file__, json.dumps(grid), str(tmp_path / "out")]

@@ -22,6 +22,9 @@ from lit_unlearn.methods import Audit
 from lit_unlearn.reports import read_rows
 from lit_unlearn.reports.report import Report
 
+pytestmark = pytest.mark.ci  # every method and attack in one process and in two: a minute
+
+
 ROOT = Path(__file__).resolve().parents[2]
 FORGET = [3, 8, 17, 21, 30, 41]
 Found = dict[str, Any]

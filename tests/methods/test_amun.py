@@ -36,6 +36,7 @@ def search(network, image, label, radius, steps, restart):
         size *= 2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "options", [{}, {"radius": 0.2, "steps": 5, "restart": True}, {"radius": 0.01, "steps": 3, "forget_labels": False}]
 )

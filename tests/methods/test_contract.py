@@ -17,7 +17,17 @@ OF_SAMPLES = [method for method in METHODS if not method.needs_classes]
 OPTIONS = {"SSD": {"alpha": 1.0}}  # enough for it to dampen something on so little data
 SHARED = [kind for kind in methods.UnlearnModule.__mro__ if kind.__module__.startswith("lit_unlearn.")]
 FREE = {  # what the base says a method may override
-    *("__init__", "__doc__", "__module__", "order", "from_scratch", "needs_forget", "needs_classes", "training_only"),
+    *(
+        "__init__",
+        "__doc__",
+        "__module__",
+        "order",
+        "from_scratch",
+        "needs_forget",
+        "needs_classes",
+        "training_only",
+        "objects",
+    ),
     *("search", "holdout", "order_in", "check_data", "saved_state", "load_saved_state", "unwrapped_backbone"),
     *("configure_optimizers", "is_original", "subject"),
 }

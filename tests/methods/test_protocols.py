@@ -38,6 +38,9 @@ def test_a_method_has_what_the_data_reads(make_backbone):
 
 def test_a_foreign_module_is_refused(make_data, make_trainer):
     class Foreign(LightningModule):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return None
+
         def training_step(self, batch, batch_idx):
             return None
 
