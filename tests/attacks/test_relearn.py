@@ -2,10 +2,11 @@ import copy
 from pathlib import Path
 
 import pytest
+import relearn_jobs
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from attacked import attacked
+from processes import together
+from relearn_jobs import QUICK
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +20,6 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.rescale import add_gate
 
 CPU = torch.device("cpu")
-QUICK = {"samples": 8, "steps": 6, "batch_size": 16, "learning_rates": [0.01, 0.3], "every": 2}
 
 
 def draw(seed=0):
@@ -302,34 +302,11 @@ def test_the_controls_on_digits_relearn_faster_than_retrain():
         assert found[name]["auc"] > found["retrain"]["auc"] + 0.05
 
 
-def shared(rank, world, data, net, folder):
-    if world > 1:
-        dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    share = data if world == 1 else Shares(data, rank, world)
-    target = Target(EncodedData(net, share, CPU), None, share, 4)
-    torch.save(dict(Relearn(**QUICK).evaluate(target).numbers), f"{folder}/{rank}-of-{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
-
-
-class Shares:
-    def __init__(self, data, rank, world):
-        self.data, self.rank, self.world = data, rank, world
-        self.split_names = data.split_names
-
-    def evaluation_batches(self, split, device, part="all"):
-        x, y = (torch.cat(t) for t in zip(*self.data.evaluation_batches(split, device, part), strict=True))
-        count = -(-len(y) // self.world // 7) + 1
-        pieces = (tensor[self.rank :: self.world].tensor_split(count) for tensor in (x, y))
-        yield from zip(*pieces, strict=True)
-
-
 @pytest.mark.parametrize("name", ["whole classes", "share"])
-def test_two_processes_find_what_one_finds(make_target, vectors, four_splits, tmp_path: Path, name):
+def test_two_processes_find_what_one_finds(vectors, four_splits, tmp_path: Path, name):
     if name == "share":
         del four_splits["test_forget"]
-    data, net = make_target(forgetful(vectors), **four_splits).data, forgetful(vectors).eval().requires_grad_(False)
-    shared(0, 1, data, net, tmp_path)
-    mp.start_processes(shared, (2, data, net, tmp_path), nprocs=2, start_method="fork")
-    alone, *both = (torch.load(tmp_path / f"{who}.pt") for who in ("0-of-1", "0-of-2", "1-of-2"))
-    assert both[0] == both[1] == alone
+    torch.save(four_splits, tmp_path / relearn_jobs.SPLITS)
+    torch.save(forgetful(vectors).state_dict(), tmp_path / relearn_jobs.WEIGHTS)
+    (alone,) = together(relearn_jobs.relearned, tmp_path, 1)
+    assert together(relearn_jobs.relearned, tmp_path, 2) == [alone, alone]
