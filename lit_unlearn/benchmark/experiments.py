@@ -38,8 +38,9 @@ class Experiments:
         if not self._complete:
             found = set(self._references)
         else:
-            own = self._sections.get(scenario, {})
-            found = {*own, *(self._sections.keys() - self._bases.keys())}
+            # A section that holds methods is a scenario, perhaps one that this grid has no base for.
+            scenarios = {name for name, section in self._sections.items() if section.keys() & self._references}
+            found = {*self._sections.get(scenario, {}), *(self._sections.keys() - self._bases.keys() - scenarios)}
         return sorted(found - {PRETRAIN, RETRAIN})
 
     def section(self, scenario: str, name: str) -> dict[str, Any]:

@@ -190,3 +190,9 @@ def test_every_shipped_scenario_has_a_retrain_and_the_same_methods():
         names = {scenario: {c.name for c in runs if c.scenario == scenario} for scenario in ("class", "random")}
         assert names["class"] - names["random"] == {"head_only", "rescale"}
         assert not names["random"] - names["class"]
+
+
+def test_a_scenario_without_a_base_is_no_experiment_of_another() -> None:
+    names = Experiments({"class": "base/fashion_mnist_class"}, "tuned/fashion_mnist").names("class")
+    assert {"opc", "scrub", "head_only"} <= set(names)
+    assert not {"class", "random"} & set(names)
