@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
+from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config
