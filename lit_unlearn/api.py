@@ -121,7 +121,7 @@ def unlearn(
     else:
         make = _class_of(method) if isinstance(method, str) else method
         module = make(_backbone(network, data, wrap), **(options or {}))
-    return _measured(Trainer.fit, module, data, attacks, retrain, trainer)
+    return _measured(Trainer.fit, module, data, attacks, _wrapped(retrain, data, wrap), trainer)
 
 
 def audit(
@@ -152,9 +152,9 @@ def audit(
     leave_out_known_lines()
     seed_everything(seed, workers=True, verbose=False)
     backbone = _backbone(network, data, wrap)
-    before = _backbone(original, data, wrap) if isinstance(original, nn.Module) else original
+    module = Audit(backbone, original=_wrapped(original, data, wrap))
     start = partial(Trainer.validate, verbose=False)
-    return _measured(start, Audit(backbone, original=before), data, attacks, retrain, trainer)
+    return _measured(start, module, data, attacks, _wrapped(retrain, data, wrap), trainer)
 
 
 def _measured(
@@ -185,6 +185,11 @@ def _class_of(name: str) -> type[UnlearnModule]:
 def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Backbone:
     """A copy of the network as a backbone."""
     return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
+
+
+def _wrapped(given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Weights | None:
+    """A reference model that is given as a network, wrapped as the network it is compared with."""
+    return _backbone(given, data, wrap) if isinstance(given, nn.Module) else given
 
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:

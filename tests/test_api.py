@@ -186,3 +186,12 @@ def test_a_method_that_changes_the_architecture_has_no_network_to_take_home(
     result = lu.unlearn(small_network(), make_data(), "Rescale", attacks=None, max_epochs=1, **QUIET)
     with pytest.raises(UsageError, match="Rescale"):
         _ = result.network
+
+
+def test_reference_models_are_wrapped_as_the_network_is(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    wrap = {"mean": [0.4], "std": [0.2]}
+    rows = lu.audit(plain, make_data(), original=Plain(), retrain=plain, attacks=None, wrap=wrap, **QUIET).rows
+    found = {row.method: row.metrics for row in rows}
+    assert found["Retrain"] == found["Audit"]
