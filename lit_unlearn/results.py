@@ -70,12 +70,14 @@ class Results:
         status: ``ok``, ``diverged`` or ``interrupted``.
         reason: one line on why the status is not ``ok``.
         suite: name and version of the suite of attacks, or None.
+        warnings: signs that the numbers may be wrong, one sentence each.
     """
 
     models: dict[Subject, Measurement]
     status: Status = "ok"
     reason: str = ""
     suite: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 class Driver(Callback):

@@ -4,18 +4,18 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
+from lit_unlearn.attacks.plausibility import after_run, before_run
+from lit_unlearn.attacks.retrain import OwnRetrain, check_retrain, load_retrain
 from lit_unlearn.attacks.shared import Shared
-from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
+from lit_unlearn.attacks.target import Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
 
@@ -35,9 +35,10 @@ class Evaluation(Driver):
 
     Args:
         retrain: the reference model trained without the forget set: weights as a file or as a name in the manifest,
-            which must belong to exactly this run's split; or, from Python, a network, for which the caller vouches.
-            None leaves it out. On the command line it may also be an experiment file of Retrain, which is then trained
-            first.
+            which must belong to exactly this run's split; weights of other code with what they were trained without,
+            as ``{weights: retrain.pt, trained_without: forget.txt}``, which a file ``retrain.pt.yaml`` beside them may
+            also say; or, from Python, a network, for which the caller vouches. None leaves it out. On the command line
+            it may also be an experiment file of Retrain, which is then trained first.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
@@ -49,19 +50,18 @@ class Evaluation(Driver):
 
     def __init__(
         self,
-        retrain: str | Path | Network | None = None,
+        retrain: str | Path | OwnRetrain | Network | None = None,
         suite: str | None = None,
         reference_models: bool = True,
         cache: str | Path | None = None,
     ) -> None:
-        if not isinstance(retrain, str | Path | nn.Module | None):
-            raise UsageError(f"retrain is {retrain!r}, but must be weights, a network or None")
-        self.retrain = retrain
+        self.retrain = check_retrain(retrain)
         self.suite = suite
         self.reference_models = reference_models
         self.cache = cache
         self._retrain: tuple[Backbone, dict[str, str]] | None = None
         self._results: Results | None = None
+        self._warnings: list[str] = []
 
     @classmethod
     def ensure(cls, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,8 +82,22 @@ class Evaluation(Driver):
             raise UsageError("the Trainer's callbacks have two Evaluations: give one")
         # A new list, since Lightning is iterating over the old one.
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
-        self.began, self._results = False, None
-        self._retrain = self._load_retrain(trainer, cast(Any, pl_module))
+        self.began, self._results, self._warnings = False, None, []
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._retrain = None if self.retrain is None else load_retrain(self.retrain, pl_module, data)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at Original and Retrain, and says what is doubtful."""
+        self._warn_before(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for ``validate``."""
+        if trainer.state.fn == "validate":
+            self._warn_before(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for ``test``."""
+        self._warn_before(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that the run has begun."""
@@ -116,7 +130,7 @@ class Evaluation(Driver):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Hands over what is known of a run that was interrupted after it began."""
         if self.began:
-            results = self._results or Results({"unlearned": Measurement()}, suite=self.suite)
+            results = self._results or self._new_results()
             line = f"{type(exception).__name__}: {exception}".removesuffix(": ").splitlines()[0]
             results.status, results.reason = "interrupted", f"{line}, in epoch {trainer.current_epoch}"
             self._hand_over(trainer, pl_module, results)
@@ -126,25 +140,24 @@ class Evaluation(Driver):
         del trainer, pl_module, stage
         self._retrain = self._results = None
 
-    def _load_retrain(self, trainer: Trainer, module: Any) -> tuple[Backbone, dict[str, str]] | None:
-        if self.retrain is None:
-            return None
+    def _warn_before(self, trainer: Trainer, module: Any) -> None:
+        """Says what is doubtful before anything is trained or attacked; the rows repeat it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.retrain, nn.Module):
-            return frozen_backbone(self.retrain, data), {"source": "a network given from Python"}
-        backbone: Backbone = module.unwrapped_copy()
-        loaded = load_weights(backbone, self.retrain)
-        if loaded.split != data.split.hash:
-            raise UsageError(
-                f"retrain weights {str(self.retrain)!r} were trained on split {loaded.split or 'unknown'}, but this "
-                f"run is on split {data.split.hash}: let evaluation.retrain name weights, or a config, that fit it, or "
-                f"null"
-            )
-        return backbone, {"source": str(self.retrain), "sha256": loaded.sha256}
+        retrain = None if self._retrain is None else self._retrain[0]
+        with isolated(module.device):
+            found = list(before_run(data, module.original_copy(), retrain, module.device))
+        for warning in found:
+            rank_zero_warn(warning)
+        self._warnings = [*data.warnings, *found]
 
     def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
         """Measures every model and hands over the results; what is complete is kept if an attack breaks."""
-        results = self._results = Results({"unlearned": Measurement()}, suite=self.suite)
+        results = self._results = self._new_results()
+        if trainer.state.fn == "fit":
+            ended = list(after_run(trainer, module))
+            for warning in ended:
+                rank_zero_warn(warning)
+            results.warnings += ended
         with isolated(module.device):
             targets = self._targets(trainer, module)
             diverged = module.diverged or _overflow(trainer, targets["unlearned"])
@@ -163,6 +176,9 @@ class Evaluation(Driver):
             measure(targets[subject], attacks, reference)
             results.models[subject] = reference
         self._hand_over(trainer, module, results)
+
+    def _new_results(self) -> Results:
+        return Results({"unlearned": Measurement()}, suite=self.suite, warnings=list(self._warnings))
 
     def _targets(self, trainer: Trainer, module: Any) -> dict[Subject, Target]:
         original: Backbone | None = module.original_copy()

@@ -3,6 +3,7 @@
 from lit_unlearn.backbones.backbone import Backbone, Normalise
 from lit_unlearn.backbones.custom import Custom
 from lit_unlearn.backbones.library import Timm, Torchvision
+from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.small_resnet import ResNet8, ResNet18, ResNet20
 from lit_unlearn.backbones.weights import (
     LoadedWeights,
@@ -10,7 +11,6 @@ from lit_unlearn.backbones.weights import (
     load_weights,
     read_state,
     resolve,
-    save_weights,
 )
 
 __all__ = [

@@ -193,6 +193,25 @@ class Backbone(nn.Module):
             raise UsageError(f"the stage {silent[0]!r} does not run in the forward pass: name other stages")
         return {name: found[name] for name in wanted}
 
+    def describe(self) -> dict[str, Any]:
+        """The network in plain types: its classes, where its head is, its normalisation and its sizes."""
+        mean, std = (_numbers(each) for each in (self.normalise.mean, self.normalise.std))
+        return {
+            "class": type(self).__name__,
+            "network": self.network_class(),
+            "head": self.head_path or "head",
+            "mean": mean,
+            "std": std,
+            "num_classes": self.num_classes,
+            "num_features": self.num_features,
+            "parameters": sum(parameter.numel() for parameter in self.parameters()),
+            **({"compiled": True} if self.compiled else {}),
+        }
+
+    def network_class(self) -> str:
+        """Import path of the class that :meth:`to_network` gives a module of."""
+        return import_path(type(self))
+
     def to_network(self) -> nn.Module:
         """A copy of the network under its own class and names, in eval mode: here, the backbone itself."""
         return deepcopy(self).eval()
@@ -252,6 +271,16 @@ class _Tap:
         if not isinstance(output, Tensor):
             raise UsageError(f"the stage {self.name!r} gives a {type(output).__name__}, not a tensor")
         self.found[self.name] = pool(output, self.channels_last)
+
+
+def _numbers(values: Tensor) -> list[float]:
+    """Values as the shortest numbers that give them back in single precision."""
+    return [float(str(value)) for value in values.detach().float().cpu().flatten().numpy()]
+
+
+def import_path(kind: type) -> str:
+    """Where a class can be imported from."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def pool(activation: Tensor, channels_last: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt
+from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt, import_path
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 
@@ -48,6 +48,10 @@ class SplitBackbone(Backbone):
         network.set_submodule(path, nn.Identity())
         super().__init__(network, layer, mean, std, name_stages(network, stages), channels_last)
         self.head_path = path
+
+    def network_class(self) -> str:
+        """Import path of the class of the network that was split."""
+        return import_path(type(self.encoder))
 
     def to_network(self) -> nn.Module:
         """A copy of the network as it was before the split: its own class, its own names, in eval mode.

@@ -1,6 +1,5 @@
-"""Read, verify, load and save weights: strictly, without running code from a file, and all or nothing."""
+"""Read, verify and load weights: strictly, without running code from a file, and all or nothing."""
 
-import hashlib
 import json
 import re
 import warnings
@@ -12,14 +11,18 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_unlearn.backbones.backbone import Backbone, first_line
+from lit_unlearn.backbones.saving import KEY, SAFETENSORS, file_sha256, own_name
 from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.files import plain, replaced
 from lit_unlearn.shipped import CHECKPOINTS
 
 FILE_FORMAT = 1
+_WRAPPINGS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+_OURS = (KEY, "pytorch-lightning_version")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class LoadedWeights:
         sha256: of the file, as hexadecimal digits.
         split: hash of the split that the weights were trained for, if the file or the manifest says so.
         entry: the manifest's entry, empty for the user's own file.
+        left_out: names the images that the weights were never trained on, if the file says so.
+        forgotten: the requests that the model has forgotten, oldest first, as the file says.
     """
 
     source: str
@@ -39,6 +44,8 @@ class LoadedWeights:
     sha256: str
     split: str | None = None
     entry: dict[str, Any] = field(default_factory=dict)
+    left_out: str | None = None
+    forgotten: tuple[dict[str, Any], ...] = ()
 
 
 def resolve(weights: str | Path) -> Path:
@@ -63,8 +70,9 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a weights file, and what it says about itself.
 
     Args:
-        path: a plain state dict, a file of ``save_weights``, a Lightning checkpoint (only what is below
-            ``backbone.`` counts), or a ``.safetensors`` file.
+        path: a plain state dict, also one below ``state_dict``, ``model_state_dict`` or ``model``, a file of
+            ``save_weights``, a Lightning checkpoint (only what is below ``backbone.`` counts), or a ``.safetensors``
+            file.
 
     Returns:
         The state dict, on the CPU, and the metadata under ``lit_unlearn`` (empty if there is none).
@@ -74,8 +82,11 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     path = Path(path)
     content = _read(path)
-    metadata = content.get("lit_unlearn")
-    state = content.get("state_dict", content)
+    metadata = content.get(KEY)
+    wrapping = next((name for name in _WRAPPINGS if isinstance(content.get(name), Mapping)), None)
+    state = content.get("state_dict", content) if wrapping is None else content[wrapping]
+    if wrapping is not None and not content.keys() & set(_OURS):
+        rank_zero_info(f"{path}: the weights are what is below {wrapping!r}")
     if not isinstance(state, Mapping):
         raise UsageError(f"{path}: its state_dict is a {type(state).__name__}, not a dictionary of tensors")
     if "backbone.normalise.mean" in state:
@@ -102,40 +113,22 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     """
     path = resolve(weights)
     entry = {} if Path(weights).expanduser().is_file() else _manifest()[str(weights)]
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     if entry and entry.get("sha256") != sha256:
         raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
     state, metadata = read_state(path)
     current = backbone.state_dict()
-    state = _own_names(backbone, state, current)
+    state = _own_names(backbone, _without_prefix(path, state, backbone, current), current, metadata)
     _verify(path, state, current)
     backbone.load_state_dict(state, strict=True)
     split = metadata.get("split", entry.get("split"))
     split = split.get("hash") if isinstance(split, Mapping) else split
-    return LoadedWeights(str(weights), path, sha256, None if split is None else str(split), dict(entry))
-
-
-def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a backbone's weights so that the file is either complete or absent.
-
-    Args:
-        backbone: what to save.
-        path: the file; its folder is made, a file of that name is replaced.
-        metadata: plain values that JSON can hold, kept under ``lit_unlearn``.
-
-    Raises:
-        UsageError: if the metadata is not plain or the file cannot be written.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        raise UsageError(f"{path}: weights are written as .pt files, not as .safetensors")
-    kept = plain(metadata, strict=True, where=f"metadata of {path}")
-    state = {key: value.detach().cpu().clone() for key, value in backbone.state_dict().items()}
-    try:
-        with replaced(path) as file:
-            torch.save({"state_dict": state, "lit_unlearn": kept}, file)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    split = None if split is None else str(split)
+    forgotten = metadata.get("forgotten")
+    requests = tuple(dict(each) for each in forgotten if isinstance(each, Mapping)) if forgotten else ()
+    return LoadedWeights(
+        str(weights), path, sha256, split, dict(entry), str(metadata.get("left_out") or split or "") or None, requests
+    )
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -169,20 +162,12 @@ def _manifest() -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path}: not a manifest of weights ({type(error).__name__}: {error})") from error
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _read(path: Path) -> dict[str, Any]:
     """What a file holds, without running code from it."""
     if not path.is_file():
         raise UsageError(f"no such weights file: {path}")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it holds {found[1]}, and not only plain values" if found else "it is no file of plain weights"
@@ -209,32 +194,60 @@ def _read_torch(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise UsageError(f"{path}: to read it, pip install safetensors") from error
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt", device="cpu") as file:
         said = (file.metadata() or {}).get("lit_unlearn", "{}")
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     return {"state_dict": state, "lit_unlearn": json.loads(said)}
 
 
-def _own_names(backbone: Backbone, state: dict[str, Tensor], current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _names(backbone: Backbone, current: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names that the network had before it was split → those of the backbone; none for one that was not split."""
+    if backbone.head_path is None:
+        return {}
+    return {own_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
+
+
+def _without_prefix(
+    path: Path, state: dict[str, Tensor], backbone: Backbone, current: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Takes off what DataParallel, a wrapping module or a compiler puts before every name, if no name fits with it."""
+    known, taken = {*current, *_names(backbone, current)}, ""
+    while not known & state.keys():
+        prefix = next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None)
+        if prefix is None:
+            break
+        state, taken = {key.removeprefix(prefix): value for key, value in state.items()}, taken + prefix
+    if taken:
+        rank_zero_info(f"{path}: the names are read without their prefix {taken!r}")
+    return state
+
+
+def _own_names(
+    backbone: Backbone, state: dict[str, Tensor], current: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Rename the keys of the network that was split, and fill in what such files do not have."""
-    state = dict(state)
-    if backbone.head_path is not None:
-        native = {_native_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
-        if len(native.keys() & state.keys()) > len(current.keys() & state.keys()):
-            state = {native.get(key, key): value for key, value in state.items()}
-            state = {key: value for key, value in current.items() if key.startswith("normalise.")} | state
+    state, native = dict(state), _names(backbone, current)
+    if len(native.keys() & state.keys()) > len(current.keys() & state.keys()):
+        state = {native.get(key, key): value for key, value in state.items()}
+        own = {key: value for key, value in current.items() if key.startswith("normalise.")}
+        state = own | _normalisation(metadata, own) | state
     # Batch norm's counter is absent from old files; torch fills it in, too, and eval mode does not read it.
     counters = {key: value for key, value in current.items() if key.endswith(".num_batches_tracked")}
     return counters | state
 
 
-def _native_name(key: str, head_path: str) -> str:
-    part, _, rest = key.partition(".")
-    return f"{head_path}.{rest}" if part == "head" else rest
+def _normalisation(metadata: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean and deviation that the file says its network was given; none where it says nothing."""
+    network = metadata.get("network")
+    said = network if isinstance(network, Mapping) else {}
+    found = {}
+    for key, value in own.items():
+        given = said.get(key.removeprefix("normalise."))
+        if isinstance(given, list) and len(given) == value.numel():
+            found[key] = torch.tensor(given, dtype=value.dtype).view_as(value)
+    return found
 
 
 def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:

@@ -1,22 +1,32 @@
 """The LightningDataModule that every method, attack and report shares."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited
-from lit_unlearn.data.splits import SPLIT_NAMES, ForgetSpec, ForgetSplit, hold_out, make_split
+from lit_unlearn.data.splits import (
+    SPLIT_NAMES,
+    TRAINING_SPLITS,
+    ForgetSpec,
+    ForgetSplit,
+    hold_out,
+    indices_of,
+    left_out_hash,
+    make_split,
+    spec_of,
+)
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed
 
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
-VALIDATION = "validation"
+HOLDOUT = "holdout"
 
 
 class UnlearnMethod(Protocol):
@@ -44,9 +54,13 @@ class UnlearnDataModule(LightningDataModule):
         train_limit: keep only that many training images, drawn at random, for a quick trial; None keeps all.
         test_from_train: share of the training images, drawn at random, that takes the place of the test set, so that
             settings can be chosen without a look at the test set; None tests on the test set.
+        val_from_train: share of the retained training images of each class, drawn at random, that nothing is trained
+            on: the split ``validation``, to stop early or choose a model by ``val/validation_acc``.
+        forgotten_before: what earlier requests made the original forget, oldest first. Nothing is trained on these
+            images; they are the split ``forgotten_before``.
 
     Raises:
-        UsageError: for a size out of range.
+        UsageError: for a size or share out of range.
     """
 
     def __init__(
@@ -60,13 +74,17 @@ class UnlearnDataModule(LightningDataModule):
         augment: Augment | None = None,
         train_limit: int | None = None,
         test_from_train: float | None = None,
+        val_from_train: float | None = None,
+        forgotten_before: list[ForgetSpec] | None = None,
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
-        if test_from_train is not None:
-            check_fraction("test_from_train", test_from_train)
+        for name, value in {"test_from_train": test_from_train, "val_from_train": val_from_train}.items():
+            if value is not None:
+                check_fraction(name, value)
+        specs = [*(forgotten_before or ()), *([] if forget is None else [forget])]
         renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
-        for name, value in renumbering.items() if forget is not None and forget.index_file is not None else ():
+        for name, value in renumbering.items() if any(spec.index_file is not None for spec in specs) else ():
             if value is not None:
                 raise UsageError(f"{name} {value} renumbers the images, so it cannot be used with an index_file")
         self.source = source
@@ -78,6 +96,8 @@ class UnlearnDataModule(LightningDataModule):
         self.augment = augment
         self.train_limit = train_limit
         self.test_from_train = test_from_train
+        self.val_from_train = val_from_train
+        self.forgotten_before = forgotten_before
         self._loaded: tuple[Dataset, ForgetSplit] | None = None
 
     def __str__(self) -> str:
@@ -87,6 +107,8 @@ class UnlearnDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Load and split now, so that every error comes before the run writes anything."""
         rank_zero_info(str(self.split))
+        for warning in self.warnings:
+            rank_zero_warn(warning)
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split where this process has not done so yet."""
@@ -97,7 +119,14 @@ class UnlearnDataModule(LightningDataModule):
             data = limited(self.source.load(), self.train_limit, self.split_seed)
             data = held_out_of_training(data, self.test_from_train, self.split_seed)
             split = make_split(
-                data.train_labels, data.test_labels, self.forget, self.split_seed, data.class_names, data.train_names
+                data.train_labels,
+                data.test_labels,
+                self.forget,
+                self.split_seed,
+                data.class_names,
+                data.train_names,
+                self.forgotten_before or (),
+                self.val_from_train,
             )
             self._loaded = data, split
         return self._loaded
@@ -111,6 +140,26 @@ class UnlearnDataModule(LightningDataModule):
     def split(self) -> ForgetSplit:
         """What is forgotten and what is retained."""
         return self._load()[1]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of these images and this split, one sentence each."""
+        return [*self.data.warnings, *self.split.warnings]
+
+    def left_out_by(self, rule: str | Mapping[str, Any]) -> str:
+        """The name of what a model never saw that was trained without the images that a rule names.
+
+        It equals the split's ``left_out`` where these are exactly this forget set and the earlier ones.
+
+        Args:
+            rule: an index file, or the arguments of a :class:`ForgetSpec`.
+
+        Raises:
+            UsageError: if it names no images of this training set.
+        """
+        data, spec = self.data, spec_of(rule)
+        found = indices_of(spec, data.train_labels, self.split_seed, data.class_names, data.train_names)
+        return left_out_hash(found, data.train_labels)
 
     @property
     def class_names(self) -> list[str]:
@@ -135,7 +184,7 @@ class UnlearnDataModule(LightningDataModule):
         return tuple(name for name in SPLIT_NAMES if counts[name])
 
     @property
-    def validation(self) -> Tensor:
+    def holdout(self) -> Tensor:
         """Retained training indices, sorted, that training leaves out; empty unless the method has a ``holdout``.
 
         Raises:
@@ -157,7 +206,7 @@ class UnlearnDataModule(LightningDataModule):
         sampler = OrderSampler(
             order,
             self.split.forget,
-            self.split.retain[~torch.isin(self.split.retain, self.validation)],
+            self.split.retain[~torch.isin(self.split.retain, self.holdout)],
             self.batch_size,
             self.forget_batch_size,
             seed=run_seed(),
@@ -188,42 +237,43 @@ class UnlearnDataModule(LightningDataModule):
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
         Args:
-            split: forget, retain, test_forget or test_retain; or validation, the part of retain of that name.
+            split: one of ``SPLIT_NAMES``; or ``holdout``, the part of retain of that name.
             device: where the batches are to lie.
             part: ``calibration`` takes the samples at even positions of the split, ``evaluation`` the others.
 
         Raises:
             UsageError: for an unknown split or part.
         """
-        if split not in (*SPLIT_NAMES, VALIDATION):
-            raise unknown("split", split, (*SPLIT_NAMES, VALIDATION))
+        if split not in (*SPLIT_NAMES, HOLDOUT):
+            raise unknown("split", split, (*SPLIT_NAMES, HOLDOUT))
         if part not in PARTS:
             raise unknown("part", part, PARTS)
         for images, labels in self._evaluation_loader(split, part):
             yield self._to_float(images.to(device), training=False), labels.to(device)
 
     def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Random samples of one training split in batches of training's size, on a device and without augmentation.
+        """Random samples of one split in batches of training's size, on a device and without augmentation.
 
         They come in an order drawn from the run's seed, all of them on every rank; no batch has a single sample.
 
         Args:
-            split: ``forget`` or ``retain``.
+            split: one of ``SPLIT_NAMES``.
             device: where the batches are to lie.
             most: how many samples at most.
 
         Raises:
-            UsageError: for another split.
+            UsageError: for an unknown split, or one without samples.
         """
-        if split not in ("forget", "retain"):
-            raise unknown("split", split, ("forget", "retain"))
-        indices: Tensor = getattr(self.split, split)
+        if split not in SPLIT_NAMES:
+            raise unknown("split", split, SPLIT_NAMES)
+        images, labels, indices = self._part(split)
         draw = torch.Generator().manual_seed(run_seed())
         some = indices[torch.randperm(len(indices), generator=draw)[:most]]
-        sampler = OrderSampler(cast(Order, split), some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
-        for batch in Batches(self.data.train_images, self.data.train_labels, sampler):
-            images, labels = batch[split]
-            yield self._to_float(images.to(device), training=False), labels.to(device)
+        order: Order = "forget" if split == "forget" else "retain"
+        sampler = OrderSampler(order, some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
+        for batch in Batches(images, labels, sampler):
+            pixels, classes = batch[order]
+            yield self._to_float(pixels.to(device), training=False), classes.to(device)
 
     def describe(self) -> dict[str, object]:
         """The data as plain values, for a result row."""
@@ -235,6 +285,7 @@ class UnlearnDataModule(LightningDataModule):
             "num_classes": self.num_classes,
             "train_limit": self.train_limit,
             "test_from_train": self.test_from_train,
+            **({} if self.val_from_train is None else {"val_from_train": self.val_from_train}),
             "augment": None if self.augment is None else dict(vars(self.augment)),
         }
 
@@ -245,11 +296,15 @@ class UnlearnDataModule(LightningDataModule):
         return cast(UnlearnMethod, module)
 
     def _evaluation_loader(self, name: str, part: str = "all") -> EvaluationBatches:
-        train = name in ("forget", "retain", VALIDATION)
-        images = self.data.train_images if train else self.data.test_images
-        labels = self.data.train_labels if train else self.data.test_labels
-        indices: Tensor = self.validation if name == VALIDATION else getattr(self.split, name)
+        images, labels, indices = self._part(name)
         return EvaluationBatches(images, labels, indices[PARTS[part]], self.eval_batch_size, *self._rank_and_world())
+
+    def _part(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """All images and labels of the set that a split is of, and the split's indices in it."""
+        indices: Tensor = self.holdout if name == HOLDOUT else getattr(self.split, name)
+        if name in (*TRAINING_SPLITS, HOLDOUT):
+            return self.data.train_images, self.data.train_labels, indices
+        return self.data.test_images, self.data.test_labels, indices
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_SIZES_READ = 20
+_FAR_LARGER = 4
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 
 
@@ -78,7 +80,20 @@ class ImageFolder(Source):
         count = sum(map(len, train))
         images = self._images(paths)
         names = [path.relative_to(folder).as_posix() for path in paths[:count]]
-        return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names)
+        warnings = list(self._warnings(paths))
+        return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
+
+    def _warnings(self, paths: Sequence[Path]) -> Iterator[str]:
+        """Says that the images are far larger than what is kept of them, by a few of the files."""
+        if self.image_size is None:
+            return
+        some = paths[:: max(1, len(paths) // _SIZES_READ)]
+        median = sorted(min(_size(path)) for path in some)[len(some) // 2]
+        if median >= _FAR_LARGER * self.image_size:
+            yield (
+                f"image_size is {self.image_size}, but the files have {median} pixels on the shorter side (median): "
+                "the network must have been trained at that image_size"
+            )
 
     def _list_test(self, class_names: Sequence[str]) -> list[list[Path]] | None:
         folders = [Path(self.root) / name for name in ("test", "val")]
@@ -160,7 +175,14 @@ def _copy(image: "Image.Image", into: Tensor) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    return _open(path, 3).size
+    """Width and height, from the head of the file alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except Exception as error:
+        raise UsageError(f"cannot decode the image {path}: {error}") from error
 
 
 def _open(path: Path, channels: int) -> "Image.Image":

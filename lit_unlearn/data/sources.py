@@ -1,7 +1,7 @@
 """What a data source hands over: every image of a training and a test set as uint8 tensors."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ class Dataset:
         test_labels: int64 (M,).
         class_names: one name per class index, all different.
         train_names: one name per training image, so that an index file can name images.
+        warnings: what the user should know of these images, one sentence each.
 
     Raises:
         UsageError: if any of this does not hold.
@@ -32,6 +33,7 @@ class Dataset:
     test_labels: Tensor
     class_names: list[str]
     train_names: list[str] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check shapes, types and ranges."""

@@ -15,6 +15,7 @@ from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
+from lit_unlearn.methods.networks import FRESH
 
 
 class Audit(UnlearnModule):
@@ -37,7 +38,7 @@ class Audit(UnlearnModule):
         self, backbone: Backbone, weights: str | Path | None = None, original: str | Path | Network | None = None
     ) -> None:
         before = copy.deepcopy(original if isinstance(original, Backbone) else backbone)
-        loaded = load_weights(backbone, weights) if weights is not None else None
+        loaded = load_weights(backbone, weights) if weights not in (None, FRESH) else None
         super().__init__(backbone)
         self.loaded = loaded
         if isinstance(original, str | Path):

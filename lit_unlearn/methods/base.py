@@ -17,7 +17,8 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.description import OBJECTS, describe_backbone, describe_optimizer, describe_settings
+from lit_unlearn.methods.checks import check_requests, check_trains
+from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.protocols import UnlearnData as UnlearnData
@@ -32,7 +33,7 @@ class UnlearnModule(BackboneModule):
     Args:
         backbone: the network, as constructed; its normalisation is inside, so images stay in [0, 1].
         weights: the original weights θo: a file, or a name in the manifest of ``checkpoints/``. None takes the
-            backbone as it is for the original.
+            backbone as it is for the original; so does ``fresh``, which the command line asks for.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
@@ -96,6 +97,10 @@ class UnlearnModule(BackboneModule):
     def load_saved_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`saved_state` returned, or an empty dict, before the modules' weights are loaded."""
 
+    def architecture_change(self) -> str | None:
+        """How the network differs from the original's architecture, in words; a method that changes it says so."""
+        return None
+
     def subject(self) -> str:
         """The model that ``validate`` or ``test`` scores, in words."""
         if self.is_original():
@@ -130,9 +135,23 @@ class UnlearnModule(BackboneModule):
             "method": type(self).__name__,
             "hyperparameters": describe_settings(self.hparams),
             "optimizer": describe_optimizer(self.trainer),
-            "backbone": describe_backbone(self.backbone),
+            "backbone": self.backbone.describe(),
             "weights": weights,
         }
+
+    def provenance(self) -> dict[str, Any]:
+        """What a file with the weights says of them, in plain types: method, network, split, and what was forgotten."""
+        split = self.data.split
+        found: dict[str, Any] = {
+            "method": type(self).__name__,
+            "split": split.hash,
+            "network": self.backbone.describe(),
+        }
+        if self.needs_forget:
+            found |= {"left_out": split.left_out, "forgotten": split.requests()}
+        if change := self.architecture_change():
+            found["architecture_change"] = change
+        return found
 
     def prepare_data(self) -> None:
         """Checks data, backbone and optimizer before a run writes anything.
@@ -142,6 +161,8 @@ class UnlearnModule(BackboneModule):
                 what the method needs, the optimizer refuses its settings, or for what :meth:`check_data` refuses.
         """
         name, data, fits = type(self).__name__, self.data, self.trainer.state.fn == "fit"
+        if fits:
+            check_trains(self.trainer)
         if fits and self.needs_forget and "forget" not in data.split_names:
             raise UsageError(f"{name} needs samples to forget: set data.forget.classes, fraction or index_file")
         if fits and self.needs_classes and not data.split.forgotten_classes:
@@ -152,6 +173,7 @@ class UnlearnModule(BackboneModule):
         except (TypeError, ValueError) as error:
             raise UsageError(f"optimizer: {error}") from error
         if fits:
+            check_requests(self, data)
             self.check_data(data)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -165,7 +187,7 @@ class UnlearnModule(BackboneModule):
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {n: value for n, value in state.items() if n.partition(".")[0] not in left_out}
-        made = {"method": type(self).__name__, "split": self.data.split.hash, "seconds": self.seconds}
+        made = {**self.provenance(), "seconds": self.seconds}
         checkpoint["lit_unlearn"] = made | ({"state": own} if (own := self.saved_state()) else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -69,6 +69,12 @@ class BoundaryExpanding(UnlearnModule):
         self.log("train/loss", loss)
         return loss
 
+    def architecture_change(self) -> str | None:
+        """The unit that stays on."""
+        if not self.keep_unit:
+            return None
+        return f"the head has one output more than the {self.classes} classes, for what is forgotten"
+
     def unwrapped_backbone(self) -> Backbone:
         """The backbone with C outputs: itself, or a copy without the unit that stays on."""
         if not self.keep_unit:

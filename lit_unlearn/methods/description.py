@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_unlearn.backbones import Backbone
 from lit_unlearn.files import plain
 
 OBJECTS = ("backbone", "optimizer", "lr_scheduler")
@@ -17,17 +16,6 @@ def describe_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     common = (*OBJECTS, "weights", "_class_path", "_instantiator")
     settings: dict[str, Any] = plain({name: value for name, value in arguments.items() if name not in common})
     return settings
-
-
-def describe_backbone(backbone: Backbone) -> dict[str, Any]:
-    """Class and sizes of a network."""
-    return {
-        "class": type(backbone).__name__,
-        "num_classes": backbone.num_classes,
-        "num_features": backbone.num_features,
-        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        **({"compiled": True} if backbone.compiled else {}),
-    }
 
 
 def describe_optimizer(trainer: Trainer) -> dict[str, Any]:

@@ -12,13 +12,17 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.methods.scoring import SplitScoring
 
+FRESH = "fresh"
+"""In place of weights: the backbone as it is constructed."""
+
 
 class BackboneModule(SplitScoring):
     """Loads the original weights into a backbone, and keeps them apart from it.
 
     Args:
         backbone: the network, as constructed.
-        weights: the original weights: a file, or a name in the manifest; None takes the backbone as it is.
+        weights: the original weights: a file, or a name in the manifest; None takes the backbone as it is, and so does
+            ``fresh``, which says that this is meant.
 
     Attributes:
         from_scratch: whether training starts from the backbone's fresh initialisation and not from the original.
@@ -31,6 +35,7 @@ class BackboneModule(SplitScoring):
 
     def __init__(self, backbone: Backbone, weights: str | Path | None) -> None:
         super().__init__()
+        weights = None if weights == FRESH else weights
         self.backbone = backbone
         self.teacher = None
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None

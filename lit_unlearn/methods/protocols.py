@@ -24,6 +24,13 @@ class Split(Protocol):
     def counts(self) -> dict[str, int]:
         """How many samples each split has, by its name."""
 
+    def requests(self) -> list[dict[str, object]]:
+        """All that a model of this split has forgotten, oldest first: each request's hash and specification."""
+
+    @property
+    def left_out(self) -> str:
+        """Names all that must never be learnt: this forget set and those of earlier requests."""
+
 
 class UnlearnData(Protocol):
     """A data module with a forget split."""
@@ -53,7 +60,7 @@ class UnlearnData(Protocol):
         """The same for batches of the forget set alone; None means ``batch_size``."""
 
     @property
-    def validation(self) -> Tensor:
+    def holdout(self) -> Tensor:
         """Retained training indices that training leaves out for the method's ``holdout``, int64.
 
         Raises:
@@ -64,4 +71,4 @@ class UnlearnData(Protocol):
         """This rank's share of a split, in [0, 1], on a device and without augmentation."""
 
     def shuffled_batches(self, split: str, device: torch.device, most: int) -> Iterator[Labelled]:
-        """At most so many random samples of ``forget`` or ``retain``, in batches of training's size, on every rank."""
+        """At most so many random samples of a split, in batches of training's size, on every rank."""

@@ -59,6 +59,10 @@ class Rescale(UnlearnModule):
         """Ends the run."""
         self.trainer.should_stop = True
 
+    def architecture_change(self) -> str | None:
+        """The gate, which a state dict of the network has no place for."""
+        return None if gate_of(self.backbone) is None else "a gate after the encoder scales the features"
+
     def unwrapped_backbone(self) -> Backbone:
         """The backbone, or a copy of it without the gate."""
         if gate_of(self.backbone) is None:

@@ -55,7 +55,7 @@ class RewindingModule(UnlearnModule):
             UsageError: naming the class of which too little is retained.
         """
         if self.rewind:
-            _ = data.validation
+            _ = data.holdout
 
     def setup(self, stage: str) -> None:
         """Begins without any epoch to go back to."""
@@ -81,7 +81,7 @@ class RewindingModule(UnlearnModule):
         self._epochs = list(state.get(_EPOCHS, []))
 
     def _go_back(self, forget_counts: Tensor) -> None:
-        wrong, count = self._errors("validation")
+        wrong, count = self._errors("holdout")
         goal = reference_error(wrong, count, forget_counts)
         best = min(reversed(self._epochs), key=lambda kept: abs(kept["error"] - goal))
         self.backbone.load_state_dict(best["state"])

@@ -21,6 +21,7 @@ from lit_unlearn.reports.rows import (
     in_order,
     labels,
     reference,
+    shown_splits,
     without_repeats,
 )
 from lit_unlearn.reports.scores import TERMS, Gap, gap_to_retrain, unlearning_scores
@@ -141,7 +142,7 @@ def _context(rows: Sequence[Row]) -> dict[str, Any]:
         "title": _title(methods),
         "missing": missing_references(rows),
         "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],
-        "splits": SPLITS,
+        "splits": shown_splits(rows),
         "no_attack": NO_ATTACK,
     }
 

@@ -23,8 +23,21 @@ VERSION = 1
 ORIGINAL = "Original"
 RETRAIN = "Retrain"
 NO_ATTACK = "no attack"
-SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
-FORGOTTEN = ("test_forget_acc", "forget_acc")
+SPLITS = {
+    "forget_acc": "Forget",
+    "retain_acc": "Retain",
+    "validation_acc": "Validation",
+    "forgotten_before_acc": "Forgotten before",
+    "test_forget_acc": "Test-forgotten",
+    "test_retain_acc": "Test-retained",
+    "test_forgotten_before_acc": "Test-forgotten before",
+}
+"""The accuracy on each split, with its heading in tables."""
+
+FORGOTTEN = ("test_forget_acc", "forget_acc", "test_forgotten_before_acc", "forgotten_before_acc")
+"""Accuracies on what must be forgotten; the first that a row knows decides."""
+
+_ALWAYS_SHOWN = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 
 
 @dataclass
@@ -89,6 +102,12 @@ class Row:
             if attack and quantity in SPLITS:
                 found.setdefault(attack, {})[quantity] = value
         return found
+
+
+def shown_splits(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns of a table of accuracies with their headings: the four of every run, and what some row has."""
+    known = {name for row in rows for accuracies in row.accuracies().values() for name in accuracies}
+    return {name: heading for name, heading in SPLITS.items() if name in known or name in _ALWAYS_SHOWN}
 
 
 def shortened(name: str) -> str:

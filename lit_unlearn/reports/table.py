@@ -12,12 +12,12 @@ from lit_unlearn.reports.rows import (
     NO_ATTACK,
     ORIGINAL,
     RETRAIN,
-    SPLITS,
     Row,
     chance,
     in_order,
     labels,
     reference,
+    shown_splits,
     without_repeats,
 )
 from lit_unlearn.reports.verdict import judge
@@ -43,7 +43,7 @@ def missing_references(rows: Sequence[Row]) -> str:
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Accuracy in percent on the four splits, for every model without an attack and after each one.
+    """Accuracy in percent on each split, for every model without an attack and after each one.
 
     Args:
         rows: result rows; Original and Retrain are put first.
@@ -58,12 +58,13 @@ def results_table(rows: Sequence[Row]) -> Table:
     table = Table(title="Accuracy, %", caption=Text(_caption(rows)), caption_justify="left", title_justify="left")
     table.add_column("Model", overflow="fold")
     table.add_column("State", overflow="fold")
-    for name in ("Forget", "Retain", "Test-\nforgotten", "Test-\nretained"):
-        table.add_column(name, justify="right")
+    splits = shown_splits(rows)
+    for heading in splits.values():
+        table.add_column(heading.replace("-", "-\n").replace(" ", "\n"), justify="right")
     for row, label in zip(rows, labels(rows), strict=True):
         for state, known in row.accuracies().items():
             name, style = (label, "bold") if state == NO_ATTACK else ("", "")
-            cells = [percent(known.get(split)) for split in SPLITS]
+            cells = [percent(known.get(split)) for split in splits]
             table.add_row(Text(printable(name), style="bold"), Text(printable(state), style=style), *cells)
         if row.status != "ok":
             table.add_row("", Text(printable(f"{row.status}: {row.reason}".removesuffix(": ")), style="bold red"))

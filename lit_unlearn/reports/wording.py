@@ -13,7 +13,12 @@ TITLES: dict[Level, str] = {
     "unjudged": "Not judged",
     "failed": "No result",
 }
-IMAGES = {"forget_acc": "the forget images", "test_forget_acc": "unseen images of the forgotten classes"}
+IMAGES = {
+    "forget_acc": "the forget images",
+    "test_forget_acc": "unseen images of the forgotten classes",
+    "forgotten_before_acc": "the images that earlier requests forgot",
+    "test_forgotten_before_acc": "unseen images of classes that earlier requests forgot",
+}
 _UTILITY = {"kept": "Utility is kept", "reduced": "Utility is reduced", "damaged": "Utility is damaged"}
 
 

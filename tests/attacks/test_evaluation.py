@@ -3,7 +3,7 @@ import torch
 from attacked import Keeps
 
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
-from lit_unlearn.backbones.weights import save_weights
+from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Retrain

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lit_unlearn.backbones import Backbone, ResNet8, Torchvision, weights
-from lit_unlearn.backbones.weights import check_checkpoint, load_weights, read_state, resolve, save_weights
+from lit_unlearn.backbones.saving import save_weights, write_state
+from lit_unlearn.backbones.weights import check_checkpoint, load_weights, read_state, resolve
 from lit_unlearn.errors import UsageError
 
 
@@ -317,8 +318,8 @@ def test_whoever_reads_while_a_file_is_replaced_sees_the_old_one_whole(saved: Pa
 def test_saving_refuses_what_could_not_be_read_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"w\.pt: thing is .*object"):
         save_weights(small(0), tmp_path / "w.pt", {"thing": object()})
-    with pytest.raises(UsageError, match=r"not as .safetensors"):
-        save_weights(small(0), tmp_path / "w.safetensors", {})
+    with pytest.raises(UsageError, match=r"w\.npz: weights are written as .pt or .safetensors, not as .npz"):
+        write_state(tmp_path / "w.npz", {}, {})
     with pytest.raises(UsageError, match="cannot write"):
         save_weights(small(0), tmp_path, {})
     assert list(tmp_path.iterdir()) == []

@@ -113,7 +113,7 @@ def test_what_a_method_holds_out_is_of_the_forgotten_classes_and_never_trained_o
     data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog", 0], fraction=0.5), batch_size=8)
     method = Recorder(order, holdout=0.4)
     trainer(tmp_path).fit(method, data)
-    held = data.validation.tolist()
+    held = data.holdout.tolist()
     assert held == sorted(held)
     assert set(held) <= set(data.split.retain.tolist())
     classes = {int(data.data.train_labels[index]) for index in data.split.forget.tolist()}
@@ -124,14 +124,14 @@ def test_what_a_method_holds_out_is_of_the_forgotten_classes_and_never_trained_o
     trained = {index for _, batch in method.trained for images, *_ in batch.values() for index in indices(images)}
     wanted = set(range(40)) - set(held) - (set(data.split.forget.tolist()) if order == "retain" else set())
     assert trained == wanted
-    evaluated = [index for images, _ in data.evaluation_batches("validation", "cpu") for index in indices(images)]
+    evaluated = [index for images, _ in data.evaluation_batches("holdout", "cpu") for index in indices(images)]
     assert evaluated == held
 
 
 def test_nothing_is_held_out_unasked_and_not_what_is_not_there(tiny: Source, tmp_path: Path) -> None:
     data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]), batch_size=8)
     trainer(tmp_path, max_epochs=1).fit(Recorder("retain"), data)
-    assert len(data.validation) == 0
+    assert len(data.holdout) == 0
     with pytest.raises(UsageError, match="no validation part of class 'dog' can be held out: 0 of its training images"):
         trainer(tmp_path).fit(Recorder("retain", holdout=0.1), data)
 

@@ -58,5 +58,5 @@ def test_the_data_module_works_without_a_trainer(make_data):
     images, labels = map(torch.cat, zip(*data.evaluation_batches("forget", torch.device("cpu")), strict=True))
     assert torch.equal(images, data.data.train_images[data.split.forget] / 255)
     assert sorted(set(labels.tolist())) == [0, 1]
-    assert len(data.validation) == 0
+    assert len(data.holdout) == 0
     assert sum(len(labels) for _, labels in data.shuffled_batches("retain", torch.device("cpu"), 10)) == 10

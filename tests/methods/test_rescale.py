@@ -6,7 +6,7 @@ from torch import nn
 
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.weights import save_weights
+from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Rescale
 from lit_unlearn.metrics.normal_equations import NormalEquations

@@ -116,7 +116,7 @@ def rewound(fit, make_backbone, data, *callbacks, lr=0.03, **settings):
 def chosen(network, data, states):
     """The epoch that the paper's rule takes, and the errors that it goes by, found without the package."""
     images, labels = data.data.train_images.double() / 255, data.data.train_labels
-    forget, held = data.split.forget, data.validation
+    forget, held = data.split.forget, data.holdout
     network, found = network.double().eval(), []
     for state in states:
         network.load_state_dict(state)
@@ -167,8 +167,8 @@ def test_of_epochs_equally_near_the_last_is_taken(fit, make_backbone, make_data)
 def test_the_validation_part_is_of_retain_alone_and_never_trained_on(fit, make_backbone, make_data, recorder):
     data = make_data(fraction=0.4)
     rewound(fit, make_backbone, data, recorder)
-    assert set(data.validation.tolist()) <= set(data.split.retain.tolist())
-    assert len(data.validation) > 2
+    assert set(data.holdout.tolist()) <= set(data.split.retain.tolist())
+    assert len(data.holdout) > 2
     seen = {
         tuple((image * 255).round().long().flatten().tolist())
         for batch in recorder.batches
@@ -177,7 +177,7 @@ def test_the_validation_part_is_of_retain_alone_and_never_trained_on(fit, make_b
     }
     images = data.data.train_images.long().flatten(1).tolist()
     trained = {index for index, image in enumerate(images) if tuple(image) in seen}
-    assert trained == set(range(48)) - set(data.validation.tolist())
+    assert trained == set(range(48)) - set(data.holdout.tolist())
 
 
 def test_rewind_never_looks_at_the_test_set(fit, make_backbone, make_data, monkeypatch):
@@ -186,7 +186,7 @@ def test_rewind_never_looks_at_the_test_set(fit, make_backbone, make_data, monke
     known = data.evaluation_batches
     monkeypatch.setattr(data, "evaluation_batches", lambda split, *more: asked.append(split) or known(split, *more))
     rewound(fit, make_backbone, data)
-    assert asked == ["forget"] * 5 + ["validation"]
+    assert asked == ["forget"] * 5 + ["holdout"]
 
 
 def test_what_is_saved_at_the_end_holds_the_chosen_epoch_alone(fit, make_trainer, make_backbone, make_data):

@@ -23,14 +23,12 @@ Layers = Literal["features", "stages"]
 Readout = Callable[[Encoded], Tensor]
 """From a batch to logits (B, C)."""
 
+_HALF_OF_TEST = tuple((split, "calibration") for split in ("test_forget", "test_forgotten_before", "test_retain"))
 _CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
-    "train": ((("forget", "all"), ("retain", "all")), "all"),
+    "train": ((("forget", "all"), ("forgotten_before", "all"), ("retain", "all")), "all"),
     "retain": ((("retain", "all"),), "all"),
-    "heldout": ((("test_forget", "calibration"), ("test_retain", "calibration")), "evaluation"),
-    "rest": (
-        (("retain", "all"), ("test_forget", "calibration"), ("test_retain", "calibration")),
-        "evaluation",
-    ),
+    "heldout": (_HALF_OF_TEST, "evaluation"),
+    "rest": ((("retain", "all"), *_HALF_OF_TEST), "evaluation"),
 }
 _NORMALISE = ("raw", "standard", "l2", "gated")
 _LAYERS = ("features", "stages")

@@ -10,7 +10,7 @@ from torch import nn
 from lit_unlearn.attacks import Evaluation, ReferenceMembership
 from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, rmia_offline, unlearned_lira
 from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin
-from lit_unlearn.backbones.weights import save_weights
+from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.reports.report import Report

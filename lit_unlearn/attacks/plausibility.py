@@ -1,0 +1,134 @@
+"""Signs that the numbers of a run will be wrong, each a sentence: what a careful reader would ask before the verdict.
+
+Before a run: an Original that is poor on its own training images, and a Retrain that was not trained out. After it:
+weights that hardly changed, and training that ended early.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from torch import Tensor
+
+from lit_unlearn.backbones import Backbone
+
+SAMPLE = 1000
+"""Images that are looked at before a run."""
+
+POOR = 0.5
+DOUBTFUL = 0.9
+BETTER = 0.05
+RETRAIN_BELOW = 0.05
+UNCHANGED = 1e-4
+_NORMALISATIONS = {
+    "mean 0 and std 1": (0.0, 1.0),
+    "mean 0.5 and std 0.5": (0.5, 0.5),
+    "ImageNet's mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225]": (
+        [0.485, 0.456, 0.406],
+        [0.229, 0.224, 0.225],
+    ),
+}
+
+
+def before_run(data: Any, original: Backbone | None, retrain: Backbone | None, device: torch.device) -> Iterator[str]:
+    """What is doubtful before anything is trained.
+
+    Args:
+        data: the data module.
+        original: the original model, or None.
+        retrain: Retrain, or None.
+        device: where to compute.
+    """
+    if original is None:
+        return
+    original = copy.deepcopy(original).to(device)
+    yield from _poor_original(original, list(data.shuffled_batches("retain", device, SAMPLE)))
+    if retrain is not None and "test_retain" in data.split_names:
+        batches = list(data.shuffled_batches("test_retain", device, SAMPLE))
+        yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
+
+
+def after_run(trainer: Trainer, module: Any) -> Iterator[str]:
+    """What is doubtful once a run has ended: weights that hardly changed, and an early end."""
+    change = _relative_change(module)
+    if change is not None and change < UNCHANGED:
+        yield f"the weights hardly differ from Original's (relative change {change:.1e}): nothing may have been learnt"
+    yield from _cut_short(trainer)
+
+
+def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[str]:
+    accuracy = _accuracy(original, batches)
+    if accuracy >= DOUBTFUL:
+        return
+    said = f"Original names only {100 * accuracy:.0f} % of its own training images"
+    tried = {name: _accuracy(other, batches) for name, other in _otherwise_normalised(original, batches)}
+    best = max(tried, key=lambda name: tried[name], default="")
+    if best and tried[best] > accuracy + BETTER:
+        yield f"{said}; with {best} it names {100 * tried[best]:.0f} %: set the backbone's mean and std"
+    elif accuracy < POOR:
+        mean, std = original.describe()["mean"], original.describe()["std"]
+        yield (
+            f"{said}: is the normalisation right? The images are in [0, 1]; set the backbone's mean and std (now "
+            f"{mean} and {std}), and check the order of the classes"
+        )
+
+
+def _otherwise_normalised(
+    original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[str, Backbone]]:
+    """The same network under other usual normalisations, each with its name."""
+    pixels = torch.cat([images for images, _ in batches]).float()
+    own = [pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()]
+    rounded = [[round(value, 3) for value in values] for values in own]
+    for name, (mean, std) in {**_NORMALISATIONS, f"mean {rounded[0]} and std {rounded[1]}": own}.items():
+        other = copy.deepcopy(original)
+        for buffer, values in ((other.normalise.mean, mean), (other.normalise.std, std)):
+            given = torch.tensor(values, dtype=buffer.dtype).flatten()
+            if len(given) in (1, buffer.numel()):
+                buffer.copy_(given.clamp(min=1e-3 if buffer is other.normalise.std else 0.0).view(-1, 1, 1))
+        yield name, other
+
+
+def _poor_retrain(original: Backbone, retrain: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[str]:
+    before, after = (_accuracy(network, batches) for network in (original, retrain))
+    count = sum(len(labels) for _, labels in batches)
+    error = math.sqrt(sum(p * (1 - p) for p in (before, after)) / max(count, 1))
+    if before - after > RETRAIN_BELOW + 2 * error:
+        yield (
+            f"Retrain names {100 * after:.1f} % of the retained test images, Original {100 * before:.1f} %: a Retrain "
+            "that is not trained out makes a poor reference; train it longer"
+        )
+
+
+def _accuracy(network: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    with torch.no_grad():
+        right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return right / max(1, sum(len(labels) for _, labels in batches))
+
+
+def _relative_change(module: Any) -> float | None:
+    """‖θu − θo‖ / ‖θo‖ over all weights and buffers, or None without an original."""
+    original = None if module.from_scratch else module.original_copy()
+    if original is None:
+        return None
+    now = module.unwrapped_backbone().state_dict()
+    pairs = [(value.double().cpu(), now[name].double().cpu()) for name, value in original.state_dict().items()]
+    moved = sum(float((left - right).square().sum()) for left, right in pairs)
+    return math.sqrt(moved / max(sum(float(left.square().sum()) for left, _ in pairs), 1e-30))
+
+
+def _cut_short(trainer: Trainer) -> Iterator[str]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    timers = [c for c in callbacks if isinstance(c, Timer)]
+    epochs, planned = trainer.current_epoch, trainer.max_epochs or -1
+    ended = f"training ended after {epochs} of {planned} epochs" if planned > 0 else f"training ended in epoch {epochs}"
+    if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
+        yield f"{ended}: max_time was over"
+    elif any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks):
+        yield f"{ended}: stopped early by EarlyStopping"
+    elif 0 <= epochs < planned and not 0 < trainer.max_steps <= trainer.global_step:
+        yield ended

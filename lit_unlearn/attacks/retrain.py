@@ -1,0 +1,115 @@
+"""The Retrain that a run is compared with: where its weights are, and what it was trained without."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from lit_unlearn.attacks.target import frozen_backbone
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.backbone import Network
+from lit_unlearn.backbones.weights import load_weights, resolve
+from lit_unlearn.errors import UsageError, unknown
+
+_KEYS = ("weights", "trained_without")
+SIDECAR = ".yaml"
+"""Ending of the file beside weights that says what they were trained without: ``retrain.pt.yaml``."""
+
+
+@dataclass(frozen=True)
+class OwnRetrain:
+    """A Retrain that other code trained, with what it was trained without.
+
+    Args:
+        weights: file with its weights.
+        trained_without: which training images it never saw: an index file, or a rule such as ``{classes: [cat]}``.
+    """
+
+    weights: str
+    trained_without: str | dict[str, Any]
+
+
+Retrain = str | Path | OwnRetrain | Network
+
+
+def check_retrain(given: object) -> Any:
+    """A Retrain as it may be given, a mapping as :class:`OwnRetrain`.
+
+    Raises:
+        UsageError: for what is neither weights, a network, such a mapping nor None.
+    """
+    if isinstance(given, Mapping):
+        if strange := sorted(given.keys() - set(_KEYS)):
+            raise unknown("option of retrain", strange[0], _KEYS)
+        if missing := [name for name in _KEYS if given.get(name) is None]:
+            raise UsageError(f"retrain: {missing[0]} is missing; give weights and trained_without")
+        return OwnRetrain(str(given["weights"]), given["trained_without"])
+    if not isinstance(given, str | Path | OwnRetrain | nn.Module | None):
+        raise UsageError(f"retrain is {given!r}, but must be weights, a network, or weights with trained_without")
+    return given
+
+
+def load_retrain(given: Any, module: Any, data: Any) -> tuple[Backbone, dict[str, str]]:
+    """The Retrain of a run, and where its weights come from.
+
+    Args:
+        given: weights as a file or a name of the manifest, weights with what they were trained without, or a network,
+            for which the caller vouches.
+        module: the method, whose backbone it shares.
+        data: the data module of the run.
+
+    Raises:
+        UsageError: if the weights do not fit the backbone, or were not trained without exactly what is forgotten.
+    """
+    if isinstance(given, nn.Module):
+        return frozen_backbone(given, data), {"source": "a network given from Python"}
+    weights = given.weights if isinstance(given, OwnRetrain) else given
+    backbone: Backbone = module.unwrapped_copy()
+    loaded = load_weights(backbone, weights)
+    stated = given.trained_without if isinstance(given, OwnRetrain) else _sidecar(resolve(weights))
+    source = {"source": str(weights), "sha256": loaded.sha256}
+    if stated is None:
+        if loaded.left_out != data.split.left_out:
+            raise UsageError(_other_split(weights, loaded.left_out, data.split.left_out))
+        return backbone, source
+    if data.left_out_by(stated) != data.split.left_out:
+        raise UsageError(
+            f"retrain weights {str(weights)!r} were trained without {_wording(stated)}, which is not exactly what this "
+            f"run forgets ({data.split}): give a Retrain of this forget set"
+        )
+    return backbone, {**source, "trained_without": _wording(stated)}
+
+
+def _other_split(weights: object, theirs: str | None, ours: str) -> str:
+    if theirs is None:
+        return (
+            f"retrain weights {str(weights)!r} do not say what they were trained without: give "
+            "evaluation.retrain '{weights: FILE, trained_without: forget.txt}', or a config of Retrain"
+        )
+    return (
+        f"retrain weights {str(weights)!r} were trained on split {theirs}, but this run is on split {ours}: let "
+        "evaluation.retrain name weights, or a config, that fit it, or null"
+    )
+
+
+def _sidecar(weights: Path) -> str | dict[str, Any] | None:
+    """What the file beside weights says that they were trained without; None where there is none."""
+    path = weights.with_name(weights.name + SIDECAR)
+    if not path.is_file():
+        return None
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    stated = said.get("trained_without") if isinstance(said, Mapping) else None
+    if not isinstance(stated, str | Mapping):
+        raise UsageError(f"{path}: must say trained_without: an index file, or a rule such as {{classes: [cat]}}")
+    # A path in a sidecar is of its own folder.
+    return str(path.parent / stated) if isinstance(stated, str) else dict(stated)
+
+
+def _wording(stated: str | dict[str, Any]) -> str:
+    return stated if isinstance(stated, str) else " and ".join(f"{name} {value}" for name, value in stated.items())

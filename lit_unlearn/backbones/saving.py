@@ -1,0 +1,135 @@
+"""Save weights: for this package with all that is known of them, or under the names of the user's own network alone."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.backbones.backbone import Backbone
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import plain, replaced
+
+SAFETENSORS, TORCH = ".safetensors", ".pt"
+KEY = "lit_unlearn"
+"""Under which a file keeps what is known of its weights."""
+
+
+def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a backbone's weights so that the file is either complete or absent.
+
+    Args:
+        backbone: what to save.
+        path: the file; its folder is made, a file of that name is replaced. A ``.safetensors`` file has the names of
+            the user's own network, any other those of the backbone.
+        metadata: plain values that JSON can hold, kept under ``lit_unlearn``.
+
+    Raises:
+        UsageError: if the metadata is not plain or the file cannot be written.
+    """
+    path = Path(path)
+    kept = plain(metadata, strict=True, where=f"metadata of {path}")
+    if path.suffix == SAFETENSORS:
+        write_state(path, network_state(backbone), kept)
+    else:
+        _save({"state_dict": _copied(backbone.state_dict()), KEY: kept}, path)
+
+
+def network_state(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights under the names of the network that :meth:`Backbone.to_network` gives, on the CPU."""
+    return own_names(_copied(backbone.state_dict()), backbone.head_path)
+
+
+def own_names(state: Mapping[str, Tensor], head_path: str | None) -> dict[str, Tensor]:
+    """A backbone's state dict under the names of the network that was split; normalisation stays behind.
+
+    Args:
+        state: of a backbone.
+        head_path: where the head was, or None for a backbone that was constructed in two parts and keeps its names.
+    """
+    if head_path is None:
+        return dict(state)
+    kept = {key: value for key, value in state.items() if key.startswith(("encoder.", "head."))}
+    return {own_name(key, head_path): value for key, value in kept.items()}
+
+
+def own_name(key: str, head_path: str) -> str:
+    """The name in the network that was split of a parameter or buffer of its backbone."""
+    part, _, rest = key.partition(".")
+    return f"{head_path}.{rest}" if part == "head" else rest
+
+
+def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Write weights under the user's own names, completely or not at all.
+
+    Args:
+        path: a ``.safetensors`` file, which holds the metadata as well, or a ``.pt`` file, a plain state dict.
+        state: name → tensor.
+        metadata: plain values that JSON can hold; the sha256 of the tensors is added.
+
+    Returns:
+        The sha256 of the file, as hexadecimal digits.
+
+    Raises:
+        UsageError: for another ending, or a file that cannot be written.
+    """
+    path, state = Path(path), _copied(state)
+    if path.suffix == TORCH:
+        _save(state, path)
+    elif path.suffix == SAFETENSORS:
+        from safetensors.torch import save
+
+        said = {**metadata, "tensors_sha256": tensors_sha256(state)}
+        _write(path, save(state, {"format": "pt", KEY: json.dumps(said, sort_keys=True)}))
+    else:
+        raise UsageError(
+            f"{path}: weights are written as {TORCH} or {SAFETENSORS}, not as {path.suffix or 'no ending'}"
+        )
+    return file_sha256(path)
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Names weights whatever file they are in: the sha256 over each name, type, shape and content, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal digits.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, as safetensors asks for."""
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        with replaced(path) as file:
+            torch.save(dict(content), file)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with replaced(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

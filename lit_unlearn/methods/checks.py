@@ -1,0 +1,43 @@
+"""What is checked of every run before it writes anything, beside what a method checks itself."""
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Trainer
+
+from lit_unlearn.errors import UsageError
+
+if TYPE_CHECKING:
+    from lit_unlearn.methods.base import UnlearnModule
+    from lit_unlearn.methods.protocols import UnlearnData
+
+_LIMITS = ("max_epochs", "max_steps", "limit_train_batches")
+
+
+def check_trains(trainer: Trainer) -> None:
+    """Refuses a run that would train nothing and leave no result.
+
+    Raises:
+        UsageError: naming the setting that is 0.
+    """
+    for name in _LIMITS:
+        value = getattr(trainer, name)
+        if value == 0 and not isinstance(value, bool):
+            raise UsageError(f"trainer.{name} is 0: nothing would be trained; give at least 1, or take validate")
+
+
+def check_requests(module: "UnlearnModule", data: "UnlearnData") -> None:
+    """Refuses to teach again what the weights have forgotten.
+
+    Raises:
+        UsageError: naming the earlier request, if its images are neither this forget set nor in ``forgotten_before``.
+    """
+    if module.loaded is None or not module.needs_forget:
+        return
+    known = {str(each["request"]) for each in data.split.requests()}
+    lost = [each for each in module.loaded.forgotten if str(each.get("request")) not in known]
+    if lost:
+        specs = ", ".join(str(each.get("spec", each.get("request"))) for each in lost)
+        raise UsageError(
+            f"weights {module.loaded.source}: this model has forgotten {specs} already, and would learn it again as a "
+            f"part of the retain set: name it in data.forgotten_before"
+        )
