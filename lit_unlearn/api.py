@@ -31,7 +31,7 @@ from lit_unlearn.suites import attacks_of_config
 
 __all__ = ["Result", "audit", "unlearn"]
 
-Weights = str | Path | nn.Module
+Weights = str | Path | nn.Module | Mapping[str, Any]
 _QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
@@ -72,14 +72,17 @@ class Result:
         Raises:
             UsageError: if the method changes the architecture.
         """
-        if self.module.unwrapped_backbone() is not self.module.backbone:
-            raise UsageError(f"{type(self.module).__name__} changes the architecture: take result.module.backbone")
+        if change := self.module.architecture_change():
+            name = type(self.module).__name__
+            raise UsageError(f"{name} changes the architecture ({change}): take result.module.backbone")
         return self.module.backbone.to_network().cpu()
 
     def save(self, path: str | Path) -> None:
-        """Writes the backbone's weights together with the hash of the split, so that they can serve as ``retrain``."""
-        split = str(self.rows[-1].split["hash"])
-        save_weights(self.module.backbone, path, {"split": split, "method": type(self.module).__name__})
+        """Writes the weights with what is known of them, so that they can serve as ``retrain`` or ``weights``.
+
+        A ``.safetensors`` file has the names of the user's own network, any other those of the backbone.
+        """
+        save_weights(self.module.backbone, path, self.module.provenance())
 
 
 def unlearn(
@@ -101,7 +104,8 @@ def unlearn(
         method: a name such as ``"OPC"``, a class, or an instance; an instance has a backbone and options of its own.
         options: arguments of the method, where it is given as a name or a class.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
-        retrain: the network retrained without the forget set: a file or name of weights, or an ``nn.Module``.
+        retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, or weights
+            of other code with what they were trained without: ``{"weights": …, "trained_without": "forget.txt"}``.
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.

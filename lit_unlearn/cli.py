@@ -109,12 +109,12 @@ class UnlearnCLI(LightningCLI):
             settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
 
     def before_validate(self) -> None:
-        """Warns of a model that was never trained."""
-        self._warn_of_random_weights()
+        """Refuses a model that was never trained."""
+        self._refuse_random_weights()
 
     def before_test(self) -> None:
-        """Warns of a model that was never trained."""
-        self._warn_of_random_weights()
+        """Refuses a model that was never trained."""
+        self._refuse_random_weights()
 
     def before_fit(self) -> None:
         """Compiles the network where it was asked for.
@@ -122,7 +122,7 @@ class UnlearnCLI(LightningCLI):
         Raises:
             UsageError: for a backend that is not there.
         """
-        self._warn_of_random_weights()
+        self._refuse_random_weights()
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -141,9 +141,14 @@ class UnlearnCLI(LightningCLI):
         if report.checkpoint and report.directory is not None:
             self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
 
-    def _warn_of_random_weights(self) -> None:
-        if self.model.loaded is None and not self.model.from_scratch:
-            rank_zero_warn("no weights were given: the backbone, as constructed, counts as the original model")
+    def _refuse_random_weights(self) -> None:
+        given = self._settings().model.get("init_args", {})
+        pretrained = (given.get("backbone") or {}).get("init_args", {}).get("pretrained", False)
+        if self.model.loaded is None and not self.model.from_scratch and not pretrained and not given.get("weights"):
+            raise UsageError(
+                "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
+                "constructed, which nothing has trained"
+            )
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -49,18 +49,20 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
         folder: where trained Retrains are kept, each in a folder of its own.
 
     Raises:
-        UsageError: if the config is not there, or is of another method.
+        UsageError: if the config is not there, is of another method, or names another backbone.
     """
     settings = _settings(config, run)
     seed = settings.pop("seed_everything")
     with _seeded(seed):
         parser = _parser()
         parsed = parser.parse_object(settings)
+        alike = {"class_path": "Retrain", "init_args": {"backbone": run["model"]["init_args"]["backbone"]}}
+        _check_backbone(config, parsed.model, parser.parse_object({**settings, "model": alike}).model)
         built = parser.instantiate_classes(parsed)
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
-        split = built.data.split.hash
-        resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split}
+        split = built.data.split
+        resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split.left_out}
         for name in _SHOWN:
             resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
@@ -72,7 +74,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
                 rank_zero_info(f"Retrain is trained first: {path}")
                 built.trainer.fit(built.model, datamodule=built.data)
                 (path.parent / SETTINGS).write_text(text + "\n")
-                save_weights(built.model.backbone, path, {"method": "Retrain", "split": split})
+                save_weights(built.model.backbone, path, built.model.provenance())
     return path
 
 
@@ -88,6 +90,23 @@ def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:
     # One process trains it. What a config of a run says of devices, checkpoints and attacks is for the run.
     trainer = {**own["trainer"], **_OF_ONE_PROCESS}
     return {"model": own["model"], "data": run["data"], "trainer": trainer, "seed_everything": own["seed_everything"]}
+
+
+def _check_backbone(config: str, own: Namespace, run: Namespace) -> None:
+    """Refuses another architecture before it is trained; ``pretrained`` may differ, for it names no architecture."""
+    theirs, ours = (_flat(model.init_args.backbone.as_dict()) for model in (own, run))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise UsageError(
+                f"evaluation.retrain: {config} has another backbone than the run: {name} is {theirs.get(name)!r}, but "
+                f"{ours.get(name)!r} in the run; leave the backbone out of the config, or give the same"
+            )
+
+
+def _flat(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and arguments of a backbone by name."""
+    arguments = {name: value for name, value in (backbone.get("init_args") or {}).items() if name != "pretrained"}
+    return {"class_path": backbone["class_path"], **arguments}
 
 
 def _parser() -> ArgumentParser:

@@ -84,8 +84,8 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 def test_fit_writes_everything_where_it_says(job: Job) -> None:
     assert job.outcome.status == 0
     assert "Run directory: runs/OPC/version_0\n" in job.outcome.log
-    assert "Written to runs/OPC/version_0: results.json, report.html, unlearned.ckpt\n" in job.outcome.log
-    wanted = {"unlearned.ckpt", "results.json", "report.html", "config.yaml", "metrics.csv"}
+    assert "Written to runs/OPC/version_0: results.json, report.html, unlearned.ckpt, unlearned.safetensors\n" in job.outcome.log
+    wanted = {"unlearned.ckpt", "unlearned.safetensors", "results.json", "report.html", "config.yaml", "metrics.csv"}
     assert wanted <= files(job.run)
     assert "train/retain_loss" in (job.run / "metrics.csv").read_text()
     assert "Tip:" not in job.outcome.log
@@ -246,7 +246,7 @@ def test_a_network_of_ones_own_by_class_path(tmp_path: Path, own_modules: Callab
     network = ("--model.backbone.network", '{"class_path": "own_network.Net", "init_args": {"width": 2}}')
     backbone = ("--model.backbone", "Custom", "--model.backbone.in_channels", "1", *network)
     data = ("--data.source", "Digits", "--data.forget.fraction", "0.1", "--data.batch_size", "16")
-    args = (*QUICK, "--model", "FineTune", *backbone, *data)
+    args = (*QUICK, "--model", "FineTune", "--model.weights", "fresh", *backbone, *data)
     assert lit_unlearn(tmp_path, "fit", *args).status == 0
     (original, row) = read_rows(tmp_path / "runs/FineTune/version_0/results.json")
     assert (row.backbone["class"], row.backbone["num_features"]) == ("Custom", 72)

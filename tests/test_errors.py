@@ -226,13 +226,13 @@ MADE = [
     inline(*FIT, "--model.backbone.in_channels=3", says=("1-channel", "backbone for 3"), id="channels of weights"),
     inline(
         *BARE,
-        *("--model.weights=null", "--model.backbone.num_classes=7"),
+        *("--model.weights=fresh", "--model.backbone.num_classes=7"),
         says=("7 classes", "data has 10", "num_classes=10"),
         id="classes of data",
     ),
     inline(
         *BARE,
-        *("--model.weights=null", "--model.backbone.in_channels=3"),
+        *("--model.weights=fresh", "--model.backbone.in_channels=3"),
         says=("3-channel", "data has 1", "in_channels=1"),
         id="channels of data",
     ),

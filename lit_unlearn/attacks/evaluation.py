@@ -150,14 +150,16 @@ class Evaluation(Driver):
             rank_zero_warn(warning)
         self._warnings = [*data.warnings, *found]
 
+    def _warn_after(self, trainer: Trainer, module: Any) -> list[str]:
+        """Says what is doubtful once a model is trained."""
+        found = list(after_run(trainer, module)) if trainer.state.fn == "fit" else []
+        for warning in found:
+            rank_zero_warn(warning)
+        return found
+
     def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
         """Measures every model and hands over the results; what is complete is kept if an attack breaks."""
         results = self._results = self._new_results()
-        if trainer.state.fn == "fit":
-            ended = list(after_run(trainer, module))
-            for warning in ended:
-                rank_zero_warn(warning)
-            results.warnings += ended
         with isolated(module.device):
             targets = self._targets(trainer, module)
             diverged = module.diverged or _overflow(trainer, targets["unlearned"])
@@ -166,6 +168,7 @@ class Evaluation(Driver):
             titles = [TITLE, *(attack.title for attack in attacks)]
             results.models["unlearned"].skipped.update(dict.fromkeys(titles, _DIVERGED))
         else:
+            results.warnings += self._warn_after(trainer, module)
             measure(targets["unlearned"], attacks, results.models["unlearned"])
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)

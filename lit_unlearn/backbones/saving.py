@@ -82,8 +82,9 @@ def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping
     elif path.suffix == SAFETENSORS:
         from safetensors.torch import save
 
+        # One entry alone: several would be written in random order, and equal weights give unequal files.
         said = {**metadata, "tensors_sha256": tensors_sha256(state)}
-        _write(path, save(state, {"format": "pt", KEY: json.dumps(said, sort_keys=True)}))
+        _write(path, save(state, {KEY: json.dumps(said, sort_keys=True)}))
     else:
         raise UsageError(
             f"{path}: weights are written as {TORCH} or {SAFETENSORS}, not as {path.suffix or 'no ending'}"

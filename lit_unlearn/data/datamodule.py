@@ -181,7 +181,7 @@ class UnlearnDataModule(LightningDataModule):
     def split_names(self) -> tuple[str, ...]:
         """The splits that are not empty, in the order of the evaluation loaders."""
         counts = self.split.counts()
-        return tuple(name for name in SPLIT_NAMES if counts[name])
+        return tuple(name for name in SPLIT_NAMES if counts.get(name))
 
     @property
     def holdout(self) -> Tensor:

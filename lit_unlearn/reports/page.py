@@ -141,7 +141,7 @@ def _context(rows: Sequence[Row]) -> dict[str, Any]:
         "methods": methods,
         "title": _title(methods),
         "missing": missing_references(rows),
-        "warnings": [text for entry in methods if (text := _mismatch(entry, rows))],
+        "warnings": [text for entry in methods for text in _warnings(entry, rows)],
         "splits": shown_splits(rows),
         "no_attack": NO_ATTACK,
     }
@@ -206,11 +206,13 @@ def _title(methods: Sequence[Entry]) -> str:
     return f"Runs that withstand their attacks as well as Retrain and keep utility: {good} of {len(methods)}."
 
 
-def _mismatch(entry: Entry, rows: Sequence[Row]) -> str:
-    """A warning where a reference is of another network."""
+def _warnings(entry: Entry, rows: Sequence[Row]) -> Iterator[str]:
+    """What the row itself says is doubtful, and a reference that is of another network."""
+    yield from (f"{entry.label}: {text}." for text in entry.row.warnings)
     found = {name: reference(entry.row, rows, name) for name in (ORIGINAL, RETRAIN)}
     other = [name for name, row in found.items() if row is not None and row.backbone != entry.row.backbone]
-    return f"{entry.label} is compared with {' and '.join(other)} of another backbone." if other else ""
+    if other:
+        yield f"{entry.label} is compared with {' and '.join(other)} of another backbone."
 
 
 def _attacks(rows: Sequence[Row]) -> list[str]:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn.artifacts import Artifact
+from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
 from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
@@ -21,6 +22,7 @@ from lit_unlearn.results import Driver, Measurement, Results, Subject
 __all__ = ["Report"]
 
 RESULTS, ARTIFACTS, PAGE, CHECKPOINT = "results.json", "artifacts.npz", "report.html", "unlearned.ckpt"
+WEIGHTS = "unlearned.safetensors"
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 
@@ -32,7 +34,8 @@ class Report(Callback):
 
     Args:
         page: write ``report.html``.
-        checkpoint: write ``unlearned.ckpt`` after ``fit``.
+        checkpoint: write the unlearned model after ``fit``: ``unlearned.ckpt`` for this package, and its weights under
+            the names of the user's own network as ``unlearned.safetensors``.
         write: write files and print the table; False only keeps rows and artifacts, and touches no file.
 
     Attributes:
@@ -48,6 +51,7 @@ class Report(Callback):
         self.directory: Path | None = None
         self._curves: dict[str, dict[int, float]] = {}
         self._started = ""
+        self._result: dict[str, str] = {}
         self._made: list[Path] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -57,7 +61,7 @@ class Report(Callback):
             UsageError: naming the directory.
         """
         del pl_module, stage
-        self.rows, self.artifacts, self._curves, self._made = [], {}, {}, []
+        self.rows, self.artifacts, self._curves, self._made, self._result = [], {}, {}, [], {}
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         if self.write:
             self.directory = run_directory(trainer)
@@ -107,6 +111,7 @@ class Report(Callback):
         if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit" and results.status != "interrupted":
             assert self.directory is not None
             trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
+            self._result = self._write_weights(trainer, cast(Any, pl_module))
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
@@ -145,8 +150,21 @@ class Report(Callback):
             from lit_unlearn.reports.page import write_page
 
             write_page(self.directory / PAGE, self.rows, self.artifacts)
-        written = [name for name in (RESULTS, ARTIFACTS, PAGE, CHECKPOINT) if (self.directory / name).exists()]
+        names = (RESULTS, ARTIFACTS, PAGE, CHECKPOINT, WEIGHTS)
+        written = [name for name in names if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
+
+    def _write_weights(self, trainer: Trainer, module: Any) -> dict[str, str]:
+        """Writes the weights as they go home; returns what the row says of the file."""
+        assert self.directory is not None
+        state, said = network_state(module.backbone), module.provenance()
+        change = said.get("architecture_change")
+        found = {"file": WEIGHTS, "tensors_sha256": tensors_sha256(state)} | ({"change": change} if change else {})
+        if trainer.is_global_zero:
+            found["sha256"] = write_state(self.directory / WEIGHTS, state, said)
+            names = f"the names of {said['network']['network']}" + (f", but {change}" if change else "")
+            rank_zero_info(f"Weights under {names}: {self.directory / WEIGHTS}")
+        return found
 
     def _writes(self, trainer: Any) -> bool:
         return self.write and not trainer.fast_dev_run
@@ -185,7 +203,8 @@ class Report(Callback):
                 epochs=trainer.current_epoch if trainer.state.fn == "fit" else None,
                 **described,
                 **common,
-                **{**fields, "weights": own_weights},
+                warnings=results.warnings,
+                **{**fields, "weights": own_weights | ({"result": self._result} if self._result else {})},
             ),
         )
 

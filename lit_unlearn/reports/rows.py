@@ -66,7 +66,9 @@ class Row:
         versions: package → version.
         commit: the repository's commit, where there is one.
         started: ISO time in UTC.
-        weights: where the weights came from (path, sha256) and went.
+        weights: where the original weights came from (``source``, ``sha256``), and the ``result``: its file, sha256,
+            the sha256 of its tensors, and how the method changed the architecture, where it did.
+        warnings: signs that the numbers may be wrong, one sentence each.
         benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 
@@ -92,6 +94,7 @@ class Row:
     commit: str | None = None
     started: str = ""
     weights: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     benchmark: dict[str, Any] = field(default_factory=dict)
 
     def accuracies(self) -> dict[str, dict[str, float]]:

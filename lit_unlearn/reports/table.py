@@ -95,4 +95,5 @@ def _caption(rows: Sequence[Row]) -> str:
     lines = [missing_references(rows)]
     if levels := sorted({value for row in rows if (value := chance(row)) is not None}):
         lines.append(f"Chance level among the forgotten classes: {', '.join(map(percent, levels))} %.")
-    return "\n".join(filter(None, lines))
+    lines += [f"Warning: {text}." for text in dict.fromkeys(text for row in rows for text in row.warnings)]
+    return printable("\n".join(filter(None, lines)))

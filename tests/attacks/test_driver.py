@@ -18,7 +18,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.reports.report import Report
 
-FILES = ["artifacts.npz", "report.html", "results.json", "unlearned.ckpt"]
+FILES = ["artifacts.npz", "report.html", "results.json", "unlearned.ckpt", "unlearned.safetensors"]
 
 
 class Shifts(Callback):

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from lit_unlearn.reports.rows import SPLITS, Row
+from lit_unlearn.reports.rows import Row
+
+SPLITS = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 
 SPLIT = {
     "hash": "3fa81c09e2d47b55",

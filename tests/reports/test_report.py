@@ -267,7 +267,8 @@ def test_a_run_with_any_logger_writes_there(make_backbone, make_data, fit, tmp_p
     fit(
         FineTune(make_backbone()), make_data(), Evaluation(), HeadRecovery(), report, logger=Online(str(tmp_path), "x1")
     )
-    assert sorted(os.listdir(tmp_path / "project" / "x1")) == ["report.html", "results.json", "unlearned.ckpt"]
+    written = ["report.html", "results.json", "unlearned.ckpt", "unlearned.safetensors"]
+    assert sorted(os.listdir(tmp_path / "project" / "x1")) == written
 
 
 def test_a_run_without_a_seed_says_that_it_has_none(make_backbone, make_data, fit, monkeypatch):
