@@ -1,7 +1,7 @@
 """The command line: Lightning's, with unlearning methods as models and attacks as callbacks.
 
 ``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the four splits.
-``benchmark``, ``tune`` and ``report``, which need no model, have parsers of their own.
+``benchmark``, ``tune``, ``report`` and ``export``, which need no model, have parsers of their own.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
+from lit_unlearn.exporting import export
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
@@ -176,7 +177,8 @@ def run(args: ArgsType = None) -> UnlearnCLI:
         parser_kwargs={
             "prog": "lit-unlearn",
             "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
-            "Many runs: lit-unlearn benchmark, tune and report, each with its own --help.",
+            "Many runs: lit-unlearn benchmark, tune and report. Weights and evidence: lit-unlearn export. "
+            "Each has its own --help.",
             "version": __version__,
             **parser,
             **{name: dict(parser) for name in UnlearnCLI.subcommands()},
@@ -202,6 +204,8 @@ def main(args: ArgsType = None) -> None:
                 tune(rest, run_one, {name: getattr(methods, name).search for name in methods.__all__})
             case ["report", *rest]:
                 report(rest)
+            case ["export", *rest]:
+                export(rest)
             case _:
                 run(args)
     except SIGTERMException:

@@ -84,7 +84,10 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
 def test_fit_writes_everything_where_it_says(job: Job) -> None:
     assert job.outcome.status == 0
     assert "Run directory: runs/OPC/version_0\n" in job.outcome.log
-    assert "Written to runs/OPC/version_0: results.json, report.html, unlearned.ckpt, unlearned.safetensors\n" in job.outcome.log
+    written = "results.json, report.html, unlearned.ckpt, unlearned.safetensors"
+    assert f"Written to runs/OPC/version_0: {written}\n" in job.outcome.log
+    network = "lit_unlearn.backbones.small_resnet.ResNet8"
+    assert f"Weights under the names of {network}: runs/OPC/version_0/unlearned.safetensors\n" in job.outcome.log
     wanted = {"unlearned.ckpt", "unlearned.safetensors", "results.json", "report.html", "config.yaml", "metrics.csv"}
     assert wanted <= files(job.run)
     assert "train/retain_loss" in (job.run / "metrics.csv").read_text()

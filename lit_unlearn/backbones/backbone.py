@@ -200,6 +200,7 @@ class Backbone(nn.Module):
             "class": type(self).__name__,
             "network": self.network_class(),
             "head": self.head_path or "head",
+            "normalises": self.head_path is None,
             "mean": mean,
             "std": std,
             "num_classes": self.num_classes,

@@ -98,6 +98,7 @@ class UnlearnDataModule(LightningDataModule):
         self.test_from_train = test_from_train
         self.val_from_train = val_from_train
         self.forgotten_before = forgotten_before
+        self._digest: str | None = None
         self._loaded: tuple[Dataset, ForgetSplit] | None = None
 
     def __str__(self) -> str:
@@ -279,6 +280,7 @@ class UnlearnDataModule(LightningDataModule):
         """The data as plain values, for a result row."""
         return {
             **self.source.describe(),
+            "sha256": self._sha256(),
             "train": len(self.data.train_labels),
             "test": len(self.data.test_labels),
             "image_shape": list(self.image_shape),
@@ -288,6 +290,12 @@ class UnlearnDataModule(LightningDataModule):
             **({} if self.val_from_train is None else {"val_from_train": self.val_from_train}),
             "augment": None if self.augment is None else dict(vars(self.augment)),
         }
+
+    def _sha256(self) -> str:
+        """Of all images and labels, whatever is forgotten of them."""
+        if self._digest is None:
+            self._digest = self.data.sha256()
+        return self._digest
 
     def _method(self) -> UnlearnMethod:
         module = None if self.trainer is None else self.trainer.lightning_module

@@ -1,5 +1,6 @@
 """What a data source hands over: every image of a training and a test set as uint8 tensors."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError
+
+_HASHED_AT_ONCE = 1000
 
 
 @dataclass(eq=False)
@@ -46,6 +49,16 @@ class Dataset:
             raise UsageError(f"data: class names repeat: {self.class_names}")
         if self.train_names is not None and len(self.train_names) != len(self.train_images):
             raise UsageError(f"data: {len(self.train_names)} names for {len(self.train_images)} training images")
+
+    def sha256(self) -> str:
+        """Names these images and labels: the sha256 over both sets, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
+            digest.update(str(tuple(images.shape)).encode())
+            for start in range(0, len(images), _HASHED_AT_ONCE):
+                digest.update(images[start : start + _HASHED_AT_ONCE].contiguous().numpy().data)
+            digest.update(labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 def _check_part(part: str, images: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -7,18 +7,17 @@ It overrides Lightning's hooks without a call to ``super()``: :mod:`lit_unlearn.
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.checks import check_requests, check_trains
-from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings
+from lit_unlearn.methods.checks import check_run
+from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings, describe_weights
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.protocols import UnlearnData as UnlearnData
@@ -141,40 +140,17 @@ class UnlearnModule(BackboneModule):
 
     def provenance(self) -> dict[str, Any]:
         """What a file with the weights says of them, in plain types: method, network, split, and what was forgotten."""
-        split = self.data.split
-        found: dict[str, Any] = {
-            "method": type(self).__name__,
-            "split": split.hash,
-            "network": self.backbone.describe(),
-        }
-        if self.needs_forget:
-            found |= {"left_out": split.left_out, "forgotten": split.requests()}
-        if change := self.architecture_change():
-            found["architecture_change"] = change
-        return found
+        return describe_weights(self)
+
+    def save_network(self, path: str | Path) -> dict[str, str]:
+        """Writes the weights under the names of the user's own network; returns what a result row says of them."""
+        state, change = network_state(self.backbone), self.architecture_change()
+        found = {"sha256": write_state(path, state, self.provenance()), "tensors_sha256": tensors_sha256(state)}
+        return found | ({"change": change} if change else {})
 
     def prepare_data(self) -> None:
-        """Checks data, backbone and optimizer before a run writes anything.
-
-        Raises:
-            UsageError: if channels, image size or class count do not fit, the data cannot be split or does not name
-                what the method needs, the optimizer refuses its settings, or for what :meth:`check_data` refuses.
-        """
-        name, data, fits = type(self).__name__, self.data, self.trainer.state.fn == "fit"
-        if fits:
-            check_trains(self.trainer)
-        if fits and self.needs_forget and "forget" not in data.split_names:
-            raise UsageError(f"{name} needs samples to forget: set data.forget.classes, fraction or index_file")
-        if fits and self.needs_classes and not data.split.forgotten_classes:
-            raise UsageError(f"{name} can only forget whole classes: set data.forget.classes alone")
-        self.unwrapped_backbone().check(data.image_shape, data.num_classes)
-        try:
-            self.make_optimizer([nn.Parameter(torch.zeros(1))])
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"optimizer: {error}") from error
-        if fits:
-            check_requests(self, data)
-            self.check_data(data)
+        """Checks data, backbone and optimizer before a run writes anything, see :mod:`lit_unlearn.methods.checks`."""
+        check_run(self, self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""

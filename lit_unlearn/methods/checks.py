@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch import Trainer
+from torch import nn
 
 from lit_unlearn.errors import UsageError
 
@@ -11,6 +13,31 @@ if TYPE_CHECKING:
     from lit_unlearn.methods.protocols import UnlearnData
 
 _LIMITS = ("max_epochs", "max_steps", "limit_train_batches")
+
+
+def check_run(module: "UnlearnModule", trainer: Trainer) -> None:
+    """Checks data, backbone and optimizer before a run writes anything.
+
+    Raises:
+        UsageError: if nothing would be trained; if channels, image size or class count do not fit, the data cannot be
+            split or does not name what the method needs, the optimizer refuses its settings, the weights would learn
+            again what they forgot, or for what the method's ``check_data`` refuses.
+    """
+    name, data, fits = type(module).__name__, module.data, trainer.state.fn == "fit"
+    if fits:
+        check_trains(trainer)
+    if fits and module.needs_forget and "forget" not in data.split_names:
+        raise UsageError(f"{name} needs samples to forget: set data.forget.classes, fraction or index_file")
+    if fits and module.needs_classes and not data.split.forgotten_classes:
+        raise UsageError(f"{name} can only forget whole classes: set data.forget.classes alone")
+    module.unwrapped_backbone().check(data.image_shape, data.num_classes)
+    try:
+        module.make_optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer: {error}") from error
+    if fits:
+        check_requests(module, data)
+        module.check_data(data)
 
 
 def check_trains(trainer: Trainer) -> None:

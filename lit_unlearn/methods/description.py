@@ -1,11 +1,14 @@
 """What a result row says of a method's run, in plain types that JSON can hold."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
 from lit_unlearn.files import plain
+
+if TYPE_CHECKING:
+    from lit_unlearn.methods.base import UnlearnModule
 
 OBJECTS = ("backbone", "optimizer", "lr_scheduler")
 """Arguments of every method that are no plain values, and are described by what became of them."""
@@ -27,3 +30,15 @@ def describe_optimizer(trainer: Trainer) -> dict[str, Any]:
         state = {name: value for name, value in config.scheduler.state_dict().items() if name[0] != "_"}
         described["lr_scheduler"] = {"class": type(config.scheduler).__name__, **plain(state)}
     return described
+
+
+def describe_weights(module: "UnlearnModule") -> dict[str, Any]:
+    """What a file with a method's weights says of them: method, network, split, and what was forgotten."""
+    split = module.data.split
+    found: dict[str, Any] = {"method": type(module).__name__, "split": split.hash}
+    found["network"] = module.backbone.describe()
+    if module.needs_forget:
+        found |= {"left_out": split.left_out, "forgotten": split.requests()}
+    if change := module.architecture_change():
+        found["architecture_change"] = change
+    return found

@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn.artifacts import Artifact
-from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
 from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
@@ -157,13 +156,12 @@ class Report(Callback):
     def _write_weights(self, trainer: Trainer, module: Any) -> dict[str, str]:
         """Writes the weights as they go home; returns what the row says of the file."""
         assert self.directory is not None
-        state, said = network_state(module.backbone), module.provenance()
-        change = said.get("architecture_change")
-        found = {"file": WEIGHTS, "tensors_sha256": tensors_sha256(state)} | ({"change": change} if change else {})
-        if trainer.is_global_zero:
-            found["sha256"] = write_state(self.directory / WEIGHTS, state, said)
-            names = f"the names of {said['network']['network']}" + (f", but {change}" if change else "")
-            rank_zero_info(f"Weights under {names}: {self.directory / WEIGHTS}")
+        if not trainer.is_global_zero:
+            return {}
+        found = {"file": WEIGHTS, **module.save_network(self.directory / WEIGHTS)}
+        change = f", but {found['change']}" if "change" in found else ""
+        network = module.backbone.network_class()
+        rank_zero_info(f"Weights under the names of {network}{change}: {self.directory / WEIGHTS}")
         return found
 
     def _writes(self, trainer: Any) -> bool:

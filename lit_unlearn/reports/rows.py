@@ -205,10 +205,29 @@ def read_rows(path: str | Path, damaged: list[str] | None = None) -> list[Row]:
         UsageError: the file is missing, is not JSON, is of another format or version, or a row has a missing, unknown
             or wrongly typed field.
     """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return rows_of(content, str(path), damaged)
+
+
+def rows_of(content: bytes, where: str, damaged: list[str] | None = None) -> list[Row]:
+    """The rows in the content of a results file.
+
+    Args:
+        content: what :func:`write_rows` wrote.
+        where: names it in error messages.
+        damaged: as in :func:`read_rows`.
+
+    Raises:
+        UsageError: as :func:`read_rows`.
+    """
     read = []
-    for i, text in enumerate(_document(Path(path)).rows):
+    for i, text in enumerate(_document(content, where).rows):
         try:
-            read.append(_row(text, f"{path}: row {i}"))
+            read.append(_row(text, f"{where}: row {i}"))
         except UsageError as error:
             if damaged is None:
                 raise
@@ -224,11 +243,7 @@ class _Document(msgspec.Struct):
     version: Any = None
 
 
-def _document(path: Path) -> _Document:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+def _document(content: bytes, path: str) -> _Document:
     try:
         document = msgspec.json.decode(content, type=_Document)
     except msgspec.ValidationError as error:

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -176,3 +177,74 @@ def test_a_binary_index_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UsageError, match="cannot read index_file"):
         split(ForgetSpec(index_file=path))
+
+
+def three_requests(tmp_path: Path) -> list[ForgetSpec]:
+    return [ForgetSpec(classes=["dog"]), ForgetSpec(fraction=0.2), write(tmp_path, "4\n5\n1\n")]
+
+
+def requested(specs: list[ForgetSpec], **settings: object) -> ForgetSplit:
+    return make_split(TRAIN, TEST, specs[-1], 0, NAMES, None, specs[:-1], **settings)  # type: ignore[arg-type]
+
+
+def test_earlier_requests_stay_out_of_retain_and_are_splits_of_their_own(tmp_path: Path) -> None:
+    specs = three_requests(tmp_path)
+    made = [requested(specs[:count]) for count in (1, 2, 3)]
+    for before, after in itertools.pairwise(made):
+        gone = torch.cat([before.forget, before.forgotten_before]).sort().values
+        assert torch.equal(after.forgotten_before, gone)
+        assert not torch.isin(after.forget, gone).any()
+        assert not torch.isin(after.retain, torch.cat([gone, after.forget])).any()
+        assert torch.equal(torch.cat([after.forget, after.retain, gone]).sort().values, torch.arange(40))
+    assert made[1].test_forgotten_before.tolist() == [1, 5, 9, 13, 17]
+    assert torch.equal(made[1].test_retain, made[0].test_retain)
+    assert made[2].forget.tolist() == sorted({4, 5, 1} - set(made[2].forgotten_before.tolist()))
+    assert made[2].counts()["forgotten_before"] == 10 + 6
+
+
+def test_each_request_has_one_name_whenever_it_is_asked_for(tmp_path: Path) -> None:
+    specs = three_requests(tmp_path)
+    first, second, third = (requested(specs[:count]) for count in (1, 2, 3))
+    assert [each["request"] for each in third.requests()] == [first.request, second.request, third.request]
+    assert (first.hash, first.left_out) == (first.request, first.request)
+    assert len({first.hash, second.hash, third.hash, second.request, third.left_out}) == 5
+
+
+def test_what_is_left_out_has_one_name_however_it_is_asked_for() -> None:
+    twice = requested([ForgetSpec(classes=[1]), ForgetSpec(classes=[2])])
+    once = split(ForgetSpec(classes=[2, 1]))
+    assert twice.left_out == once.left_out == once.hash != twice.hash
+    assert torch.equal(twice.retain, once.retain)
+
+
+def test_a_request_that_is_over_or_leaves_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"forget: all images that classes \[1\] selects were forgotten before"):
+        requested([ForgetSpec(classes=[1, 2]), ForgetSpec(classes=[1])])
+    with pytest.raises(UsageError, match="nothing is left to retain"):
+        requested([ForgetSpec(classes=[0, 1, 2]), ForgetSpec(classes=[3])])
+    with pytest.raises(UsageError, match=r"forgotten_before: request 2: fraction is 2\.0"):
+        requested([ForgetSpec(classes=[0]), ForgetSpec(fraction=2.0), ForgetSpec(classes=[3])])
+
+
+def test_validation_is_a_share_of_each_retained_class_and_changes_the_name() -> None:
+    made = requested([ForgetSpec(classes=[1])], validation=0.2)
+    assert torch.bincount(TRAIN[made.validation], minlength=4).tolist() == [2, 0, 2, 2]
+    assert torch.equal(torch.cat([made.validation, made.retain]).sort().values, split(ForgetSpec(classes=[1])).retain)
+    assert made.hash != split(ForgetSpec(classes=[1])).hash
+    assert made.left_out == split(ForgetSpec(classes=[1])).left_out
+    with pytest.raises(UsageError, match=r"val_from_train 0\.01 of 30 retained images"):
+        requested([ForgetSpec(classes=[1])], validation=0.01)
+
+
+def test_a_list_that_names_a_whole_class_is_said_to(tmp_path: Path) -> None:
+    whole = "".join(f"{index}\n" for index in range(0, 40, 4))
+    (warning,) = split(write(tmp_path, whole + "1\n")).warnings
+    assert "every training image of class 'cat'" in warning
+    assert "give forget.classes [cat]" in warning
+    assert split(write(tmp_path, whole[2:])).warnings == ()
+    assert split(ForgetSpec(classes=["cat"])).warnings == ()
+
+
+def test_a_class_without_test_images_is_named() -> None:
+    made = make_split(TRAIN, TEST[TEST != 2], ForgetSpec(classes=["cat"]), 0, NAMES)
+    assert made.warnings == ("no test image of class 'frog': nothing is known of unseen images of it",)

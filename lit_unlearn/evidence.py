@@ -1,0 +1,156 @@
+"""The evidence of a run as one zip file: results, page, configs, and the hashes of data, split and weights.
+
+It proves that nothing in it was changed since it was written, by whoever holds its sha256; it is not signed.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from lit_unlearn import __version__
+from lit_unlearn.backbones.saving import file_sha256, tensors_sha256
+from lit_unlearn.backbones.weights import read_state, resolve
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import replaced
+from lit_unlearn.reports.report import ARTIFACTS, PAGE, RESULTS
+from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
+
+FORMAT = "lit_unlearn evidence"
+MANIFEST = "evidence.json"
+CONFIG, RETRAIN_SETTINGS = "config.yaml", "settings.json"
+MOST_BYTES = 2**30
+
+
+def write_evidence(run: Path, to: Path) -> str:
+    """Zips what a run left behind, verifies the zip, and returns a line with its sha256.
+
+    Args:
+        run: the run's folder.
+        to: the zip file; it is written whole or not at all.
+
+    Raises:
+        UsageError: if the folder holds no results, or the file cannot be written.
+    """
+    if to.suffix != ".zip":
+        raise UsageError(f"{to}: evidence is a .zip file")
+    if not (run / RESULTS).is_file():
+        raise UsageError(f"{run}: no run: there is no {RESULTS}")
+    rows = read_rows(run / RESULTS)
+    found = dict(_files(run, rows))
+    manifest = {
+        "format": FORMAT,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lit_unlearn": __version__,
+        "files": {name: file_sha256(path) for name, path in found.items()},
+        **_identity(rows[-1]),
+    }
+    try:
+        with replaced(to) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            for name, path in found.items():
+                archive.write(path, name)
+    except OSError as error:
+        raise UsageError(f"cannot write {to}: {error.strerror or error}") from error
+    verify_evidence(to)
+    return f"Written to {to} (sha256 {file_sha256(to)}): {', '.join([MANIFEST, *found])}. Keep the sha256 elsewhere."
+
+
+def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
+    """Checks that evidence is whole and agrees with itself, and says what it shows.
+
+    Args:
+        path: the zip file. Nothing is unpacked, and nothing in it is run.
+        weights: a file of weights, in whatever format, that must be the result of the run.
+
+    Raises:
+        UsageError: naming what is missing, changed or disagrees.
+    """
+    manifest, contents = _read(path)
+    row = _rows(contents[RESULTS], path)[-1]
+    for name, value in _identity(row).items():
+        if manifest.get(name) != value:
+            raise UsageError(f"{path}: {MANIFEST} and {RESULTS} disagree about {name}")
+    result = row.weights.get("result") or {}
+    lines = [
+        f"{path}: {len(contents)} files, each as its sha256 in {MANIFEST} says",
+        f"split {row.split.get('hash')}, data {row.data.get('sha256', 'without a hash')}",
+        f"original weights {row.weights.get('sha256', 'without a hash')}, result {result.get('sha256', 'not kept')}",
+        f"sha256 of the evidence: {file_sha256(path)}",
+    ]
+    if weights is None:
+        return lines
+    held = tensors_sha256(read_state(resolve(weights))[0])
+    if held != result.get("tensors_sha256"):
+        raise UsageError(f"{weights}: not the weights of this evidence: its tensors' sha256 is {held}")
+    return [*lines, f"{weights}: the weights that this evidence is of"]
+
+
+def _files(run: Path, rows: list[Row]) -> Iterator[tuple[str, Path]]:
+    """Name in the zip → file; only what is there."""
+    for name in (RESULTS, PAGE, ARTIFACTS, CONFIG):
+        if (run / name).is_file():
+            yield name, run / name
+    source = next((row.weights.get("source") for row in rows if row.method == RETRAIN), None)
+    settings = None if source is None else Path(str(source)).with_name(RETRAIN_SETTINGS)
+    if settings is not None and settings.is_file():
+        yield f"retrain/{RETRAIN_SETTINGS}", settings
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    """What names the run: its data, split and weights by their hashes, and the method."""
+    result = row.weights.get("result") or {}
+    return {
+        "method": row.method,
+        "status": row.status,
+        "data_sha256": row.data.get("sha256"),
+        "split": row.split.get("hash"),
+        "left_out": row.split.get("left_out"),
+        "original_sha256": row.weights.get("sha256"),
+        "result_sha256": result.get("sha256"),
+        "result_tensors_sha256": result.get("tensors_sha256"),
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and every other file, once each is what the manifest says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(set(names)) != len(names) or MANIFEST not in names or RESULTS not in names:
+                raise UsageError(f"{path}: no evidence: it must hold {MANIFEST} and {RESULTS}, and each file once")
+            if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
+                raise UsageError(f"{path}: its files are larger than {MOST_BYTES >> 20} MiB together")
+            contents = {name: _member(archive, name) for name in names}
+        manifest = json.loads(contents.pop(MANIFEST))
+        listed = dict(manifest["files"]) if manifest["format"] == FORMAT else None
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: no evidence ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if listed is None or listed.keys() != contents.keys():
+        raise UsageError(f"{path}: {MANIFEST} does not list exactly the files that are there")
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != listed[name]:
+            raise UsageError(f"{path}: {name} was changed: its sha256 is not the one in {MANIFEST}")
+    return cast(dict[str, Any], manifest), contents
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a zip, and no more bytes of it than it declares."""
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as file:
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"{name} is not as long as it says")
+    return content
+
+
+def _rows(content: bytes, path: Path) -> list[Row]:
+    rows = rows_of(content, f"{path}: {RESULTS}")
+    if not rows:
+        raise UsageError(f"{path}: {RESULTS} has no row")
+    return rows
