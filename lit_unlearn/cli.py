@@ -97,7 +97,7 @@ class UnlearnCLI(LightningCLI):
         if _is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = _method(settings)
         retrain = settings.evaluation.retrain
-        if retrain is None or not is_config(retrain):
+        if not isinstance(retrain, str | Path) or not is_config(retrain):
             return
         if settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing
@@ -136,8 +136,10 @@ class UnlearnCLI(LightningCLI):
         """Attacks a model whose training a resumed run found finished: Lightning then calls no hook of training."""
         report = report_of(self.trainer)
         path, dry = self._settings().ckpt_path, self._settings().trainer.fast_dev_run
-        if path is None or report.rows or dry:
+        if report.rows or dry:
             return
+        if path is None:
+            raise UsageError("nothing was trained, so nothing was measured: trainer.max_time was over before it began")
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         if report.checkpoint and report.directory is not None:
             self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)

@@ -475,3 +475,35 @@ def test_a_process_group_is_closed_by_whoever_opened_it(
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def test_a_run_whose_time_is_over_before_it_begins_is_an_error(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--trainer.max_time", "00:00:00:00")
+    assert outcome.status == 2
+    assert "nothing was trained" in outcome.err
+    assert "max_time" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_network_that_nobody_trained_is_no_original_unless_it_is_said_to_be(tmp_path: Path, command: str) -> None:
+    args = (command, *SMALL, "--model.weights", "null", "--trainer.fast_dev_run", "true")
+    outcome = lit_unlearn(tmp_path, *args)
+    assert outcome.status == 2
+    assert "model.weights is missing" in outcome.err
+    assert "'fresh'" in outcome.err
+    assert lit_unlearn(tmp_path, *args, "--model.weights", "fresh").status == 0
+
+
+def test_a_retrain_of_another_architecture_is_refused_before_it_is_trained(
+    tmp_path: Path, retrain_config: Path
+) -> None:
+    settings = yaml.safe_load(retrain_config.read_text())
+    settings["model"].setdefault("init_args", {})["backbone"] = {
+        "class_path": "ResNet8",
+        "init_args": {"in_channels": 1, "width": 24},
+    }
+    retrain_config.write_text(yaml.safe_dump(settings))
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--evaluation.retrain", str(retrain_config))
+    assert outcome.status == 2
+    assert all(words in outcome.err for words in ("retrain.yaml", "width is 24", "16 in the run"))
+    assert not list(tmp_path.rglob("retrain.pt"))

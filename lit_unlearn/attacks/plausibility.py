@@ -111,12 +111,15 @@ def _accuracy(network: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> fl
 
 
 def _relative_change(module: Any) -> float | None:
-    """‖θu − θo‖ / ‖θo‖ over all weights and buffers, or None without an original."""
+    """‖θu − θo‖ / ‖θo‖ over all parameters, or None without an original."""
     original = None if module.from_scratch else module.original_copy()
     if original is None:
         return None
-    now = module.unwrapped_backbone().state_dict()
-    pairs = [(value.double().cpu(), now[name].double().cpu()) for name, value in original.state_dict().items()]
+    now = dict(module.unwrapped_backbone().named_parameters())
+    pairs = [
+        (value.detach().double().cpu(), now[name].detach().double().cpu())
+        for name, value in original.named_parameters()
+    ]
     moved = sum(float((left - right).square().sum()) for left, right in pairs)
     return math.sqrt(moved / max(sum(float(left.square().sum()) for left, _ in pairs), 1e-30))
 

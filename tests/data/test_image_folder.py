@@ -241,3 +241,13 @@ def test_layouts_that_do_not_fit_are_refused(root: Path, tmp_path: Path) -> None
 def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ImageFolder("x", **arguments)  # type: ignore[arg-type]
+
+
+def test_images_far_larger_than_what_is_kept_of_them_are_said_to_be(tmp_path: Path) -> None:
+    for place in ("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"):
+        picture(tmp_path / place, (40, 32))
+    (warning,) = ImageFolder(tmp_path, image_size=8).load().warnings
+    assert "image_size is 8" in warning
+    assert "32 pixels" in warning
+    assert ImageFolder(tmp_path, image_size=16).load().warnings == []
+    assert ImageFolder(tmp_path).load().warnings == []

@@ -1,0 +1,134 @@
+"""What makes the numbers of a run wrong is said before the verdict, on the terminal, in the row and on the page."""
+
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
+from torch.optim import SGD
+
+from lit_unlearn.attacks import Evaluation
+from lit_unlearn.attacks.plausibility import before_run
+from lit_unlearn.data import ForgetSpec
+from lit_unlearn.errors import UsageError
+from lit_unlearn.methods import FineTune, Retrain
+from lit_unlearn.reports.report import Report
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(fit, make_data, make_backbone):
+    """Runs a method, and returns its row and what was warned of, in the order in which it was said."""
+
+    def start(module=None, data=None, retrain=None, **settings):
+        report = Report(checkpoint=False)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fit(module or FineTune(make_backbone()), data or make_data(), Evaluation(retrain), report, **settings)
+        return report, [str(warning.message) for warning in said]
+
+    return start
+
+
+def shifted(backbone, mean, std):
+    """A network that was given other images than those in [0, 1]."""
+    backbone.normalise.mean.fill_(mean)
+    backbone.normalise.std.fill_(std)
+    return backbone
+
+
+def test_a_wrong_normalisation_is_named_before_training_in_the_row_and_on_the_page(run, make_backbone):
+    module = FineTune(shifted(make_backbone(), 90.0, 40.0))
+    report, said = run(module)
+    (text,) = report.rows[-1].warnings
+    assert text in said
+    assert text.startswith("Original names only ")
+    assert "of its own training images" in text
+    assert text.replace("'", "&#39;") in (report.directory / "report.html").read_text()
+
+
+def test_the_right_normalisation_is_found_among_the_usual_ones(make_data, make_backbone):
+    network = shifted(make_backbone(), 0.5, 0.25)  # the small networks' own
+    assert list(before_run(make_data(), network, None, CPU)) == []
+    # Trained on raw pixels of this mean and deviation, and constructed without them.
+    pixels = make_data().data.train_images / 255
+    mean, std = float(pixels.mean()), float(pixels.std())
+    module = FineTune(shifted(make_backbone(seed=2), mean, std), optimizer=lambda p: SGD(p, lr=0.1, momentum=0.9))
+    images, labels = pixels, make_data().data.train_labels
+    module.backbone.train()
+    optimizer = SGD(module.backbone.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module.backbone(images), labels).backward()
+        optimizer.step()
+    network = shifted(module.backbone.eval(), mean + 1.0, 0.05)
+    (text,) = before_run(make_data(), network, None, CPU)
+    assert f"with mean [{round(mean, 3)}] and std [{round(std, 3)}]" in text or "it names 100 %" in text
+    assert "set the backbone's mean and std" in text
+
+
+def test_a_retrain_that_was_not_trained_out_is_named(run, make_backbone):
+    report, said = run(retrain=make_backbone(seed=1))
+    (text,) = [each for each in report.rows[-1].warnings if each.startswith("Retrain names")]
+    assert text in said
+    assert "Original 100.0 %" in text
+    assert run(retrain=make_backbone())[0].rows[-1].warnings == []
+
+
+def test_weights_that_hardly_change_are_named(run, make_backbone):
+    for rate in (0.0, 1e-9):
+        report, said = run(FineTune(make_backbone(), optimizer=lambda p, rate=rate: SGD(p, lr=rate)))
+        (text,) = report.rows[-1].warnings
+        assert "hardly differ from Original's" in text
+        assert text in said
+
+
+def test_a_new_start_is_compared_with_nothing(run, make_backbone, trained_file):
+    assert run(Retrain(make_backbone(seed=3), weights=trained_file), max_epochs=1)[0].rows[-1].warnings == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_time": {"seconds": 1}}, "max_time was over"),
+        ({"callbacks": True}, "stopped early by EarlyStopping"),
+        ({}, None),
+        ({"max_steps": 1}, None),
+    ],
+)
+def test_a_run_that_ended_early_says_so_in_its_row(make_trainer, make_data, make_backbone, settings, reason):
+    class Slow(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            time.sleep(0.4 if trainer.max_epochs == 6 and "max_time" in settings else 0)
+
+    report, callbacks = Report(checkpoint=False, page=False), [Slow()]
+    if settings.pop("callbacks", False):
+        callbacks += [EarlyStopping("val/retain_acc", mode="max", patience=1, min_delta=1.0)]
+    make_trainer(Evaluation(), report, *callbacks, max_epochs=6, **settings).fit(
+        FineTune(make_backbone()), datamodule=make_data()
+    )
+    ended = [text for text in report.rows[-1].warnings if text.startswith("training ended after")]
+    if reason is None:
+        assert ended == []
+    else:
+        assert ended == [f"training ended after {report.rows[-1].epochs} of 6 epochs: {reason}"]
+
+
+@pytest.mark.parametrize("setting", ["max_epochs", "max_steps", "limit_train_batches"])
+def test_a_run_that_trains_nothing_is_refused(fit, make_data, make_backbone, tmp_path, setting):
+    with pytest.raises(UsageError, match=f"trainer.{setting} is 0"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(), Report(), **{setting: 0})
+    assert not (tmp_path / "logs").exists()
+
+
+def test_what_is_odd_about_the_data_is_in_the_row_as_well(run, make_data, tmp_path: Path):
+    (tmp_path / "ants.txt").write_text("".join(f"{index}\n" for index in range(0, 48, 4)))
+    data = make_data(forget=ForgetSpec(index_file=tmp_path / "ants.txt"))
+    report, said = run(data=data)
+    (text,) = report.rows[-1].warnings
+    assert text in said
+    assert "give forget.classes [ant]" in text

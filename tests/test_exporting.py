@@ -1,0 +1,183 @@
+"""``export``: weights from any checkpoint under the user's own names, and evidence that is verified again."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import lit_unlearn
+from safetensors.torch import load_file
+
+from lit_unlearn.backbones.saving import tensors_sha256
+from lit_unlearn.evidence import MANIFEST
+from lit_unlearn.reports import read_rows
+
+NET = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        self.body = nn.Sequential(*parts)
+        self.answer = nn.Linear(16, 10)
+    def forward(self, images):
+        return self.answer(self.body(images))
+"""
+ARGS = (
+    *("--model", "OPC", "--model.backbone", "Custom", "--model.backbone.network", "own_net.Net"),
+    *("--model.backbone.in_channels", "1", "--model.backbone.mean", "[0.3]", "--model.backbone.std", "[0.4]"),
+    *("--model.weights", "net.pt", "--data.source", "Digits", "--data.forget.classes", "[3]"),
+    *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a network of the user's own."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "own_net.py").write_text(NET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        import own_net  # type: ignore[import-not-found]
+
+        torch.save({"model_state_dict": own_net.Net().state_dict()}, folder / "net.pt")
+        outcome = lit_unlearn(folder, "fit", *ARGS)
+    assert outcome.status == 0, outcome.err
+    assert "own_net.Net: runs/OPC/version_0/unlearned.safetensors\n" in outcome.log
+    assert "net.pt: the weights are what is below 'model_state_dict'\n" in outcome.log
+    return folder
+
+
+@pytest.mark.parametrize("source", ["", "unlearned.ckpt", "unlearned.safetensors", "checkpoints/*.ckpt"])
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_weights_are_written_from_any_checkpoint(folder: Path, tmp_path: Path, source: str, ending: str) -> None:
+    run = folder / "runs/OPC/version_0"
+    path = next(run.glob(source)) if source else run
+    outcome = lit_unlearn(folder, "export", path, "--to", tmp_path / f"new/home.{ending}")
+    assert outcome.status == 0, outcome.err
+    assert "under the names of own_net.Net; it takes images in [0, 1] minus [0.3], divided by [0.4]" in outcome.out
+    home = tmp_path / f"new/home.{ending}"
+    state = load_file(home) if ending == "safetensors" else torch.load(home, weights_only=True)
+    from own_net import Net  # type: ignore[import-not-found]
+
+    Net().load_state_dict(state, strict=True)
+    row = read_rows(run / "results.json")[-1]
+    assert row.weights["result"]["tensors_sha256"] == tensors_sha256(state)
+    assert row.weights["result"]["file"] == "unlearned.safetensors"
+    assert (row.backbone["network"], row.backbone["head"]) == ("own_net.Net", "answer")
+    assert (row.backbone["mean"], row.backbone["std"]) == ([0.3], [0.4])
+    page = (run / "report.html").read_text()
+    assert all(text in page for text in (row.weights["result"]["sha256"], "own_net.Net", "answer"))
+
+
+def test_a_changed_architecture_is_named(tmp_path: Path) -> None:
+    args = ("--model", "BoundaryExpanding", "--model.keep_unit", "true", "--model.weights", "digits_resnet8")
+    more = ("--model.backbone", "ResNet8", "--model.backbone.in_channels", "1", *ARGS[-10:])
+    outcome = lit_unlearn(tmp_path, "fit", *args, *more)
+    assert outcome.status == 0, outcome.err
+    assert "ResNet8, but the head has one output more than the 10 classes" in outcome.log
+    run = tmp_path / "runs/BoundaryExpanding/version_0"
+    assert "one output more" in read_rows(run / "results.json")[-1].weights["result"]["change"]
+    outcome = lit_unlearn(tmp_path, "export", run, "--to", "x.pt")
+    assert "The method changed the architecture: the head has one output more" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("none", "--to", "x.pt"), "unknown weights, neither a file nor a name in the manifest: 'none'"),
+        ((".", "--to", "x.pt"), "there is no unlearned.ckpt and no unlearned.safetensors"),
+        (("net.pt", "--to", "x.npz"), "written as .pt or .safetensors, not as .npz"),
+        (("net.pt",), "give --to FILE, --evidence FILE, or --verify alone"),
+        (("net.pt", "--verify", "--to", "x.pt"), "--verify alone"),
+        (("net.pt", "--to", "x.pt", "--weights", "y.pt"), "--weights goes with --verify"),
+        (("net.pt", "--evidence", "x.zip"), "net.pt: no run: there is no results.json"),
+        (("runs/OPC/version_0", "--evidence", "x.tar"), "x.tar: evidence is a .zip file"),
+        (("net.pt", "--verify"), "net.pt: no evidence"),
+        (("none.zip", "--verify"), "none.zip: no evidence"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_a_line(folder: Path, args: tuple[str, ...], said: str) -> None:
+    outcome = lit_unlearn(folder, "export", *args)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not {"x.pt", "x.npz", "x.zip", "x.tar"} & {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def evidence(folder: Path, tmp_path: Path) -> Path:
+    outcome = lit_unlearn(folder, "export", "runs/OPC/version_0", "--evidence", tmp_path / "evidence.zip")
+    assert outcome.status == 0, outcome.err
+    return tmp_path / "evidence.zip"
+
+
+def test_evidence_is_verified_with_the_weights_in_any_format(folder: Path, evidence: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(evidence) as archive:
+        assert {MANIFEST, "results.json", "report.html", "config.yaml"} <= set(archive.namelist())
+        manifest = json.loads(archive.read(MANIFEST))
+    row = read_rows(folder / "runs/OPC/version_0/results.json")[-1]
+    assert manifest["data_sha256"] == row.data["sha256"]
+    assert manifest["split"] == row.split["hash"]
+    assert manifest["original_sha256"] == row.weights["sha256"]
+    lit_unlearn(folder, "export", "runs/OPC/version_0", "--to", tmp_path / "home.pt")
+    outcome = lit_unlearn(folder, "export", evidence, "--verify", "--weights", tmp_path / "home.pt")
+    assert outcome.status == 0, outcome.err
+    assert "home.pt: the weights that this evidence is of" in outcome.out
+    outcome = lit_unlearn(folder, "export", evidence, "--verify", "--weights", "net.pt")
+    assert outcome.status == 2
+    assert "net.pt: not the weights of this evidence" in outcome.err
+
+
+def changed(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    change(held)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+
+
+def forged(held: dict[str, bytes]) -> None:
+    """Results and their hash are changed together; what names the run stays."""
+    import hashlib
+
+    held["results.json"] = (
+        held["results.json"].replace(b'"split"', b'"split"').replace(b'"left_out": "', b'"left_out": "0')
+    )
+    manifest = json.loads(held[MANIFEST])
+    manifest["files"]["results.json"] = hashlib.sha256(held["results.json"]).hexdigest()
+    held[MANIFEST] = json.dumps(manifest).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: held.update({"report.html": held["report.html"] + b" "}), "report.html was changed"),
+        (lambda held: held.pop("config.yaml"), "does not list exactly the files"),
+        (lambda held: held.update({"more.txt": b""}), "does not list exactly the files"),
+        (lambda held: held.pop(MANIFEST), "it must hold evidence.json and results.json"),
+        (lambda held: held.update({MANIFEST: b"[]"}), "no evidence"),
+        (lambda held: held.update({MANIFEST: b"{"}), "no evidence"),
+        (forged, "evidence.json and results.json disagree about left_out"),
+    ],
+)
+def test_changed_evidence_does_not_hold(folder: Path, evidence: Path, change, said: str) -> None:
+    changed(evidence, change)
+    outcome = lit_unlearn(folder, "export", evidence, "--verify")
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_evidence_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_unlearn.evidence.MOST_BYTES", 2**16)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MANIFEST, "{}")
+        archive.writestr("results.json", b"0" * 2**20)
+    outcome = lit_unlearn(tmp_path, "export", "bomb.zip", "--verify")
+    assert outcome.status == 2
+    assert "larger than" in outcome.err
