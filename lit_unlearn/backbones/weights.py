@@ -59,6 +59,11 @@ def resolve(weights: str | Path) -> Path:
     return path
 
 
+def is_own(weights: str | Path) -> bool:
+    """Whether weights are the user's own, as opposed to a name in the manifest; a file goes before a name."""
+    return Path(weights).expanduser().is_file() or str(weights) not in _manifest()
+
+
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a weights file, and what it says about itself.
 
@@ -102,7 +107,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     """
     path = resolve(weights)
     entry = {} if Path(weights).expanduser().is_file() else _manifest()[str(weights)]
-    sha256 = _sha256(path)
+    sha256 = sha256_of(path)
     if entry and entry.get("sha256") != sha256:
         raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
     state, metadata = read_state(path)
@@ -169,7 +174,12 @@ def _manifest() -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path}: not a manifest of weights ({type(error).__name__}: {error})") from error
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal digits.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
