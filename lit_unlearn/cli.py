@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -156,7 +157,7 @@ class _Parser(UnlearnCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Leaves out the command line."""
-        self.config = Namespace(subcommand=None, seed_everything=False)
+        self.config = {"subcommand": None, "seed_everything": False}
 
     def before_instantiate_classes(self) -> None:
         """Leaves out the run."""
@@ -222,6 +223,16 @@ def run_one(args: list[str]) -> None:
     run(args)
 
 
+def only_whole_classes(class_path: str) -> bool:
+    """Whether the method of a class path, or of a name in the package, can only forget whole classes."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(import_module(module) if module else methods, name, None)
+    except ImportError:
+        kind = None  # the parser says what is wrong
+    return bool(getattr(kind, "needs_classes", False))
+
+
 def main(args: ArgsType = None) -> None:
     """The console script: a user error is one line on stderr and status 2."""
     words = sys.argv[1:] if args is None else args
@@ -229,9 +240,9 @@ def main(args: ArgsType = None) -> None:
     try:
         match words:
             case ["benchmark", *rest]:
-                benchmark(rest, run_one)
+                benchmark(rest, run_one, Checker(), only_whole_classes)
             case ["tune", *rest]:
-                tune(rest, run_one, {name: getattr(methods, name).search for name in methods.__all__})
+                tune(rest, run_one, Checker(), {name: getattr(methods, name).search for name in methods.__all__})
             case ["report", *rest]:
                 report(rest)
             case _:

@@ -1,8 +1,8 @@
 """What a benchmark consists of: every experiment of every scenario, for every combination of seeds, as runs.
 
 To unlearn and to attack are two runs: other attacks, or more of their seeds, need no other unlearning. Each training
-seed has an original (``model/pretrain``) and, in each scenario, a Retrain (``model/retrain``) of its own. Of a grid that
-is given an original, all seeds share it, and no original is trained.
+seed has an original (``model/pretrain``) and, in each scenario, a Retrain (``model/retrain``) of its own. Where the
+grid is given an original, all seeds share it, and no original is trained.
 
 Where data is named, all of it is run on each: the scenario "class" on ``data/svhn`` is "svhn/class".
 """
