@@ -64,7 +64,7 @@ def fitted(grid: Grid, only_classes: OnlyClasses) -> tuple[Grid, list[str]]:
             if not _whole_classes(own) and only_classes(str(look_up(own, "model.class_path")))
         ]
         if unfit:
-            lines.append(f"{scenario}: left out, for whole classes only: {', '.join(unfit)}")
+            lines.append(f"{scenario}: left out, since they forget whole classes only: {', '.join(unfit)}")
             if len(unfit) == len(names):
                 raise UsageError(f"{lines[-1]}; no method is left: name others in grid.methods")
             skip[scenario] = [*skip.get(scenario, ()), *unfit]
@@ -72,14 +72,18 @@ def fitted(grid: Grid, only_classes: OnlyClasses) -> tuple[Grid, list[str]]:
 
 
 def _attacked(grid: Grid, experiments: Experiments, lines: list[str]) -> tuple[Grid, list[str]]:
+    """The grid with attacks where nothing names any, and the lines with one on that."""
     scenarios = methods_of(grid, experiments)
     bases = {name: merged(experiments.base(name), grid.overrides) for name in scenarios}
     bare = [name for name, base in bases.items() if not look_up(base, "trainer.callbacks")]
     if grid.attacks is not None or not bare:
         return grid, lines
     if grid.original is not None and len(bare) == len(bases):
-        return replace(grid, attacks=QUICK), [*lines, f"no attacks are named; they are those of {QUICK}"]
-    return grid, [*lines, f"{', '.join(bare)}: no attack is named in the base or as grid.attacks"]
+        return replace(grid, attacks=QUICK), [
+            *lines,
+            f"The attacks are those of {QUICK}, since neither grid.attacks nor a base names any",
+        ]
+    return grid, [*lines, f"{', '.join(bare)}: no attacks, since neither grid.attacks nor the base names any"]
 
 
 def _whole_classes(settings: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
-from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import scatter, verdict_of, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import WEIGHTS, Run
@@ -54,10 +54,12 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     summaries = summarise(rows)
     print_tables(summaries)
     if grid.original is not None:
-        print_places(runs, root)
+        print_places(runs, root, summaries)
     print(f"Written to {root / ROWS}: {len(rows)} rows")
     if summaries:
-        write_leaderboard(root / BOARD, summaries, artifacts=dict(read_shown(of_benchmark(root, rows))))
+        title = "" if grid.original is None else f"Methods of unlearning on {Path(grid.original).name}"
+        shown = dict(read_shown(of_benchmark(root, rows)))
+        write_leaderboard(root / BOARD, summaries, title, artifacts=shown)
         print(f"Written to {root / BOARD}")
     _complain(failed)
 
@@ -129,17 +131,26 @@ def print_tables(summaries: Sequence[Summary]) -> None:
         console.print(*terminal_tables(summary, console.width))
 
 
-def print_places(runs: Sequence[Run], root: Path) -> None:
-    """Prints a line on each method of each scenario: where the weights of its first seed that has some lie."""
-    places: dict[str, list[Path]] = {}
+def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) -> None:
+    """Prints a line on each method of each scenario: the verdict, and where its unlearned weights lie.
+
+    Of several seeds it names the first that has weights.
+    """
+    verdicts = {
+        (row.benchmark["scenario"], row.benchmark["experiment"]): verdict_of(line)
+        for summary in summaries
+        for line in summary.lines
+        for row in line.rows
+    }
+    places: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
         if run.subcommand == "fit" and "unlearning" in run.seeds:
-            found = (root / run.folder / name for name in (OWN_WEIGHTS, WEIGHTS))
-            places.setdefault(f"{run.scenario}/{run.name}", []).extend(file for file in found if file.exists())
-    for name, files in places.items():
-        folders = {file.parent for file in files}
-        more = f" (and {len(folders) - 1} more seeds)" if len(folders) > 1 else ""
-        print(f"{name}: {files[0] if files else 'no weights'}{more}")
+            found = [file for name in (OWN_WEIGHTS, WEIGHTS) if (file := root / run.folder / name).exists()]
+            places.setdefault((run.scenario, run.name), []).extend(found[:1])
+    for place, files in places.items():
+        more = f" (and of {len(files) - 1} more seeds)" if len(files) > 1 else ""
+        told = verdicts.get(place) or "No result"
+        print(f"{'/'.join(place)}: {told}; {f'weights: {files[0]}{more}' if files else 'no weights'}")
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:

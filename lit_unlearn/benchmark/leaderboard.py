@@ -135,6 +135,12 @@ def _by_depth(summary: Summary) -> list[Line]:
     return sorted(summary.lines, key=place)
 
 
+def verdict_of(line: Line) -> str:
+    """The verdict on a method in a few words; empty for a reference and where there is no result."""
+    entry = _entry(line)
+    return "" if entry is None else entry.title
+
+
 def _entry(line: Line) -> Entry | None:
     """The page's entry for the mean row of a method."""
     return None if line.mean is None or line.verdict is None else Entry(line.mean, line.label, line.verdict, {})
