@@ -46,6 +46,7 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
             row.seconds = {**made.seconds, **row.seconds}
             row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
             if unlearned is not None:
+                row.method = made.method  # validate calls what a method has left as it was the original
                 row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
     return rows
 

@@ -185,19 +185,25 @@ def _joined(first: _Measured, second: _Measured) -> _Measured:
 def _experiments(group: Sequence[_Measured]) -> Iterator[tuple[_Measured, str]]:
     """Each row with its experiment: the method, and where its runs differ in settings, those that do."""
     for each in group:
-        peers = [other for other in group if other.row.method == each.row.method]
-        variants = list(dict.fromkeys(_text(_settings(other.row)) for other in peers))
-        if len(variants) == 1 or each.row.method in (ORIGINAL, RETRAIN):
+        own = (_settings(other.row) for other in group if other.row.method == each.row.method)
+        peers = {_text(settings): settings for settings in own}
+        if len(peers) == 1 or each.row.method in (ORIGINAL, RETRAIN):
             yield each, each.row.method
             continue
-        own = _settings(each.row)
-        differing = [
-            f"{name}={value}"
-            for name, value in own.items()
-            if isinstance(value, bool | int | float | str) and any(_settings(p.row).get(name) != value for p in peers)
-        ]
-        number = variants.index(_text(own)) + 1
-        yield each, ", ".join([f"#{number}", *differing[:3]])
+        names = [_differing(settings, list(peers.values())) for settings in peers.values()]
+        number = list(peers).index(_text(_settings(each.row)))
+        name = names[number]
+        yield each, name if name and names.count(name) == 1 else f"{name} #{number + 1}".strip()
+
+
+def _differing(own: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> str:
+    """The settings in which runs of a method differ; at most three."""
+    found = [
+        f"{name}={value}"
+        for name, value in own.items()
+        if isinstance(value, bool | int | float | str) and any(peer.get(name) != value for peer in peers)
+    ]
+    return ", ".join(found[:3])
 
 
 def _settings(row: Row) -> dict[str, Any]:
