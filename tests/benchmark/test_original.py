@@ -231,12 +231,12 @@ def test_the_check_parses_as_the_command_line_does_and_makes_nothing(tmp_path):
 
 
 def test_a_typo_is_one_line_before_anything_is_written(prod, tmp_path):
-    for name, (place, value, said) in {
-        "opc": ("model.init_args.optimizer.init_args.lrr", 1, "model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?"),
-        "salun": ("model.init_args.masc", 1, "model: SalUn has no option 'masc'"),
-    }.items():  # fmt: skip
+    for name, place, said in [
+        ("opc", "optimizer.init_args.lrr", "model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?"),
+        ("salun", "masc", "model: SalUn has no option 'masc'"),
+    ]:
         section: dict[str, Any] = {}
-        put(section, place, value)
+        put(section, f"model.init_args.{place}", 1)
         (tmp_path / "sections.yaml").write_text(yaml.safe_dump({name: section, "finetune": {}}))
         outcome = lit_unlearn(
             tmp_path, "benchmark", "--grid.bases", "{request: base/digits_class}", "--grid.original=prod.pt",
