@@ -131,10 +131,11 @@ def test_a_base_names_how_its_retrain_is_trained(experiments, prod, tmp_path):
     recipe = {"model": {"init_args": {"lr_scheduler": None}}, "trainer": {"max_epochs": 7, "callbacks": ["x"]}}
     (tmp_path / "retrain.yaml").write_text(yaml.safe_dump(recipe))
     change(grid, "evaluation.retrain", str(tmp_path / "retrain.yaml"))
-    (retrain,) = (run for run in make_runs(Grid(**grid, original=str(prod))) if run.name == "retrain")
+    retrain, references, *_ = make_runs(Grid(**grid, original=str(prod)))
     model = {"backbone": {"class_path": "ResNet8"}, "weights": None, "lr_scheduler": None}
     assert retrain.settings["model"] == {"class_path": "Retrain", "init_args": model}
-    assert (retrain.settings["trainer"]["max_epochs"], retrain.settings["trainer"]["callbacks"]) == (7, [])
+    assert retrain.settings["trainer"]["max_epochs"] == 7
+    assert retrain.settings["trainer"]["callbacks"] == references.settings["trainer"]["callbacks"] == []
     (tmp_path / "retrain.yaml").write_text("model: {class_path: OPC}")
     with pytest.raises(UsageError, match=r"evaluation\.retrain: .*retrain\.yaml is of OPC, but must be of Retrain"):
         make_runs(Grid(**grid, original=str(prod)))

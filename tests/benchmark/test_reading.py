@@ -70,10 +70,12 @@ def test_a_run_is_found_from_its_own_folder_and_from_those_above(tmp_path, place
 
 def test_runs_of_a_benchmark_are_those_of_its_own_file_alone(tmp_path):
     run(tmp_path / "runs/OPC/version_0", "OPC")
-    inner = run(tmp_path / "runs/bench/class/opc/run-1", "SalUn")
-    (tmp_path / "runs/bench/rows.json").touch()
+    run(tmp_path / "runs/bench/pretrain/run-1", "Pretrain")
+    told = {"key": "1", "scenario": "class", "experiment": "opc", "seeds": {"original": 0}}
+    write_rows(tmp_path / "runs/bench/rows.json", [Row("OPC", "ok", benchmark=told)])
     assert [row.method for row, _ in read_all([tmp_path / "runs"], [])] == ["Original", "Retrain", "OPC"]
-    assert len(read_all([inner, inner], [])) == 3, "a folder that is named twice is read once"
+    twice = [tmp_path / "runs/bench", tmp_path / "runs/bench"]
+    assert [row.benchmark for row, _ in read_all(twice, [])] == [told], "a folder that is named twice is read once"
 
 
 def test_the_same_model_counts_once_with_most_of_what_is_known_of_it(tmp_path):
