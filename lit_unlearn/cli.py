@@ -5,8 +5,11 @@
 """
 
 import argparse
+import json
 import os
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +160,52 @@ class UnlearnCLI(LightningCLI):
         return self.config[self.config["subcommand"]]
 
 
+class _Parser(UnlearnCLI):
+    """The parser of the command line alone: it parses nothing by itself and makes nothing."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Leaves out the command line."""
+        self.config = {"subcommand": None, "seed_everything": False}
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves out the run."""
+
+    def instantiate_classes(self) -> None:
+        """Leaves out the run."""
+
+
+class Checker:
+    """Says whether the command line accepts the settings of a run. Its parser is built once, when it is first asked."""
+
+    def __init__(self) -> None:
+        self._parser: LightningArgumentParser | None = None
+
+    def __call__(self, subcommand: str, settings: Mapping[str, Any]) -> str | None:
+        """One line on the first thing that is wrong, or None; nothing is made and no weights are looked for."""
+        if self._parser is None:
+            self._parser = _command_line(_Parser, load_from_checkpoint_support=False).parser
+        try:
+            self._parser.parse_args([subcommand, "--config", json.dumps(settings, default=str)])
+        except (argparse.ArgumentError, ValueError, TypeError) as error:
+            return explain(error) or " ".join(str(error).split())
+        return None
+
+
 def run(args: ArgsType = None) -> UnlearnCLI:
     """Runs one subcommand, as :func:`main` does, but lets errors through.
 
     The user's own classes are found by class path in the folder that the command is run from.
     """
+    return _command_line(UnlearnCLI, args=args)
+
+
+def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
     leave_out_known_lines()
     parser = {"exit_on_error": False}
-    return UnlearnCLI(
+    return kind(
         UnlearnModule,
         UnlearnDataModule,
         subclass_mode_model=True,
@@ -185,13 +223,23 @@ def run(args: ArgsType = None) -> UnlearnCLI:
             **parser,
             **{name: dict(parser) for name in UnlearnCLI.subcommands()},
         },
-        args=args,
+        **options,
     )
 
 
 def run_one(args: list[str]) -> None:
     """Runs one subcommand in a worker process of a benchmark."""
     run(args)
+
+
+def only_whole_classes(class_path: str) -> bool:
+    """Whether the method of a class path, or of a name in the package, can only forget whole classes."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(import_module(module) if module else methods, name, None)
+    except ImportError:
+        kind = None  # the parser says what is wrong
+    return bool(getattr(kind, "needs_classes", False))
 
 
 def main(args: ArgsType = None) -> None:
@@ -201,9 +249,9 @@ def main(args: ArgsType = None) -> None:
     try:
         match words:
             case ["benchmark", *rest]:
-                benchmark(rest, run_one)
+                benchmark(rest, run_one, Checker(), only_whole_classes)
             case ["tune", *rest]:
-                tune(rest, run_one, {name: getattr(methods, name).search for name in methods.__all__})
+                tune(rest, run_one, Checker(), {name: getattr(methods, name).search for name in methods.__all__})
             case ["report", *rest]:
                 report(rest)
             case ["export", *rest]:

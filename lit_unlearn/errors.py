@@ -14,6 +14,13 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def nearest(value: object, names: Iterable[object]) -> str:
+    """A question that offers the names nearest to a wrong one, or an empty text where none is near."""
+    folded = {str(name).lower(): str(name) for name in names}
+    near = [folded[match] for match in difflib.get_close_matches(str(value).lower(), list(folded), n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
     """An error for a name that is not among the allowed ones, with near matches.
 
@@ -23,11 +30,8 @@ def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
         allowed: what would have been accepted; long lists are cut.
     """
     names = sorted({str(name) for name in allowed})
-    folded = {name.lower(): name for name in names}
-    near = [folded[match] for match in difflib.get_close_matches(str(value).lower(), list(folded), n=3, cutoff=0.5)]
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     shown = ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
-    return UsageError(f"unknown {what} {str(value)!r}{hint} (allowed: {shown or 'none'})")
+    return UsageError(f"unknown {what} {str(value)!r}{nearest(value, names)} (allowed: {shown or 'none'})")
 
 
 def check_at_least(name: str, value: float, low: float, strict: bool = False) -> None:

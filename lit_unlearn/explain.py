@@ -1,16 +1,17 @@
 """One line for each user error, made of what Lightning's parser and others report at length."""
 
 import argparse
+import inspect
 import re
+import sys
 from collections.abc import Iterator
-from inspect import isabstract
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers
 
 from lit_unlearn import attacks, backbones, data, methods
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, nearest, unknown
 from lit_unlearn.methods import UnlearnModule
 
 _ROOMS = {
@@ -20,6 +21,11 @@ _ROOMS = {
     "source": ((data,), data.Source),
     "callbacks": ((attacks, callbacks), Callback),
     "logger": ((loggers,), loggers.Logger),
+}
+_SECTIONS = {
+    "trainer": "lightning.pytorch.Trainer",
+    "evaluation": "lit_unlearn.attacks.Evaluation",
+    "report": "lit_unlearn.reports.report.Report",
 }
 
 
@@ -49,7 +55,13 @@ def _explain_parsing(message: str) -> str:
         names = _class_names(key)
         return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
     if match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-        return f"{key}: {match[1].rpartition('.')[2]} has no option {match[2]!r}"
+        return f"{key}: {_no_option(match[1], match[2])}"
+    if match := re.search(r"Option '(\w+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
+        return f"{key}: {_no_option(match[2], match[1])}"
+    if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'\. Got value: Namespace\(class_path=", message):
+        return f"{key}: {match[1]} has no class {match[2]!r}{nearest(match[2], dir(sys.modules.get(match[1])))}"
+    if match := re.search(r"does not accept option '(trainer|evaluation|report)\.([\w.]+)'", message):
+        return f"{match[1]}: {_no_option(_SECTIONS[match[1]], match[2])}"
     value = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message)
     if value is None:
         return " ".join(message.split())
@@ -63,6 +75,15 @@ def _explain_parsing(message: str) -> str:
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
 
 
+def _no_option(class_path: str, option: str) -> str:
+    """That a class has no such option, and the nearest that it has, or else all."""
+    module, _, name = class_path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    options = list(inspect.signature(kind).parameters) if isinstance(kind, type) else []
+    hint = nearest(option, options) or (f" (allowed: {', '.join(options)})" if options else "")
+    return f"{name} has no option {option!r}{hint}"
+
+
 def _allowed(key: str) -> str:
     names = _class_names(key)
     return f" (allowed: {', '.join(sorted(names))})" if names else ""
@@ -73,4 +94,4 @@ def _class_names(key: str) -> list[str]:
     rooms, base = _ROOMS.get(key.rpartition(".")[2], ((), object))
     classes = [getattr(room, name) for room in rooms for name in room.__all__]
     own = [c for c in classes if isinstance(c, type) and issubclass(c, base) and c not in (base, attacks.Evaluation)]
-    return [c.__name__ for c in own if not isabstract(c)]
+    return [c.__name__ for c in own if not inspect.isabstract(c)]

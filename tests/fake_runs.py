@@ -23,7 +23,7 @@ def run(args: list[str]) -> None:
     wish = settings["model"]["init_args"].get("wish")
     needed = [settings["model"]["init_args"].get("weights"), settings["evaluation"]["retrain"]]
     for weights in [*needed, settings.get("ckpt_path")]:
-        assert weights is None or Path(weights).read_text() == "weights"
+        assert weights is None or Path(weights).suffix == ".pt" or Path(weights).read_text() == "weights"
     if wish == "fail":
         raise ValueError("as it was\ntold")
     if wish == "die" or (wish == "die once" and not (root / "died").exists()):
@@ -37,6 +37,8 @@ def run(args: list[str]) -> None:
     method = settings["model"]["class_path"]
     fits = subcommand == "fit"
     names = ["Original", "Retrain"] if method == "FineTune" and not fits else [method]
+    if wish == "change nothing" and not fits:
+        names = ["Original"]
     split = {"hash": logger["name"].partition("/")[0], "forgotten_classes": []}
     seed = settings["seed_everything"]
     metrics = {"forget_acc": 0.5, "retain_acc": 0.9, "test_retain_acc": 0.8 + 0.01 * seed}

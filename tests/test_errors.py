@@ -204,6 +204,26 @@ PARSED = [
         says=("section", "digits.yaml", "'saln'", "'salun'"),
         id="section of a config",
     ),
+    inline(
+        *(*FIT, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lrr", "1"),
+        says=("model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?\n",),
+        id="option of an optimizer",
+    ),
+    inline(
+        *(*FIT, "--config", "{model: {init_args: {optimizer: {class_path: torch.optim.SDG, init_args: {lr: 1}}}}}"),
+        says=("model.optimizer: torch.optim has no class 'SDG'; did you mean 'SGD'",),
+        id="optimizer of a config",
+    ),
+    inline(
+        *(*FIT, "--config", "{trainer: {max_epoch: 1}}"),
+        says=("trainer: Trainer has no option 'max_epoch'; did you mean 'max_epochs'",),
+        id="option of the Trainer in a config",
+    ),
+    inline(
+        *(*FIT, "--model.lr_scheduler", "torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.x", "1"),
+        says=("model.lr_scheduler: StepLR has no option 'x' (allowed: optimizer, step_size, gamma",),
+        id="option of a scheduler that is like no other",
+    ),
     inline("benchmark", "--config", "benchmark/digit", says=("'benchmark/digits'",), id="config of a benchmark"),
     inline(*FIT, "--evaluation.retrain", "nope.yaml", says=("evaluation.retrain", "'nope.yaml'"), id="yardstick"),
 ]

@@ -126,7 +126,7 @@ def test_a_results_file_reads_and_writes_nothing_outside_the_places_named(
     (tmp_path / "a/outside").mkdir()
     np.savez(tmp_path / "a/outside/artifacts.npz", index=np.array("{}"))
     opened: list[Path] = []
-    monkeypatch.setattr("lit_unlearn.benchmark.command.read_artifacts", lambda path: opened.append(path) or {})
+    monkeypatch.setattr("lit_unlearn.benchmark.reading.read_artifacts", lambda path: opened.append(path) or {})
     before = set(tmp_path.rglob("*"))
     outcome = lit_unlearn(home, "report", "rows.json", "--html=page.html", "--csv=table.csv", "--figures=figures")
     assert outcome.status == 0, outcome

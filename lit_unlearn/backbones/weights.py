@@ -66,6 +66,11 @@ def resolve(weights: str | Path) -> Path:
     return path
 
 
+def is_own(weights: str | Path) -> bool:
+    """Whether weights are the user's own, as opposed to a name in the manifest; a file goes before a name."""
+    return Path(weights).expanduser().is_file() or str(weights) not in _manifest()
+
+
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a weights file, and what it says about itself.
 

@@ -8,27 +8,35 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lit_unlearn.artifacts import Artifact
+from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
-from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import scatter, verdict_of, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
-from lit_unlearn.benchmark.runs import Run, folder_of
+from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
+from lit_unlearn.benchmark.runs import WEIGHTS, Run
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
 from lit_unlearn.benchmark.tuning import LOG, TUNED, Ranges, Trial, Tuning, judge, trial_runs, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.figures import standalone
-from lit_unlearn.reports.gallery import read_artifacts
-from lit_unlearn.reports.report import ARTIFACTS
-from lit_unlearn.reports.rows import Row, read_rows
 from lit_unlearn.shipped import with_configs
 
+BOARD = "leaderboard.html"
+OWN_WEIGHTS = "unlearned.safetensors"
+"""The weights of an unlearned model under the names of the user's own network."""
 
-def benchmark(args: Sequence[str], command: RunCommand) -> None:
-    """Runs a grid, skipping what is finished.
+
+def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_classes: OnlyClasses) -> None:
+    """Runs a grid, skipping what is finished, and shows its rows as a table and a page.
+
+    Args:
+        args: the words of the command line.
+        command: runs one command line.
+        check: parses the settings of a run.
+        only_classes: whether a method can only forget whole classes.
 
     Raises:
         UsageError: if a setting is wrong, or a run has failed.
@@ -36,13 +44,27 @@ def benchmark(args: Sequence[str], command: RunCommand) -> None:
     parser = _parser("benchmark", "Run every experiment of a grid, for every seed, and collect the rows.")
     settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
-    runs = make_runs(settings.grid)
+    grid, lines = fitted(settings.grid, only_classes)
+    for line in lines:
+        print(line)
+    runs = make_runs(grid)
+    check_runs(runs, root, check, "benchmark")
     failed = _execute(runs, root, command, settings.launcher)
-    print(f"Written to {root / ROWS}: {len(collect(runs, root))} rows")
+    rows = collect(runs, root)
+    summaries = summarise(rows)
+    print_tables(summaries)
+    if grid.original is not None:
+        print_places(runs, root, summaries)
+    print(f"Written to {root / ROWS}: {len(rows)} rows")
+    if summaries:
+        title = "" if grid.original is None else f"Methods of unlearning on {Path(grid.original).name}"
+        shown = dict(read_shown(of_benchmark(root, rows)))
+        write_leaderboard(root / BOARD, summaries, title, artifacts=shown)
+        print(f"Written to {root / BOARD}")
     _complain(failed)
 
 
-def tune(args: Sequence[str], command: RunCommand, ranges: Mapping[str, Ranges]) -> None:
+def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping[str, Ranges]) -> None:
     """Searches the ranges of every method, and writes the best settings.
 
     Raises:
@@ -55,6 +77,7 @@ def tune(args: Sequence[str], command: RunCommand, ranges: Mapping[str, Ranges])
     trials: list[Trial] = []
     for count in settings.tuning.rounds:
         runs = trial_runs(settings.grid, settings.tuning, ranges, count, trials)
+        check_runs(runs, root, check, "tune")
         failed = _execute(runs, root, command, settings.launcher)
         trials = judge(runs, collect(runs, root))
     write_winners(settings.grid, settings.tuning, runs, trials, root)
@@ -63,14 +86,19 @@ def tune(args: Sequence[str], command: RunCommand, ranges: Mapping[str, Ranges])
 
 
 def report(args: Sequence[str]) -> None:
-    """Prints the tables of benchmarks' rows, and writes them as a page, as CSV, or into a Markdown page.
+    """Prints the tables of the rows of benchmarks and runs, and writes them as a page, as CSV, or into a Markdown page.
 
     Raises:
         UsageError: if a file cannot be read, or a page has no place for a table; after all is written, if a row could
             not be read.
     """
     parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
-    parser.add_argument("rows", type=str, nargs="+", help="rows.json of benchmarks, or their folders.")
+    parser.add_argument(
+        "rows",
+        type=str,
+        nargs="+",
+        help="Folders of benchmarks (rows.json), of runs of fit (results.json) or of several runs, or these files.",
+    )
     parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
     parser.add_argument("--title", type=str, default="", help="What that page compares.")
     parser.add_argument(
@@ -79,13 +107,10 @@ def report(args: Sequence[str]) -> None:
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
     settings = parser.parse_args(list(args))
-    paths = [path / ROWS if (path := Path(name)).is_dir() else path for name in settings.rows]
     damaged: list[str] = []
-    found = [(path.parent, read_rows(path, damaged)) for path in paths]
-    summaries = summarise([row for _, rows in found for row in rows])
-    console = Console()
-    for summary in summaries:
-        console.print(*terminal_tables(summary, console.width))
+    found = read_all([Path(name) for name in settings.rows], damaged)
+    summaries = summarise([row for row, _ in found])
+    print_tables(summaries)
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
     if settings.markdown is not None:
@@ -93,20 +118,39 @@ def report(args: Sequence[str]) -> None:
     if settings.figures is not None:
         write_figures(Path(settings.figures), summaries)
     if settings.html is not None:
-        shown = {key: value for root, rows in found for key, value in _artifacts(root, rows)}
-        write_leaderboard(settings.html, summaries, settings.title, damaged, shown)
+        write_leaderboard(settings.html, summaries, settings.title, damaged, dict(read_shown(found)))
         print(f"Written to {settings.html}")
     if damaged:
         raise UsageError(f"{len(damaged)} row(s) could not be read and are not in the tables; {damaged[0]}")
 
 
-def _artifacts(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Mapping[str, Artifact]]]:
-    """The artifacts that the runs of a benchmark have written."""
-    for row in rows:
-        run = row.benchmark
-        path = (root / folder_of(run["scenario"], run["experiment"], run["key"]) / ARTIFACTS).resolve()
-        if path.is_relative_to(root.resolve()) and path.exists():
-            yield f"{run['key']}/{row.method}", read_artifacts(path).get(row.method, {})
+def print_tables(summaries: Sequence[Summary]) -> None:
+    """Prints the table of each scenario."""
+    console = Console()
+    for summary in summaries:
+        console.print(*terminal_tables(summary, console.width))
+
+
+def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) -> None:
+    """Prints a line on each method of each scenario: the verdict, and where its unlearned weights lie.
+
+    Of several seeds it names the first that has weights.
+    """
+    verdicts = {
+        (row.benchmark["scenario"], row.benchmark["experiment"]): verdict_of(line)
+        for summary in summaries
+        for line in summary.lines
+        for row in line.rows
+    }
+    places: dict[tuple[str, str], list[Path]] = {}
+    for run in runs:
+        if run.subcommand == "fit" and "unlearning" in run.seeds:
+            found = [file for name in (OWN_WEIGHTS, WEIGHTS) if (file := root / run.folder / name).exists()]
+            places.setdefault((run.scenario, run.name), []).extend(found[:1])
+    for place, files in places.items():
+        more = f" (and of {len(files) - 1} more seeds)" if len(files) > 1 else ""
+        told = verdicts.get(place) or "No result"
+        print(f"{'/'.join(place)}: {told}; {f'weights: {files[0]}{more}' if files else 'no weights'}")
 
 
 def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:

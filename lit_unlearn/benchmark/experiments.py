@@ -10,9 +10,12 @@ from typing import Any
 
 from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.shipped import read_config, shipped_names
+from lit_unlearn.shipped import is_config, read_config, shipped_names
 
 PRETRAIN, RETRAIN = "pretrain", "retrain"
+WEIGHTS_OF = {"model.init_args.weights": "the original", "evaluation.retrain": "Retrain"}
+"""Where settings name the weights of a reference model, and of which."""
+
 _REFERENCES = "model/"
 
 
@@ -43,16 +46,30 @@ class Experiments:
             found = {*self._sections.get(scenario, {}), *(self._sections.keys() - self._bases.keys() - scenarios)}
         return sorted(found - {PRETRAIN, RETRAIN})
 
+    def base(self, scenario: str) -> dict[str, Any]:
+        """The settings of a base, as they stand."""
+        return self._bases[scenario]
+
     def section(self, scenario: str, name: str) -> dict[str, Any]:
         """What the experiments file adds to base and reference."""
         found: dict[str, Any] = self._sections.get(scenario, {}).get(name, self._sections.get(name, {}))
         return found
 
     def settings(self, scenario: str, name: str, data: Sequence[str] | None = None) -> dict[str, Any]:
-        """The settings of an experiment, on other images where a data config is given."""
+        """The settings of an experiment, on other images where a data config is given.
+
+        Of the model of a base its backbone and weights count, where a reference names another. A config that the base
+        names for its Retrain takes the place of ``model/retrain``.
+
+        Raises:
+            UsageError: if a config cannot be read, or one for Retrain is of another method.
+        """
         settings = self._bases[scenario]
-        if name in self._references:
-            settings = merged(settings, read_config(f"{_REFERENCES}{name}"))
+        retrain = look_up(settings, "evaluation.retrain")
+        if name == RETRAIN and retrain is not None and is_config(retrain):
+            settings = merged(_bare(settings), _recipe(retrain))
+        elif name in self._references:
+            settings = merged(_bare(settings), read_config(f"{_REFERENCES}{name}"))
         settings = merged(settings, self.section(scenario, name))
         for config in data or ():
             settings = merged(settings, _images(config))
@@ -81,6 +98,23 @@ def data_names(data: Sequence[str]) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise UsageError(f"grid.data is {list(data)}, but must name at least one config, and each name once")
     return names
+
+
+def _bare(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without a method: the model's backbone and weights alone."""
+    return merged(settings, {"model": {"class_path": ""}}) if "model" in settings else dict(settings)
+
+
+def _recipe(config: str) -> dict[str, Any]:
+    """How Retrain is trained: model and trainer of the config that a base names for it."""
+    try:
+        own = merged({"model": {"class_path": "Retrain"}}, read_config(config))
+    except UsageError as error:
+        raise UsageError(f"evaluation.retrain: {error}") from error
+    if (method := str(own["model"]["class_path"]).rpartition(".")[2]) != "Retrain":
+        raise UsageError(f"evaluation.retrain: {config} is of {method}, but must be of Retrain")
+    trainer = {name: value for name, value in own.get("trainer", {}).items() if name != "callbacks"}
+    return {"model": own["model"], "trainer": trainer}
 
 
 def _images(config: str) -> dict[str, Any]:

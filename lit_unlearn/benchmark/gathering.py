@@ -41,11 +41,12 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
         return [failed]
     rows = results_of(run, root)
     for row in rows if run.subcommand == "validate" else ():
-        maker = run.needs[makers[row.method]] if unlearned is None else unlearned
-        for made in results_of(maker, root)[-1:]:
+        maker = run.needs.get(makers[row.method]) if unlearned is None else unlearned
+        for made in results_of(maker, root)[-1:] if maker is not None else ():
             row.seconds = {**made.seconds, **row.seconds}
             row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
             if unlearned is not None:
+                row.method = made.method  # validate calls what a method has left as it was the original
                 row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
     return rows
 

@@ -1,7 +1,8 @@
 """What a benchmark consists of: every experiment of every scenario, for every combination of seeds, as runs.
 
 To unlearn and to attack are two runs: other attacks, or more of their seeds, need no other unlearning. Each training
-seed has an original (``model/pretrain``) and, in each scenario, a Retrain (``model/retrain``) of its own.
+seed has an original (``model/pretrain``) and, in each scenario, a Retrain (``model/retrain``) of its own. Where the
+grid is given an original, all seeds share it, and no original is trained.
 
 Where data is named, all of it is run on each: the scenario "class" on ``data/svhn`` is "svhn/class".
 """
@@ -11,11 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, Experiments, chosen, data_names
+from lit_unlearn.backbones.weights import is_own
+from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, WEIGHTS_OF, Experiments, chosen, data_names
+from lit_unlearn.benchmark.given import Given, given
 from lit_unlearn.benchmark.runs import Run, make_run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.shipped import read_config
+from lit_unlearn.shipped import is_config, read_config
+
+QUICK = "attack/quick"
+"""The attacks on what is made of the user's own model, where nothing names others."""
 
 REFERENCES = "references"
 """The run that measures Original and Retrain, in place of an experiment's name."""
@@ -26,7 +32,8 @@ class Seeds:
     """How many independent repetitions of each step.
 
     Args:
-        originals: trainings of the original model, each with a Retrain of the same seed.
+        originals: trainings of the original model, each with a Retrain of the same seed; where the grid is given an
+            original, trainings of Retrain alone.
         unlearnings: runs of each method on each original.
         attacks: runs of all attacks on each model.
         first: the first seed of each.
@@ -55,6 +62,8 @@ class Grid:
         bases: scenario → base config, such as ``{class: base/digits_class}``.
         experiments: config with a section for each experiment, such as ``tuned/digits``: what it adds to its base and
             to ``model/<experiment>``. None takes every reference as it is.
+        original: weights of the original of every run: a file, or a name of the manifest; they count before those that
+            a base names. None trains an original for each training seed.
         data: configs such as ``data/svhn``: every experiment is run on each, with source and augmentation of that
             config and all else of its own. None leaves each experiment its own images.
         scenarios: which of the bases; None takes all.
@@ -62,12 +71,14 @@ class Grid:
         skip: scenario → experiments that it leaves out, such as methods that forget whole classes only.
         seeds: how many repetitions.
         attacks: the attacks on every model: a config such as ``attack/quick``, of which only ``trainer.callbacks`` and
-            ``evaluation.suite`` count; None leaves each experiment its own.
+            ``evaluation.suite`` count; None leaves each experiment its own, or where ``original`` is given and a base
+            names none takes ``attack/quick``.
         overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
     """
 
     bases: dict[str, str]
     experiments: str | None = None
+    original: str | None = None
     data: list[str] | None = None
     scenarios: list[str] | None = None
     methods: list[str] | None = None
@@ -98,22 +109,53 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
         variants: for a search, the variants of each method; they are scored and not attacked.
 
     Raises:
-        UsageError: naming a config, scenario or method that is not there, or a file that cannot be read.
+        UsageError: naming a config, scenario or method that is not there, a file that cannot be read, or weights of the
+            user's own that the grid would not use.
     """
     experiments = Experiments(grid.bases, grid.experiments)
-    scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
-    names = sorted({name for scenario in scenarios for name in experiments.names(scenario)})
-    methods = chosen("method", grid.methods, names)
+    methods = methods_of(grid, experiments)
+    _check_weights(grid, experiments, methods)
+    original = None if grid.original is None else given("grid.original", grid.original)
     attacks = None if grid.attacks is None else _attacks(grid.attacks)
     runs: dict[str, Run] = {}
     for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
         for data, on in _each_data(grid).items():
-            for scenario in scenarios:
-                skipped = grid.skip.get(scenario, ())
-                own = [name for name in methods if name in experiments.names(scenario) and name not in skipped]
-                made = _Scenario(on, experiments, scenario, data, seed, attacks).runs(own, variants)
+            for scenario, own in methods.items():
+                made = _Scenario(on, experiments, scenario, data, seed, attacks, original).runs(own, variants)
                 runs |= {run.key: run for run in made}  # scenarios share an original
     return list(runs.values())
+
+
+def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
+    """Scenario → its experiments, without the reference models and what the grid skips.
+
+    Raises:
+        UsageError: naming a scenario or method that is not there.
+    """
+    scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
+    found = {scenario: experiments.names(scenario) for scenario in scenarios}
+    wanted = chosen("method", grid.methods, sorted({name for names in found.values() for name in names}))
+    skipped = {scenario: grid.skip.get(scenario, ()) for scenario in scenarios}
+    return {
+        scenario: [name for name in wanted if name in names and name not in skipped[scenario]]
+        for scenario, names in found.items()
+    }
+
+
+def _check_weights(grid: Grid, experiments: Experiments, methods: Mapping[str, Iterable[str]]) -> None:
+    """Refuses weights of the user's own in a base or an experiment of a grid that trains others in their place."""
+    if grid.original is not None:
+        return
+    for scenario, names in methods.items():
+        found = {"": experiments.base(scenario), **{name: experiments.settings(scenario, name) for name in names}}
+        for name, settings in found.items():
+            for place, model in WEIGHTS_OF.items():
+                weights = look_up(merged(settings, grid.overrides), place)
+                if weights is not None and not is_config(weights) and is_own(weights):
+                    raise UsageError(
+                        f"{'/'.join(filter(None, (scenario, name)))}: {place} is {str(weights)!r}, but without "
+                        f"grid.original a grid trains {model} itself: give the weights of your model as grid.original"
+                    )
 
 
 def _each_data(grid: Grid) -> dict[str, Grid]:
@@ -134,18 +176,21 @@ class _Scenario:
         data: str,
         seed: int,
         attacks: Mapping[str, Any] | None,
+        original: Given | None,
     ) -> None:
         self.grid, self.experiments, self.base, self.seed, self.attacks = grid, experiments, scenario, seed, attacks
         self.name = "/".join(filter(None, (data, scenario)))
         self.seeds = {"original": seed}
-        self.original = make_run("fit", data, PRETRAIN, self.seeds, self._settings(PRETRAIN, seed), {})
+        self.original: Run | Given = original or make_run(
+            "fit", data, PRETRAIN, self.seeds, self._settings(PRETRAIN, seed), {}
+        )
 
     def runs(self, methods: Iterable[str], variants: Variants | None) -> Iterator[Run]:
-        yield self.original
-        needs = {"model.init_args.weights": self.original}
-        retrain = make_run("fit", self.name, RETRAIN, self.seeds, self._without_attacks(RETRAIN, self.seed), needs)
-        yield retrain
-        needs = {**needs, "evaluation.retrain": retrain}
+        needs: dict[str, Run | Given] = {"model.init_args.weights": self.original}
+        needs["evaluation.retrain"] = self._given_retrain() or make_run(
+            "fit", self.name, RETRAIN, self.seeds, self._without_attacks(RETRAIN, self.seed), needs
+        )
+        yield from (source for source in needs.values() if isinstance(source, Run))
         settings = self._settings(RETRAIN, self.seed)
         backbone = settings["model"]["init_args"]["backbone"]
         settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": backbone}}
@@ -158,8 +203,20 @@ class _Scenario:
             for seed in _nested(self.seed, self.grid.seeds.unlearnings):
                 yield from self._unlearned(name, {**self.seeds, "unlearning": seed}, needs, variants)
 
+    def _given_retrain(self) -> Given | None:
+        """The Retrain whose weights a base names beside a given original."""
+        retrain = look_up(self.experiments.base(self.base), "evaluation.retrain")
+        if self.grid.original is None or retrain is None or is_config(retrain):
+            return None
+        if self.grid.seeds.originals > 1:
+            raise UsageError(
+                f"{self.base}: evaluation.retrain is {str(retrain)!r}, one Retrain, but seeds.originals is "
+                f"{self.grid.seeds.originals}: name a config there, or null, and each seed trains its own"
+            )
+        return given(f"{self.base}: evaluation.retrain", retrain)
+
     def _unlearned(
-        self, name: str, seeds: Mapping[str, int], needs: Mapping[str, Run], variants: Variants | None
+        self, name: str, seeds: Mapping[str, int], needs: Mapping[str, Run | Given], variants: Variants | None
     ) -> Iterator[Run]:
         bare = self._without_attacks(name, seeds["unlearning"])
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
@@ -177,7 +234,7 @@ class _Scenario:
             yield from self._attacked(name, seeds, settings, {**needs, "ckpt_path": unlearned})
 
     def _attacked(
-        self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Run]
+        self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Run | Given]
     ) -> Iterator[Run]:
         if self.attacks is not None:
             settings = merged(settings, self.attacks)

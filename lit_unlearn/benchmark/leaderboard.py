@@ -135,6 +135,12 @@ def _by_depth(summary: Summary) -> list[Line]:
     return sorted(summary.lines, key=place)
 
 
+def verdict_of(line: Line) -> str:
+    """The verdict on a method in a few words; empty for a reference and where there is no result."""
+    entry = _entry(line)
+    return "" if entry is None else entry.title
+
+
 def _entry(line: Line) -> Entry | None:
     """The page's entry for the mean row of a method."""
     return None if line.mean is None or line.verdict is None else Entry(line.mean, line.label, line.verdict, {})
@@ -174,10 +180,15 @@ def _headline(summary: Summary) -> str:
     names = f" ({', '.join(good)})" if 0 < len(good) <= 4 else ""
     text = "Methods that withstand every attack as well as Retrain and keep utility: "
     text += f"{len(good)} of {len(judged)}{names}."
-    places = [line for line in judged if line.gap_rank is not None and line.depth_rank is not None]
-    if places:
-        best = min(places, key=lambda line: line.gap_rank or 0)
-        text += f" {best.label} has the smallest gap and rank {best.depth_rank} of {len(places)} by depth."
+    ranked = [line for line in judged if line.gap_rank is not None]
+    if not ranked:
+        return text
+    best = min(ranked, key=lambda line: line.gap_rank or 0)
+    if best.depth_rank is not None:
+        deep = sum(line.depth_rank is not None for line in judged)
+        text += f" {best.label} has the smallest gap and rank {best.depth_rank} of {deep} by depth."
+    elif best.verdict and best.verdict.level == "remembers":
+        text += f" {best.label} has the smallest gap and has not forgotten."
     return text
 
 

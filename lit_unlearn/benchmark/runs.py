@@ -8,13 +8,16 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_unlearn.benchmark.settings import put
+from lit_unlearn.benchmark.given import Given, file_key
+from lit_unlearn.benchmark.settings import look_up, put
 
 WEIGHTS = "unlearned.ckpt"
+LISTED = "data.init_args.forget.index_file"
+"""The one file of settings whose content says what a run does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Run:
         needs: place in the settings (dotted) → the run that makes those weights.
         variant: place in the settings (dotted) → the value that a search put there.
         key: 16 hex digits that name all of this.
+        given: place in the settings (dotted) → weights that no run makes.
     """
 
     subcommand: str
@@ -43,6 +47,7 @@ class Run:
     needs: Mapping[str, "Run"]
     variant: Mapping[str, Any]
     key: str
+    given: Mapping[str, Given] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -62,6 +67,8 @@ class Run:
         settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
         for place, run in self.needs.items():
             put(settings, place, str(root / run.folder / WEIGHTS))
+        for place, there in self.given.items():
+            put(settings, place, there.weights)
         name, _, version = self.folder.rpartition("/")
         logger = {"save_dir": str(root), "name": name, "version": version}
         put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})
@@ -84,13 +91,21 @@ def make_run(
     name: str,
     seeds: Mapping[str, int],
     settings: dict[str, Any],
-    needs: Mapping[str, Run],
+    sources: Mapping[str, Run | Given],
     variant: Mapping[str, Any] | None = None,
     reports: bool = False,
 ) -> Run:
-    """A run with its key; the weights that it needs are left open in its settings."""
-    for place in needs:
+    """A run with its key; the weights that it needs are left open in its settings.
+
+    Weights that are given, and a list of images to forget, count by their content: another file under the same name
+    makes another run.
+    """
+    for place in sources:
         put(settings, place, None)
-    hashed = [subcommand, scenario, name, settings, {place: run.key for place, run in needs.items()}]
+    hashed = [subcommand, scenario, name, settings, {place: source.key for place, source in sources.items()}]
+    listed = file_key(look_up(settings, LISTED))
+    hashed += [] if listed is None else [{LISTED: listed}]
     key = hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key)
+    needs = {place: source for place, source in sources.items() if isinstance(source, Run)}
+    there = {place: source for place, source in sources.items() if isinstance(source, Given)}
+    return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key, there)

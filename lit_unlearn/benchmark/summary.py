@@ -48,7 +48,8 @@ class Line:
         mean: a row whose numbers are the means; None where no run ended well.
         verdict: the judgement on that row; None for the references.
         gap_rank: place by distance to Retrain among methods whose utility is not damaged, 1 is the nearest.
-        depth_rank: place among the same by the accuracy of the strongest attack, 1 is the lowest.
+        depth_rank: place among those of them that have forgotten by the accuracy of the strongest attack, 1 is the
+            lowest.
     """
 
     label: str
@@ -233,15 +234,16 @@ def _judged(lines: Sequence[Line]) -> list[Line]:
 
 
 def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:
-    """The lines with their ranks; one with damaged utility has none, because attacks recover little from it too."""
-    gap, depth = (_places({n: summary.value(line, role) for n, line in _useful(lines)}) for role in ("gap", "depth"))
+    """The lines with their ranks.
+
+    One with damaged utility has none, because attacks recover little from it too. One that has not forgotten has none
+    by depth, whatever an attack recovers.
+    """
+    useful = {n: line for n, line in enumerate(lines) if line.verdict and line.verdict.utility != "damaged"}
+    forgot = {n: line for n, line in useful.items() if line.verdict and line.verdict.level != "remembers"}
+    gap = _places({n: summary.value(line, "gap") for n, line in useful.items()})
+    depth = _places({n: summary.value(line, "depth") for n, line in forgot.items()})
     return [replace(line, gap_rank=gap.get(n), depth_rank=depth.get(n)) for n, line in enumerate(lines)]
-
-
-def _useful(lines: Sequence[Line]) -> Iterator[tuple[int, Line]]:
-    for number, line in enumerate(lines):
-        if line.verdict and line.verdict.utility != "damaged":
-            yield number, line
 
 
 def _places(values: Mapping[int, Value | None]) -> dict[int, int]:

@@ -14,7 +14,7 @@ from lit_unlearn.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-_EDGES = 4
+_EDGES, _PADDING = 4, 3
 
 
 def text_of(value: Value | None, unit: str) -> str:
@@ -54,7 +54,8 @@ def terminal_tables(summary: Summary, width: int) -> list[Table]:
         for place, column in enumerate(summary.columns)
     ]
     first = min(width // 3, max(map(len, ["Model", *labels])))
-    pieces = [_piece(labels, first, part) for part in _fitting(columns, width - first - _EDGES)]
+    room = width - first - _EDGES
+    pieces = [_piece(labels, first, part, room) for part in _fitting(columns, room)]
     pieces[0].title = Text(printable(summary.title))
     pieces[-1].caption = Text(printable("\n".join(summary.notes)))
     return pieces
@@ -65,8 +66,7 @@ def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[list[Sequence[
     parts: list[list[Sequence[str]]] = [[]]
     left = room
     for column in columns:
-        words = [*column[0].split(), *column[1:]]
-        need = max(map(len, words)) + 3
+        need = _narrowest(column) + _PADDING
         if need > left and parts[-1]:
             parts.append([])
             left = room
@@ -75,14 +75,21 @@ def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[list[Sequence[
     return parts
 
 
-def _piece(labels: Sequence[str], width: int, columns: Sequence[Sequence[str]]) -> Table:
+def _narrowest(column: Sequence[str]) -> int:
+    """The characters of a column whose heading goes over several lines."""
+    return max(map(len, [*column[0].split(), *column[1:]]))
+
+
+def _piece(labels: Sequence[str], width: int, columns: Sequence[Sequence[str]], room: int) -> Table:
+    """A table whose headings go over several lines where they must; rich by itself would cut their words."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title_justify="left", caption_justify="left")
     table.add_column("Model", overflow="fold", width=width)
-    for heading, *_ in columns:
-        table.add_column(heading, justify="right")
+    tight = sum(max(map(len, column)) + _PADDING for column in columns) > room
+    for column in columns:
+        table.add_column(column[0], justify="right", width=_narrowest(column) if tight else None)
     for label, *cells in zip(labels, *(column[1:] for column in columns), strict=True):
         table.add_row(Text(label), *cells)
     return table

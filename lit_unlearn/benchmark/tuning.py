@@ -105,7 +105,15 @@ def trial_runs(
         ranges: method's class name → its ranges.
         count: of each method's trials; None is as many as in the first round.
         known: the trials of the rounds before.
+
+    Raises:
+        UsageError: if the grid is given an original, which has seen the images that are held out.
     """
+    if grid.original is not None:
+        raise UsageError(
+            f"grid.original is {grid.original!r}, but it was trained on the images that a search holds out: leave it "
+            "out, and weights in the bases; tune trains originals of its own"
+        )
     held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
     seeds = replace(grid.seeds, originals=1, unlearnings=1, attacks=1)
     alone = replace(grid, seeds=seeds, attacks=None, overrides=merged(grid.overrides, held_out))

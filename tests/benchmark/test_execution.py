@@ -131,6 +131,11 @@ def test_a_run_that_diverged_is_a_row_and_is_not_attacked(experiments, tmp_path)
     assert (tmp_path / "journal").read_text() == before
 
 
+def test_a_method_that_leaves_the_original_as_it_was_keeps_its_name(experiments, tmp_path):
+    go(make_runs(Grid(**experiments(("class",), ssd={"wish": "change nothing"}))), tmp_path)
+    assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "SSD"]
+
+
 def test_a_run_that_was_interrupted_has_not_ended(experiments, tmp_path):
     runs = make_runs(Grid(**experiments(("class",), opc={"wish": "interrupted once"})))
     failed, _ = go(runs, tmp_path)

@@ -86,6 +86,16 @@ def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
     assert "2 training seeds: mean ± standard deviation; suite of attacks <code>suite 2</code>" in text
 
 
+def test_the_headline_says_that_the_nearest_to_retrain_has_not_forgotten():
+    found = [row("Original", 0, 0.9, 0.9), row("Retrain", 0, 0.9, 0.5), row("FineTune", 0, 0.9, 0.1)]
+    for each in (found[0], found[2]):
+        each.metrics |= {"forget_acc": 1.0, "test_forget_acc": 1.0}
+    text = page(found)
+    assert "FineTune has the smallest gap and has not forgotten." in text
+    line = text[text.index('<tr data-model="FineTune"') :]
+    assert re.findall(r'class="rank" data-sort="(\d*)">(.)', line)[:2] == [("1", "1"), ("", "–")]
+
+
 def test_every_card_has_its_figures_pictures_and_settings():
     grid = ImageGrid(torch.rand(2, 3, 1, 2, 2), ["image", "reconstruction"])
     points = PointMap(torch.eye(2), torch.tensor([0, 1]), ["class 0 (forgotten)", "class 1"])

@@ -150,6 +150,17 @@ def test_the_distance_to_retrain_is_of_the_same_seed_and_ranks_skip_what_is_of_n
     assert places == {"Original": none, "Retrain": none, "OPC": (2, 1), "HeadOnly": (1, 2), "Ruin": none}
 
 
+def test_what_has_not_forgotten_has_no_rank_by_depth_whatever_an_attack_gets():
+    def depth(method, forget, worst):
+        return row(method, 0, 0.9, forget=forget, **{"recovery/worst/test_forget_acc": worst})
+
+    rows = [depth("Original", 1.0, 0.95), depth("Retrain", 0.0, 0.6), depth("FineTune", 0.95, 0.1)]
+    (summary,) = summarise([*rows, depth("OPC", 0.0, 0.6), depth("HeadOnly", 0.0, 0.9)])
+    found = {line.label: (line.verdict.level, line.depth_rank) for line in summary.lines if line.verdict}
+    assert found == {"FineTune": ("remembers", None), "OPC": ("deep", 1), "HeadOnly": ("shallow", 2)}
+    assert all(line.gap_rank for line in summary.lines if line.verdict)
+
+
 def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     numbers_of_suite = {
         "relearn/few/auc": 0.5,
@@ -186,3 +197,14 @@ def test_a_narrow_terminal_gets_the_table_in_pieces_and_no_number_is_cut():
     assert max(map(len, said.splitlines())) <= 60
     assert (said.count("class"), said.count("No Retrain")) == (1, 1)
     assert len(terminal_tables(summary, 400)) == 1
+
+
+def test_a_heading_goes_over_several_lines_and_is_never_cut():
+    attacks = {f"recovery/{name}/forget_acc": 1.0 for name in ("fm", "hr", "worst")}
+    attacks |= {"recovery/worst/gap": 0.1, "detectability/samples/forget_auc": 0.6}
+    (summary,) = summarise([row(name, 0, scenario="random", **attacks) for name in ("OPC", "GradientAscent")])
+    for width in range(60, 160, 5):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(*terminal_tables(summary, width))
+        assert "…" not in console.file.getvalue(), width
+        assert max(map(len, console.file.getvalue().splitlines())) <= width

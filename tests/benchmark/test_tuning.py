@@ -194,3 +194,8 @@ def test_what_a_method_would_have_tuned_is_its_own_argument_with_a_range():
             assert setting == "lr" or setting in arguments, (name, setting)
     untuned = {name for name in methods.__all__ if not getattr(methods, name).search}
     assert untuned == {"Audit", "Pretrain", "Rescale", "UnlearnModule"}
+
+
+def test_a_search_takes_no_original_that_has_seen_what_it_holds_out(experiments):
+    with pytest.raises(UsageError, match=r"grid\.original is 'prod\.pt', but it was trained on the images"):
+        trial_runs(Grid(**experiments(opc={}), original="prod.pt"), Tuning(), RANGES)

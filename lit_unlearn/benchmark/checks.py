@@ -1,0 +1,93 @@
+"""What is decided and checked before any run of a grid is executed.
+
+Nothing here knows methods or the command line: both are handed in.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.grid import QUICK, Grid, methods_of
+from lit_unlearn.benchmark.runs import Run
+from lit_unlearn.benchmark.settings import look_up, merged
+from lit_unlearn.errors import UsageError
+
+Check = Callable[[str, Mapping[str, Any]], str | None]
+"""From a subcommand and the settings of a run to one line on what the command line does not accept, or None."""
+
+OnlyClasses = Callable[[str], bool]
+"""Whether the method of a class path can only forget whole classes."""
+
+
+def check_runs(runs: Sequence[Run], root: Path, check: Check, command: str) -> None:
+    """Checks the settings of every run; those that differ in seed and weights alone are checked once.
+
+    Args:
+        runs: of the grid.
+        root: the output directory.
+        check: parses the settings of a run.
+        command: that is to execute them, for the error.
+
+    Raises:
+        UsageError: naming the first experiment that cannot be run, and why.
+    """
+    known = set()
+    for run in runs:
+        settings = {name: value for name, value in run.settings.items() if name != "seed_everything"}
+        text = json.dumps([run.subcommand, settings], sort_keys=True, default=str)
+        if text in known:
+            continue
+        known.add(text)
+        if line := check(run.subcommand, run.config(root)):
+            raise UsageError(f"{command}: {'/'.join(filter(None, (run.scenario, run.name)))}: {line}")
+
+
+def fitted(grid: Grid, only_classes: OnlyClasses) -> tuple[Grid, list[str]]:
+    """The grid with what it leaves open, and a line on each thing that was decided.
+
+    A method that can only forget whole classes is skipped where something else is to be forgotten. Where the user's own
+    model is given and nothing names attacks, they are the quick ones.
+
+    Raises:
+        UsageError: if no method is left.
+    """
+    experiments = Experiments(grid.bases, grid.experiments)
+    skip, lines = dict(grid.skip), []
+    for scenario, names in methods_of(grid, experiments).items():
+        settings = {name: merged(experiments.settings(scenario, name, grid.data), grid.overrides) for name in names}
+        unfit = [
+            name
+            for name, own in settings.items()
+            if not _whole_classes(own) and only_classes(str(look_up(own, "model.class_path")))
+        ]
+        if unfit:
+            lines.append(f"{scenario}: left out, since they forget whole classes only: {', '.join(unfit)}")
+            if len(unfit) == len(names):
+                raise UsageError(f"{lines[-1]}; no method is left: name others in grid.methods")
+            skip[scenario] = [*skip.get(scenario, ()), *unfit]
+    return _attacked(replace(grid, skip=skip), experiments, lines)
+
+
+def _attacked(grid: Grid, experiments: Experiments, lines: list[str]) -> tuple[Grid, list[str]]:
+    """The grid with attacks where nothing names any, and the lines with one on that."""
+    scenarios = methods_of(grid, experiments)
+    bases = {name: merged(experiments.base(name), grid.overrides) for name in scenarios}
+    bare = [name for name, base in bases.items() if not look_up(base, "trainer.callbacks")]
+    if grid.attacks is not None or not bare:
+        return grid, lines
+    if grid.original is not None and len(bare) == len(bases):
+        return replace(grid, attacks=QUICK), [
+            *lines,
+            f"The attacks are those of {QUICK}, since neither grid.attacks nor a base names any",
+        ]
+    return grid, [*lines, f"{', '.join(bare)}: no attacks, since neither grid.attacks nor the base names any"]
+
+
+def _whole_classes(settings: Mapping[str, Any]) -> bool:
+    """Whether settings ask for whole classes to be forgotten."""
+    forget = look_up(settings, "data.init_args.forget")
+    asked = {name for name, value in forget.items() if value is not None} if isinstance(forget, Mapping) else set()
+    return asked == {"classes"}
