@@ -29,6 +29,7 @@ from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
+from lit_unlearn.resuming import HARMLESS, SaveSettings, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
 
@@ -45,7 +46,7 @@ class UnlearnCLI(LightningCLI):
     """LightningCLI with the evaluation and the report in every run, and run directories named after the method."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--evaluation.…``, ``--report.…`` and ``--compile``."""
+        """Adds ``--evaluation.…``, ``--report.…``, ``--compile`` and ``--resume.allow``."""
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Report, "report")
         parser.add_argument(
@@ -53,6 +54,12 @@ class UnlearnCLI(LightningCLI):
             type=bool | str,
             default=False,
             help="whether training passes of fit run compiled: true, or the name of a backend of torch.compile",
+        )
+        parser.add_argument(
+            "--resume.allow",
+            type=list[str] | str,
+            default=[],
+            help=f"kinds of settings that fit --ckpt_path may change: {', '.join(HARMLESS)}",
         )
         parser.set_defaults({"data": {"class_path": "lit_unlearn.data.UnlearnDataModule"}})
 
@@ -65,7 +72,8 @@ class UnlearnCLI(LightningCLI):
         """Parses, finds the checkpoint that ``last`` means, and checks a checkpoint before anything is read from it.
 
         Raises:
-            UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them.
+            UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them, or
+                is of a run with other settings.
         """
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
@@ -76,9 +84,21 @@ class UnlearnCLI(LightningCLI):
         self._weights = settings.model.get("init_args", {}).get("weights")
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = _last_checkpoint(settings, subcommand)
+        allowed = check_allowed(settings.resume.allow)
+        self._given = settings_by_kind(self._parser(subcommand), settings)
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
-            _check_purpose(path, check_checkpoint(path), subcommand)
+            held = check_checkpoint(path)
+            _check_purpose(path, held, subcommand)
+            if subcommand == "fit":
+                self._resume(path, held, allowed)
+
+    def _resume(self, path: str | Path, held: dict[str, Any], allowed: list[str]) -> None:
+        """Checks that a run goes on with its own settings; a seed that it has drawn is its own."""
+        settings, seed = self._settings(), seed_of(held)
+        if settings.seed_everything is True and seed is not None:
+            settings.seed_everything = self._given["run"]["seed_everything"] = seed
+        check_resumed(path, held, self._given, allowed)
 
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and finds or trains the Retrain that a config was given for.
@@ -89,6 +109,8 @@ class UnlearnCLI(LightningCLI):
             UsageError: if a Retrain must be trained by a subcommand that trains nothing.
         """
         settings = self._settings()
+        self._given["run"]["seed_everything"] = settings.seed_everything
+        self.save_config_kwargs = {"settings": self._given}
         if settings.get("ckpt_path") and self._weights is not None:
             settings.model.init_args.weights = self._weights
         if "verbose" in settings:
@@ -167,7 +189,7 @@ def run(args: ArgsType = None) -> UnlearnCLI:
         auto_configure_optimizers=False,
         seed_everything_default=0,
         trainer_defaults=_TRAINER_DEFAULTS,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveSettings,
         parser_kwargs={
             "prog": "lit-unlearn",
             "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
