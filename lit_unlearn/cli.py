@@ -26,6 +26,7 @@ from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
+from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
@@ -77,7 +78,7 @@ class UnlearnCLI(LightningCLI):
         """
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
-            self.config = parser.parse_args(with_configs(words))
+            self.config = parser.parse_args(with_whole_rules(with_configs(words)))
         else:
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
@@ -160,7 +161,7 @@ class UnlearnCLI(LightningCLI):
         if path is None or report.rows or dry:
             return
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
-        if report.checkpoint and report.directory is not None:
+        if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
             self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
 
     def _warn_of_random_weights(self) -> None:
@@ -208,7 +209,7 @@ def run_one(args: list[str]) -> None:
 
 
 def main(args: ArgsType = None) -> None:
-    """The console script: a user error is one line on stderr and status 2."""
+    """The console script: a user error is one line on stderr and status 2, and a diverged run one and status 1."""
     words = sys.argv[1:] if args is None else args
     ours = not _process_group_is_open()
     try:
@@ -220,7 +221,7 @@ def main(args: ArgsType = None) -> None:
             case ["report", *rest]:
                 report(rest)
             case _:
-                run(args)
+                _exit_if_diverged(run(args))
     except SIGTERMException:
         sys.exit(143)
     except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
@@ -233,6 +234,15 @@ def main(args: ArgsType = None) -> None:
         # Lightning leaves gloo's groups open, whose threads may then abort the process while it ends.
         if ours and _process_group_is_open():
             distributed.destroy_process_group()
+
+
+def _exit_if_diverged(cli: UnlearnCLI) -> None:
+    """Exits with status 1 on the first process: Lightning ends the others when one that it started fails."""
+    report = report_of(cli.trainer)
+    if report.rows and report.rows[-1].status == "diverged" and cli.trainer.is_global_zero:
+        where = f" (see {report.directory})" if report.directory is not None else ""
+        print(f"lit-unlearn: error: the run diverged: {report.rows[-1].reason}{where}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _process_group_is_open() -> bool:

@@ -273,6 +273,30 @@ def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     assert {"here/results.json", "here/report.html", "here/unlearned.ckpt"} <= files(tmp_path)
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "validate"])
+def test_a_diverged_run_ends_with_status_1_and_leaves_its_row_and_no_model(tmp_path: Path, subcommand: str) -> None:
+    words = [*SMALL, "--trainer.logger.version=here"]
+    run = tmp_path / "runs/RandomLabels/here"
+    if subcommand == "fit":
+        words += ["--model.optimizer.lr=1e20"]
+        run.mkdir(parents=True)
+        (run / "unlearned.ckpt").write_text("of an earlier run")
+    else:
+        assert lit_unlearn(tmp_path, "fit", *words).status == 0
+        held = torch.load(run / "unlearned.ckpt", weights_only=True)
+        held["state_dict"]["backbone.head.bias"][0] = float("nan")
+        torch.save(held, tmp_path / "nan.ckpt")
+        (run / "unlearned.ckpt").unlink()
+        words += ["--ckpt_path=nan.ckpt"]
+    outcome = lit_unlearn(tmp_path, subcommand, *words)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1), outcome.err
+    assert "lit-unlearn: error: the run diverged: the " in outcome.err
+    assert "(see runs/RandomLabels/here)" in outcome.err
+    assert read_rows(run / "results.json")[-1].status == "diverged"
+    assert (run / "report.html").exists()
+    assert not (run / "unlearned.ckpt").exists()
+
+
 RETRAIN = """
 model:
   class_path: Retrain
@@ -367,6 +391,14 @@ def test_a_retrain_whose_training_is_interrupted_is_not_kept(
     assert lit_unlearn(tmp_path, *args).status == 2
     assert not list(tmp_path.glob("runs/retrain/*/*.pt"))
     assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
+
+
+def test_a_retrain_that_diverges_is_not_kept(tmp_path: Path, retrain_config: Path) -> None:
+    retrain_config.write_text(RETRAIN.replace("lr: 0.05", "lr: 1.0e+20"))
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--evaluation.retrain", retrain_config)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"evaluation.retrain: {retrain_config} diverged: " in outcome.err
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_the_section_of_a_shipped_config_is_trained_too(tmp_path: Path) -> None:

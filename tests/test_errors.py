@@ -214,10 +214,19 @@ def test_what_cannot_be_parsed(refuse: Refuse, args: tuple[object, ...], says: t
     refuse(*args, says=says)
 
 
-@pytest.mark.parametrize("text", ["model: [unclosed\n a: b: c", "- a list", ""])
-def test_a_malformed_config(refuse: Refuse, tmp_path: Path, text: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    refuse("fit", "--config", tmp_path / "bad.yaml", says=("onfig",))
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"model: [unclosed\n a: b: c", "not YAML"),
+        (b"- a list", "not list"),
+        (b"", "is empty, but must hold settings by name"),
+        (b"# nothing yet\n", "is empty, but must hold settings by name"),
+        (b"\xff\xfe", "not YAML"),
+    ],
+)
+def test_a_malformed_config(refuse: Refuse, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    refuse("fit", "--config", tmp_path / "bad.yaml", says=("bad.yaml", says))
 
 
 MADE = [

@@ -104,9 +104,8 @@ class Report(Callback):
 
     def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
         """Keeps the rows, saves the unlearned model and writes the files."""
-        if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit" and results.status != "interrupted":
-            assert self.directory is not None
-            trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
+        if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit":
+            self._keep_model(trainer, results)
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
@@ -124,6 +123,15 @@ class Report(Callback):
         driver = _driver(trainer)
         if self._writes(trainer) and trainer.is_global_zero and (driver is None or not driver.began) and not self.rows:
             remove_empty(trainer, self._made)
+
+    def _keep_model(self, trainer: Trainer, results: Results) -> None:
+        """Saves the unlearned model of a run that ended well; no other leaves one, nor one of an earlier run."""
+        assert self.directory is not None
+        path = self.directory / CHECKPOINT
+        if results.status == "ok":
+            trainer.save_checkpoint(path, weights_only=True)
+        elif trainer.is_global_zero:
+            path.unlink(missing_ok=True)
 
     @rank_zero_only
     def _write(self, files: bool) -> None:
