@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -30,6 +31,7 @@ from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
+from lit_unlearn.reports.run_directory import free_root
 from lit_unlearn.resuming import HARMLESS, SaveSettings, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
@@ -130,6 +132,13 @@ class UnlearnCLI(LightningCLI):
         else:
             folder = _root(settings.trainer) / "retrain"
             settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; without a logger, which would count versions, a second run gets a root of its own."""
+        settings = self._settings().trainer
+        if not settings.logger and not settings.fast_dev_run:
+            kwargs["default_root_dir"] = str(free_root(_root(settings)))
+        return super().instantiate_trainer(**kwargs)
 
     def before_validate(self) -> None:
         """Warns of a model that was never trained."""
@@ -279,20 +288,23 @@ def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger
     chosen = [directory for callback in settings.trainer.callbacks or () if (directory := _directory_of(callback))]
+    places = [place]
     if subcommand == "fit" and chosen:
-        folder, place = Path(chosen[-1]), Path(place).name
+        folder, places = Path(chosen[-1]), [Path(place).name]
     elif hasattr(logger, "get") and "save_dir" in logger.get("init_args", {}):
         folder = Path(logger.init_args.save_dir) / (_method(settings) if _is_unnamed(logger) else logger.init_args.name)
-        place = f"*/{place}"
+        places = [f"*/{place}"]
     else:
         folder = Path(settings.trainer.default_root_dir or ".")
-    found = sorted(folder.glob(place), key=lambda file: file.stat().st_mtime_ns)
+        places = [place, f"version_*/{place}"]
+    files = (file for pattern in places for file in folder.glob(pattern))
+    found = sorted(files, key=lambda file: file.stat().st_mtime_ns)
     if found:
         rank_zero_info(f"ckpt_path last: {found[-1]}")
         return str(found[-1])
     if subcommand != "fit":
-        raise UsageError(f"ckpt_path is 'last', but there is no {folder / place}")
-    rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / place}: the run starts from the beginning")
+        raise UsageError(f"ckpt_path is 'last', but there is no {folder / places[0]}")
+    rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / places[0]}: the run starts from the beginning")
     return None
 
 

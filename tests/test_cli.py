@@ -273,6 +273,28 @@ def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     assert {"here/results.json", "here/report.html", "here/unlearned.ckpt"} <= files(tmp_path)
 
 
+def test_without_a_logger_a_second_run_gets_a_directory_of_its_own(tmp_path: Path) -> None:
+    words = (*SMALL, "--trainer.logger=false", "--trainer.default_root_dir=here", "--report.page=false")
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert outcome.status == 0, outcome.err
+    assert "Run directory: here/version_1\n" in outcome.log
+    assert lit_unlearn(tmp_path, "fit", *words, "--seed_everything=1").status == 0
+    assert {path: path.read_bytes() for path in first} == first
+    assert "here/version_1/results.json" in files(tmp_path)
+    own = {path.name for path in (tmp_path / "here/version_2").iterdir()}
+    assert own == {"results.json", "unlearned.ckpt", "config.yaml", "checkpoints"}
+    saved = yaml.safe_load((tmp_path / "here/version_2/config.yaml").read_text())
+    assert saved["trainer"]["default_root_dir"] == "here"
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert "ckpt_path last: here/version_2/unlearned.ckpt\n" in outcome.log
+    assert lit_unlearn(tmp_path, "fit", *words, "--trainer.fast_dev_run=1").status == 0
+    assert {path.name for path in (tmp_path / "here").iterdir() if path.is_dir()} == {
+        *("checkpoints", "version_1", "version_2", "version_3")
+    }
+
+
 @pytest.mark.parametrize("subcommand", ["fit", "validate"])
 def test_a_diverged_run_ends_with_status_1_and_leaves_its_row_and_no_model(tmp_path: Path, subcommand: str) -> None:
     words = [*SMALL, "--trainer.logger.version=here"]

@@ -14,13 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
-from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
+from lit_unlearn.reports.run_directory import RESULTS, make_directory, remove_empty, run_directory
 from lit_unlearn.reports.run_metadata import run_metadata
 from lit_unlearn.results import Driver, Measurement, Results, Subject
 
 __all__ = ["Report"]
 
-RESULTS, ARTIFACTS, PAGE, CHECKPOINT = "results.json", "artifacts.npz", "report.html", "unlearned.ckpt"
+ARTIFACTS, PAGE, CHECKPOINT = "artifacts.npz", "report.html", "unlearned.ckpt"
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 
