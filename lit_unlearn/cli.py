@@ -27,6 +27,7 @@ from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
+from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
@@ -139,6 +140,16 @@ class UnlearnCLI(LightningCLI):
         if not settings.logger and not settings.fast_dev_run:
             kwargs["default_root_dir"] = str(free_root(_root(settings)))
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs; of a full disk that another library found, it names the run's directory."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            place = report_of(self.trainer).directory
+            if error.errno in DISK_FULL and error.filename is None and place is not None:
+                raise of_file(error, place) from error
+            raise
 
     def before_validate(self) -> None:
         """Warns of a model that was never trained."""

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, callbacks, loggers
 from lit_unlearn import attacks, backbones, data, methods
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.files import DISK_FULL
 from lit_unlearn.methods import UnlearnModule
 
 _ROOMS = {
@@ -29,8 +30,11 @@ def explain(error: BaseException) -> str | None:
         for link in _chain(error):
             if isinstance(link, kind):
                 return _explain_parsing(str(link)) if kind is argparse.ArgumentError else str(link)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        full = [link for link in _chain(error) if isinstance(link, OSError) and link.errno in DISK_FULL]
+        # The first file that a disk has no room for says most: more may fail when the run is being ended.
+        named = [link for link in (*reversed(full), error) if link.filename is not None]
+        return f"{named[0].filename}: {named[0].strerror}" if named else None
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 

@@ -1,5 +1,6 @@
 """Bad input: one line on stderr that names it and says what is allowed, status 2, and nothing new on disk."""
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
@@ -304,6 +305,45 @@ def test_an_index_file(refuse: Refuse, tmp_path: Path, lines: str | None, says: 
 def test_a_directory_that_cannot_be_made(refuse: Refuse, tmp_path: Path, settings: str) -> None:
     (tmp_path / "file").write_text("in the way")
     refuse(*BARE, *settings.split(), tmp_path / "file/runs", says=("file/runs", "Not a directory"))
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Fills the disk as soon as a file of that name is being written."""
+
+    def fill(name: str) -> None:
+        sync = os.fsync
+
+        def full(descriptor: int) -> None:
+            if f"/.{name}" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(descriptor)
+
+        monkeypatch.setattr("lit_unlearn.files.os.fsync", full)
+
+    return fill
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "epoch=", "unlearned.ckpt", "results.json", "report.html"])
+def test_a_full_disk(tmp_path: Path, no_room: Callable[[str], None], name: str) -> None:
+    no_room(name)
+    outcome = lit_unlearn(tmp_path, *BARE)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert f"{name}" in outcome.err
+    assert ": No space left on device (disk /" in outcome.err
+    assert outcome.err.endswith(" MB free)\n")
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert not [path for path in left if path.startswith((name, f".{name}"))]
+    assert ("RandomLabels" in outcome.out) == (name != "config.yaml"), "what was measured is printed"
+    assert ("results.json" in left) == (name not in ("config.yaml", "results.json"))
+
+
+def test_a_full_disk_that_a_logger_finds(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch("lightning.pytorch.loggers.CSVLogger.save", side_effect=error):
+        outcome = lit_unlearn(tmp_path, *BARE)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "error: runs/RandomLabels/version_0: No space left on device (disk /" in outcome.err
 
 
 def test_two_attacks_of_one_name(refuse: Refuse) -> None:

@@ -16,6 +16,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
 from lit_unlearn.reports.run_directory import RESULTS, make_directory, remove_empty, run_directory
 from lit_unlearn.reports.run_metadata import run_metadata
+from lit_unlearn.reports.whole_checkpoints import write_whole_checkpoints
 from lit_unlearn.results import Driver, Measurement, Results, Subject
 
 __all__ = ["Report"]
@@ -59,6 +60,7 @@ class Report(Callback):
         del pl_module, stage
         self.rows, self.artifacts, self._curves, self._made = [], {}, {}, []
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        write_whole_checkpoints(trainer)
         if self.write:
             self.directory = run_directory(trainer)
             if self._writes(trainer) and trainer.is_global_zero:
@@ -103,9 +105,7 @@ class Report(Callback):
         self._curves = state_dict["curves"]
 
     def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
-        """Keeps the rows, saves the unlearned model and writes the files."""
-        if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit":
-            self._keep_model(trainer, results)
+        """Keeps the rows, prints the table, saves the unlearned model and writes the files."""
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
@@ -115,7 +115,13 @@ class Report(Callback):
         artifacts = {label: measured[id(row)].artifacts for label, row in named}
         self.artifacts = {label: each for label, each in artifacts.items() if each}
         if self.write:
-            self._write(files=self._writes(trainer))
+            self._print()
+        if self._writes(trainer):
+            try:
+                if self.checkpoint and trainer.state.fn == "fit":
+                    self._keep_model(trainer, results)
+            finally:  # a row is small: there may be room for it where there is none for a model
+                self._write()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves no empty directory behind a run that never began."""
@@ -134,14 +140,16 @@ class Report(Callback):
             path.unlink(missing_ok=True)
 
     @rank_zero_only
-    def _write(self, files: bool) -> None:
+    def _print(self) -> None:
         from rich.console import Console
 
         from lit_unlearn.reports.table import results_table
 
         Console().print(results_table(self.rows))
-        if self.directory is None or not files:
-            return
+
+    @rank_zero_only
+    def _write(self) -> None:
+        assert self.directory is not None
         write_rows(self.directory / RESULTS, self.rows)
         if self.artifacts:
             from lit_unlearn.reports.gallery import write_artifacts
