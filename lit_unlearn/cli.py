@@ -5,6 +5,7 @@
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -90,6 +91,7 @@ class UnlearnCLI(LightningCLI):
             settings.ckpt_path = _last_checkpoint(settings, subcommand)
         allowed = check_allowed(settings.resume.allow)
         self._given = settings_by_kind(self._parser(subcommand), settings)
+        _check_values(self._given["run"])
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
             held = check_checkpoint(path)
@@ -163,9 +165,10 @@ class UnlearnCLI(LightningCLI):
         """Compiles the network where it was asked for.
 
         Raises:
-            UsageError: for a backend that is not there.
+            UsageError: for a backend that is not there, or a monitor that will not be.
         """
         self._warn_of_random_weights()
+        self._check_monitors()
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -183,6 +186,16 @@ class UnlearnCLI(LightningCLI):
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
             self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
+
+    def _check_monitors(self) -> None:
+        """Refuses what EarlyStopping cannot find, as far as it is known: the package's methods log accuracies alone."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        monitors = [str(callback.monitor) for callback in callbacks if isinstance(callback, EarlyStopping)]
+        asked = [name for name in monitors if name.startswith("val/")]
+        if asked and type(self.model).__module__.startswith("lit_unlearn."):
+            logged = [f"val/{split}_acc" for split in self.datamodule.split_names]
+            for monitor in set(asked) - set(logged):
+                raise unknown("monitor of EarlyStopping:", monitor, logged)
 
     def _warn_of_random_weights(self) -> None:
         if self.model.loaded is None and not self.model.from_scratch:
@@ -244,7 +257,7 @@ def main(args: ArgsType = None) -> None:
                 _exit_if_diverged(run(args))
     except SIGTERMException:
         sys.exit(143)
-    except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
+    except (argparse.ArgumentError, RuntimeError, MisconfigurationException, ValueError, TypeError, OSError) as error:
         line = explain(error)
         if line is None:
             raise
@@ -267,6 +280,22 @@ def _exit_if_diverged(cli: UnlearnCLI) -> None:
 
 def _process_group_is_open() -> bool:
     return distributed.is_available() and distributed.is_initialized()
+
+
+def _check_values(given: dict[str, Any]) -> None:
+    """Refuses values that Lightning or torch would take, or refuse at length.
+
+    Raises:
+        UsageError: naming option and value.
+    """
+    for option, value in given.items():
+        if isinstance(value, float) and (math.isnan(value) or (option.endswith(".lr") and math.isinf(value))):
+            raise UsageError(f"{option} is {value}, but must be finite")
+    seed = given.get("seed_everything")
+    if not isinstance(seed, bool | None) and not 0 <= seed < 2**32:
+        raise UsageError(f"seed_everything is {seed}, but must lie in 0 to {2**32 - 1}")
+    if given.get("trainer.barebones"):
+        raise UsageError("trainer.barebones is true, but a run needs the logger and the callbacks that it switches off")
 
 
 def _method(settings: Any) -> str:

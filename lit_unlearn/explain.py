@@ -1,9 +1,11 @@
 """One line for each user error, made of what Lightning's parser and others report at length."""
 
 import argparse
+import difflib
 import re
+import sys
 from collections.abc import Iterator
-from inspect import isabstract
+from inspect import isabstract, signature
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers
@@ -35,6 +37,8 @@ def explain(error: BaseException) -> str | None:
         # The first file that a disk has no room for says most: more may fail when the run is being ended.
         named = [link for link in (*reversed(full), error) if link.filename is not None]
         return f"{named[0].filename}: {named[0].strerror}" if named else None
+    if match := re.match(r"Early stopping conditioned on metric `(.*?)`.*of the following: (.*)", str(error)):
+        return f"EarlyStopping: monitor {match[1]!r} is not logged (allowed: {match[2].replace('`', '')})"
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 
@@ -49,11 +53,15 @@ def _explain_parsing(message: str) -> str:
     if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
         missing = f"{key}.{match[1]}".lstrip(".")
         return f"{missing} is missing: give --{missing}{_allowed(missing)}"
+    if match := re.search(r"- Expected an? <class '(\w+)'>\s+- Expected a dot import path string: (\S+)", message):
+        return f"{key}: {match[2]!r} is not accepted; expected {match[1]}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         names = _class_names(key)
         return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
-    if match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-        return f"{key}: {match[1].rpartition('.')[2]} has no option {match[2]!r}"
+    if match := re.search(r"Option '([\w.]+)' is not accepted(?:\. Got value: \w+\(class_path='([\w.]+)')?", message):
+        above = re.findall(r"class_path '([\w.]+)':", message[: match.start()])
+        if class_path := match[2] or "".join(above[-1:]):
+            return f"{key}: {_no_option(class_path, match[1].partition('.')[0])}"
     value = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message)
     if value is None:
         return " ".join(message.split())
@@ -65,6 +73,17 @@ def _explain_parsing(message: str) -> str:
     expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
     allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
+
+
+def _no_option(class_path: str, option: str) -> str:
+    """That a class, which the parser has imported, does not take an option, with the nearest name that it takes."""
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    bases = found.__mro__[:-1] if isinstance(found, type) else ()
+    makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    names = {parameter for maker in makers for parameter in signature(maker).parameters} - {"self", "args", "kwargs"}
+    near = difflib.get_close_matches(option, sorted(names), n=1)
+    return f"{name} has no option {option!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _allowed(key: str) -> str:

@@ -22,6 +22,7 @@ from command_line import Outcome, lit_unlearn
 from torch import distributed
 
 from lit_unlearn import __version__
+from lit_unlearn.__main__ import main as console_script
 from lit_unlearn.benchmark.settings import put
 from lit_unlearn.cli import main
 from lit_unlearn.methods import Retrain
@@ -196,14 +197,51 @@ def test_version(tmp_path: Path) -> None:
     assert (outcome.status, outcome.out) == (0, f"lit-unlearn {__version__}\n")
 
 
-def test_the_module_runs_as_a_program_and_the_console_script_is_the_same_function() -> None:
+def test_the_module_runs_as_a_program_and_the_console_script_is_its_function() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lit_unlearn", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"lit-unlearn {__version__}\n"
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["lit-unlearn"]
-    module, name = target.split(":")
-    assert getattr(importlib.import_module(module), name) is main
+    assert target == "lit_unlearn.__main__:main"
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_control_c_before_a_run_has_begun_is_one_line(tmp_path: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "lit_unlearn", "fit", "--config", "quickstart"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert (process.returncode, said) == (130, b"lit-unlearn: interrupted\n")
+    assert files(tmp_path) == set()
+
+
+def test_control_c_while_settings_are_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_unlearn.cli.main", stopped)
+    with pytest.raises(SystemExit) as ended:
+        console_script()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "lit-unlearn: interrupted\n")
+
+
+@pytest.mark.ci
+def test_two_devices_say_nothing_about_what_is_logged(tmp_path: Path) -> None:
+    words = ["fit", *SMALL, "--trainer.devices=2", "--trainer.accelerator=cpu", "--data.train_limit=200"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lit_unlearn", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr
+    assert read_rows(tmp_path / "runs/RandomLabels/version_0/results.json")[-1].devices["devices"] == 2
 
 
 @pytest.mark.ci  # the README prints it, too

@@ -187,6 +187,39 @@ PARSED = [
         says=("trainer.callbacks.calibration: 'trian'", "['train', 'retain', 'heldout', 'rest']"),
         id="literal in a list",
     ),
+    *[
+        inline(
+            *(*FIT, "--model.optimizer.lr", value),
+            says=(f"model.optimizer.lr: '{value}' is not accepted; expected float\n",),
+            id=f"rate {value}",
+        )
+        for value in ("abc", "nan")
+    ],
+    *[
+        inline(
+            *FIT, "--model.optimizer.lr", value, says=(f"model.optimizer.lr is {value[1:]}, but must be finite",), id=id
+        )
+        for id, value in {"no number": ".nan", "infinite": ".inf"}.items()
+    ],
+    inline(
+        *(*FIT, "--model.optimizer.lrr", "1"),
+        says=("model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?",),
+        id="option of the optimizer",
+    ),
+    inline(
+        *(*FIT, "--config", "{model: {init_args: {optimizer: {class_path: torch.optim.SGD, init_args: {lrr: 1}}}}}"),
+        says=("model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?",),
+        id="option of the optimizer in a config",
+    ),
+    inline(
+        *(*FIT, "--config", "{data: {class_path: UnlearnDataModule, init_args: {forgett: {classes: [1]}}}}"),
+        says=("data: UnlearnDataModule has no option 'forgett'; did you mean 'forget'?",),
+        id="option of the data in a config",
+    ),
+    inline(
+        *FIT, "--seed_everything", "-1", says=("seed_everything is -1, but must lie in 0 to 4294967295",), id="seed"
+    ),
+    inline(*FIT, "--trainer.barebones=true", says=("trainer.barebones is true, but",), id="barebones"),
     inline("fit", "--data.source=Digits", says=("model is missing: give --model ", *METHODS), id="no model"),
     inline("fit", "--model=OPC", "--data.source=Digits", says=("--model.backbone", "ResNet8"), id="no backbone"),
     inline(
@@ -344,6 +377,25 @@ def test_a_full_disk_that_a_logger_finds(tmp_path: Path) -> None:
         outcome = lit_unlearn(tmp_path, *BARE)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
     assert "error: runs/RandomLabels/version_0: No space left on device (disk /" in outcome.err
+
+
+STOP = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor")
+
+
+def test_a_monitor_that_no_method_logs(refuse: Refuse) -> None:
+    says = ("monitor of EarlyStopping: 'val/acc'", "val/forget_acc, val/retain_acc")
+    refuse(*BARE, *STOP, "val/acc", says=says)
+
+
+def test_a_monitor_that_turns_out_not_to_be_there(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, *BARE, *STOP, "train/los")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "EarlyStopping: monitor 'train/los' is not logged (allowed: " in outcome.err
+    assert "val/forget_acc" in outcome.err
+
+
+def test_a_monitor_that_is_there(tmp_path: Path) -> None:
+    assert lit_unlearn(tmp_path, *BARE, *STOP, "val/forget_acc").status == 0
 
 
 def test_two_attacks_of_one_name(refuse: Refuse) -> None:

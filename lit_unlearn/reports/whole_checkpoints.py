@@ -1,7 +1,7 @@
 """Checkpoints that are written whole or not at all.
 
-Lightning writes to the folder for temporary files first, and copies from there where that is another disk. If the disk is
-full, or the machine stops, half a file is left under the final name.
+Lightning writes to the folder for temporary files first, and copies from there where that is another disk. If the disk
+is full, or the machine stops, half a file is left under the final name.
 """
 
 from pathlib import Path
