@@ -234,6 +234,18 @@ def test_control_c_while_settings_are_read_is_one_line(
 
 
 @pytest.mark.ci
+def test_a_retrain_is_trained_without_a_long_warning(tmp_path: Path, retrain_config: Path) -> None:
+    words = ["fit", *SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lit_unlearn", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Retrain is trained first: " in done.stderr
+    assert "LightningCLI" not in done.stderr
+    assert max(len(line) for line in done.stderr.splitlines()) < 350, done.stderr
+
+
+@pytest.mark.ci
 def test_two_devices_say_nothing_about_what_is_logged(tmp_path: Path) -> None:
     words = ["fit", *SMALL, "--trainer.devices=2", "--trainer.accelerator=cpu", "--data.train_limit=200"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
