@@ -46,7 +46,6 @@ _CALLBACKS: dict[str, tuple[type, ...]] = {
 HARMLESS = tuple(kind for kind in _OPTIONS if kind != _COSMETIC)
 """The kinds of settings that a resumed run may change, if it is asked to."""
 
-_NAMELESS = ("class_path", "init_args", "dict_kwargs")
 _SHOWN = 3
 
 
@@ -152,11 +151,15 @@ def seed_of(held: Mapping[str, Any]) -> int | None:
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, name if key in _NAMELESS else f"{name}.{key}".lstrip("."))
-    else:
+    """The values in nested settings by option; a class is the value of the option that names it."""
+    if not isinstance(value, Mapping):
         yield name, value
+        return
+    for key, item in value.items():
+        if key == "class_path":
+            yield name, _class_name(item)
+        else:
+            yield from _flat(item, name if key in ("init_args", "dict_kwargs") else f"{name}.{key}".lstrip("."))
 
 
 def _kind(option: str) -> str:
@@ -165,11 +168,22 @@ def _kind(option: str) -> str:
 
 
 def _kind_of_callback(class_path: str) -> str:
-    """By its class, which the parser has imported."""
-    module, _, name = class_path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    kinds = (kind for kind, classes in _CALLBACKS.items() if isinstance(found, type) and issubclass(found, classes))
+    found = _class(class_path)
+    kinds = (kind for kind, classes in _CALLBACKS.items() if found is not None and issubclass(found, classes))
     return next(kinds, _RUN)
+
+
+def _class(class_path: str) -> type | None:
+    """The class of that path, which the parser has imported."""
+    module, _, name = str(class_path).rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
+def _class_name(class_path: str) -> str:
+    """The one name of a class that may be imported from several places."""
+    found = _class(class_path)
+    return class_path if found is None else f"{found.__module__}.{found.__qualname__}"
 
 
 def _text(value: Any) -> str:

@@ -103,7 +103,11 @@ QUICK_RUN = ("fit", *experiment("opc"), *SMALL, "--trainer.callbacks=[]", "--tra
 ALTERED = [
     (["--model.optimizer.lr=0.5"], ["model.optimizer.lr: was 0.02, now 0.5"], None),
     (["--model.contract=stages"], ["model.contract: was ", ", now stages"], None),
-    (["--model=FineTune"], ["model: was lit_unlearn.methods.OPC, now lit_unlearn.methods.FineTune", " more"], None),
+    (
+        ["--model=FineTune"],
+        ["model: was lit_unlearn.methods.opc.OPC, now ", "finetune.FineTune", " more"],
+        None,
+    ),
     (["--data.forget.classes=[3]"], ["data.forget.classes: was [0, 1, 2], now [3]"], None),
     (["--seed_everything=4"], ["seed_everything: was 0, now 4"], None),
     (["--trainer.precision=bf16-mixed"], ["trainer.precision: was null, now bf16-mixed"], None),
@@ -165,6 +169,7 @@ def test_cosmetic_settings_and_a_checkpoint_without_settings_do_not_matter(ended
     shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     words = ("--trainer.enable_progress_bar=true", "--trainer.callbacks+=RichModelSummary", "--ckpt_path=last")
     assert lit_unlearn(tmp_path, *QUICK_RUN, *words).status == 0
+    assert lit_unlearn(tmp_path, *QUICK_RUN, "--model=lit_unlearn.methods.OPC", "--ckpt_path=last").status == 0
     (kept,) = (tmp_path / "runs/OPC/version_0/checkpoints").glob("*.ckpt")
     held = torch.load(kept, weights_only=True)
     del held["lit_unlearn_settings"]
