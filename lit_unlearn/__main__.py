@@ -1,6 +1,30 @@
-"""``python -m lit_unlearn``."""
+"""``python -m lit_unlearn``, and the console script: Ctrl-C ends it with one line, also while torch is imported."""
 
-from lit_unlearn.cli import main
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Runs the command line; interrupted before a run has begun, it exits with status 130."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell may have it ignored
+    if ours:
+        signal.signal(signal.SIGINT, _exit)  # what is being imported may not let an exception through
+    from lit_unlearn.cli import main as run
+
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("lit-unlearn: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _exit(*_: object) -> None:
+    os.write(2, b"lit-unlearn: interrupted\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
     main()

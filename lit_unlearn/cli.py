@@ -6,6 +6,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -30,9 +32,13 @@ from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.exporting import export
+from lit_unlearn.files import DISK_FULL, of_file
+from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import CHECKPOINT, Report, report_of
+from lit_unlearn.reports.run_directory import free_root
+from lit_unlearn.resuming import HARMLESS, SaveSettings, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
 
@@ -49,7 +55,7 @@ class UnlearnCLI(LightningCLI):
     """LightningCLI with the evaluation and the report in every run, and run directories named after the method."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--evaluation.…``, ``--report.…`` and ``--compile``."""
+        """Adds ``--evaluation.…``, ``--report.…``, ``--compile`` and ``--resume.allow``."""
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Report, "report")
         parser.add_argument(
@@ -57,6 +63,12 @@ class UnlearnCLI(LightningCLI):
             type=bool | str,
             default=False,
             help="whether training passes of fit run compiled: true, or the name of a backend of torch.compile",
+        )
+        parser.add_argument(
+            "--resume.allow",
+            type=list[str] | str,
+            default=[],
+            help=f"kinds of settings that fit --ckpt_path may change: {', '.join(HARMLESS)}",
         )
         parser.set_defaults({"data": {"class_path": "lit_unlearn.data.UnlearnDataModule"}})
 
@@ -69,20 +81,34 @@ class UnlearnCLI(LightningCLI):
         """Parses, finds the checkpoint that ``last`` means, and checks a checkpoint before anything is read from it.
 
         Raises:
-            UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them.
+            UsageError: if ``ckpt_path`` is no file, is corrupt, holds more than plain values, or not enough of them, or
+                is of a run with other settings.
         """
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
-            self.config = parser.parse_args(with_configs(words))
+            self.config = parser.parse_args(with_whole_rules(with_configs(words)))
         else:
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
         self._weights = settings.model.get("init_args", {}).get("weights")
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = _last_checkpoint(settings, subcommand)
+        allowed = check_allowed(settings.resume.allow)
+        self._given = settings_by_kind(self._parser(subcommand), settings)
+        _check_values(self._given["run"])
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
-            _check_purpose(path, check_checkpoint(path), subcommand)
+            held = check_checkpoint(path)
+            _check_purpose(path, held, subcommand)
+            if subcommand == "fit":
+                self._resume(path, held, allowed)
+
+    def _resume(self, path: str | Path, held: dict[str, Any], allowed: list[str]) -> None:
+        """Checks that a run goes on with its own settings; a seed that it has drawn is its own."""
+        settings, seed = self._settings(), seed_of(held)
+        if settings.seed_everything is True and seed is not None:
+            settings.seed_everything = self._given["run"]["seed_everything"] = seed
+        check_resumed(path, held, self._given, allowed)
 
     def before_instantiate_classes(self) -> None:
         """Names the run directory after the method, and finds or trains the Retrain that a config was given for.
@@ -93,6 +119,8 @@ class UnlearnCLI(LightningCLI):
             UsageError: if a Retrain must be trained by a subcommand that trains nothing.
         """
         settings = self._settings()
+        self._given["run"]["seed_everything"] = settings.seed_everything
+        self.save_config_kwargs = {"settings": self._given}
         if settings.get("ckpt_path") and self._weights is not None:
             settings.model.init_args.weights = self._weights
         if "verbose" in settings:
@@ -112,6 +140,23 @@ class UnlearnCLI(LightningCLI):
             folder = _root(settings.trainer) / "retrain"
             settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; without a logger, which would count versions, a second run gets a root of its own."""
+        settings = self._settings().trainer
+        if not settings.logger and not settings.fast_dev_run:
+            kwargs["default_root_dir"] = str(free_root(_root(settings)))
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs; of a full disk that another library found, it names the run's directory."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            place = report_of(self.trainer).directory
+            if error.errno in DISK_FULL and error.filename is None and place is not None:
+                raise of_file(error, place) from error
+            raise
+
     def before_validate(self) -> None:
         """Refuses a model that was never trained."""
         self._refuse_random_weights()
@@ -124,9 +169,10 @@ class UnlearnCLI(LightningCLI):
         """Compiles the network where it was asked for.
 
         Raises:
-            UsageError: for a backend that is not there.
+            UsageError: for a backend that is not there, or a monitor that will not be.
         """
         self._refuse_random_weights()
+        self._check_monitors()
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -144,8 +190,9 @@ class UnlearnCLI(LightningCLI):
         if path is None:
             raise UsageError("nothing was trained, so nothing was measured: trainer.max_time was over before it began")
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
-        if report.checkpoint and report.directory is not None:
-            self.trainer.save_checkpoint(report.directory / CHECKPOINT, weights_only=True)
+        if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
+            report.save_model(self.trainer, self.model)
+            report.write_files()
 
     def _refuse_random_weights(self) -> None:
         given = self._settings().model.get("init_args", {})
@@ -155,6 +202,16 @@ class UnlearnCLI(LightningCLI):
                 "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
                 "constructed, which nothing has trained"
             )
+
+    def _check_monitors(self) -> None:
+        """Refuses what EarlyStopping cannot find, as far as it is known: the package's methods log accuracies alone."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        monitors = [str(callback.monitor) for callback in callbacks if isinstance(callback, EarlyStopping)]
+        asked = [name for name in monitors if name.startswith("val/")]
+        if asked and type(self.model).__module__.startswith("lit_unlearn."):
+            logged = [f"val/{split}_acc" for split in self.datamodule.split_names]
+            for monitor in set(asked) - set(logged):
+                raise unknown("monitor of EarlyStopping:", monitor, logged)
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
@@ -213,7 +270,7 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
         auto_configure_optimizers=False,
         seed_everything_default=0,
         trainer_defaults=_TRAINER_DEFAULTS,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SaveSettings,
         parser_kwargs={
             "prog": "lit-unlearn",
             "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
@@ -243,7 +300,7 @@ def only_whole_classes(class_path: str) -> bool:
 
 
 def main(args: ArgsType = None) -> None:
-    """The console script: a user error is one line on stderr and status 2."""
+    """The console script: a user error is one line on stderr and status 2, and a diverged run one and status 1."""
     words = sys.argv[1:] if args is None else args
     ours = not _process_group_is_open()
     try:
@@ -257,10 +314,10 @@ def main(args: ArgsType = None) -> None:
             case ["export", *rest]:
                 export(rest)
             case _:
-                run(args)
+                _exit_if_diverged(run(args))
     except SIGTERMException:
         sys.exit(143)
-    except (argparse.ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
+    except (argparse.ArgumentError, RuntimeError, MisconfigurationException, ValueError, TypeError, OSError) as error:
         line = explain(error)
         if line is None:
             raise
@@ -272,8 +329,33 @@ def main(args: ArgsType = None) -> None:
             distributed.destroy_process_group()
 
 
+def _exit_if_diverged(cli: UnlearnCLI) -> None:
+    """Exits with status 1 on the first process: Lightning ends the others when one that it started fails."""
+    report = report_of(cli.trainer)
+    if report.rows and report.rows[-1].status == "diverged" and cli.trainer.is_global_zero:
+        where = f" (see {report.directory})" if report.directory is not None else ""
+        print(f"lit-unlearn: error: the run diverged: {report.rows[-1].reason}{where}", file=sys.stderr)
+        sys.exit(1)
+
+
 def _process_group_is_open() -> bool:
     return distributed.is_available() and distributed.is_initialized()
+
+
+def _check_values(given: dict[str, Any]) -> None:
+    """Refuses values that Lightning or torch would take, or refuse at length.
+
+    Raises:
+        UsageError: naming option and value.
+    """
+    for option, value in given.items():
+        if isinstance(value, float) and (math.isnan(value) or (option.endswith(".lr") and math.isinf(value))):
+            raise UsageError(f"{option} is {value}, but must be finite")
+    seed = given.get("seed_everything")
+    if not isinstance(seed, bool | None) and not 0 <= seed < 2**32:
+        raise UsageError(f"seed_everything is {seed}, but must lie in 0 to {2**32 - 1}")
+    if given.get("trainer.barebones"):
+        raise UsageError("trainer.barebones is true, but a run needs the logger and the callbacks that it switches off")
 
 
 def _method(settings: Any) -> str:
@@ -306,20 +388,23 @@ def _last_checkpoint(settings: Any, subcommand: str) -> str | None:
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger
     chosen = [directory for callback in settings.trainer.callbacks or () if (directory := _directory_of(callback))]
+    places = [place]
     if subcommand == "fit" and chosen:
-        folder, place = Path(chosen[-1]), Path(place).name
+        folder, places = Path(chosen[-1]), [Path(place).name]
     elif hasattr(logger, "get") and "save_dir" in logger.get("init_args", {}):
         folder = Path(logger.init_args.save_dir) / (_method(settings) if _is_unnamed(logger) else logger.init_args.name)
-        place = f"*/{place}"
+        places = [f"*/{place}"]
     else:
         folder = Path(settings.trainer.default_root_dir or ".")
-    found = sorted(folder.glob(place), key=lambda file: file.stat().st_mtime_ns)
+        places = [place, f"version_*/{place}"]
+    files = (file for pattern in places for file in folder.glob(pattern))
+    found = sorted(files, key=lambda file: file.stat().st_mtime_ns)
     if found:
         rank_zero_info(f"ckpt_path last: {found[-1]}")
         return str(found[-1])
     if subcommand != "fit":
-        raise UsageError(f"ckpt_path is 'last', but there is no {folder / place}")
-    rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / place}: the run starts from the beginning")
+        raise UsageError(f"ckpt_path is 'last', but there is no {folder / places[0]}")
+    rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / places[0]}: the run starts from the beginning")
     return None
 
 

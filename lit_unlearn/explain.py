@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, callbacks, loggers
 from lit_unlearn import attacks, backbones, data, methods
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, nearest, unknown
+from lit_unlearn.files import DISK_FULL
 from lit_unlearn.methods import UnlearnModule
 
 _ROOMS = {
@@ -35,8 +36,13 @@ def explain(error: BaseException) -> str | None:
         for link in _chain(error):
             if isinstance(link, kind):
                 return _explain_parsing(str(link)) if kind is argparse.ArgumentError else str(link)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        full = [link for link in _chain(error) if isinstance(link, OSError) and link.errno in DISK_FULL]
+        # The first file that a disk has no room for says most: more may fail when the run is being ended.
+        named = [link for link in (*reversed(full), error) if link.filename is not None]
+        return f"{named[0].filename}: {named[0].strerror}" if named else None
+    if match := re.match(r"Early stopping conditioned on metric `(.*?)`.*of the following: (.*)", str(error)):
+        return f"EarlyStopping: monitor {match[1]!r} is not logged (allowed: {match[2].replace('`', '')})"
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 
@@ -51,17 +57,19 @@ def _explain_parsing(message: str) -> str:
     if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
         missing = f"{key}.{match[1]}".lstrip(".")
         return f"{missing} is missing: give --{missing}{_allowed(missing)}"
+    if match := re.search(r"- Expected an? <class '(\w+)'>\s+- Expected a dot import path string: (\S+)", message):
+        return f"{key}: {match[2]!r} is not accepted; expected {match[1]}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         names = _class_names(key)
         return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
-    if match := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-        return f"{key}: {_no_option(match[1], match[2])}"
-    if match := re.search(r"Option '(\w+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
-        return f"{key}: {_no_option(match[2], match[1])}"
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'\. Got value: Namespace\(class_path=", message):
         return f"{key}: {match[1]} has no class {match[2]!r}{nearest(match[2], dir(sys.modules.get(match[1])))}"
     if match := re.search(r"does not accept option '(trainer|evaluation|report)\.([\w.]+)'", message):
         return f"{match[1]}: {_no_option(_SECTIONS[match[1]], match[2])}"
+    if match := re.search(r"Option '([\w.]+)' is not accepted(?:\. Got value: \w+\(class_path='([\w.]+)')?", message):
+        above = re.findall(r"class_path '([\w.]+)':", message[: match.start()])
+        if class_path := match[2] or "".join(above[-1:]):
+            return f"{key}: {_no_option(class_path, match[1].partition('.')[0])}"
     value = re.search(r"Got value: (.*)|Given value: (?:NestedArg\(.*?, val='(.*)'\)|(.*))", message)
     if value is None:
         return " ".join(message.split())
@@ -76,10 +84,13 @@ def _explain_parsing(message: str) -> str:
 
 
 def _no_option(class_path: str, option: str) -> str:
-    """That a class has no such option, and the nearest that it has, or else all."""
+    """That a class, which the parser has imported, does not take an option: the nearest that it takes, or else all."""
     module, _, name = class_path.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
-    options = list(inspect.signature(kind).parameters) if isinstance(kind, type) else []
+    found = getattr(sys.modules.get(module), name, None)
+    bases = found.__mro__[:-1] if isinstance(found, type) else ()
+    makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    names = {parameter for maker in makers for parameter in inspect.signature(maker).parameters}
+    options = sorted(names - {"self", "args", "kwargs"})
     hint = nearest(option, options) or (f" (allowed: {', '.join(options)})" if options else "")
     return f"{name} has no option {option!r}{hint}"
 

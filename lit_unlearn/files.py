@@ -1,13 +1,18 @@
 """Files and what goes into them: a file is replaced completely or not at all, and values become JSON's own types."""
 
+import errno
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from lit_unlearn.errors import UsageError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of a share of it, on which there is no more room."""
 
 
 @contextmanager
@@ -20,19 +25,38 @@ def replaced(path: str | Path) -> Iterator[IO[bytes]]:
         path: file to write; its folder is made when missing.
 
     Raises:
-        OSError: the file cannot be written; the old one stays.
+        OSError: naming the file, which cannot be written; the old one stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        # torch.save cannot close an archive that it could not write, and raises that instead.
+        first = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(first, OSError):
+            raise of_file(first, path) from error
+        raise
+
+
+def of_file(error: OSError, path: Path) -> OSError:
+    """The error with the name of the file that could not be written, and of a full disk with what is free there."""
+    reason = error.strerror or str(error)
+    if error.errno in DISK_FULL:
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+        disk = next(place for place in (folder, *folder.parents) if place.is_mount())
+        reason = f"{reason} (disk {disk}: {shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
+    return OSError(error.errno, reason, str(path))
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

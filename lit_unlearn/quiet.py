@@ -8,6 +8,8 @@ from contextlib import contextmanager
 _LOGGER = "lightning.pytorch.utilities.rank_zero"
 _WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13: about its own code
+    # Accuracies are those of all processes; curves of training are of the first one's share, which costs no exchange.
+    r"It is recommended to use `self\.log\(.*sync_dist=True",
     "Found .* in eval mode at the start",  # frozen teachers should be, and the student is put into train mode
 )
 

@@ -21,6 +21,7 @@ from lit_unlearn.backbones import save_weights
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.shipped import read_config
 
@@ -49,7 +50,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
         folder: where trained Retrains are kept, each in a folder of its own.
 
     Raises:
-        UsageError: if the config is not there, is of another method, or names another backbone.
+        UsageError: if the config is not there, is of another method, names another backbone, or diverges.
     """
     settings = _settings(config, run)
     seed = settings.pop("seed_everything")
@@ -73,7 +74,9 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
             else:
                 rank_zero_info(f"Retrain is trained first: {path}")
                 built.trainer.fit(built.model, datamodule=built.data)
-                (path.parent / SETTINGS).write_text(text + "\n")
+                if built.model.diverged:
+                    raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
+                write_atomically(path.parent / SETTINGS, text + "\n")
                 save_weights(built.model.backbone, path, built.model.provenance())
     return path
 

@@ -14,7 +14,9 @@ from jsonargparse import get_loader
 
 from lit_unlearn.errors import UsageError, unknown
 
-_OPTIONS = ("--config", "-c")
+CONFIG_OPTIONS = ("--config", "-c")
+"""The options of the command line that take a config."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -63,7 +65,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
     """The settings of a config, or of the section that the name selects.
 
     Raises:
-        UsageError: if there is no such config or section, or it is no mapping.
+        UsageError: if there is no such config or section, or it is empty or no mapping.
     """
     file, section = _split(name)
     path = shipped_config(file)
@@ -71,12 +73,14 @@ def read_config(name: str | Path) -> dict[str, Any]:
         settings = get_loader("yaml")(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     for key in section.split("/") if section else ():
         if not isinstance(settings, Mapping) or key not in settings:
             raise unknown(f"section of {path}:", key, settings if isinstance(settings, Mapping) else ())
         settings = settings[key]
+    if settings is None:
+        raise UsageError(f"{name}: is empty, but must hold settings by name")
     if not isinstance(settings, dict):
         raise UsageError(f"{name}: must hold settings by name, not {type(settings).__name__}")
     return settings
@@ -91,9 +95,9 @@ def with_configs(args: Sequence[str]) -> list[str]:
     words: list[str] = []
     for word in args:
         option, equals, value = word.partition("=")
-        if words and words[-1] in _OPTIONS:
+        if words and words[-1] in CONFIG_OPTIONS:
             words.append(_located(word))
-        elif equals and option in _OPTIONS:
+        elif equals and option in CONFIG_OPTIONS:
             words.append(f"{option}={_located(value)}")
         else:
             words.append(word)

@@ -49,7 +49,8 @@ def run(args: list[str]) -> None:
         status = "interrupted"
     epochs = 3 if fits else None
     rows = [Row(n, status, metrics=metrics, split=split, seed=seed, seconds=seconds, epochs=epochs) for n in names]
-    (folder / "unlearned.ckpt").write_text("weights")
+    if status == "ok":
+        (folder / "unlearned.ckpt").write_text("weights")
     write_rows(folder / "results.json", rows)
     with (root / "journal").open("a") as journal:
         journal.write(logger["version"].removeprefix("run-") + "\n")

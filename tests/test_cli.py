@@ -22,6 +22,7 @@ from command_line import Outcome, lit_unlearn
 from torch import distributed
 
 from lit_unlearn import __version__
+from lit_unlearn.__main__ import main as console_script
 from lit_unlearn.benchmark.settings import put
 from lit_unlearn.cli import main
 from lit_unlearn.methods import Retrain
@@ -199,14 +200,63 @@ def test_version(tmp_path: Path) -> None:
     assert (outcome.status, outcome.out) == (0, f"lit-unlearn {__version__}\n")
 
 
-def test_the_module_runs_as_a_program_and_the_console_script_is_the_same_function() -> None:
+def test_the_module_runs_as_a_program_and_the_console_script_is_its_function() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lit_unlearn", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"lit-unlearn {__version__}\n"
     target = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["lit-unlearn"]
-    module, name = target.split(":")
-    assert getattr(importlib.import_module(module), name) is main
+    assert target == "lit_unlearn.__main__:main"
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_control_c_before_a_run_has_begun_is_one_line(tmp_path: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "lit_unlearn", "fit", "--config", "quickstart"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert (process.returncode, said) == (130, b"lit-unlearn: interrupted\n")
+    assert files(tmp_path) == set()
+
+
+def test_control_c_while_settings_are_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_unlearn.cli.main", stopped)
+    with pytest.raises(SystemExit) as ended:
+        console_script()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "lit-unlearn: interrupted\n")
+
+
+@pytest.mark.ci
+def test_a_retrain_is_trained_without_a_long_warning(tmp_path: Path, retrain_config: Path) -> None:
+    words = ["fit", *SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lit_unlearn", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Retrain is trained first: " in done.stderr
+    assert "LightningCLI" not in done.stderr
+    assert max(len(line) for line in done.stderr.splitlines()) < 350, done.stderr
+
+
+@pytest.mark.ci
+def test_two_devices_say_nothing_about_what_is_logged(tmp_path: Path) -> None:
+    words = ["fit", *SMALL, "--trainer.devices=2", "--trainer.accelerator=cpu", "--data.train_limit=200"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lit_unlearn", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr
+    assert read_rows(tmp_path / "runs/RandomLabels/version_0/results.json")[-1].devices["devices"] == 2
 
 
 @pytest.mark.ci  # the README prints it, too
@@ -274,6 +324,52 @@ def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     where = ("--trainer.logger", "false", "--trainer.default_root_dir", "here")
     assert lit_unlearn(tmp_path, "fit", *SMALL, *where).status == 0
     assert {"here/results.json", "here/report.html", "here/unlearned.ckpt"} <= files(tmp_path)
+
+
+def test_without_a_logger_a_second_run_gets_a_directory_of_its_own(tmp_path: Path) -> None:
+    words = (*SMALL, "--trainer.logger=false", "--trainer.default_root_dir=here", "--report.page=false")
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert outcome.status == 0, outcome.err
+    assert "Run directory: here/version_1\n" in outcome.log
+    assert lit_unlearn(tmp_path, "fit", *words, "--seed_everything=1").status == 0
+    assert {path: path.read_bytes() for path in first} == first
+    assert "here/version_1/results.json" in files(tmp_path)
+    own = {path.name for path in (tmp_path / "here/version_2").iterdir()}
+    assert own == {"results.json", "unlearned.ckpt", "config.yaml", "checkpoints"}
+    saved = yaml.safe_load((tmp_path / "here/version_2/config.yaml").read_text())
+    assert saved["trainer"]["default_root_dir"] == "here"
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert "ckpt_path last: here/version_2/unlearned.ckpt\n" in outcome.log
+    assert lit_unlearn(tmp_path, "fit", *words, "--trainer.fast_dev_run=1").status == 0
+    assert {path.name for path in (tmp_path / "here").iterdir() if path.is_dir()} == {
+        *("checkpoints", "version_1", "version_2", "version_3")
+    }
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate"])
+def test_a_diverged_run_ends_with_status_1_and_leaves_its_row_and_no_model(tmp_path: Path, subcommand: str) -> None:
+    words = [*SMALL, "--trainer.logger.version=here"]
+    run = tmp_path / "runs/RandomLabels/here"
+    if subcommand == "fit":
+        words += ["--model.optimizer.lr=1e20"]
+        run.mkdir(parents=True)
+        (run / "unlearned.ckpt").write_text("of an earlier run")
+    else:
+        assert lit_unlearn(tmp_path, "fit", *words).status == 0
+        held = torch.load(run / "unlearned.ckpt", weights_only=True)
+        held["state_dict"]["backbone.head.bias"][0] = float("nan")
+        torch.save(held, tmp_path / "nan.ckpt")
+        (run / "unlearned.ckpt").unlink()
+        words += ["--ckpt_path=nan.ckpt"]
+    outcome = lit_unlearn(tmp_path, subcommand, *words)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1), outcome.err
+    assert "lit-unlearn: error: the run diverged: the " in outcome.err
+    assert "(see runs/RandomLabels/here)" in outcome.err
+    assert read_rows(run / "results.json")[-1].status == "diverged"
+    assert (run / "report.html").exists()
+    assert not (run / "unlearned.ckpt").exists()
 
 
 RETRAIN = """
@@ -372,6 +468,14 @@ def test_a_retrain_whose_training_is_interrupted_is_not_kept(
     assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
 
 
+def test_a_retrain_that_diverges_is_not_kept(tmp_path: Path, retrain_config: Path) -> None:
+    retrain_config.write_text(RETRAIN.replace("lr: 0.05", "lr: 1.0e+20"))
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--evaluation.retrain", retrain_config)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"evaluation.retrain: {retrain_config} diverged: " in outcome.err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_the_section_of_a_shipped_config_is_trained_too(tmp_path: Path) -> None:
     args = ("fit", *SMALL, "--data.train_limit=100", "--evaluation.retrain=tuned/digits#retrain")
     assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
@@ -466,6 +570,7 @@ def test_a_process_group_is_closed_by_whoever_opened_it(
         distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
 
     monkeypatch.setattr("lit_unlearn.cli.run", run)
+    monkeypatch.setattr("lit_unlearn.cli._exit_if_diverged", lambda cli: None)
     try:
         if before:
             begin()

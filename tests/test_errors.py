@@ -1,5 +1,6 @@
 """Bad input: one line on stderr that names it and says what is allowed, status 2, and nothing new on disk."""
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
@@ -186,6 +187,39 @@ PARSED = [
         says=("trainer.callbacks.calibration: 'trian'", "['train', 'retain', 'heldout', 'rest']"),
         id="literal in a list",
     ),
+    *[
+        inline(
+            *(*FIT, "--model.optimizer.lr", value),
+            says=(f"model.optimizer.lr: '{value}' is not accepted; expected float\n",),
+            id=f"rate {value}",
+        )
+        for value in ("abc", "nan")
+    ],
+    *[
+        inline(
+            *FIT, "--model.optimizer.lr", value, says=(f"model.optimizer.lr is {value[1:]}, but must be finite",), id=id
+        )
+        for id, value in {"no number": ".nan", "infinite": ".inf"}.items()
+    ],
+    inline(
+        *(*FIT, "--model.optimizer.lrr", "1"),
+        says=("model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?",),
+        id="option of the optimizer",
+    ),
+    inline(
+        *(*FIT, "--config", "{model: {init_args: {optimizer: {class_path: torch.optim.SGD, init_args: {lrr: 1}}}}}"),
+        says=("model.optimizer: SGD has no option 'lrr'; did you mean 'lr'?",),
+        id="option of the optimizer in a config",
+    ),
+    inline(
+        *(*FIT, "--config", "{data: {class_path: UnlearnDataModule, init_args: {forgett: {classes: [1]}}}}"),
+        says=("data: UnlearnDataModule has no option 'forgett'; did you mean 'forget'?",),
+        id="option of the data in a config",
+    ),
+    inline(
+        *FIT, "--seed_everything", "-1", says=("seed_everything is -1, but must lie in 0 to 4294967295",), id="seed"
+    ),
+    inline(*FIT, "--trainer.barebones=true", says=("trainer.barebones is true, but",), id="barebones"),
     inline("fit", "--data.source=Digits", says=("model is missing: give --model ", *METHODS), id="no model"),
     inline("fit", "--model=OPC", "--data.source=Digits", says=("--model.backbone", "ResNet8"), id="no backbone"),
     inline(
@@ -234,10 +268,19 @@ def test_what_cannot_be_parsed(refuse: Refuse, args: tuple[object, ...], says: t
     refuse(*args, says=says)
 
 
-@pytest.mark.parametrize("text", ["model: [unclosed\n a: b: c", "- a list", ""])
-def test_a_malformed_config(refuse: Refuse, tmp_path: Path, text: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    refuse("fit", "--config", tmp_path / "bad.yaml", says=("onfig",))
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"model: [unclosed\n a: b: c", "not YAML"),
+        (b"- a list", "not list"),
+        (b"", "is empty, but must hold settings by name"),
+        (b"# nothing yet\n", "is empty, but must hold settings by name"),
+        (b"\xff\xfe", "not YAML"),
+    ],
+)
+def test_a_malformed_config(refuse: Refuse, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    refuse("fit", "--config", tmp_path / "bad.yaml", says=("bad.yaml", says))
 
 
 MADE = [
@@ -315,6 +358,64 @@ def test_an_index_file(refuse: Refuse, tmp_path: Path, lines: str | None, says: 
 def test_a_directory_that_cannot_be_made(refuse: Refuse, tmp_path: Path, settings: str) -> None:
     (tmp_path / "file").write_text("in the way")
     refuse(*BARE, *settings.split(), tmp_path / "file/runs", says=("file/runs", "Not a directory"))
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Fills the disk as soon as a file of that name is being written."""
+
+    def fill(name: str) -> None:
+        sync = os.fsync
+
+        def full(descriptor: int) -> None:
+            if f"/.{name}" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(descriptor)
+
+        monkeypatch.setattr("lit_unlearn.files.os.fsync", full)
+
+    return fill
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "epoch=", "unlearned.ckpt", "results.json", "report.html"])
+def test_a_full_disk(tmp_path: Path, no_room: Callable[[str], None], name: str) -> None:
+    no_room(name)
+    outcome = lit_unlearn(tmp_path, *BARE)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert f"{name}" in outcome.err
+    assert ": No space left on device (disk /" in outcome.err
+    assert outcome.err.endswith(" MB free)\n")
+    left = [path.name for path in tmp_path.rglob("*")]
+    assert not [path for path in left if path.startswith((name, f".{name}"))]
+    assert ("RandomLabels" in outcome.out) == (name != "config.yaml"), "what was measured is printed"
+    assert ("results.json" in left) == (name not in ("config.yaml", "results.json"))
+
+
+def test_a_full_disk_that_a_logger_finds(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch("lightning.pytorch.loggers.CSVLogger.save", side_effect=error):
+        outcome = lit_unlearn(tmp_path, *BARE)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "error: runs/RandomLabels/version_0: No space left on device (disk /" in outcome.err
+
+
+STOP = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor")
+
+
+def test_a_monitor_that_no_method_logs(refuse: Refuse) -> None:
+    says = ("monitor of EarlyStopping: 'val/acc'", "val/forget_acc, val/retain_acc")
+    refuse(*BARE, *STOP, "val/acc", says=says)
+
+
+def test_a_monitor_that_turns_out_not_to_be_there(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, *BARE, *STOP, "train/los")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "EarlyStopping: monitor 'train/los' is not logged (allowed: " in outcome.err
+    assert "val/forget_acc" in outcome.err
+
+
+def test_a_monitor_that_is_there(tmp_path: Path) -> None:
+    assert lit_unlearn(tmp_path, *BARE, *STOP, "val/forget_acc").status == 0
 
 
 def test_two_attacks_of_one_name(refuse: Refuse) -> None:

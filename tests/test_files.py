@@ -1,5 +1,7 @@
 """Files that are complete or absent, and values in JSON's own types."""
 
+import errno
+import io
 import os
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +39,29 @@ def test_a_file_is_the_old_one_until_the_block_ends_and_stays_it_after_an_error(
     assert os.listdir(tmp_path) == ["file"]
     write(fail=False)
     assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full."""
+
+    def write(self, content: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_with_the_file_the_disk_and_what_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.pt"
+    with pytest.raises(OSError, match=r"No space left on device \(disk /.*: \d+\.\d MB free\)") as told, replaced(path):
+        torch.save({"weights": torch.ones(100_000)}, Full())
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
+    assert os.listdir(path.parent) == []
+
+
+def test_another_error_of_the_system_names_the_file_too(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError) as told:
+        write_atomically(tmp_path / "file", "text")
+    assert (told.value.strerror, told.value.filename) == ("Is a directory", str(tmp_path / "file"))
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -1,6 +1,7 @@
 """A run that is killed in the middle and goes on with ``--ckpt_path last`` ends as if nothing had happened."""
 
 import re
+import shutil
 from pathlib import Path
 from signal import SIGKILL
 
@@ -53,8 +54,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
     words = (*experiment(method), *SMALL, *OPTIONS.get(method, []))
     assert launched(tmp_path, "whole", *words) == 0, (tmp_path / "whole/run.log").read_text()
     epoch = 0 if method in OF_ONE_EPOCH else 1
-    kill = ("--trainer.callbacks+=killed_runs.Killer", f"--trainer.callbacks.epoch={epoch}")
-    assert launched(tmp_path, "killed", *words, *kill) == -SIGKILL
+    words = (*words, "--trainer.callbacks+=killed_runs.Killer", f"--trainer.callbacks.epoch={epoch}")
+    assert launched(tmp_path, "killed", *words) == -SIGKILL
     left = list((tmp_path / "killed").glob("runs/*/version_*/*.*"))
     assert not {path.name for path in left} & {"results.json", "unlearned.ckpt"}
     kept = list((tmp_path / "killed").glob("runs/*/version_0/checkpoints/*.ckpt"))
@@ -71,7 +72,7 @@ def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Pat
     words = (*experiment("finetune"), *SMALL)
     assert launched(tmp_path, "whole", *words) == 0
     assert launched(tmp_path, "killed", *words, "--trainer.callbacks+=killed_runs.KillingAttack") == -SIGKILL
-    assert launched(tmp_path, "killed", *words, "--ckpt_path=last") == 0
+    assert launched(tmp_path, "killed", *words, "--ckpt_path=last", "--resume.allow=attacks") == 0
     ends_alike(tmp_path)
 
 
@@ -94,5 +95,98 @@ def test_last_is_looked_for_where_a_checkpoint_callback_was_told_to_write(tmp_pa
     told = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=kept", "--ckpt_path=last")
     assert launched(tmp_path, "here", *words, *told) == 0
     assert "there is no kept/*.ckpt: the run starts" in (tmp_path / "here/run.log").read_text()
-    assert launched(tmp_path, "here", *words, *told, "--trainer.max_epochs=2") == 0
+    assert launched(tmp_path, "here", *words, *told, "--trainer.max_epochs=2", "--resume.allow=epochs") == 0
     assert re.search(r"ckpt_path last: kept/epoch=0\S*\.ckpt\n", (tmp_path / "here/run.log").read_text())
+
+
+QUICK_RUN = ("fit", *experiment("opc"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
+ALTERED = [
+    (["--model.optimizer.lr=0.5"], ["model.optimizer.lr: was 0.02, now 0.5"], None),
+    (["--model.contract=stages"], ["model.contract: was ", ", now stages"], None),
+    (
+        ["--model=FineTune"],
+        ["model: was lit_unlearn.methods.opc.OPC, now ", "finetune.FineTune", " more"],
+        None,
+    ),
+    (["--data.forget.classes=[3]"], ["data.forget.classes: was [0, 1, 2], now [3]"], None),
+    (["--seed_everything=4"], ["seed_everything: was 0, now 4"], None),
+    (["--trainer.precision=bf16-mixed"], ["trainer.precision: was null, now bf16-mixed"], None),
+    (["--trainer.max_epochs=2"], ["trainer.max_epochs: was 1, now 2"], "epochs"),
+    (["--trainer.accelerator=auto"], ["trainer.accelerator: was cpu, now auto"], "devices"),
+    (["--trainer.log_every_n_steps=3"], ["trainer.log_every_n_steps: was 10, now 3"], "loggers"),
+    (["--trainer.callbacks+=LearningRateMonitor"], ["trainer.callbacks.LearningRateMonitor"], "loggers"),
+    (["--trainer.callbacks+=HeadRecovery"], ["trainer.callbacks.HeadRecovery: was null"], "attacks"),
+    (["--evaluation.reference_models=false"], ["evaluation.reference_models: was True, now False"], "attacks"),
+    (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"], ["EarlyStopping"], None),
+]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ended")
+    outcome = lit_unlearn(folder, *QUICK_RUN)
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+def refused(folder: Path, *words: str) -> str:
+    before = set(folder.rglob("*"))
+    outcome = lit_unlearn(folder, *QUICK_RUN, *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert set(folder.rglob("*")) == before
+    return outcome.err
+
+
+@pytest.mark.parametrize(("words", "says", "kind"), ALTERED)
+def test_a_run_goes_on_with_its_own_settings_alone(
+    ended: Path, words: list[str], says: list[str], kind: str | None
+) -> None:
+    (kept,) = ended.glob("runs/OPC/version_0/checkpoints/*.ckpt")
+    said = refused(ended, *words, f"--ckpt_path={kept}")
+    assert "is of a run with other settings: " in said
+    assert all(part in said for part in says), said
+    assert ("--resume.allow" in said) == (kind is not None)
+    others = [name for name in ("epochs", "devices", "loggers", "attacks") if name != kind]
+    assert refused(ended, *words, f"--ckpt_path={kept}", f"--resume.allow=[{', '.join(others)}]") == said
+    if kind is not None:
+        assert f"--resume.allow '[{kind}]'" in said
+
+
+def test_what_is_allowed_to_change_is_what_then_runs(ended: Path, tmp_path: Path) -> None:
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
+    words = ("--trainer.max_epochs=2", "--trainer.callbacks+=HeadRecovery", "--ckpt_path=last")
+    outcome = lit_unlearn(tmp_path, *QUICK_RUN, *words, "--resume.allow=[attacks, epochs]")
+    assert outcome.status == 0, outcome.err
+    row = read_rows(tmp_path / "runs/OPC/version_1/results.json")[-1]
+    assert (row.epochs, {name.split("/")[1] for name in row.attacks}) == (2, {"hr"})
+    (kept,) = (tmp_path / "runs/OPC/version_1/checkpoints").glob("*.ckpt")
+    held = torch.load(kept, weights_only=True)["lit_unlearn_settings"]
+    assert held["epochs"]["trainer.max_epochs"] == 2
+    assert list(held["attacks"]) != []
+
+
+def test_cosmetic_settings_and_a_checkpoint_without_settings_do_not_matter(ended: Path, tmp_path: Path) -> None:
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
+    words = ("--trainer.enable_progress_bar=true", "--trainer.callbacks+=RichModelSummary", "--ckpt_path=last")
+    assert lit_unlearn(tmp_path, *QUICK_RUN, *words).status == 0
+    assert lit_unlearn(tmp_path, *QUICK_RUN, "--model=lit_unlearn.methods.OPC", "--ckpt_path=last").status == 0
+    (kept,) = (tmp_path / "runs/OPC/version_0/checkpoints").glob("*.ckpt")
+    held = torch.load(kept, weights_only=True)
+    del held["lit_unlearn_settings"]
+    torch.save(held, tmp_path / "from_python.ckpt")
+    assert lit_unlearn(tmp_path, *QUICK_RUN, "--trainer.max_epochs=2", "--ckpt_path=last").status == 2
+    words = ("--trainer.max_epochs=2", "--ckpt_path=from_python.ckpt")
+    assert lit_unlearn(tmp_path, *QUICK_RUN, *words).status == 0
+
+
+def test_a_kind_of_settings_that_is_not_there(ended: Path) -> None:
+    said = refused(ended, "--resume.allow=epoch")
+    assert "resume.allow: 'epoch'; did you mean 'epochs'? (allowed: attacks, devices, epochs, loggers)" in said
+
+
+def test_a_seed_that_was_drawn_is_kept(tmp_path: Path) -> None:
+    for words in ((), ("--ckpt_path=last",)):
+        assert lit_unlearn(tmp_path, *QUICK_RUN, "--seed_everything=true", *words).status == 0
+    rows = [read_rows(tmp_path / f"runs/OPC/version_{n}/results.json")[-1] for n in range(2)]
+    assert rows[0].seed == rows[1].seed
+    assert rows[0].metrics == rows[1].metrics

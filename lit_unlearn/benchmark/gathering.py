@@ -82,4 +82,4 @@ def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:
         return True
     rows = results_of(run, root)
     complete = bool(rows) and all(row.status != "interrupted" for row in rows)
-    return complete and (run.reports or run.weights(root).exists())
+    return complete and (run.reports or run.weights(root).exists() or _ended_badly(run, root) is not None)

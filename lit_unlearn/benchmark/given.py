@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_unlearn.backbones.weights import is_own, read_state, resolve, file_sha256
+from lit_unlearn.backbones.saving import file_sha256
+from lit_unlearn.backbones.weights import is_own, read_state, resolve
 from lit_unlearn.errors import UsageError
 
 

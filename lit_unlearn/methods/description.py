@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
+from torch.optim import Optimizer
 
 from lit_unlearn.files import plain
 
@@ -25,7 +26,7 @@ def describe_optimizer(trainer: Trainer) -> dict[str, Any]:
     """The optimizer's class and settings, and those of its schedule; empty where nothing is trained."""
     described: dict[str, Any] = {}
     for optimizer in trainer.optimizers:
-        described = {"class": type(optimizer).__name__, **plain(optimizer.defaults)}
+        described = {"class": type(optimizer).__name__, **plain(_in_use(optimizer))}
     for config in trainer.lr_scheduler_configs:
         state = {name: value for name, value in config.scheduler.state_dict().items() if name[0] != "_"}
         described["lr_scheduler"] = {"class": type(config.scheduler).__name__, **plain(state)}
@@ -42,3 +43,13 @@ def describe_weights(module: "UnlearnModule") -> dict[str, Any]:
     if change := module.architecture_change():
         found["architecture_change"] = change
     return found
+
+
+def _in_use(optimizer: Optimizer) -> dict[str, Any]:
+    """The settings that an optimizer works with; a list where its groups differ, the initial rate below a schedule."""
+    groups = [{**group, "lr": group.get("initial_lr", group.get("lr"))} for group in optimizer.param_groups]
+    settings = {}
+    for name in groups[0].keys() - {"params", "initial_lr"}:
+        values = [group.get(name) for group in groups]
+        settings[name] = values[0] if all(value == values[0] for value in values) else values
+    return dict(sorted(settings.items()))

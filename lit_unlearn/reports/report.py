@@ -14,14 +14,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
-from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
+from lit_unlearn.reports.run_directory import RESULTS, make_directory, remove_empty, run_directory
 from lit_unlearn.reports.run_metadata import run_metadata
+from lit_unlearn.reports.whole_checkpoints import write_whole_checkpoints
 from lit_unlearn.results import Driver, Measurement, Results, Subject
 
 __all__ = ["Report"]
 
-RESULTS, ARTIFACTS, PAGE, CHECKPOINT = "results.json", "artifacts.npz", "report.html", "unlearned.ckpt"
-WEIGHTS = "unlearned.safetensors"
+ARTIFACTS, PAGE, CHECKPOINT, WEIGHTS = "artifacts.npz", "report.html", "unlearned.ckpt", "unlearned.safetensors"
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 
@@ -50,7 +50,7 @@ class Report(Callback):
         self.directory: Path | None = None
         self._curves: dict[str, dict[int, float]] = {}
         self._started = ""
-        self._result: dict[str, str] = {}
+        self._own: Row | None = None
         self._made: list[Path] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,8 +60,9 @@ class Report(Callback):
             UsageError: naming the directory.
         """
         del pl_module, stage
-        self.rows, self.artifacts, self._curves, self._made, self._result = [], {}, {}, [], {}
+        self.rows, self.artifacts, self._curves, self._made, self._own = [], {}, {}, [], None
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        write_whole_checkpoints(trainer)
         if self.write:
             self.directory = run_directory(trainer)
             if self._writes(trainer) and trainer.is_global_zero:
@@ -106,21 +107,24 @@ class Report(Callback):
         self._curves = state_dict["curves"]
 
     def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
-        """Keeps the rows, saves the unlearned model and writes the files."""
-        if self._writes(trainer) and self.checkpoint and trainer.state.fn == "fit" and results.status != "interrupted":
-            assert self.directory is not None
-            trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
-            self._result = self._write_weights(trainer, cast(Any, pl_module))
+        """Keeps the rows, prints the table, saves the unlearned model and writes the files."""
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
         measured = {id(row): measurement for measurement, row in found}
+        self._own = found[-1][1]
         self.rows = in_order([row for _, row in found])
         named = zip(labels(self.rows), self.rows, strict=True)
         artifacts = {label: measured[id(row)].artifacts for label, row in named}
         self.artifacts = {label: each for label, each in artifacts.items() if each}
         if self.write:
-            self._write(files=self._writes(trainer))
+            self._print()
+        if self._writes(trainer):
+            try:
+                if self.checkpoint and trainer.state.fn == "fit":
+                    self._keep_model(trainer, pl_module, results)
+            finally:  # a row is small: there may be room for it where there is none for a model
+                self.write_files()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves no empty directory behind a run that never began."""
@@ -129,15 +133,40 @@ class Report(Callback):
         if self._writes(trainer) and trainer.is_global_zero and (driver is None or not driver.began) and not self.rows:
             remove_empty(trainer, self._made)
 
+    def save_model(self, trainer: Trainer, module: Any) -> None:
+        """Saves the model: its checkpoint, and its weights as they go home, which its row then names."""
+        assert self.directory is not None
+        trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
+        if not trainer.is_global_zero:
+            return
+        found = {"file": WEIGHTS, **module.save_network(self.directory / WEIGHTS)}
+        change = f", but {found['change']}" if "change" in found else ""
+        network = module.backbone.network_class()
+        rank_zero_info(f"Weights under the names of {network}{change}: {self.directory / WEIGHTS}")
+        if self._own is not None:
+            self._own.weights["result"] = found
+
+    def _keep_model(self, trainer: Trainer, module: LightningModule, results: Results) -> None:
+        """Saves the unlearned model of a run that ended well; no other leaves one, nor one of an earlier run."""
+        assert self.directory is not None
+        if results.status == "ok":
+            self.save_model(trainer, module)
+        elif trainer.is_global_zero:
+            for name in (CHECKPOINT, WEIGHTS):
+                (self.directory / name).unlink(missing_ok=True)
+
     @rank_zero_only
-    def _write(self, files: bool) -> None:
+    def _print(self) -> None:
         from rich.console import Console
 
         from lit_unlearn.reports.table import results_table
 
         Console().print(results_table(self.rows))
-        if self.directory is None or not files:
-            return
+
+    @rank_zero_only
+    def write_files(self) -> None:
+        """Writes the rows, and the page where it is asked for."""
+        assert self.directory is not None
         write_rows(self.directory / RESULTS, self.rows)
         if self.artifacts:
             from lit_unlearn.reports.gallery import write_artifacts
@@ -152,17 +181,6 @@ class Report(Callback):
         names = (RESULTS, ARTIFACTS, PAGE, CHECKPOINT, WEIGHTS)
         written = [name for name in names if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
-
-    def _write_weights(self, trainer: Trainer, module: Any) -> dict[str, str]:
-        """Writes the weights as they go home; returns what the row says of the file."""
-        assert self.directory is not None
-        if not trainer.is_global_zero:
-            return {}
-        found = {"file": WEIGHTS, **module.save_network(self.directory / WEIGHTS)}
-        change = f", but {found['change']}" if "change" in found else ""
-        network = module.backbone.network_class()
-        rank_zero_info(f"Weights under the names of {network}{change}: {self.directory / WEIGHTS}")
-        return found
 
     def _writes(self, trainer: Any) -> bool:
         return self.write and not trainer.fast_dev_run
@@ -202,7 +220,7 @@ class Report(Callback):
                 **described,
                 **common,
                 warnings=results.warnings,
-                **{**fields, "weights": own_weights | ({"result": self._result} if self._result else {})},
+                **{**fields, "weights": own_weights},
             ),
         )
 

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -9,10 +10,19 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_unlearn.errors import UsageError
 
+RESULTS = "results.json"
+
 
 def run_directory(trainer: Trainer) -> Path:
     """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
     return Path(trainer.strategy.broadcast(_directory(trainer)))
+
+
+def free_root(root: Path) -> Path:
+    """Where a run without a logger writes: the root itself, or ``version_1``, … below it if it holds results."""
+    if not (root / RESULTS).exists():
+        return root
+    return next(folder for number in count(1) if not (folder := root / f"version_{number}").exists())
 
 
 def make_directory(directory: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_runs
-from lit_unlearn.benchmark.gathering import collect
+from lit_unlearn.benchmark.gathering import collect, finished
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows, write_rows
 
@@ -129,6 +129,9 @@ def test_a_run_that_diverged_is_a_row_and_is_not_attacked(experiments, tmp_path)
     assert len(before.split()) == len(runs) - 1
     go(runs, tmp_path)
     assert (tmp_path / "journal").read_text() == before
+    diverged = [run for run in runs if run.subcommand == "fit" and not run.weights(tmp_path).exists()]
+    assert [run.name for run in diverged] == ["opc"]
+    assert finished(diverged[0], tmp_path, {}), "a job of a cluster that is put back does not run it again"
 
 
 def test_a_method_that_leaves_the_original_as_it_was_keeps_its_name(experiments, tmp_path):

@@ -234,3 +234,19 @@ def test_the_checkpoint_of_an_original_is_scored_on_any_split(make_backbone, mak
     trainer = make_trainer(Evaluation(), report)
     trainer.validate(Pretrain(make_backbone(seed=4)), datamodule=make_data(), ckpt_path=tmp_path / "run.ckpt")
     assert len(report.rows[-1].metrics) == 4
+
+
+def test_the_row_names_the_optimizer_that_ran_and_not_the_one_that_was_asked_for(make_backbone, make_data, fit):
+    class Altered(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            trainer.optimizers[0].param_groups[0]["momentum"] = 0.5
+
+    schedule = {"optimizer": lambda p: SGD(p, lr=0.08, momentum=0.9), "lr_scheduler": lambda o: StepLR(o, 1)}
+    module = FineTune(make_backbone(), **schedule)
+    fit(module, make_data(), Altered(), max_epochs=2)
+    told = module.describe()["optimizer"]
+    assert (told["lr"], told["momentum"], told["lr_scheduler"]["class"]) == (0.08, 0.5, "StepLR")
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.2)]
+    module.trainer.optimizers = [SGD(groups, momentum=0.9)]
+    told = module.describe()["optimizer"]
+    assert (told["lr"], told["momentum"]) == ([0.1, 0.2], 0.9)

@@ -1,5 +1,6 @@
 """The Report callback in runs from Python."""
 
+import contextlib
 import json
 import os
 import re
@@ -111,6 +112,20 @@ def test_a_diverged_run_is_marked_and_has_no_number(make_backbone, make_data, fi
     assert row.reason == module.diverged
     assert row.metrics == row.attacks == {}
     assert "diverged" in (report.directory / "report.html").read_text()
+    assert not (report.directory / "unlearned.ckpt").exists()
+
+
+@pytest.mark.parametrize("diverges", [True, False])
+def test_a_run_that_did_not_end_well_leaves_no_model_of_an_earlier_run(make_backbone, make_data, fit, diverges):
+    report = Report(page=False)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), report, logger=False)
+    assert (report.directory / "unlearned.ckpt").exists()
+    module = GradientAscent(make_backbone(), optimizer=lambda p: SGD(p, lr=1e6 if diverges else 1e-3, momentum=0.9))
+    interrupt = [] if diverges else [Interrupt(OSError(5, "as told"), epoch=1)]
+    with contextlib.nullcontext() if diverges else pytest.raises(OSError, match="as told"):
+        fit(module, make_data(), Evaluation(), *interrupt, report, logger=False, max_epochs=9)
+    assert read_rows(report.directory / "results.json")[-1].status == ("diverged" if diverges else "interrupted")
+    assert not (report.directory / "unlearned.ckpt").exists()
 
 
 def test_an_interrupted_run_is_marked_and_has_no_number(make_backbone, make_data, fit):
