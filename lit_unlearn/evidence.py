@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_unlearn import __version__
-from lit_unlearn.backbones.saving import file_sha256, tensors_sha256
+from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import read_state, resolve
 from lit_unlearn.errors import UsageError
-from lit_unlearn.files import replaced
+from lit_unlearn.files import file_sha256, replaced
 from lit_unlearn.reports.report import ARTIFACTS, PAGE
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
 from lit_unlearn.reports.run_directory import RESULTS

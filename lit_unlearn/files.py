@@ -1,6 +1,7 @@
 """Files and what goes into them: a file is replaced completely or not at all, and values become JSON's own types."""
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -63,6 +64,19 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write bytes, or UTF-8 text, as :func:`replaced` does."""
     with replaced(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file, as hexadecimal digits.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def plain(value: Any, strict: bool = False, where: str = "value") -> Any:

@@ -32,6 +32,30 @@ CHECKPOINTS: Path = _folder("checkpoints")
 """The folder with ``manifest.json`` and the shipped weights."""
 
 
+MANIFEST_FORMAT = 1
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """The manifest's entries by name; none if there is no manifest."""
+    path = CHECKPOINTS / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != MANIFEST_FORMAT:
+            raise UsageError(f"{path}: format {content['format']}, but this version reads format {MANIFEST_FORMAT}")
+        return {str(name): {"file": entry["file"], **entry} for name, entry in content["weights"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: not a manifest of weights ({type(error).__name__}: {error})") from error
+
+
+def is_own(weights: str | Path) -> bool:
+    """Whether weights are the user's own, as opposed to a name in the manifest; a file goes before a name."""
+    return Path(weights).expanduser().is_file() or str(weights) not in manifest()
+
+
 def shipped_names() -> list[str]:
     """The names of all shipped configs."""
     return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lit_unlearn import backbones, data
-from lit_unlearn.backbones.weights import CHECKPOINTS, load_weights
+from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.shipped import CHECKPOINTS
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError

@@ -337,7 +337,7 @@ def test_without_a_logger_a_second_run_gets_a_directory_of_its_own(tmp_path: Pat
     assert {path: path.read_bytes() for path in first} == first
     assert "here/version_1/results.json" in files(tmp_path)
     own = {path.name for path in (tmp_path / "here/version_2").iterdir()}
-    assert own == {"results.json", "unlearned.ckpt", "config.yaml", "checkpoints"}
+    assert own == {"results.json", "unlearned.ckpt", "unlearned.safetensors", "config.yaml", "checkpoints"}
     saved = yaml.safe_load((tmp_path / "here/version_2/config.yaml").read_text())
     assert saved["trainer"]["default_root_dir"] == "here"
     outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -57,7 +58,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lit-unlearn"])
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return tmp_path
+    yield tmp_path
+    for name in ("mynet", "shopnet"):  # each page has its own
+        sys.modules.pop(name, None)
 
 
 def cases(pages):
@@ -138,7 +141,11 @@ def run_line(line):
 
 
 def run_script(name, *arguments):
-    """One of the folder performance, in this process, with a clock that is not theirs to keep."""
+    """A script of the page; or in this process one of the folder performance, whose clock is not theirs to keep."""
+    if not name.startswith("performance/"):
+        sys.path.append(os.getcwd())
+        runpy.run_path(name, run_name="__main__")
+        return
     if "FashionMNIST()" in Path(name).read_text() and not FASHION.is_dir():
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -213,7 +213,7 @@ PARSED = [
     ),
     inline(
         *(*FIT, "--config", "{data: {class_path: UnlearnDataModule, init_args: {forgett: {classes: [1]}}}}"),
-        says=("data: UnlearnDataModule has no option 'forgett'; did you mean 'forget'?",),
+        says=("data: UnlearnDataModule has no option 'forgett'; did you mean 'forget'",),
         id="option of the data in a config",
     ),
     inline(
@@ -255,7 +255,7 @@ PARSED = [
     ),
     inline(
         *(*FIT, "--model.lr_scheduler", "torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.x", "1"),
-        says=("model.lr_scheduler: StepLR has no option 'x' (allowed: optimizer, step_size, gamma",),
+        says=("model.lr_scheduler: StepLR has no option 'x' (allowed: gamma, last_epoch, optimizer, step_size)",),
         id="option of a scheduler that is like no other",
     ),
     inline("benchmark", "--config", "benchmark/digit", says=("'benchmark/digits'",), id="config of a benchmark"),

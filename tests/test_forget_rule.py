@@ -10,7 +10,13 @@ from command_line import lit_unlearn
 CLASSES = {"classes": [0, 1, 2]}
 SHARE = {"fraction": 0.1}
 FILE = {"index_file": "list.txt"}
-BASE = ("--model=FineTune", "--model.backbone=ResNet8", "--model.backbone.in_channels=1", "--data.source=Digits")
+BASE = (
+    "--model=FineTune",
+    "--model.weights=fresh",
+    "--model.backbone=ResNet8",
+    "--model.backbone.in_channels=1",
+    "--data.source=Digits",
+)
 
 
 def resolved(folder: Path, *words: str, before: tuple[str, ...] = ()) -> dict[str, object]:

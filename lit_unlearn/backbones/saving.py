@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_unlearn.backbones.backbone import Backbone
 from lit_unlearn.errors import UsageError
-from lit_unlearn.files import plain, replaced
+from lit_unlearn.files import file_sha256, plain, replaced
 
 SAFETENSORS, TORCH = ".safetensors", ".pt"
 KEY = "lit_unlearn"
@@ -100,19 +100,6 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal digits.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_unlearn import shipped
 from lit_unlearn.backbones.backbone import Backbone, first_line
-from lit_unlearn.backbones.saving import KEY, SAFETENSORS, file_sha256, own_name
+from lit_unlearn.backbones.saving import KEY, SAFETENSORS, own_name
 from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.shipped import CHECKPOINTS
+from lit_unlearn.files import file_sha256
 
-FILE_FORMAT = 1
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _OURS = (KEY, "pytorch-lightning_version")
@@ -57,18 +57,13 @@ def resolve(weights: str | Path) -> Path:
     path = Path(weights).expanduser()
     if path.is_file():
         return path
-    entries = _manifest()
+    entries = shipped.manifest()
     if str(weights) not in entries:
         raise unknown("weights, neither a file nor a name in the manifest:", weights, entries)
-    path = CHECKPOINTS / str(entries[str(weights)]["file"])
+    path = shipped.CHECKPOINTS / str(entries[str(weights)]["file"])
     if not path.is_file():
         raise UsageError(f"the weights {str(weights)!r} are in the manifest, but their file {path} is missing")
     return path
-
-
-def is_own(weights: str | Path) -> bool:
-    """Whether weights are the user's own, as opposed to a name in the manifest; a file goes before a name."""
-    return Path(weights).expanduser().is_file() or str(weights) not in _manifest()
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -117,7 +112,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
             or a wrong sha256.
     """
     path = resolve(weights)
-    entry = {} if Path(weights).expanduser().is_file() else _manifest()[str(weights)]
+    entry = {} if Path(weights).expanduser().is_file() else shipped.manifest()[str(weights)]
     sha256 = file_sha256(path)
     if entry and entry.get("sha256") != sha256:
         raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
@@ -149,22 +144,6 @@ def check_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(held.get("state_dict"), Mapping):
         raise UsageError(f"{path}: not a Lightning checkpoint, it holds no state_dict")
     return held
-
-
-def _manifest() -> dict[str, dict[str, Any]]:
-    """The manifest's entries by name; none if there is no manifest."""
-    path = CHECKPOINTS / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FILE_FORMAT:
-            raise UsageError(f"{path}: format {content['format']}, but this version reads format {FILE_FORMAT}")
-        return {str(name): {"file": entry["file"], **entry} for name, entry in content["weights"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path}: not a manifest of weights ({type(error).__name__}: {error})") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

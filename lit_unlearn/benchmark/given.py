@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_unlearn.backbones.saving import file_sha256
-from lit_unlearn.backbones.weights import is_own, read_state, resolve
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import file_sha256
+from lit_unlearn.shipped import is_own
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ def given(option: str, weights: str) -> Given:
     Raises:
         UsageError: if they are neither, or the file holds no weights.
     """
+    # A worker that is told to run a command line needs no torch before that.
+    from lit_unlearn.backbones.weights import read_state, resolve
+
     try:
         path = resolve(weights)
         read_state(path)

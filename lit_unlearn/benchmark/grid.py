@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from lit_unlearn.backbones.weights import is_own
 from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, WEIGHTS_OF, Experiments, chosen, data_names
 from lit_unlearn.benchmark.given import Given, given
 from lit_unlearn.benchmark.runs import Run, make_run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.shipped import is_config, read_config
+from lit_unlearn.shipped import is_config, is_own, read_config
 
 QUICK = "attack/quick"
 """The attacks on what is made of the user's own model, where nothing names others."""

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchvision import models
 
-from lit_unlearn.backbones import Backbone, ResNet8, Torchvision, weights
+from lit_unlearn import shipped
+from lit_unlearn.backbones import Backbone, ResNet8, Torchvision
 from lit_unlearn.backbones.saving import save_weights, write_state
 from lit_unlearn.backbones.weights import check_checkpoint, load_weights, read_state, resolve
 from lit_unlearn.errors import UsageError
@@ -73,7 +74,7 @@ def manifest(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     entry = {"file": saved.name, "sha256": digest, "backbone": {}, "split": "f00d", "test_acc": 0.9}
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({"format": 1, "weights": {"digits_resnet8": entry, "gone": {"file": "gone.pt"}}}))
-    monkeypatch.setattr(weights, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
     return path
 
 
@@ -192,7 +193,7 @@ def test_a_bad_manifest_is_named(manifest: Path, text: str, said: str) -> None:
 
 
 def test_no_manifest_means_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "CHECKPOINTS", tmp_path / "none")
+    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path / "none")
     refuse("digits_resnet8", "allowed: none")
 
 
