@@ -82,7 +82,7 @@ class Result:
 
         A ``.safetensors`` file has the names of the user's own network, any other those of the backbone.
         """
-        save_weights(self.module.backbone, path, self.module.provenance())
+        save_weights(self.module.backbone, path, {**self.module.provenance(), "seconds": self.module.seconds})
 
 
 def unlearn(

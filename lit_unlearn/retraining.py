@@ -77,7 +77,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
                 write_atomically(path.parent / SETTINGS, text + "\n")
-                save_weights(built.model.backbone, path, built.model.provenance())
+                save_weights(built.model.backbone, path, {**built.model.provenance(), "seconds": built.model.seconds})
     return path
 
 

@@ -11,11 +11,10 @@ import torch
 
 from lit_unlearn import backbones, data
 from lit_unlearn.backbones.weights import load_weights
-from lit_unlearn.shipped import CHECKPOINTS
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError
-from lit_unlearn.shipped import read_config
+from lit_unlearn.shipped import CHECKPOINTS, read_config
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads((CHECKPOINTS / "manifest.json").read_text())["weights"]
 each = pytest.mark.parametrize("name", ENTRIES)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run
-from lit_unlearn.attacks.retrain import OwnRetrain, check_retrain, load_retrain
+from lit_unlearn.attacks.retrain import LoadedRetrain, OwnRetrain, check_retrain, load_retrain
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import Target, make_targets
 from lit_unlearn.backbones import Backbone
@@ -59,7 +59,7 @@ class Evaluation(Driver):
         self.suite = suite
         self.reference_models = reference_models
         self.cache = cache
-        self._retrain: tuple[Backbone, dict[str, str]] | None = None
+        self._retrain: LoadedRetrain | None = None
         self._results: Results | None = None
         self._warnings: list[str] = []
 
@@ -143,7 +143,7 @@ class Evaluation(Driver):
     def _warn_before(self, trainer: Trainer, module: Any) -> None:
         """Says what is doubtful before anything is trained or attacked; the rows repeat it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        retrain = None if self._retrain is None else self._retrain[0]
+        retrain = None if self._retrain is None else self._retrain.backbone
         with isolated(module.device):
             found = list(before_run(data, module.original_copy(), retrain, module.device))
         for warning in found:
@@ -174,8 +174,11 @@ class Evaluation(Driver):
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
             rank_zero_info(f"Measuring the reference model: {subject}")
-            weights = self._retrain[1] if subject == "retrain" and self._retrain is not None else {}
-            reference = Measurement(weights=weights)
+            reference = Measurement()
+            if subject == "retrain" and self._retrain is not None:
+                reference.weights = self._retrain.source
+                if self._retrain.seconds is not None:
+                    reference.seconds["unlearn"] = self._retrain.seconds
             measure(targets[subject], attacks, reference)
             results.models[subject] = reference
         self._hand_over(trainer, module, results)
@@ -188,7 +191,7 @@ class Evaluation(Driver):
         unchanged = original is not None and module.is_original()
         backbones: dict[Subject, Backbone | None] = {
             "original": original,
-            "retrain": None if self._retrain is None else self._retrain[0],
+            "retrain": None if self._retrain is None else self._retrain.backbone,
             "unlearned": original if unchanged else module.frozen_copy(),
         }
         present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}

@@ -10,7 +10,6 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.weights import load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
 
@@ -32,7 +31,19 @@ class OwnRetrain:
     trained_without: str | dict[str, Any]
 
 
-Retrain = str | Path | OwnRetrain | Network
+@dataclass(frozen=True)
+class LoadedRetrain:
+    """A Retrain that is ready to be measured.
+
+    Attributes:
+        backbone: frozen, in eval mode.
+        source: where its weights come from, for the row.
+        seconds: how long its training took, where that is known.
+    """
+
+    backbone: Backbone
+    source: dict[str, str]
+    seconds: float | None = None
 
 
 def check_retrain(given: object) -> Any:
@@ -52,8 +63,8 @@ def check_retrain(given: object) -> Any:
     return given
 
 
-def load_retrain(given: Any, module: Any, data: Any) -> tuple[Backbone, dict[str, str]]:
-    """The Retrain of a run, and where its weights come from.
+def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
+    """The Retrain of a run.
 
     Args:
         given: weights as a file or a name of the manifest, weights with what they were trained without, or a network,
@@ -65,7 +76,7 @@ def load_retrain(given: Any, module: Any, data: Any) -> tuple[Backbone, dict[str
         UsageError: if the weights do not fit the backbone, or were not trained without exactly what is forgotten.
     """
     if isinstance(given, nn.Module):
-        return frozen_backbone(given, data), {"source": "a network given from Python"}
+        return LoadedRetrain(frozen_backbone(given, data), {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.unwrapped_copy()
     loaded = load_weights(backbone, weights)
@@ -74,13 +85,13 @@ def load_retrain(given: Any, module: Any, data: Any) -> tuple[Backbone, dict[str
     if stated is None:
         if loaded.left_out != data.split.left_out:
             raise UsageError(_other_split(weights, loaded.left_out, data.split.left_out))
-        return backbone, source
+        return LoadedRetrain(backbone, source, loaded.seconds)
     if data.left_out_by(stated) != data.split.left_out:
         raise UsageError(
             f"retrain weights {str(weights)!r} were trained without {_wording(stated)}, which is not exactly what this "
             f"run forgets ({data.split}): give a Retrain of this forget set"
         )
-    return backbone, {**source, "trained_without": _wording(stated)}
+    return LoadedRetrain(backbone, {**source, "trained_without": _wording(stated)}, loaded.seconds)
 
 
 def _other_split(weights: object, theirs: str | None, ours: str) -> str:

@@ -37,6 +37,7 @@ class LoadedWeights:
         entry: the manifest's entry, empty for the user's own file.
         left_out: names the images that the weights were never trained on, if the file says so.
         forgotten: the requests that the model has forgotten, oldest first, as the file says.
+        seconds: how long training took, if the file says so.
     """
 
     source: str
@@ -46,6 +47,7 @@ class LoadedWeights:
     entry: dict[str, Any] = field(default_factory=dict)
     left_out: str | None = None
     forgotten: tuple[dict[str, Any], ...] = ()
+    seconds: float | None = None
 
 
 def resolve(weights: str | Path) -> Path:
@@ -126,8 +128,16 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     split = None if split is None else str(split)
     forgotten = metadata.get("forgotten")
     requests = tuple(dict(each) for each in forgotten if isinstance(each, Mapping)) if forgotten else ()
+    left_out, took = metadata.get("left_out", split), metadata.get("seconds")
     return LoadedWeights(
-        str(weights), path, sha256, split, dict(entry), str(metadata.get("left_out") or split or "") or None, requests
+        str(weights),
+        path,
+        sha256,
+        split,
+        dict(entry),
+        None if left_out is None else str(left_out),
+        requests,
+        float(took) if isinstance(took, int | float) else None,
     )
 
 

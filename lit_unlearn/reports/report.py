@@ -159,9 +159,10 @@ class Report(Callback):
     def _print(self) -> None:
         from rich.console import Console
 
-        from lit_unlearn.reports.table import results_table
+        from lit_unlearn.reports.table import results_table, verdict_lines
 
         Console().print(results_table(self.rows))
+        print(*verdict_lines(self.rows), sep="\n")
 
     @rank_zero_only
     def write_files(self) -> None:

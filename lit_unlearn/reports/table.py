@@ -82,13 +82,22 @@ def plain_table(rows: Sequence[Row]) -> str:
 
     text = io.StringIO()
     Console(file=text, width=_TEXT_WIDTH, force_jupyter=False, color_system=None).print(results_table(rows))
-    rows = in_order(without_repeats(rows))
+    return text.getvalue() + "".join(f"{line}\n" for line in verdict_lines(rows))
+
+
+def verdict_lines(rows: Sequence[Row]) -> list[str]:
+    """The verdict on each method with its headline, a line each.
+
+    Args:
+        rows: result rows, as in :func:`results_table`.
+    """
+    rows, lines = in_order(without_repeats(rows)), []
     for row, label in zip(rows, labels(rows), strict=True):
         if row.method not in (ORIGINAL, RETRAIN):
             verdict = judge(row, rows)
             line = f"{label}: {wording.title(verdict)}. {wording.headline(row, verdict)}"
-            text.write(printable(line.replace("\N{NO-BREAK SPACE}", " ")) + "\n")
-    return text.getvalue()
+            lines.append(printable(line.replace("\N{NO-BREAK SPACE}", " ")))
+    return lines
 
 
 def _caption(rows: Sequence[Row]) -> str:
