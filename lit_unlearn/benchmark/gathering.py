@@ -48,6 +48,7 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
             if unlearned is not None:
                 row.method = made.method  # validate calls what a method has left as it was the original
                 row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
+                row.warnings = list(dict.fromkeys([*made.warnings, *row.warnings]))
     return rows
 
 

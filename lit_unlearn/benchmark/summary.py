@@ -276,3 +276,9 @@ def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:
     for name, found in sources.items():
         if len(found) > 1:
             yield f"The rows come from {len(found)} {name}: {', '.join(sorted(map(shortened, found)))}."
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            said.setdefault(warning, []).append(row.method)
+    for warning, methods in said.items():
+        yield f"{', '.join(dict.fromkeys(methods))}: {warning}."

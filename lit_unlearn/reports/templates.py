@@ -21,6 +21,14 @@ POINTS = {
 }
 """The tolerances of the verdict in percentage points, as the templates name them."""
 
+IMAGE_NAMES = {
+    "forget_acc": "forget",
+    "test_forget_acc": "unseen",
+    "forgotten_before_acc": "forgotten before",
+    "test_forgotten_before_acc": "unseen, forgotten before",
+}
+"""The forgotten images that an accuracy is of, in a word or two."""
+
 
 def environment(*folders: Path) -> Environment:
     """The environment of all pages, with what they have in common.
@@ -38,5 +46,5 @@ def environment(*folders: Path) -> Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["percent"] = percent
-    made.globals.update(unknown=UNKNOWN, points=POINTS, minimum=verdict.MINIMUM_ATTACKS)
+    made.globals.update(unknown=UNKNOWN, points=POINTS, image_names=IMAGE_NAMES, minimum=verdict.MINIMUM_ATTACKS)
     return made

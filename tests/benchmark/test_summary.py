@@ -208,3 +208,15 @@ def test_a_heading_goes_over_several_lines_and_is_never_cut():
         console.print(*terminal_tables(summary, width))
         assert "…" not in console.file.getvalue(), width
         assert max(map(len, console.file.getvalue().splitlines())) <= width
+
+
+def test_a_warning_is_said_once_with_the_models_that_it_is_of():
+    rows = [row("OPC", 0), row("SSD", 0), row("Retrain", 0), row("Original", 0)]
+    rows[0].warnings = ["Original names only 21 % of its own training images", "training ended after 1 of 3 epochs"]
+    rows[1].warnings = rows[0].warnings[:1]
+    (summary,) = summarise(rows)
+    said = [
+        "OPC, SSD: Original names only 21 % of its own training images.",
+        "OPC: training ended after 1 of 3 epochs.",
+    ]
+    assert [note for note in summary.notes if "OPC" in note] == said
