@@ -300,7 +300,8 @@ MADE = [
         id="channels of data",
     ),
     inline(
-        *("fit", "--model=FineTune", "--model.backbone=Torchvision", "--model.backbone.name=squeezenet1_0"),
+        *("fit", "--model=FineTune", "--model.weights=fresh", "--model.backbone=Torchvision"),
+        "--model.backbone.name=squeezenet1_0",
         *("--model.backbone.num_classes=10", "--data.source=Digits", "--data.forget.classes=[0]"),
         says=("head",),
         id="no linear head",
