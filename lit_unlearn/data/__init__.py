@@ -4,9 +4,10 @@ from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.datamodule import UnlearnDataModule
 from lit_unlearn.data.digits import Digits
+from lit_unlearn.data.forget_spec import ForgetSpec
 from lit_unlearn.data.image_folder import ImageFolder
 from lit_unlearn.data.sources import Dataset, Source
-from lit_unlearn.data.splits import ForgetSpec, ForgetSplit, make_split
+from lit_unlearn.data.splits import ForgetSplit, make_split
 from lit_unlearn.data.torchvision_sources import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 __all__ = [

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
+from lit_unlearn.data.forget_spec import ForgetSpec, spec_of
 from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited
 from lit_unlearn.data.splits import (
     SPLIT_NAMES,
     TRAINING_SPLITS,
-    ForgetSpec,
     ForgetSplit,
     hold_out,
     indices_of,
     left_out_hash,
     make_split,
-    spec_of,
 )
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed

@@ -1,0 +1,214 @@
+"""What is to be forgotten, as a specification, and which images of a training set it chooses."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.errors import UsageError, check_fraction, unknown
+
+
+@dataclass(frozen=True)
+class ForgetSpec:
+    """What is to be forgotten: all of some classes, a random share, a share of some classes, or a list of images.
+
+    Args:
+        classes: class indices or class names. A text is a name, or an index where no class is called so.
+        fraction: share of the training set drawn at random, or, together with ``classes``, of those classes.
+        index_file: text file with one training index or one image name per line; ``#`` starts a comment.
+    """
+
+    classes: list[str | int] | None = None
+    fraction: float | None = None
+    index_file: str | Path | None = None
+
+
+def spec_of(rule: str | Mapping[str, Any]) -> ForgetSpec:
+    """A specification from an index file, or from its arguments by name.
+
+    Raises:
+        UsageError: for an unknown argument.
+    """
+    if isinstance(rule, str):
+        return ForgetSpec(index_file=rule)
+    names = [each.name for each in fields(ForgetSpec)]
+    if strange := sorted(rule.keys() - set(names)):
+        raise unknown("option of a forget rule", strange[0], names)
+    return ForgetSpec(**rule)
+
+
+def described(spec: ForgetSpec, seed: int) -> dict[str, object]:
+    """A specification as plain values; the seed counts where it draws."""
+    return {"spec": given(spec), **({"seed": seed} if spec.fraction is not None else {})}
+
+
+def given(spec: ForgetSpec) -> dict[str, object]:
+    """What a specification names, as plain values."""
+    values = {name: value for name, value in asdict(spec).items() if value is not None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The labels and names that specifications choose from."""
+
+    train_labels: Tensor
+    test_labels: Tensor
+    seed: int
+    class_names: Sequence[str]
+    image_names: Sequence[str] | None
+
+    def chosen(self, spec: ForgetSpec, gone: Tensor, where: str) -> tuple[Tensor, list[int]]:
+        """What a specification takes of the images that are not gone yet, and the classes that it takes as a whole."""
+        _check_combination(spec, where)
+        classes = _class_indices(spec.classes, self.class_names)
+        if spec.index_file is not None:
+            found = _read_index_file(Path(spec.index_file), len(self.train_labels), self.image_names)
+        else:
+            count = len(self.train_labels)
+            found = members(self.train_labels, classes) if classes else torch.arange(count)
+        left = found[~torch.isin(found, gone)]
+        if spec.fraction is not None:
+            left = _draw(left, spec.fraction, self.seed)
+        self._check_size(left, found, gone, spec, where)
+        return left, classes if spec.fraction is None else []
+
+    def held_out(self, retained: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+        """Retained indices without, and with nothing but, a random share of each of their classes."""
+        if share is None:
+            return retained, none()
+        generator, held = torch.Generator().manual_seed(self.seed), [none()]
+        for label in sorted(set(self.train_labels[retained].tolist())):
+            pool = retained[self.train_labels[retained] == label]
+            held.append(pool[torch.randperm(len(pool), generator=generator)[: round(share * len(pool))]])
+        validation = torch.cat(held).sort().values
+        if not len(validation):
+            raise UsageError(f"val_from_train {share} of {len(retained)} retained images is none of any class")
+        return retained[~torch.isin(retained, validation)], validation
+
+    def warnings(self, spec: ForgetSpec | None, forget: Tensor) -> Iterator[str]:
+        """What the user should know: classes without test images, and a class that a list names as a whole."""
+        tested = set(self.test_labels.tolist())
+        if missing := [name for index, name in enumerate(self.class_names) if index not in tested]:
+            yield f"no test image of {_listed(missing)}: nothing is known of unseen images of it"
+        if spec is None or spec.index_file is None:
+            return
+        named = self.train_labels[forget]
+        counts = [(label, int((self.train_labels == label).sum())) for label in sorted(set(named.tolist()))]
+        whole = [self.class_names[label] for label, count in counts if int((named == label).sum()) == count]
+        if whole:
+            yield (
+                f"{spec.index_file} names every training image of {_listed(whole)}, whose test images count as "
+                f"retained: to forget the class, give forget.classes [{', '.join(whole)}]"
+            )
+
+    def _check_size(self, left: Tensor, found: Tensor, gone: Tensor, spec: ForgetSpec, where: str) -> None:
+        count = len(self.train_labels)
+        if len(found) and not len(left) and len(gone):
+            raise UsageError(f"{where}: all images that {_wording(spec)} selects were forgotten before")
+        if len(left) == 0:
+            raise UsageError(f"{where}: {_wording(spec)} selects none of the {count} training images")
+        if len(left) + len(gone) == count:
+            what = _wording(spec)
+            raise UsageError(f"{where}: {what} selects all {count} training images, nothing is left to retain")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A class, or some, in words."""
+    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"class{'es' if len(names) > 1 else ''} {shown}"
+
+
+def none() -> Tensor:
+    """No indices."""
+    return torch.empty(0, dtype=torch.int64)
+
+
+def _check_combination(spec: ForgetSpec, where: str) -> None:
+    if spec.index_file is not None and (spec.classes is not None or spec.fraction is not None):
+        raise UsageError(f"{where}: index_file {str(spec.index_file)!r} cannot be combined with classes or fraction")
+    if spec.fraction is not None:
+        check_fraction(f"{where}: fraction", spec.fraction)
+    if not spec.classes and spec.fraction is None and spec.index_file is None:
+        raise UsageError(f"{where}: nothing is named to be forgotten; give classes, fraction or index_file")
+
+
+def _class_indices(classes: Sequence[int | str] | None, class_names: Sequence[str]) -> list[int]:
+    indices: list[int] = []
+    for name in classes or []:
+        index = _class_index(name, list(class_names))
+        if index in indices:
+            raise UsageError(f"forget: class {name!r} is named twice (index {index}, {class_names[index]!r})")
+        indices.append(index)
+    return indices
+
+
+def _class_index(name: int | str, class_names: list[str]) -> int:
+    if isinstance(name, str) and name in class_names:
+        return class_names.index(name)
+    # The command line hands over a number as text where it appends to a list.
+    if isinstance(name, str) and not re.fullmatch(r"[+-]?\d+", name, flags=re.ASCII):
+        raise unknown("class", name, class_names)
+    index = int(name)
+    if not 0 <= index < len(class_names):
+        raise UsageError(f"forget: class index {name} is out of range (allowed: 0 to {len(class_names) - 1})")
+    if str(index) in class_names and class_names[index] != str(index):
+        raise UsageError(f"forget: class {name} may mean the index or the name '{index}'; put the name in quotes")
+    return index
+
+
+def members(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """The indices of some classes' samples, sorted, int64."""
+    return torch.isin(labels, torch.tensor(list(classes), dtype=torch.int64)).nonzero().flatten()
+
+
+def others(indices: Tensor, count: int) -> Tensor:
+    """All other indices below ``count``, sorted, int64."""
+    keep = torch.ones(count, dtype=torch.bool)
+    keep[indices] = False
+    return keep.nonzero().flatten()
+
+
+def _draw(pool: Tensor, fraction: float, seed: int) -> Tensor:
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+    return pool[order[: round(fraction * len(pool))]].sort().values
+
+
+def _wording(spec: ForgetSpec) -> str:
+    given = {"classes": spec.classes, "fraction": spec.fraction, "index_file": spec.index_file}
+    return " and ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+
+
+def _read_index_file(path: Path, count: int, image_names: Sequence[str] | None) -> Tensor:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"forget: cannot read index_file {str(path)!r}: {error}") from error
+    positions = {name: index for index, name in enumerate(image_names or [])}
+    seen: dict[int, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = re.sub(r"(^|\s)#.*", "", line).strip()
+        if not text:
+            continue
+        index = _index_of(text, f"line {number} of {path}", count, positions)
+        if index in seen:
+            raise UsageError(f"line {number} of {path}: {text!r} was already named in line {seen[index]}")
+        seen[index] = number
+    return torch.tensor(sorted(seen), dtype=torch.int64)
+
+
+def _index_of(text: str, where: str, count: int, positions: Mapping[str, int]) -> int:
+    for name in (text, text.removeprefix("./"), text.removeprefix("./").removeprefix("train/")):
+        if name in positions:
+            return positions[name]
+    if re.fullmatch(r"[+-]?\d+", text, flags=re.ASCII):
+        if not 0 <= int(text) < count:
+            raise UsageError(f"{where}: index {text} is out of range (allowed: 0 to {count - 1})")
+        return int(text)
+    if positions:
+        raise UsageError(f"{where}: {unknown('training image', text, positions)}")
+    raise UsageError(f"{where}: {text!r} is not a number (this data has no image names, allowed: 0 to {count - 1})")
