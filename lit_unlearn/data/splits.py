@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_unlearn.data.forget_spec import ForgetSpec, Images, described, given, none, others
+from lit_unlearn.data.forget_spec import ForgetSpec, Images, described, given, members, none, others
 from lit_unlearn.errors import UsageError
 
 SPLIT_NAMES = (
