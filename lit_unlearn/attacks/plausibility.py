@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
 
-SAMPLE = 1000
-"""Images that are looked at before a run."""
+MOST_IMAGES, LEAST_IMAGES, MOST_PIXELS = 1000, 100, 2**24
+"""Images that are looked at before a run: fewer where they are large, since each is passed through a network or two."""
 
 POOR = 0.5
 DOUBTFUL = 0.9
@@ -46,9 +46,10 @@ def before_run(data: Any, original: Backbone | None, retrain: Backbone | None, d
     if original is None:
         return
     original = copy.deepcopy(original).to(device)
-    yield from _poor_original(original, list(data.shuffled_batches("retain", device, SAMPLE)))
+    count = max(LEAST_IMAGES, min(MOST_IMAGES, MOST_PIXELS // math.prod(data.image_shape)))
+    yield from _poor_original(original, list(data.shuffled_batches("retain", device, count)))
     if retrain is not None and "test_retain" in data.split_names:
-        batches = list(data.shuffled_batches("test_retain", device, SAMPLE))
+        batches = list(data.shuffled_batches("test_retain", device, count))
         yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
 
 
