@@ -171,8 +171,9 @@ class UnlearnCLI(LightningCLI):
         given = model.get("init_args", {})
         pretrained = (given.get("backbone") or {}).get("init_args", {}).get("pretrained", False)
         module, _, name = str(model.class_path).rpartition(".")
-        from_scratch = getattr(getattr(import_module(module), name), "from_scratch", False)
-        if given.get("weights") is None and not from_scratch and not pretrained:
+        method = getattr(import_module(module), name)
+        alone = getattr(method, "from_scratch", False) and not getattr(method, "needs_original", False)
+        if given.get("weights") is None and not alone and not pretrained:
             raise UsageError(
                 "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
                 "constructed, which nothing has trained"

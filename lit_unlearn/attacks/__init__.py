@@ -19,6 +19,7 @@ from lit_unlearn.attacks.recovery import (
 )
 from lit_unlearn.attacks.relearn import Relearn
 from lit_unlearn.attacks.representation import IDI, FeatureMap, Representation
+from lit_unlearn.attacks.retrain import OwnRetrain
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.results import AttackResult
 
@@ -38,6 +39,7 @@ __all__ = [
     "KNNRecovery",
     "LinearDiscriminant",
     "NearestMean",
+    "OwnRetrain",
     "Prune",
     "Quantise",
     "ReferenceMembership",

@@ -8,6 +8,7 @@ from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
 from lit_unlearn.methods.boundary_shrink import BoundaryShrink
 from lit_unlearn.methods.cf_k import CFk
 from lit_unlearn.methods.delete import DELETE
+from lit_unlearn.methods.distilled_retrain import DistilledRetrain
 from lit_unlearn.methods.eu_k import EUk
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
@@ -21,6 +22,7 @@ from lit_unlearn.methods.pretrain import Pretrain
 from lit_unlearn.methods.random_labels import RandomLabels
 from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
+from lit_unlearn.methods.retrain_short import RetrainShort
 from lit_unlearn.methods.salun import SalUn
 from lit_unlearn.methods.scrub import SCRUB
 from lit_unlearn.methods.sfron import SFRon
@@ -39,6 +41,7 @@ __all__ = [
     "BoundaryExpanding",
     "BoundaryShrink",
     "CFk",
+    "DistilledRetrain",
     "EUk",
     "FineTune",
     "GradientAscent",
@@ -49,6 +52,7 @@ __all__ = [
     "RandomLabels",
     "Rescale",
     "Retrain",
+    "RetrainShort",
     "SFRon",
     "SalUn",
     "UnlearnModule",

@@ -26,11 +26,13 @@ class BackboneModule(SplitScoring):
 
     Attributes:
         from_scratch: whether training starts from the backbone's fresh initialisation and not from the original.
+        needs_original: whether there must be an original all the same.
         loaded: what was read from ``weights``, or None.
         teacher: a frozen network to learn from, where the method has one.
     """
 
     from_scratch: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False
     teacher: Backbone | None
 
     def __init__(self, backbone: Backbone, weights: str | Path | None) -> None:

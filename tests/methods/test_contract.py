@@ -23,6 +23,7 @@ FREE = {  # what the base says a method may override
         "__module__",
         "order",
         "from_scratch",
+        "needs_original",
         "needs_forget",
         "needs_classes",
         "training_only",
