@@ -3,8 +3,8 @@
 L = E_Df[CE(z(x), y′)], y′ = argmax z_θo(x′), x′ = clamp(x + ε·sign ∇ₓCE(z_θo(x), y), 0, 1): one FGSM step on the frozen
 original, in pixel space; Chen et al., Boundary Unlearning, arXiv 2303.11570. ε .1, 10 epochs, learning rate 1e-5. The
 paper asks for the nearest *incorrect* class; the authors' code takes what the original says, which is still the true
-label where the step does not cross a boundary: the default, ``exclude_true`` is the paper. Their code also rounds x′ to
-256 grey levels; here it is left as it is.
+label where the step does not cross a boundary: the default, ``exclude_true`` is the paper. As in their code, x′ is
+rounded to 256 grey levels.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ class BoundaryShrink(UnlearnModule):
 
 def neighbours(network: Backbone, images: Tensor, labels: Tensor, step_size: float, exclude_true: bool) -> Tensor:
     """The classes (B,) that a frozen network sees after one adversarial step away from the labels."""
-    moved = fgsm(network, images, labels, step_size)
+    moved = fgsm(network, images, labels, step_size).mul(255).round() / 255
     with torch.no_grad():
         logits: Tensor = network(moved)
     if exclude_true:

@@ -1,0 +1,167 @@
+"""Whole loops of the released codes, replayed: loaders, orders, batch sizes, schedules, numbers of steps.
+
+Each function is what the code that runs does, written from the places named, on the samples in the order in which they
+came. It cuts the passes into batches itself, and steps torch's own optimizer.
+"""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+from torch.optim import SGD
+
+from lit_unlearn.methods import SCRUB, BoundaryShrink, NegGradPlus, SalUn
+from lit_unlearn.methods import random_labels as random_labels_file
+
+EPOCHS = 3
+
+
+def rate(number, momentum=0.9, decay=5e-4):
+    return lambda parameters: SGD(parameters, lr=number, momentum=momentum, weight_decay=decay)
+
+
+@pytest.fixture
+def replay(fit, make_backbone, recorder):
+    """Runs a method in double precision, and hands a plain network and the passes that it saw to a loop."""
+
+    def run(module, data, loop, epochs=EPOCHS):
+        fit(module, data, recorder, precision="64-true", max_epochs=epochs, limit_val_batches=0)
+        network = make_backbone().double().train()
+        loop(network, make_backbone().double().eval().requires_grad_(False), list(recorder.batches))
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+        start = make_backbone().double().state_dict()
+        assert any(float((value - start[name]).abs().max()) > 1e-4 for name, value in network.state_dict().items())
+
+    return run
+
+
+def passes(batches, part, length):
+    """The samples of each pass over a part, in their order, and that each has every sample once."""
+    images, labels = (torch.cat([batch[part][place] for batch in batches if part in batch]) for place in (0, 1))
+    found = list(zip(images.split(length), labels.split(length), strict=True))
+    assert len(images) % length == 0
+    for (one, _), (other, _) in pairwise(found):
+        assert torch.equal(one.flatten(1).sum(1).sort().values, other.flatten(1).sum(1).sort().values)
+        assert not torch.equal(one, other)  # shuffled anew
+    return iter(found)
+
+
+def cut(samples, size):
+    """A DataLoader without drop_last."""
+    return zip(samples[0].split(size), samples[1].split(size), strict=True)
+
+
+def step(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_scrub(replay, make_backbone, make_data):
+    """meghdadk/SCRUB: large_scale_unlearning.ipynb, cells 28 (loaders), 32, 34, 36; repdistiller/helper/loops.py."""
+
+    def loop(student, teacher, batches):
+        forget, retain = passes(batches, "forget", 24), passes(batches, "retain", 24)
+        optimizer = SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        maximising = 0
+
+        def divergence(images):
+            taught, logits = softmax(teacher(images) / 4, 1), log_softmax(student(images) / 4, 1)
+            return (taught * (taught.log() - logits)).sum() * 4**2 / len(images)
+
+        for epoch in range(1, EPOCHS + 1):  # the rate falls after epochs 3, 5 and 9, so never here
+            if epoch <= 2:
+                for images, _ in cut(next(forget), 10):
+                    step(optimizer, -divergence(images))
+                    maximising += 1
+            for images, labels in cut(next(retain), 7):
+                logits = student(images)
+                taught, own = softmax(teacher(images) / 4, 1), log_softmax(logits / 4, 1)
+                apart = (taught * (taught.log() - own)).sum() * 4**2 / len(images)
+                step(optimizer, 0.99 * cross_entropy(logits, labels) + 0.001 * apart)
+        assert maximising == 2 * 3  # msteps times ⌈|Df| / 10⌉
+        assert [len(batch) for batch in batches].count(1) == len(batches) == 2 * 3 + EPOCHS * 4
+
+    data = make_data(batch_size=7, forget_batch_size=10)
+    module = SCRUB(make_backbone(), optimizer=rate(0.05), msteps=2, gamma=0.99, alpha=0.001, temperature=4.0)
+    replay(module, data, loop)
+
+
+def test_neggrad_plus(replay, make_backbone, make_data):
+    """meghdadk/SCRUB: repdistiller/helper/loops.py, train_negrad; its notebooks give it neither momentum nor decay."""
+
+    def loop(network, teacher, batches):
+        forget, retain = passes(batches, "forget", 24), passes(batches, "retain", 24)
+        optimizer = SGD(network.parameters(), lr=0.1, momentum=0.0, weight_decay=0.0)
+        for _ in range(EPOCHS):
+            # Both loaders are as long as each other here; where Df is shorter, their cycle repeats its first shuffle.
+            for (images, labels), (gone, names) in zip(cut(next(retain), 8), cut(next(forget), 8), strict=True):
+                output, del_output = network(images), network(gone)
+                step(optimizer, 0.95 * cross_entropy(output, labels) - 0.05 * cross_entropy(del_output, names))
+
+    module = NegGradPlus(make_backbone(), optimizer=rate(0.1, momentum=0.0, decay=0.0), alpha=0.95)
+    replay(module, make_data(batch_size=8, forget_batch_size=8), loop)
+
+
+def test_boundary_shrink(replay, make_backbone, make_data):
+    """TY-LEE-KR/Boundary-Unlearning-Code: boundary_unlearning.py, boundary_shrink; adv_generator.py, FGSM, clamper."""
+    crossed = []
+
+    def loop(network, frozen, batches):
+        forget = passes(batches, "forget", 24)
+        optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(EPOCHS):
+            for images, labels in cut(next(forget), 8):
+                moved = images.clone().requires_grad_()
+                (slopes,) = torch.autograd.grad(cross_entropy(frozen(moved), labels), moved)
+                moved = torch.round((images + (slopes.sign() * 0.3).clamp(-0.3, 0.3)).clamp(0, 1) * 255) / 255
+                across = frozen(moved).argmax(1)
+                crossed.append((across != labels).double().mean())
+                step(optimizer, cross_entropy(network(images), across))
+
+    module = BoundaryShrink(make_backbone(), optimizer=rate(0.01, decay=0.0), step_size=0.3)
+    replay(module, make_data(batch_size=8), loop)
+    assert 0.1 < float(torch.stack(crossed).mean()) <= 1
+
+
+def test_salun(replay, make_backbone, make_data, monkeypatch):
+    """OPTML-Group/Unlearn-Saliency: Classification/unlearn/RL.py (CIFAR-10), with masked parameters put back."""
+    drawn = []
+    given = random_labels_file.random_labels
+    monkeypatch.setattr(random_labels_file, "random_labels", lambda *a: drawn.append(given(*a)) or drawn[-1])
+
+    def loop(network, frozen, batches):
+        start = copy.deepcopy(network.state_dict())
+        forget, retain = passes(batches, "forget", 24), passes(batches, "retain", 24)
+        ranked = copy.deepcopy(frozen).requires_grad_()
+        everything = next(passes(batches, "forget", 24))
+        cross_entropy(ranked(everything[0]), everything[1]).backward()
+        size = torch.cat([p.grad.abs().flatten() for p in ranked.parameters()])
+        least = size.sort(descending=True).values[int(0.5 * len(size)) - 1]
+        mask = {name: (p.grad.abs() >= least).double() for name, p in ranked.named_parameters()}
+        optimizer = SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        labels_drawn = iter(drawn)
+
+        def masked_step(loss):
+            optimizer.zero_grad()
+            loss.backward()
+            for name, parameter in network.named_parameters():
+                parameter.grad *= mask[name]
+            optimizer.step()
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter.mul_(mask[name]).add_(start[name] * (1 - mask[name]))
+                    optimizer.state[parameter]["momentum_buffer"].mul_(mask[name])
+
+        for _ in range(EPOCHS):
+            for images, _ in cut(next(forget), 10):
+                masked_step(cross_entropy(network(images), next(labels_drawn)))
+            for images, labels in cut(next(retain), 7):
+                masked_step(cross_entropy(network(images), labels))
+        assert next(labels_drawn, None) is None
+
+    data = make_data(batch_size=7, forget_batch_size=10)
+    replay(SalUn(make_backbone(), optimizer=rate(0.05), fraction=0.5), data, loop)
