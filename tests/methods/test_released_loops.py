@@ -122,8 +122,11 @@ def test_boundary_shrink(replay, make_backbone, make_data):
                 crossed.append((across != labels).double().mean())
                 step(optimizer, cross_entropy(network(images), across))
 
-    module = BoundaryShrink(make_backbone(), optimizer=rate(0.01, decay=0.0), step_size=0.3)
+    module, seen = BoundaryShrink(make_backbone(), optimizer=rate(0.01, decay=0.0), step_size=0.3), []
+    module.teacher.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
     replay(module, make_data(batch_size=8), loop)
+    moved = torch.cat(seen[1::2]) * 255
+    assert torch.allclose(moved, moved.round(), rtol=0, atol=1e-9)
     assert 0.1 < float(torch.stack(crossed).mean()) <= 1
 
 
