@@ -4,20 +4,23 @@ import math
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_unlearn.attacks import Evaluation
+from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
-from lit_unlearn.methods.checks import check_trains
+from lit_unlearn.methods.checks import check_run, check_trains
 from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import free_root
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
@@ -87,7 +90,7 @@ class UnlearnCLI(LightningCLI):
         check_resumed(path, held, self._given, allowed)
 
     def before_instantiate_classes(self) -> None:
-        """Names the run directory after the method, and finds or trains the Retrain that a config was given for.
+        """Names the run directory after the method, and refuses what cannot be run whatever the data are.
 
         The original lies where the user says: the place that a checkpoint names may be of another machine.
 
@@ -107,18 +110,20 @@ class UnlearnCLI(LightningCLI):
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         if is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = method_name(settings)
-        retrain = settings.evaluation.retrain
-        if not isinstance(retrain, str | Path) or not is_config(retrain):
+        if self._retrain_config() is None:
             return
         if settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing
         elif self.subcommand != "fit":
             raise UsageError(
-                f"evaluation.retrain: {retrain} is a config, which fit trains; {self.subcommand} needs weights"
+                f"evaluation.retrain: {settings.evaluation.retrain} is a config, which fit trains; {self.subcommand} "
+                "needs weights"
             )
-        else:
-            folder = root_of(settings.trainer) / "retrain"
-            settings.evaluation.retrain = str(retrained(str(retrain), settings.as_dict(), folder))
+
+    def _retrain_config(self) -> str | None:
+        """The config that is given in place of a Retrain."""
+        retrain = self._settings().evaluation.retrain
+        return str(retrain) if isinstance(retrain, str | Path) and is_config(retrain) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer; without a logger, which would count versions, a second run gets a root of its own."""
@@ -138,12 +143,13 @@ class UnlearnCLI(LightningCLI):
             raise
 
     def before_fit(self) -> None:
-        """Compiles the network where it was asked for.
+        """Finds or trains the Retrain that a config is given for, and compiles the network where it was asked for.
 
         Raises:
-            UsageError: for a backend that is not there, or a monitor that will not be.
+            UsageError: for a backend that is not there, a monitor that will not be, or a run that cannot begin.
         """
         self._check_monitors()
+        self._find_retrain()
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -178,6 +184,22 @@ class UnlearnCLI(LightningCLI):
                 "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
                 "constructed, which nothing has trained"
             )
+
+    def _find_retrain(self) -> None:
+        """Finds or trains the Retrain of a config, once it is known that the run itself can begin."""
+        config = self._retrain_config()
+        if config is None:
+            return
+        check_run(self.model, self.datamodule, fits=True)
+        for warning in before_run(self.datamodule, self.model.original_copy(), None, torch.device("cpu")):
+            rank_zero_warn(warning)
+        settings = self._settings()
+        with isolate_rng():  # the run draws what it would draw without it
+            path = str(retrained(config, settings.as_dict(), root_of(settings.trainer) / "retrain"))
+        settings.evaluation.retrain = path
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, Evaluation):
+                callback.retrain = path
 
     def _check_monitors(self) -> None:
         """Refuses what EarlyStopping cannot find, as far as it is known: the package's methods log accuracies alone."""

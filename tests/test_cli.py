@@ -612,3 +612,20 @@ def test_a_retrain_of_another_architecture_is_refused_before_it_is_trained(
     assert outcome.status == 2
     assert all(words in outcome.err for words in ("retrain.yaml", "width is 24", "16 in the run"))
     assert not list(tmp_path.rglob("retrain.pt"))
+
+
+def test_what_cannot_begin_is_refused_before_its_retrain_is_trained(tmp_path: Path, retrain_config: Path) -> None:
+    before = ("--data.forgotten_before", "[{classes: [4]}]")
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, *before, "--evaluation.retrain", str(retrain_config))
+    assert outcome.status == 2
+    assert "were forgotten before" in outcome.err
+    outcome = lit_unlearn(
+        tmp_path,
+        "fit",
+        *SMALL,
+        *("--model", "HeadOnly", "--data.forget", "{fraction: 0.1}", "--evaluation.retrain", str(retrain_config)),
+    )
+    assert outcome.status == 2
+    assert "HeadOnly can only forget whole classes" in outcome.err
+    assert not list(tmp_path.rglob("retrain.pt"))
+    assert "Retrain is trained" not in outcome.log

@@ -16,7 +16,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.checks import check_run
+from lit_unlearn.methods.checks import check_run, check_trains
 from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings, describe_weights
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
@@ -150,7 +150,10 @@ class UnlearnModule(BackboneModule):
 
     def prepare_data(self) -> None:
         """Checks data, backbone and optimizer before a run writes anything, see :mod:`lit_unlearn.methods.checks`."""
-        check_run(self, self.trainer)
+        fits = self.trainer.state.fn == "fit"
+        if fits:
+            check_trains(self.trainer)
+        check_run(self, self.data, fits)
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""

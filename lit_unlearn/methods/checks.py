@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 _LIMITS = ("max_epochs", "max_steps", "limit_train_batches")
 
 
-def check_run(module: "UnlearnModule", trainer: Trainer) -> None:
+def check_run(module: "UnlearnModule", data: "UnlearnData", fits: bool) -> None:
     """Checks data, backbone and optimizer before a run writes anything.
 
+    Args:
+        module: the method.
+        data: the data module of the run.
+        fits: whether it is to be trained.
+
     Raises:
-        UsageError: if nothing would be trained; if channels, image size or class count do not fit, the data cannot be
-            split or does not name what the method needs, the optimizer refuses its settings, the weights would learn
-            again what they forgot, or for what the method's ``check_data`` refuses.
+        UsageError: if channels, image size or class count do not fit, the data cannot be split or does not name what
+            the method needs, the optimizer refuses its settings, the weights would learn again what they forgot, or for
+            what the method's ``check_data`` refuses.
     """
-    name, data, fits = type(module).__name__, module.data, trainer.state.fn == "fit"
-    if fits:
-        check_trains(trainer)
+    name = type(module).__name__
     if fits and module.needs_forget and "forget" not in data.split_names:
         raise UsageError(f"{name} needs samples to forget: set data.forget.classes, fraction or index_file")
     if fits and module.needs_classes and not data.split.forgotten_classes:
