@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.weights import load_weights, resolve
+from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
 
 _KEYS = ("weights", "trained_without")
@@ -84,7 +84,7 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
     source = {"source": str(weights), "sha256": loaded.sha256}
     if stated is None:
         if loaded.left_out != data.split.left_out:
-            raise UsageError(_other_split(weights, loaded.left_out, data.split.left_out))
+            raise UsageError(_other_split(weights, loaded, data.split.left_out))
         return LoadedRetrain(backbone, source, loaded.seconds)
     if data.left_out_by(stated) != data.split.left_out:
         raise UsageError(
@@ -94,7 +94,13 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
     return LoadedRetrain(backbone, {**source, "trained_without": _wording(stated)}, loaded.seconds)
 
 
-def _other_split(weights: object, theirs: str | None, ours: str) -> str:
+def _other_split(weights: object, loaded: LoadedWeights, ours: str) -> str:
+    theirs = loaded.left_out
+    if theirs is None and loaded.method is not None:
+        return (
+            f"retrain weights {str(weights)!r} are of {loaded.method}, which is no training without the forget set: "
+            "give weights, or a config, of Retrain"
+        )
     if theirs is None:
         return (
             f"retrain weights {str(weights)!r} do not say what they were trained without: give "

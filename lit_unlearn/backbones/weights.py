@@ -36,6 +36,7 @@ class LoadedWeights:
         split: hash of the split that the weights were trained for, if the file or the manifest says so.
         entry: the manifest's entry, empty for the user's own file.
         left_out: names the images that the weights were never trained on, if the file says so.
+        method: the class that made them, if the file says so.
         forgotten: the requests that the model has forgotten, oldest first, as the file says.
         seconds: how long training took, if the file says so.
     """
@@ -46,6 +47,7 @@ class LoadedWeights:
     split: str | None = None
     entry: dict[str, Any] = field(default_factory=dict)
     left_out: str | None = None
+    method: str | None = None
     forgotten: tuple[dict[str, Any], ...] = ()
     seconds: float | None = None
 
@@ -128,16 +130,19 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     split = None if split is None else str(split)
     forgotten = metadata.get("forgotten")
     requests = tuple(dict(each) for each in forgotten if isinstance(each, Mapping)) if forgotten else ()
-    left_out, took = metadata.get("left_out", split), metadata.get("seconds")
+    # A file that says nothing of its network is of an older kind, whose split was that of a Retrain.
+    left_out = metadata.get("left_out", None if "network" in metadata else split)
+    took, method = metadata.get("seconds"), metadata.get("method", entry.get("method"))
     return LoadedWeights(
-        str(weights),
-        path,
-        sha256,
-        split,
-        dict(entry),
-        None if left_out is None else str(left_out),
-        requests,
-        float(took) if isinstance(took, int | float) else None,
+        source=str(weights),
+        path=path,
+        sha256=sha256,
+        split=split,
+        entry=dict(entry),
+        left_out=None if left_out is None else str(left_out),
+        method=None if method is None else str(method),
+        forgotten=requests,
+        seconds=float(took) if isinstance(took, int | float) else None,
     )
 
 

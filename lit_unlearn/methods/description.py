@@ -34,12 +34,17 @@ def describe_optimizer(trainer: Trainer) -> dict[str, Any]:
 
 
 def describe_weights(module: "UnlearnModule") -> dict[str, Any]:
-    """What a file with a method's weights says of them: method, network, split, and what was forgotten."""
+    """What a file with a method's weights says of them: method, network, split, and what was forgotten.
+
+    Only a new start that takes nothing from the original says what it was never trained on (``left_out``).
+    """
     split = module.data.split
     found: dict[str, Any] = {"method": type(module).__name__, "split": split.hash}
     found["network"] = module.backbone.describe()
     if module.needs_forget:
-        found |= {"left_out": split.left_out, "forgotten": split.requests()}
+        found["forgotten"] = split.requests()
+    if module.needs_forget and module.from_scratch and not module.needs_original:
+        found["left_out"] = split.left_out
     if change := module.architecture_change():
         found["architecture_change"] = change
     return found

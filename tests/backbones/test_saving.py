@@ -67,10 +67,10 @@ def test_they_come_back_with_mean_and_deviation(tmp_path: Path, name: str) -> No
     backbone = make(name)
     with torch.no_grad():
         backbone.normalise.mean.add_(0.01234567)
-    save_weights(backbone, tmp_path / "w.safetensors", {"network": backbone.describe(), "split": "beef"})
+    save_weights(backbone, tmp_path / "w.safetensors", {"network": backbone.describe(), "split": "beef", "method": "X"})
     other = make(name, seed=1)
     loaded = load_weights(other, tmp_path / "w.safetensors")
-    assert (loaded.split, loaded.left_out) == ("beef", "beef")
+    assert (loaded.split, loaded.left_out, loaded.method) == ("beef", None, "X")
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in backbone.state_dict().items())
 
 
