@@ -158,6 +158,7 @@ def run_script(name, *arguments):
             torch.set_num_threads(threads)
 
 
+@pytest.mark.ci
 def test_the_snippet_of_the_readme_leaves_what_it_promises(folder, capsys):
     page = PAGES[0]
     snippet = next(text for language, text in blocks(page) if language == "python")

@@ -21,7 +21,7 @@ SMALL = (
 )
 OF_ONE_EPOCH = ("rescale", "ssd")
 OPTIONS = {"ssd": ["--model.alpha=1"]}  # enough for it to dampen something
-QUICK = ("opc", "scrub")
+MARKS = {"opc": pytest.mark.ci, "scrub": ()}
 METHODS = sorted(read_config("tuned/digits").keys() - {"pretrain"})
 
 
@@ -47,9 +47,7 @@ def ends_alike(folder: Path) -> None:
     assert len(row.attacks) == 8
 
 
-@pytest.mark.parametrize(
-    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in METHODS])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
     words = (*experiment(method), *SMALL, *OPTIONS.get(method, []))
     assert launched(tmp_path, "whole", *words) == 0, (tmp_path / "whole/run.log").read_text()
