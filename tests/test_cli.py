@@ -200,6 +200,7 @@ def test_version(tmp_path: Path) -> None:
     assert (outcome.status, outcome.out) == (0, f"lit-unlearn {__version__}\n")
 
 
+@pytest.mark.ci
 def test_the_module_runs_as_a_program_and_the_console_script_is_its_function() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lit_unlearn", "--version"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -26,6 +26,7 @@ def python(*args: str) -> str:
     return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.ci
 def test_the_command_line_imports_nothing_heavy_beyond_lightning() -> None:
     program = "import sys, lightning.pytorch.cli; before = set(sys.modules); import lit_unlearn.cli"
     extra = python("-c", f"{program}; print(*(set(sys.modules) - before), sep='\\n')").split()

@@ -351,6 +351,7 @@ def test_the_command_line_makes_it_with_short_names_and_keeps_names_and_numbers_
     assert again.data.augment.init_args.crop == 4
 
 
+@pytest.mark.ci
 def test_importing_the_data_package_imports_no_heavy_library() -> None:
     heavy = {"torchvision", "sklearn", "scipy", "PIL"}
     code = "import lightning.pytorch, sys; before = set(sys.modules); import lit_unlearn.data; "

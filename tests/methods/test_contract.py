@@ -155,7 +155,7 @@ def test_no_split_is_touched_that_is_not_in_the_order(
     assert fed == {part == "forget" for part in allowed}
 
 
-@pytest.mark.parametrize("after_validation", [False, True])
+@pytest.mark.parametrize("after_validation", [False, pytest.param(True, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumed_from_the_middle_ends_as_an_uninterrupted_one(
     fit, make_trainer, method, make_backbone, make_data, trained_file, tmp_path, after_validation
