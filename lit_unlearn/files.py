@@ -1,6 +1,7 @@
 """Files and what goes into them: a file is replaced completely or not at all, and values become JSON's own types."""
 
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -58,6 +59,30 @@ def of_file(error: OSError, path: Path) -> OSError:
         disk = next(place for place in (folder, *folder.parents) if place.is_mount())
         reason = f"{reason} (disk {disk}: {shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
     return OSError(error.errno, reason, str(path))
+
+
+@contextmanager
+def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
+    """No other process is in the block for this folder, which is made when missing.
+
+    Args:
+        folder: holds the lock.
+        refusal: what to say where another process is in the block; None waits for it.
+
+    Raises:
+        UsageError: with the refusal, or if the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if refusal is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(refusal or f"cannot lock {folder}: {error.strerror}") from error
+        yield
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

@@ -4,7 +4,6 @@ Its weights are stored under a hash of all of these and are found there by the n
 Lightning starts with the same command. They are written last and in one step: an interrupted training leaves nothing.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from lit_unlearn.backbones import save_weights
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
-from lit_unlearn.files import write_atomically
+from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.shipped import read_config
 
@@ -68,7 +67,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
             resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
-        with _locked(path.parent):
+        with locked(path.parent):
             if path.exists():
                 rank_zero_info(f"Retrain found: {path}")
             else:
@@ -131,16 +130,3 @@ def _seeded(seed: int) -> Iterator[None]:
         os.environ.pop("PL_GLOBAL_SEED", None)
         if before is not None:
             seed_everything(int(before), workers=True, verbose=False)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process is in the block for this folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ def save_weights(backbone: Backbone, path: str | Path, metadata: Mapping[str, An
 
 
 def network_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights under the names of the network that :meth:`Backbone.to_network` gives, on the CPU."""
-    return own_names(_copied(backbone.state_dict()), backbone.head_path)
+    """The weights, not copied, under the names of the network that :meth:`Backbone.to_network` gives."""
+    return own_names(backbone.state_dict(), backbone.head_path)
 
 
 def own_names(state: Mapping[str, Tensor], head_path: str | None) -> dict[str, Tensor]:
@@ -84,7 +85,8 @@ def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping
 
         # One entry alone: several would be written in random order, and equal weights give unequal files.
         said = {**metadata, "tensors_sha256": tensors_sha256(state)}
-        _write(path, save(state, {KEY: json.dumps(said, sort_keys=True)}))
+        with _whole(path) as file:
+            file.write(save(state, {KEY: json.dumps(said, sort_keys=True)}))
     else:
         raise UsageError(
             f"{path}: weights are written as {TORCH} or {SAFETENSORS}, not as {path.suffix or 'no ending'}"
@@ -108,16 +110,15 @@ def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
-    try:
-        with replaced(path) as file:
-            torch.save(dict(content), file)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with _whole(path) as file:
+        torch.save(dict(content), file)
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is replaced completely or not at all; what hinders it is the user's to mend."""
     try:
         with replaced(path) as file:
-            file.write(content)
+            yield file
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -4,9 +4,7 @@ A run is finished when its folder holds a complete results file. The half-writte
 removed when the run starts again; the machine may stop at any moment, and the same command continues.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,8 @@ from lit_unlearn.benchmark.gathering import collect, finished, kept_rows
 from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCommand, run_in_worker
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
-from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.errors import check_at_least
+from lit_unlearn.files import locked
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def execute(
     Raises:
         UsageError: if the directory cannot be written or is locked by another process.
     """
-    with _locked(root):
+    refusal = f"output directory {root} is locked by another process: wait for it, or give another --output"
+    with locked(root, refusal):
         for half_written in root.glob(".*.part"):  # by a process that was killed
             half_written.unlink()
         known = {row.benchmark["key"]: row for row in kept_rows(root)}
@@ -99,23 +99,6 @@ def execute(
         collect(runs, root)
         notify(Progress(len(runs), len(runs), [], failed))
     return failed
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".lock").open("a")
-    except OSError as error:
-        raise UsageError(f"cannot write to {root}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"output directory {root} is locked by another process: wait for it, or give another --output"
-            ) from error
-        yield
 
 
 def _pool(command: RunCommand, root: Path, launcher: Launcher) -> LocalPool | SlurmPool:

@@ -179,8 +179,7 @@ def _draw(pool: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def _wording(spec: ForgetSpec) -> str:
-    given = {"classes": spec.classes, "fraction": spec.fraction, "index_file": spec.index_file}
-    return " and ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    return " and ".join(f"{name} {value}" for name, value in given(spec).items())
 
 
 def _read_index_file(path: Path, count: int, image_names: Sequence[str] | None) -> Tensor:

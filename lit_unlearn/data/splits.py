@@ -44,7 +44,7 @@ class ForgetSplit:
         validation: training indices held out to choose settings by, int64; nothing is trained on them.
         forgotten_before: training indices that earlier requests forgot, int64; nothing is trained on them.
         test_forgotten_before: test indices of the classes that earlier requests forgot as a whole, int64.
-        request: 16 hex digits that name what is forgotten, whatever was forgotten before.
+        request: 16 hex digits that name what is forgotten now; earlier requests do not change it.
         left_out: 16 hex digits that name all that must never be learnt: this forget set and the earlier ones.
         before: the earlier requests, oldest first, each as its ``request`` and its specification.
         warnings: what the user should know of this split, one sentence each.
