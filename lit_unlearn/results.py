@@ -67,6 +67,7 @@ class Results:
 
     Attributes:
         models: a measurement for each subject that has one; ``unlearned`` is always there.
+        more_retrains: of Retrains of other seeds, without pictures.
         status: ``ok``, ``diverged`` or ``interrupted``.
         reason: one line on why the status is not ``ok``.
         suite: name and version of the suite of attacks, or None.
@@ -74,6 +75,7 @@ class Results:
     """
 
     models: dict[Subject, Measurement]
+    more_retrains: list[Measurement] = field(default_factory=list)
     status: Status = "ok"
     reason: str = ""
     suite: str | None = None

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports import figures, gallery, verdict, wording
+from lit_unlearn.reports.averages import with_mean_retrains
+from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins
 from lit_unlearn.reports.gallery import Artifacts
 from lit_unlearn.reports.rows import (
-    FORGOTTEN,
     NO_ATTACK,
     ORIGINAL,
     RETRAIN,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE, FRAGMENT = "page.html.j2", "fragment.html.j2"
+_OPEN = ("not judged", "cannot tell", "not attacked enough", "inconclusive")
+"""Levels that say nothing for or against a model."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Entry:
     @property
     def mark(self) -> str:
         """CSS class of the verdict: good, warn, bad or none."""
-        if self.verdict is None or self.verdict.level in ("unjudged", "untested", "inconclusive"):
+        if self.verdict is None or self.verdict.level in _OPEN:
             return "none"
-        if self.verdict.level != "deep" or self.verdict.utility == "damaged":
-            return "warn" if self.verdict.level == "part" else "bad"
+        if self.verdict.level != "as Retrain" or self.verdict.utility == "damaged":
+            return "bad"
         return "good" if self.verdict.good else "warn"
 
     @property
@@ -87,54 +90,71 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A number of the table and, for a method, its distance to Retrain in points."""
+    """A number of the table and, for a method, its distance to Retrain in points, with bounds where it is compared."""
 
     text: str
     delta: str = ""
     above: bool = False
 
 
-def write_page(path: str | Path, rows: Sequence[Row], artifacts: Artifacts | None = None) -> None:
+def write_page(
+    path: str | Path, rows: Sequence[Row], artifacts: Artifacts | None = None, margins: Margins = MARGINS
+) -> None:
     """Write the report on ``rows``.
 
     Args:
         path: HTML file to write.
-        rows: result rows: methods, and for a verdict also Original and Retrain on the same split.
+        rows: result rows: methods, and for a verdict also Original and Retrains on the same split.
         artifacts: pictures and maps of the attacks by the label of a row, if there are any.
+        margins: what counts as a difference.
     """
-    write_atomically(Path(path), render(rows, artifacts))
+    write_atomically(Path(path), render(rows, artifacts, margins))
 
 
-def render(rows: Sequence[Row], artifacts: Artifacts | None = None) -> str:
-    """The report as HTML; text from the rows is escaped."""
+def render(rows: Sequence[Row], artifacts: Artifacts | None = None, margins: Margins = MARGINS) -> str:
+    """The report as HTML; text from the rows is escaped. Of several Retrains the mean is shown."""
     rows = in_order(without_repeats(rows))
-    context = _context(rows)
-    return _template(TEMPLATE, rows).render(context | _figures(context["entries"], rows, artifacts or {}))
+    entries, shown = _entries(rows, margins), with_mean_retrains(rows)
+    context = _context(entries, rows, shown)
+    return _template(TEMPLATE, shown).render(context | _figures(entries, shown, artifacts or {}))
 
 
-def fragment(rows: Sequence[Row]) -> str:
+def fragment(rows: Sequence[Row], margins: Margins = MARGINS) -> str:
     """The first part of the report for a notebook: headline, verdict, remarks and the table of accuracies.
 
     Args:
         rows: result rows, as in :func:`write_page`.
+        margins: what counts as a difference.
 
     Returns:
         One HTML element with a style of its own that leaves the notebook's alone, and without a script.
     """
     rows = in_order(without_repeats(rows))
-    return _template(FRAGMENT, rows).render(_context(rows))
+    entries, shown = _entries(rows, margins), with_mean_retrains(rows)
+    return _template(FRAGMENT, shown).render(_context(entries, rows, shown))
 
 
 def _template(name: str, rows: Sequence[Row]) -> Template:
     made = environment()
     made.globals["reference"] = lambda row, name: reference(row, rows, name)
-    made.globals["cell"] = lambda entry, state, split: _cell(entry.row, rows, state, split)
+    made.globals["cell"] = lambda entry, state, split: _cell(entry, rows, state, split)
     return made.get_template(name)
 
 
-def _context(rows: Sequence[Row]) -> dict[str, Any]:
+def _entries(rows: Sequence[Row], margins: Margins) -> list[Entry]:
+    """An entry for each row that is shown."""
+    shown = with_mean_retrains(rows)
+    entries = []
+    for row, label in zip(shown, labels(shown), strict=True):
+        judged = None if row.method in (ORIGINAL, RETRAIN) else verdict.judge(row, rows, margins)
+        retrain = reference(row, shown, RETRAIN)
+        scores = unlearning_scores(row) | _seconds(row, retrain)
+        entries.append(Entry(row, label, judged, scores, gap_to_retrain(row, retrain)))
+    return entries
+
+
+def _context(entries: Sequence[Entry], rows: Sequence[Row], shown: Sequence[Row]) -> dict[str, Any]:
     """What the first part of the report needs."""
-    entries = [_entry(row, label, rows) for row, label in zip(rows, labels(rows), strict=True)]
     methods = [entry for entry in entries if entry.verdict]
     return {
         "entries": entries,
@@ -142,7 +162,7 @@ def _context(rows: Sequence[Row]) -> dict[str, Any]:
         "title": _title(methods),
         "missing": missing_references(rows),
         "warnings": [text for entry in methods for text in _warnings(entry, rows)],
-        "splits": shown_splits(rows),
+        "splits": shown_splits(shown),
         "no_attack": NO_ATTACK,
     }
 
@@ -163,6 +183,7 @@ def _figures(entries: Sequence[Entry], rows: Sequence[Row], artifacts: Artifacts
         "measurements": [name for name in measurements if name.count("/") < 3],
         "by_stage": [name for name in measurements if name.count("/") == 3],
         "main_split": "test_forget_acc" if _knows(rows, "test_forget_acc") else "forget_acc",
+        "intervals": {e.label: Markup(figures.interval_plot(e.verdict)) for e in methods if e.verdict},
         "bars": Markup(figures.recovery_bars(rows)),
         "hidden": figures.hidden_states(rows),
         "curves": {label: drawn for label, drawn in curves.items() if drawn},
@@ -182,12 +203,6 @@ def _stages(row: Row, rows: Sequence[Row]) -> dict[str, list[Any]]:
     }
 
 
-def _entry(row: Row, label: str, rows: Sequence[Row]) -> Entry:
-    judged = None if row.method in (ORIGINAL, RETRAIN) else verdict.judge(row, rows)
-    retrain = reference(row, rows, RETRAIN)
-    return Entry(row, label, judged, unlearning_scores(row) | _seconds(row, retrain), gap_to_retrain(row, retrain))
-
-
 def _seconds(row: Row, retrain: Row | None) -> dict[str, float]:
     """Seconds of unlearning, and their share of Retrain's in percent; the unknown is left out."""
     if "unlearn" not in row.seconds:
@@ -203,7 +218,7 @@ def _title(methods: Sequence[Entry]) -> str:
     if len(methods) == 1:
         return methods[0].headline
     good = sum(entry.verdict is not None and entry.verdict.good for entry in methods)
-    return f"Runs that withstand their attacks as well as Retrain and keep utility: {good} of {len(methods)}."
+    return f"Runs that are as Retrain under their attacks and keep utility: {good} of {len(methods)}."
 
 
 def _warnings(entry: Entry, rows: Sequence[Row]) -> Iterator[str]:
@@ -236,14 +251,22 @@ def _measurements(rows: Sequence[Row]) -> list[str]:
     return sorted(names)
 
 
-def _cell(row: Row, rows: Sequence[Row], state: str, split: str) -> TableCell:
+def _cell(entry: Entry, rows: Sequence[Row], state: str, split: str) -> TableCell:
+    row = entry.row
     value = row.accuracies().get(state, {}).get(split)
-    beside = (reference(row, rows, name) for name in (RETRAIN, ORIGINAL))
-    base, start = (each.accuracies().get(state, {}).get(split) if each else None for each in beside)
-    if value is None or base is None or row.method in (ORIGINAL, RETRAIN):
+    retrain = reference(row, rows, RETRAIN)
+    base = retrain.accuracies().get(state, {}).get(split) if retrain else None
+    if value is None or base is None or entry.verdict is None:
         return TableCell(percent(value))
-    above = split in FORGOTTEN and verdict.exceeds(row, split, value, base, start)
-    return TableCell(percent(value), f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}"), above)
+    found = _comparison(entry.verdict, state, split, value)
+    delta = f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}") if found is None else wording.bounds(found)
+    return TableCell(percent(value), delta, found is not None and found.leaks)
+
+
+def _comparison(judged: Verdict, state: str, split: str, value: float) -> Comparison | None:
+    """The comparison that is of this number; that of relearning is of another, the mean over its steps."""
+    found = (each for each in judged.comparisons if (each.attack, each.split) == (state, split))
+    return next((each for each in found if each.unit == "accuracy" and abs(each.value - value) < 1e-9), None)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

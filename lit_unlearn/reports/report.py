@@ -13,10 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, labels, write_rows
+from lit_unlearn.reports.comparisons import MARGINS, Margins
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, write_rows
 from lit_unlearn.reports.run_directory import RESULTS, make_directory, remove_empty, run_directory
 from lit_unlearn.reports.run_metadata import run_metadata
+from lit_unlearn.reports.verdict import judge
 from lit_unlearn.reports.whole_checkpoints import write_whole_checkpoints
+from lit_unlearn.reports.wording import as_json
 from lit_unlearn.results import Driver, Measurement, Results, Subject
 
 __all__ = ["Report"]
@@ -33,6 +36,7 @@ class Report(Callback):
 
     Args:
         page: write ``report.html``.
+        margins: what counts as a difference from Retrain in the verdict.
         checkpoint: write the unlearned model after ``fit``: ``unlearned.ckpt`` for this package, and its weights under
             the names of the user's own network as ``unlearned.safetensors``.
         write: write files and print the table; False only keeps rows and artifacts, and touches no file.
@@ -43,8 +47,10 @@ class Report(Callback):
         directory: where they are written, or None.
     """
 
-    def __init__(self, page: bool = True, checkpoint: bool = True, write: bool = True) -> None:
-        self.page, self.checkpoint, self.write = page, checkpoint, write
+    def __init__(
+        self, page: bool = True, checkpoint: bool = True, write: bool = True, margins: Margins = MARGINS
+    ) -> None:
+        self.page, self.checkpoint, self.write, self.margins = page, checkpoint, write, margins
         self.rows: list[Row] = []
         self.artifacts: dict[str, dict[str, Artifact]] = {}
         self.directory: Path | None = None
@@ -111,12 +117,14 @@ class Report(Callback):
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
-        measured = {id(row): measurement for measurement, row in found}
         self._own = found[-1][1]
         self.rows = in_order([row for _, row in found])
-        named = zip(labels(self.rows), self.rows, strict=True)
-        artifacts = {label: measured[id(row)].artifacts for label, row in named}
-        self.artifacts = {label: each for label, each in artifacts.items() if each}
+        if self._own.method not in _REFERENCES.values():
+            self._own.verdict = as_json(self._own, judge(self._own, self.rows, self.margins))
+        self.artifacts = {}
+        for measured, row in found:
+            if measured.artifacts:
+                self.artifacts.setdefault(row.method, measured.artifacts)
         if self.write:
             self._print()
         if self._writes(trainer):
@@ -162,7 +170,7 @@ class Report(Callback):
         from lit_unlearn.reports.table import results_table, verdict_lines
 
         Console().print(results_table(self.rows))
-        print(*verdict_lines(self.rows), sep="\n")
+        print(*verdict_lines(self.rows, self.margins), sep="\n")
 
     @rank_zero_only
     def write_files(self) -> None:
@@ -178,7 +186,7 @@ class Report(Callback):
         if self.page:
             from lit_unlearn.reports.page import write_page
 
-            write_page(self.directory / PAGE, self.rows, self.artifacts)
+            write_page(self.directory / PAGE, self.rows, self.artifacts, self.margins)
         names = (RESULTS, ARTIFACTS, PAGE, CHECKPOINT, WEIGHTS)
         written = [name for name in names if (self.directory / name).exists()]
         rank_zero_info(f"Written to {self.directory}: {', '.join(written)}")
@@ -200,8 +208,8 @@ class Report(Callback):
         described = module.describe()
         own_weights = described.pop("weights")
         for subject, method in _REFERENCES.items():
-            if subject in results.models:
-                found = results.models[subject]
+            more = results.more_retrains if subject == "retrain" else ()
+            for found in (*([results.models[subject]] if subject in results.models else ()), *more):
                 yield found, Row(method, "ok", backbone=described["backbone"], **common, **_fields(found))
         own = results.models["unlearned"]
         fields = _fields(own)

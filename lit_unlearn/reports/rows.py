@@ -69,6 +69,8 @@ class Row:
         weights: where the original weights came from (``source``, ``sha256``), and the ``result``: its file, sha256,
             the sha256 of its tensors, and how the method changed the architecture, where it did.
         warnings: signs that the numbers may be wrong, one sentence each.
+        verdict: of a method's row: ``level``, ``utility``, ``worst`` (an attack), ``reason`` (a sentence), ``models`` and
+            ``retrains`` (how many), and ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``.
         benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 
@@ -95,6 +97,7 @@ class Row:
     started: str = ""
     weights: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    verdict: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
 
     def accuracies(self) -> dict[str, dict[str, float]]:
@@ -136,6 +139,18 @@ def reference(row: Row, rows: Sequence[Row], name: str) -> Row | None:
     """
     same = [r for r in rows if r.method == name and r.status == "ok" and r.split.get("hash") == row.split.get("hash")]
     return max(same, key=lambda r: (r.backbone == row.backbone, bool(r.attacks), r.seed == row.seed), default=None)
+
+
+def references(row: Row, rows: Sequence[Row], name: str) -> list[Row]:
+    """All Original or Retrain rows that ``row`` may be compared with: of several seeds, one for each.
+
+    Only rows that ended well and have the same split hash count; where some of them share the backbone, or were
+    attacked, only these.
+    """
+    found = [r for r in rows if r.method == name and r.status == "ok" and r.split.get("hash") == row.split.get("hash")]
+    for wanted in ([r for r in found if r.backbone == row.backbone], [r for r in found if r.attacks]):
+        found = [r for r in found if r in wanted] or found
+    return found
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

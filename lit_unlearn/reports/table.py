@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lit_unlearn.errors import printable
 from lit_unlearn.reports import wording
+from lit_unlearn.reports.averages import with_mean_retrains
+from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.rows import (
     NO_ATTACK,
     ORIGINAL,
@@ -49,12 +51,12 @@ def results_table(rows: Sequence[Row]) -> Table:
         rows: result rows; Original and Retrain are put first.
 
     Returns:
-        A table for ``rich.print``. Unknown values are dashes. A run that did not end well is marked with its reason.
+        A table for ``rich.print``; of several Retrains it has the mean. Unknown values are dashes. A run that did not end well is marked with its reason.
     """
     from rich.table import Table
     from rich.text import Text
 
-    rows = in_order(without_repeats(rows))
+    rows = with_mean_retrains(in_order(without_repeats(rows)))
     table = Table(title="Accuracy, %", caption=Text(_caption(rows)), caption_justify="left", title_justify="left")
     table.add_column("Model", overflow="fold")
     table.add_column("State", overflow="fold")
@@ -72,29 +74,31 @@ def results_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def plain_table(rows: Sequence[Row]) -> str:
+def plain_table(rows: Sequence[Row], margins: Margins = MARGINS) -> str:
     """The table as text, with the verdict on each method and its headline below.
 
     Args:
         rows: result rows, as in :func:`results_table`.
+        margins: what counts as a difference.
     """
     from rich.console import Console
 
     text = io.StringIO()
     Console(file=text, width=_TEXT_WIDTH, force_jupyter=False, color_system=None).print(results_table(rows))
-    return text.getvalue() + "".join(f"{line}\n" for line in verdict_lines(rows))
+    return text.getvalue() + "".join(f"{line}\n" for line in verdict_lines(rows, margins))
 
 
-def verdict_lines(rows: Sequence[Row]) -> list[str]:
+def verdict_lines(rows: Sequence[Row], margins: Margins = MARGINS) -> list[str]:
     """The verdict on each method with its headline, a line each.
 
     Args:
         rows: result rows, as in :func:`results_table`.
+        margins: what counts as a difference.
     """
     rows, lines = in_order(without_repeats(rows)), []
     for row, label in zip(rows, labels(rows), strict=True):
         if row.method not in (ORIGINAL, RETRAIN):
-            verdict = judge(row, rows)
+            verdict = judge(row, rows, margins)
             line = f"{label}: {wording.title(verdict)}. {wording.headline(row, verdict)}"
             lines.append(printable(line.replace("\N{NO-BREAK SPACE}", " ")))
     return lines

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_unlearn.reports import verdict
+from lit_unlearn.reports import verdict, wording
+from lit_unlearn.reports.comparisons import MARGINS
 from lit_unlearn.reports.table import UNKNOWN, percent
 
 if TYPE_CHECKING:
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 POINTS = {
-    "depth": 100 * verdict.DEPTH_TOLERANCE,
-    "least": 100 * verdict.DEPTH_LEAST,
-    "leakage": 100 * verdict.LEAKAGE_TOLERANCE,
+    "leak": 100 * MARGINS.leak,
+    "same": 100 * MARGINS.same,
+    "error": 100 * MARGINS.alpha,
+    "ruined": 100 * verdict.RUINED,
     "kept": 100 * verdict.UTILITY_KEPT,
     "reduced": 100 * verdict.UTILITY_REDUCED,
 }
-"""The tolerances of the verdict in percentage points, as the templates name them."""
+"""What the verdict is decided by, in percentage points, as the templates name it."""
 
 IMAGE_NAMES = {
     "forget_acc": "forget",
@@ -46,5 +48,6 @@ def environment(*folders: Path) -> Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters["percent"] = percent
-    made.globals.update(unknown=UNKNOWN, points=POINTS, image_names=IMAGE_NAMES, minimum=verdict.MINIMUM_ATTACKS)
+    made.globals.update(unknown=UNKNOWN, points=POINTS, image_names=IMAGE_NAMES, bounds=wording.bounds)
+    made.globals.update(minimum=verdict.MINIMUM, retrains_needed=verdict.RETRAINS_NEEDED)
     return made

@@ -1,225 +1,224 @@
-"""Did the model forget? A rule that turns a row and its two references into a judgement.
+"""Did the model forget? Retrain is a distribution and not a number, so each claim has bounds or is not made.
 
-Every attack is compared with the same attack on Retrain, a model that never saw the forget set: an accuracy that
-Retrain reaches as well is not memory. The attack with the largest excess over Retrain counts, on the forget images
-themselves and on unseen images of the forgotten classes. A model that exceeds Retrain nowhere can still be detectable:
-membership and detectability are compared with Retrain's in the same way. A model withstands only after the attacks in
-``MINIMUM_ATTACKS``: Rescale, a control that does not forget, passes linear readouts of raw features.
+A verdict is on the models of one method, one a seed, beside the Retrains of the same forget set under the same attacks.
+An accuracy that Retrain reaches as well is no memory: only the excess over Retrain counts. The first that holds:
+
+    failed               the run did not end well
+    not judged           there is no Retrain, or no accuracy on what is to be forgotten
+    ruined               accuracy on retained test images is more than ten points below Retrain's
+    not forgotten        without an attack, the model is above Retrain by more than the larger margin
+    leaks                under some attack it is above Retrain by more than the smaller margin
+    cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
+    not attacked enough  an attack of the minimum is missing
+    as Retrain           under every attack it is above Retrain by less than the larger margin
+    inconclusive         otherwise
+
+The lower bounds of the excess hold for all attacks together (Bonferroni), so that a model as good as Retrain is said to
+leak with probability alpha at most. The upper bounds hold each for itself: "as Retrain" needs all of them, so that a
+model which leaks is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from lit_unlearn.reports.rows import FORGOTTEN, NO_ATTACK, ORIGINAL, RETRAIN, Row, chance, reference
+from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.comparisons import (
+    DETECTION,
+    IDI,
+    MARGINS,
+    Comparison,
+    Margins,
+    accuracy_lost,
+    compare,
+    compared_names,
+    forgets,
+)
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 
-DEPTH_TOLERANCE = 0.05
-DEPTH_LEAST = 0.02
-LEAKAGE_TOLERANCE = 0.05
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
+RUINED = 0.10
+"""Points of accuracy on retained test images, as fractions."""
 
-MINIMUM_ATTACKS = ("recovery/worst",)
-"""Attacks without which no model counts as withstanding: the quick suite has them."""
+RETRAINS_NEEDED = 5
+"""Fewer Retrains say too little on how much Retrain itself varies: no model is as Retrain beside them."""
 
-_LEAKAGE_ATTACKS = ("membership/", "detectability/")
-_AUCS = ("auc", *(f"{split.removesuffix('_acc')}_auc" for split in FORGOTTEN))
+_READ = {
+    "the worst case over readouts, normalised ones among them": ("recovery/worst",),
+    "the readouts of earlier stages": ("recovery/worst/stages",),
+}
+_BOTH = {"relearning": ("relearn/",), "detection": (DETECTION,)}
+MINIMUM: dict[str, dict[str, tuple[str, ...]]] = {
+    "classes": {**_READ, **_BOTH},
+    "one class": {**_BOTH, "membership": ("membership/",), "the information in the stages": (IDI,)},
+    "images": {**_READ, **_BOTH, "membership with reference models": ("membership/rmia", "membership/lira")},
+}
+"""The attacks without which no model is as Retrain, by what is forgotten: what it is → names that it may have."""
 
-Level = Literal["deep", "part", "shallow", "remembers", "untested", "inconclusive", "unjudged", "failed"]
+Level = Literal[
+    "failed",
+    "not judged",
+    "ruined",
+    "not forgotten",
+    "leaks",
+    "cannot tell",
+    "not attacked enough",
+    "as Retrain",
+    "inconclusive",
+]
 Utility = Literal["kept", "reduced", "damaged", "unknown"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One accuracy on forgotten data, with that of the references under the same attack (None: unknown)."""
-
-    attack: str
-    split: str
-    value: float
-    retrain: float | None
-    original: float | None
-    tolerance: float = DEPTH_TOLERANCE
-
-    @property
-    def excess(self) -> float | None:
-        """How far it is above Retrain, as a fraction."""
-        return None if self.retrain is None else self.value - self.retrain
-
-    @property
-    def above(self) -> bool:
-        """Whether it exceeds Retrain by more than the tolerance."""
-        return self.excess is not None and self.excess > self.tolerance
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """The judgement on one row.
+    """The judgement on the models of one method.
 
     Attributes:
-        level: ``deep`` (no attack exceeds Retrain), ``part``, ``shallow``, ``remembers``, ``untested`` (too few
-            attacks for ``deep``), ``inconclusive`` (no attack separates Original from Retrain), ``unjudged`` (no
-            Retrain, or no attack) or ``failed`` (the run did not end well).
-        utility: accuracy on retained test data, compared with Original's.
-        utility_lost: Original's minus the row's, as a fraction.
-        no_attack: accuracy on forgotten data without an attack, where it exceeds Retrain most.
-        worst: the attack that exceeds Retrain most (without Retrain: that recovers most).
-        attacks: attacks that were compared with Retrain.
+        level: see the module.
+        utility: accuracy on retained test images, beside Original's and Retrain's, whichever is higher.
+        lost: by reference, how far that accuracy is below it, as a fraction.
+        comparisons: every number that was compared with Retrain, the largest lower bound first.
+        models: how many models of the method were judged.
+        retrains: how many Retrains they were compared with.
+        missing: what the minimum of attacks lacks.
         uncompared: attacks that were not run on Retrain.
-        constant: the chance level, where an attack ends at it; else None.
-        leakage: the AUC of forgotten against other images that exceeds Retrain's most, if by more than the tolerance;
-            else None.
+        separated: whether the attacks separate Original from Retrain; None where Original is unknown.
     """
 
     level: Level
     utility: Utility
-    utility_lost: float | None
-    no_attack: Finding | None
-    worst: Finding | None
-    attacks: tuple[str, ...] = ()
-    uncompared: tuple[str, ...] = ()
-    constant: float | None = None
-    leakage: Finding | None = None
+    lost: Mapping[str, float]
+    comparisons: Sequence[Comparison] = ()
+    models: int = 0
+    retrains: int = 0
+    missing: Sequence[str] = ()
+    uncompared: Sequence[str] = ()
+    separated: bool | None = None
 
     @property
-    def withstood(self) -> bool:
-        """No attack recovers more than on Retrain, and forgotten images are not easier to detect."""
-        return self.level == "deep" and self.leakage is None
+    def no_attack(self) -> Comparison | None:
+        """Accuracy on what is to be forgotten, without an attack."""
+        return next((each for each in self.comparisons if each.attack == NO_ATTACK), None)
+
+    @property
+    def worst(self) -> Comparison | None:
+        """What decides: what leaks most, else what is farthest from being as Retrain."""
+        attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
+        if self.level == "leaks":
+            return max((c for c in self.comparisons if c.leaks or c.falls_short), key=lambda c: c.severity)
+        return max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
 
     @property
     def good(self) -> bool:
-        """Withstands as well as Retrain, with utility kept."""
-        return self.withstood and self.utility == "kept"
+        """As Retrain, with utility kept."""
+        return self.level == "as Retrain" and self.utility == "kept"
+
+    @property
+    def depth(self) -> float | None:
+        """What methods are sorted by: the largest lower bound, in larger margins; None without an attack."""
+        attacked = [each.severity for each in self.comparisons if each.attack != NO_ATTACK]
+        return max(attacked, default=None)
+
+    def as_json(self, reason: str) -> dict[str, Any]:
+        """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``."""
+        intervals = {
+            each.attack: {
+                "split": each.split,
+                "unit": each.unit,
+                "value": each.value,
+                "retrain": each.retrain,
+                "excess": each.excess,
+                "low": each.low,
+                "high": each.high,
+            }
+            for each in self.comparisons
+        }
+        worst = None if self.worst is None else self.worst.attack
+        counts = {"models": self.models, "retrains": self.retrains}
+        return {"level": self.level, "utility": self.utility, "worst": worst, "reason": reason, **counts} | {
+            "intervals": intervals
+        }
 
 
-def judge(row: Row, rows: Sequence[Row]) -> Verdict:
-    """Judge one row against the Original and Retrain among ``rows`` that share its split."""
-    original, retrain = reference(row, rows, ORIGINAL), reference(row, rows, RETRAIN)
-    findings = list(_findings(row, original, retrain))
-    no_attack = _worst([f for f in findings if f.attack == NO_ATTACK])
-    attacked = [f for f in findings if f.attack != NO_ATTACK]
-    worst = _worst(attacked)
-    utility, lost = _utility(row, original)
-    compared = tuple(dict.fromkeys(f.attack for f in attacked if f.retrain is not None))
-    uncompared = tuple(dict.fromkeys(f.attack for f in attacked if f.attack not in compared))
-    level = chance(row)
-    constant = level if any(abs(f.value - (level or math.inf)) <= DEPTH_TOLERANCE for f in attacked) else None
-    leakage = max(_leakage(row, original, retrain), key=lambda f: (f.excess or 0.0) - f.tolerance, default=None)
-    judged = _level(row, no_attack, worst)
-    if judged == "deep" and not set(MINIMUM_ATTACKS) <= set(compared):
-        judged = "untested"
-    elif judged == "deep" and leakage is None and not _separates_references(attacked):
-        judged = "inconclusive"
-    return Verdict(judged, utility, lost, no_attack, worst, compared, uncompared, constant, leakage)
+def judge(row: Row, rows: Sequence[Row], margins: Margins = MARGINS) -> Verdict:
+    """Judge one model beside the Originals and Retrains among ``rows`` that share its split."""
+    return judge_models([row], references(row, rows, RETRAIN), references(row, rows, ORIGINAL), margins)
 
 
-def _separates_references(attacked: Sequence[Finding]) -> bool:
-    """Whether an attack names more on Original than on Retrain, by more than the tolerance, or Original is unknown.
+def judge_models(
+    models: Sequence[Row], retrains: Sequence[Row], originals: Sequence[Row], margins: Margins = MARGINS
+) -> Verdict:
+    """Judge the models of one method.
 
-    Where none does, Original itself would pass, and so does whatever keeps all of its knowledge.
+    Args:
+        models: their rows; of one that was attacked several times, the mean counts.
+        retrains: rows of Retrains of the same forget set.
+        originals: rows of the models before unlearning.
+        margins: what counts as a difference.
     """
-    pairs = [(f.original - f.retrain, f) for f in attacked if f.original is not None and f.retrain is not None]
-    return not pairs or any(lead > f.tolerance for lead, f in pairs)
+    ended = [row for row in models if row.status == "ok"]
+    utility, lost = _utility(ended, retrains, originals)
+    if not ended:
+        return Verdict("failed", utility, lost)
+    comparisons = sorted(compare(ended, retrains, originals, margins), key=lambda each: -each.severity)
+    both, alone = compared_names(ended, retrains)
+    before = compare(originals, retrains, originals, margins) if originals else []
+    found = Verdict(
+        "not judged",
+        utility,
+        lost,
+        comparisons,
+        len(one_a_model(ended)),
+        len(one_a_model(retrains)),
+        [what for what, names in MINIMUM[forgets(ended[0])].items() if not _has(both, names)],
+        alone,
+        any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None,
+    )
+    return Verdict(**{**vars(found), "level": _level(found, ended, retrains)})
 
 
-def tolerance_beside(retrain: float | None, original: float | None) -> float:
-    """How far above Retrain an accuracy may be without counting as memory, as a fraction.
-
-    Five points. Where Original is less than ten points above Retrain, half of that distance, but at least two points:
-    on single forgotten images Retrain is nearly as accurate as Original, and five points would accept every model.
-    """
-    if retrain is None or original is None:
-        return DEPTH_TOLERANCE
-    return min(DEPTH_TOLERANCE, max(DEPTH_LEAST, (original - retrain) / 2))
+def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether one of the attacks has one of the names; a name with a slash at its end is the beginning of several."""
+    return any(attack == name or (name.endswith("/") and attack.startswith(name)) for attack in attacks for name in names)
 
 
-def exceeds(row: Row, split: str, value: float, retrain: float, original: float | None) -> bool:
-    """Whether an accuracy on forgotten data is above Retrain's by more than the tolerance."""
-    return value - retrain > _tolerance(row, split, value, retrain, original)
+def _is_attack(found: Comparison, row: Row) -> bool:
+    """What can tell a model that only changed its answer: of single images the answer itself can, too."""
+    return found.attack != NO_ATTACK or forgets(row) == "images"
 
 
-def _findings(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
-    beside_original = original.accuracies() if original else {}
-    beside_retrain = retrain.accuracies() if retrain else {}
-    for attack, known in row.accuracies().items():
-        for split in FORGOTTEN:
-            if split in known:
-                value = known[split]
-                base, start = (beside.get(attack, {}).get(split) for beside in (beside_retrain, beside_original))
-                tolerance = _tolerance(row, split, value, base, start)
-                yield Finding(attack, split, value, base, start, tolerance)
+def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row]) -> Level:
+    no_attack = found.no_attack
+    if no_attack is None:
+        return "not judged"
+    if (lost := accuracy_lost(models, retrains)) is not None and lost.low(no_attack.margins.alpha) > RUINED:
+        return "ruined"
+    if no_attack.low > no_attack.margins.same:
+        return "not forgotten"
+    over_forgotten = forgets(models[0]) == "images" and no_attack.falls_short
+    if over_forgotten or any(each.leaks for each in found.comparisons):
+        return "leaks"
+    if found.separated is False:
+        return "cannot tell"
+    if found.missing:
+        return "not attacked enough"
+    near = found.retrains >= RETRAINS_NEEDED and found.separated and all(c.as_retrain for c in found.comparisons)
+    return "as Retrain" if near and not _falls_short_perhaps(no_attack, models[0]) else "inconclusive"
 
 
-def _leakage(row: Row, original: Row | None, retrain: Row | None) -> Iterator[Finding]:
-    """AUCs of forgotten against other images that exceed Retrain's; Retrain's counts as .5 where it is below."""
-    base_of = retrain.attacks if retrain else {}
-    for key, value in row.attacks.items():
-        attack, _, quantity = key.rpartition("/")
-        if key not in base_of or not key.startswith(_LEAKAGE_ATTACKS) or quantity not in _AUCS:
-            continue
-        split = quantity.removesuffix("auc").removesuffix("_") or "forget"
-        start = original.attacks.get(key) if original else None
-        base = base_of[key]
-        tolerance = _leakage_tolerance(row, split) + max(0.5 - base, 0.0)
-        found = Finding(attack, f"{split}_acc", value, base, start, tolerance)
-        if found.above:
-            yield found
+def _falls_short_perhaps(no_attack: Comparison, row: Row) -> bool:
+    """Whether single images may be named less often than by Retrain, by more than the larger margin."""
+    return forgets(row) == "images" and no_attack.difference.low(no_attack.margins.alpha) < -no_attack.margins.same
 
 
-def _leakage_tolerance(row: Row, split: str) -> float:
-    """Five points of AUC, or two standard errors of a difference where the images are too few to resolve that."""
-    sizes = [_images(row, name) for name in (split, "test_retain")]
-    variance = sum(1 / (12 * (size // 2)) for size in sizes if size > 1)
-    return max(LEAKAGE_TOLERANCE, 2 * math.sqrt(2 * variance))
-
-
-def _worst(findings: list[Finding]) -> Finding | None:
-    """Largest excess over Retrain; where nothing exceeds it, or nothing can be compared, largest accuracy."""
-    compared = [f for f in findings if f.excess is not None]
-    if any(f.above for f in compared):
-        return max((f for f in compared if f.above), key=lambda f: f.excess or 0.0)
-    return max(compared or findings, key=lambda f: f.value, default=None)
-
-
-def _tolerance(row: Row, split: str, value: float, base: float | None, original: float | None) -> float:
-    """That of the references, or two standard errors of the difference where the images are too few to resolve it."""
-    tolerance = tolerance_beside(base, original)
-    images = _images(row, split.removesuffix("_acc"))
-    if base is None or images < 1:
-        return tolerance
-    variance = sum(max(0.0, p * (1 - p)) for p in (value, base)) / images
-    return max(tolerance, 2 * math.sqrt(variance))
-
-
-def _images(row: Row, split: str) -> int:
-    """How many images a split has, 0 where it is unknown."""
-    counts = row.split.get("counts", row.split)
-    images = counts.get(split) if isinstance(counts, dict) else None
-    return images if isinstance(images, int) else 0
-
-
-def _level(row: Row, no_attack: Finding | None, worst: Finding | None) -> Level:
-    if row.status != "ok":
-        return "failed"
-    if no_attack and no_attack.above and _nearer_to_original(no_attack):
-        return "remembers"
-    if worst and worst.above:
-        return "shallow"
-    if no_attack and no_attack.above:
-        return "part"
-    if not worst or worst.retrain is None or not no_attack or no_attack.retrain is None:
-        return "unjudged"
-    return "deep"
-
-
-def _nearer_to_original(found: Finding) -> bool:
-    """Whether an accuracy is nearer to Original's than to Retrain's; yes where Original is unknown."""
-    return found.original is None or found.value > ((found.retrain or 0.0) + found.original) / 2
-
-
-def _utility(row: Row, original: Row | None) -> tuple[Utility, float | None]:
-    mine, before = (r.metrics.get("test_retain_acc") if r else None for r in (row, original))
-    if mine is None or before is None:
-        return "unknown", None
-    lost = before - mine
-    return ("kept" if lost <= UTILITY_KEPT else "reduced" if lost <= UTILITY_REDUCED else "damaged"), lost
+def _utility(
+    models: Sequence[Row], retrains: Sequence[Row], originals: Sequence[Row]
+) -> tuple[Utility, dict[str, float]]:
+    """How useful the models are, beside the better of the two references."""
+    differences = {ORIGINAL: accuracy_lost(models, originals), RETRAIN: accuracy_lost(models, retrains)}
+    lost = {name: found.mean for name, found in differences.items() if found is not None}
+    most = max(lost.values(), default=None)
+    if most is None:
+        return "unknown", lost
+    return "kept" if most <= UTILITY_KEPT else "reduced" if most <= UTILITY_REDUCED else "damaged", lost

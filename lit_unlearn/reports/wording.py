@@ -1,17 +1,22 @@
 """A verdict in words: a title, a headline with its numbers, and remarks."""
 
-from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.verdict import DEPTH_TOLERANCE, Finding, Level, Verdict
+from collections.abc import Iterator
+from typing import Any
+
+from lit_unlearn.reports.comparisons import Comparison, forgets
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, Row, chance
+from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
 TITLES: dict[Level, str] = {
-    "deep": "Withstood these attacks",
-    "part": "Forgotten in part",
-    "shallow": "Shallow forgetting",
-    "remembers": "Not forgotten",
-    "untested": "Not attacked enough",
-    "inconclusive": "Inconclusive",
-    "unjudged": "Not judged",
     "failed": "No result",
+    "not judged": "Not judged",
+    "ruined": "Ruined",
+    "not forgotten": "Not forgotten",
+    "leaks": "Leaks",
+    "cannot tell": "Cannot tell",
+    "not attacked enough": "Not attacked enough",
+    "as Retrain": "As Retrain",
+    "inconclusive": "Inconclusive",
 }
 IMAGES = {
     "forget_acc": "the forget images",
@@ -19,64 +24,116 @@ IMAGES = {
     "forgotten_before_acc": "the images that earlier requests forgot",
     "test_forgotten_before_acc": "unseen images of classes that earlier requests forgot",
 }
-_UTILITY = {"kept": "Utility is kept", "reduced": "Utility is reduced", "damaged": "Utility is damaged"}
+_NEAR_CHANCE = 0.05
+_SPACE, _MINUS = "\N{NO-BREAK SPACE}", "\N{MINUS SIGN}"
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def percent(fraction: float | None) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * (fraction or 0.0):.1f}{_SPACE}%"
 
 
-def _percent(fraction: float | None) -> str:
-    return f"{_points(fraction or 0.0)}\N{NO-BREAK SPACE}%"
+def bounds(found: Comparison) -> str:
+    """The excess over Retrain with its bounds, such as ``+7.0 (5.1 to 9.2)``: in points, of an AUC as it is."""
+    digits, factor = (2, 1.0) if found.unit == "AUC" else (1, 100.0)
+    low, high = (_signed(factor * value, digits).removeprefix("+") for value in (found.low, found.high))
+    return f"{_signed(factor * found.excess, digits)} ({low} to {high})"
 
 
 def title(verdict: Verdict) -> str:
     """The verdict in a few words, without utility."""
-    return TITLES[verdict.level] if verdict.level != "deep" or verdict.withstood else "Detectable"
+    return TITLES[verdict.level]
 
 
 def headline(row: Row, verdict: Verdict) -> str:
     """The verdict with the numbers that it is based on, in one or two sentences."""
-    no_attack, worst = verdict.no_attack, verdict.worst
+    worst, no_attack = verdict.worst, verdict.no_attack
     if verdict.level == "failed":
         return f"The run was {row.status}." if row.status == "interrupted" else f"The run {row.status}."
-    if verdict.level in ("remembers", "part") and no_attack:
-        degree = "has not forgotten" if verdict.level == "remembers" else "has forgotten only in part"
-        return f"The model {degree}. Without any attack it names {_beside_retrain(no_attack)}."
-    if verdict.level == "deep" and verdict.leakage:
-        return f"The forgotten images are detectable. {_detection(verdict.leakage)}."
-    if verdict.level in ("deep", "shallow", "untested", "inconclusive") and worst:
-        return f"The strongest attack ({worst.attack}) names {_beside_retrain(worst)}."
-    return "There is not enough evidence for a verdict."
+    if verdict.level == "not judged" or no_attack is None:
+        return "There is not enough evidence for a verdict."
+    if verdict.level == "ruined":
+        return f"The network is ruined: accuracy on the retained test images is {_lost(verdict)}."
+    if verdict.level == "not forgotten":
+        return f"The model has not forgotten. {evidence(no_attack)}"
+    if verdict.level == "cannot tell":
+        return (
+            "These attacks do not separate the untouched Original from Retrain on these images. Original itself would "
+            "pass as well."
+        )
+    if verdict.level == "not attacked enough":
+        return f"No attack of this run exceeds Retrain beyond doubt, but the suite lacks: {'; '.join(verdict.missing)}."
+    if worst is None:
+        return "There is not enough evidence for a verdict."
+    if verdict.level == "as Retrain":
+        return f"No attack exceeds Retrain by more than the margin. The least certain: {evidence(worst)}"
+    return f"{evidence(worst)}{_undecided(verdict) if verdict.level == 'inconclusive' else ''}"
 
 
-def _beside_retrain(found: Finding) -> str:
-    images = IMAGES[found.split]
-    return f"{_percent(found.value)} of {images}; a model retrained without them, {_percent(found.retrain)}"
-
-
-def _detection(leakage: Finding) -> str:
-    return (
-        f"{leakage.attack} separates {IMAGES[leakage.split]} from other images with an AUC of {leakage.value:.2f}; "
-        f"on a model retrained without them, {leakage.retrain or 0.0:.2f}"
-    )
+def evidence(found: Comparison) -> str:
+    """One comparison with Retrain as a sentence."""
+    images, by = IMAGES[found.split], found.attack
+    if found.unit == "AUC":
+        return (
+            f"{by} separates {images} from other images with an AUC of {found.value:.2f}; on Retrain, "
+            f"{found.retrain:.2f}: {bounds(found)}."
+        )
+    if found.unit == "IDI":
+        return (
+            f"{by}: the stages of the network hold {100 * found.excess:.0f}{_SPACE}% of what Original's say of the "
+            f"forget set beyond Retrain's: {bounds(found)}."
+        )
+    name = "Without any attack, the model" if by == NO_ATTACK else by
+    more = " So few that the answers alone show what was forgotten." if found.falls_short and by == NO_ATTACK else ""
+    return f"{name} names {percent(found.value)} of {images}; Retrain, {percent(found.retrain)}: {bounds(found)}.{more}"
 
 
 def remarks(row: Row, verdict: Verdict) -> list[str]:
-    """Sentences that qualify the headline: utility, the effect of attacks, what is missing."""
+    """Sentences that qualify the headline: utility, the evidence, what is missing."""
     found = [f"Reason: {row.reason}."] if row.status != "ok" and row.reason else []
-    if verdict.utility_lost is not None:
-        lost = _points(abs(verdict.utility_lost))
-        change = f"{lost} points {'below' if verdict.utility_lost > 0 else 'above'} Original"
-        change = "that of Original" if lost == "0.0" else change
-        found.append(f"{_UTILITY[verdict.utility]}: accuracy on the retained test images is {change}.")
+    if verdict.lost:
+        found.append(f"Utility is {verdict.utility}: accuracy on the retained test images is {_lost(verdict)}.")
     elif row.status == "ok":
-        found.append("Utility is unknown: accuracy on the retained test images is missing, here or for Original.")
+        found.append("Utility is unknown: accuracy on the retained test images is missing, here or for the references.")
     if row.status == "ok":
-        found += [*_about_evidence(verdict), *_about_numbers(verdict)]
-    if verdict.leakage and verdict.level != "deep":
-        found.append(f"The forgotten images are also detectable. {_detection(verdict.leakage)}.")
+        found += [*_about_evidence(verdict), *_about_numbers(row, verdict)]
     return found + [_left_out(attack, reason) for attack, reason in row.skipped.items()]
+
+
+def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
+    """What the row keeps of its verdict."""
+    return verdict.as_json(headline(row, verdict).replace(_SPACE, " "))
+
+
+def _lost(verdict: Verdict) -> str:
+    """``1.2 points below Original and 0.3 points above Retrain``."""
+    texts = []
+    for name, lost in verdict.lost.items():
+        points = f"{100 * abs(lost):.1f}"
+        texts.append(f"that of {name}" if points == "0.0" else f"{points} points {_side(lost)} {name}")
+    return " and ".join(texts)
+
+
+def _side(lost: float) -> str:
+    return "below" if lost > 0 else "above"
+
+
+def _undecided(verdict: Verdict) -> str:
+    """What would probably decide."""
+    if verdict.retrains < RETRAINS_NEEDED:
+        return (
+            f" To say that a model is as Retrain takes at least {RETRAINS_NEEDED} Retrains; there "
+            f"{'is' if verdict.retrains == 1 else 'are'} {verdict.retrains}."
+        )
+    if verdict.separated is None:
+        return " Without Original it is unknown whether these attacks show anything."
+    open_ones = [each for each in verdict.comparisons if not each.as_retrain]
+    needed = [each.seeds_needed() for each in open_ones]
+    if None in needed:
+        few = next(each.attack for each, seeds in zip(open_ones, needed, strict=True) if seeds is None)
+        return f" More seeds would not decide: the images are too few for {few}."
+    most = max((seeds for seeds in needed if seeds is not None), default=0)
+    return f" About {most} seeds of the method, and as many Retrains, would probably decide."
 
 
 def _left_out(attack: str, reason: str) -> str:
@@ -85,55 +142,53 @@ def _left_out(attack: str, reason: str) -> str:
     return f"Undefined here: {names}." if names != reason else f"{attack} was not run: {reason}."
 
 
-def _about_evidence(verdict: Verdict) -> list[str]:
+def _about_evidence(verdict: Verdict) -> Iterator[str]:
     """What the attacks of this run can show, and what is missing."""
-    worst, found = verdict.worst, []
+    if not verdict.retrains:
+        yield "There is no Retrain to compare with. What an attack gets from Retrain as well is no memory."
+        return
     if verdict.no_attack is None:
-        found.append("The accuracy on forgotten data was not measured.")
-    if verdict.level == "untested":
-        found.append(
-            f"These attacks are too few for a verdict ({', '.join(verdict.attacks)}). A model that only makes its "
-            "features small passes linear readouts of raw features. Run at least the quick suite of attacks "
-            "(configs/attack/quick.yaml), which has the worst case over many readouts (WorstRecovery)."
-        )
-    if verdict.level == "inconclusive":
-        found.append(
-            "These attacks cannot separate Original from Retrain on these images. So they cannot show whether the "
-            "model forgot: Original itself would pass them."
-        )
-    if verdict.level == "deep":
-        found.append("The verdict covers only the attacks of this run. A stronger attack may recover more.")
-    if worst is None:
-        found.append("No attack that measures recovery was run.")
-    elif worst.retrain is None:
-        original = "" if worst.original is None else f" (Original: {_percent(worst.original)})"
-        found.append(
-            f"{worst.attack} names {_percent(worst.value)} of {IMAGES[worst.split]}{original}, but there is no Retrain "
-            "row to compare with. Retrain may reach the same accuracy."
-        )
-    elif verdict.uncompared:
-        found.append(f"Not compared, because Retrain was not attacked with them: {', '.join(verdict.uncompared)}.")
-    return found
+        yield "The accuracy on forgotten data was not measured, here or for Retrain."
+    counts = f"{_count(verdict.models, 'model')} of the method with {_count(verdict.retrains, 'Retrain')}"
+    yield f"Compared: {counts}, in {_count(len(verdict.comparisons), 'number')}. In brackets: bounds of the excess."
+    if verdict.level != "not attacked enough" and verdict.missing:
+        yield f"The suite of this run lacks: {'; '.join(verdict.missing)}. No model is as Retrain without them."
+    if verdict.level == "not attacked enough":
+        yield "Run at least the quick suite of attacks (configs/attack/quick.yaml)."
+    if verdict.level == "as Retrain":
+        yield "The verdict covers only the attacks of this run. A stronger attack may recover more."
+    if verdict.separated is None:
+        yield f"There is no {ORIGINAL} to compare with: it is unknown whether these attacks show anything."
+    if verdict.uncompared:
+        yield f"Not compared, because Retrain was not attacked with them: {', '.join(verdict.uncompared)}."
 
 
-def _about_numbers(verdict: Verdict) -> list[str]:
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
     """How to read the accuracies on forgotten data."""
-    no_attack, worst, found = verdict.no_attack, verdict.worst, []
-    if verdict.level in ("remembers", "part") and worst and worst.above:
-        found.append(f"The strongest attack ({worst.attack}) names {_beside_retrain(worst)}.")
-    if verdict.level == "shallow" and no_attack:
-        found.append(f"Without any attack, the model names {_percent(no_attack.value)} of {IMAGES[no_attack.split]}.")
-    if verdict.level in ("deep", "untested", "inconclusive") and worst and worst.tolerance > DEPTH_TOLERANCE:
-        resolved = _points(worst.tolerance)
-        found.append(f"With this few images, differences below {resolved} points cannot be resolved.")
-    if no_attack and no_attack.excess is not None and no_attack.excess < -no_attack.tolerance:
-        found.append(
-            "Without any attack, accuracy on forgotten data is below Retrain's. Such over-forgetting can itself make "
-            "the images detectable."
+    no_attack = verdict.no_attack
+    leaking = [each for each in verdict.comparisons if each.leaks and each is not verdict.worst]
+    if verdict.level in ("leaks", "not forgotten") and (others := [c.attack for c in leaking if c is not no_attack]):
+        yield f"Above Retrain beyond doubt, too: {', '.join(others)}."
+    if verdict.level in ("leaks", "inconclusive") and no_attack and verdict.worst is not no_attack:
+        yield evidence(no_attack)
+    level = chance(row)
+    at_chance = [c.attack for c in verdict.comparisons if c.unit == "accuracy" and c.attack != NO_ATTACK]
+    near = [c for c in verdict.comparisons if c.attack in at_chance and level and abs(c.value - level) <= _NEAR_CHANCE]
+    if near:
+        yield (
+            f"Attacks that end near {percent(level)} are at chance level: they cannot recover which forgotten class an "
+            "image has. This does not prove that the image is forgotten."
         )
-    if verdict.constant is not None and verdict.level in ("deep", "shallow", "part", "untested"):
-        found.append(
-            f"Attacks that end near {_percent(verdict.constant)} are at chance level: they cannot recover which "
-            "forgotten class an image has. This does not prove that the image is forgotten."
+    if forgets(row) == "one class":
+        yield (
+            "One class was forgotten, so its name is known without the model. Attacks that recover labels do not count "
+            "here: relearning, detection, membership and the information in the stages do."
         )
-    return found
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", _MINUS)

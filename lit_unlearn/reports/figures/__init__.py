@@ -2,6 +2,7 @@
 
 from lit_unlearn.reports.figures.bars import hidden_states, recovery_bars
 from lit_unlearn.reports.figures.curves import curve_groups, curves
+from lit_unlearn.reports.figures.intervals import interval_plot
 from lit_unlearn.reports.figures.maps import MAX_POINTS, feature_map
 from lit_unlearn.reports.figures.stages import stage_groups, stage_lines
 from lit_unlearn.reports.figures.svg import standalone
@@ -14,6 +15,7 @@ __all__ = [
     "curves",
     "feature_map",
     "hidden_states",
+    "interval_plot",
     "recovery_bars",
     "spread",
     "stage_groups",

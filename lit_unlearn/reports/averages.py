@@ -1,0 +1,66 @@
+"""Means over rows of the same model, and over the models of several seeds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lit_unlearn.reports.rows import RETRAIN, Row
+
+
+def mean_row(rows: Sequence[Row], **changes: object) -> Row:
+    """A row that stands for several: the settings of the first, and the mean of each number over the rows that have it.
+
+    Args:
+        rows: at least one.
+        **changes: fields of the row that are to differ from the first one's.
+    """
+    means = {name: _means([getattr(row, name) for row in rows]) for name in ("metrics", "attacks", "seconds")}
+    return replace(rows[0], **{**means, **changes})  # type: ignore[arg-type]
+
+
+def one_a_model(rows: Sequence[Row]) -> list[Row]:
+    """A row for each model: the mean of its rows where it was attacked several times, with other seeds.
+
+    Rows of a benchmark are of one model where they share all seeds but the attack's, and of Original and Retrain where
+    they share the training seed. Other rows are of one model where they agree in every accuracy without an attack and
+    in seed and settings.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_model(row), []).append(row)
+    return [group[0] if len(group) == 1 else mean_row(group) for group in groups.values()]
+
+
+def with_mean_retrains(rows: Sequence[Row]) -> list[Row]:
+    """The rows to be shown: of several Retrains of one split and network, one row with their mean, in the first's place."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.method == RETRAIN and row.status == "ok":
+            groups.setdefault(_task(row), []).append(row)
+    shown = []
+    for row in rows:
+        group = groups.get(_task(row), []) if row.method == RETRAIN and row.status == "ok" else [row]
+        if row is group[0]:
+            shown.append(row if len(group) == 1 else mean_row(one_a_model(group)))
+    return shown
+
+
+def _task(row: Row) -> str:
+    return repr((row.split.get("hash"), row.backbone))
+
+
+def _model(row: Row) -> str:
+    made = row.benchmark
+    if made.get("seeds"):
+        seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}
+        return repr((row.method, made.get("scenario"), made.get("experiment"), made.get("variant"), sorted(seeds.items())))
+    weights = row.weights.get("sha256"), row.weights.get("source")
+    return repr((row.method, row.seed, sorted(row.metrics.items()), row.hyperparameters, row.optimizer, weights))
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for numbers in rows:
+        for name, value in numbers.items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
