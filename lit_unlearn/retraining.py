@@ -40,19 +40,20 @@ _OF_ONE_PROCESS = {
 }
 
 
-def retrained(config: str, run: Mapping[str, Any], folder: Path) -> Path:
+def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0) -> Path:
     """The weights of a Retrain, trained by a config on the backbone, data and split of a run, unless they are there.
 
     Args:
         config: name of a config; its ``model``, ``trainer`` and ``seed_everything`` count. It need not name a backbone.
         run: the settings of the run that needs the Retrain: ``model``, ``data``, ``trainer``.
         folder: where trained Retrains are kept, each in a folder of its own.
+        number: of several Retrains, which one; it is added to the config's seed.
 
     Raises:
         UsageError: if the config is not there, is of another method, names another backbone, or diverges.
     """
     settings = _settings(config, run)
-    seed = settings.pop("seed_everything")
+    seed = settings.pop("seed_everything") + number
     with _seeded(seed):
         parser = _parser()
         parsed = parser.parse_object(settings)

@@ -122,7 +122,18 @@ class UnlearnCLI(LightningCLI):
 
     def _retrain_config(self) -> str | None:
         """The config that is given in place of a Retrain."""
-        retrain = self._settings().evaluation.retrain
+        retrain, count = (self._settings().evaluation[name] for name in ("retrain", "retrains"))
+        for each in retrain if isinstance(retrain, list) else ():
+            if isinstance(each, str) and is_config(each):
+                raise UsageError(
+                    f"evaluation.retrain: {each} is a config in a list: give it alone, and how many Retrains it is to "
+                    "train as evaluation.retrains"
+                )
+        if count > 1 and not (isinstance(retrain, str | Path) and is_config(retrain)):
+            raise UsageError(
+                f"evaluation.retrains is {count}, but evaluation.retrain is no config that trains them: list the "
+                "weights in evaluation.retrain"
+            )
         return str(retrain) if isinstance(retrain, str | Path) and is_config(retrain) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -191,15 +202,16 @@ class UnlearnCLI(LightningCLI):
         if config is None:
             return
         check_run(self.model, self.datamodule, fits=True)
-        for warning in before_run(self.datamodule, self.model.original_copy(), None, torch.device("cpu")):
+        for warning in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
             rank_zero_warn(warning)
         settings = self._settings()
         with isolate_rng():  # the run draws what it would draw without it
-            path = str(retrained(config, settings.as_dict(), root_of(settings.trainer) / "retrain"))
-        settings.evaluation.retrain = path
+            folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
+            paths = [str(retrained(config, settings.as_dict(), folder, number)) for number in range(count)]
+        settings.evaluation.retrain = paths if count > 1 else paths[0]
         for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, Evaluation):
-                callback.retrain = path
+                callback.retrain = list(paths)
 
     def _check_monitors(self) -> None:
         """Refuses what EarlyStopping cannot find, as far as it is known: the package's methods log accuracies alone."""

@@ -1,8 +1,9 @@
 """The driver of a run: it measures Original, Retrain and the unlearned model alike, and hands over the results."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run
-from lit_unlearn.attacks.retrain import LoadedRetrain, OwnRetrain, check_retrain, load_retrain
+from lit_unlearn.attacks.retrain import LoadedRetrain, OwnRetrain, check_retrain, load_retrains
 from lit_unlearn.attacks.shared import Shared
-from lit_unlearn.attacks.target import Target, make_targets
+from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
 
 TITLE = "evaluate"
@@ -37,8 +38,11 @@ class Evaluation(Driver):
         retrain: the reference model trained without the forget set: weights as a file or as a name in the manifest,
             which must belong to exactly this run's split; weights of other code with what they were trained without,
             as ``{weights: retrain.pt, trained_without: forget.txt}``, which a file ``retrain.pt.yaml`` beside them may
-            also say; or, from Python, a network, for which the caller vouches. None leaves it out. On the command line
-            it may also be an experiment file of Retrain, which is then trained first.
+            also say; or, from Python, a network, for which the caller vouches. None leaves it out. A list names
+            Retrains of several seeds, of which the first serves attacks that compare with one; a verdict that a model
+            is as Retrain takes five. On the command line it may also be an experiment file of Retrain, which is then
+            trained first.
+        retrains: how many Retrains are trained where ``retrain`` is such a file, of one seed after the other.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
@@ -50,16 +54,20 @@ class Evaluation(Driver):
 
     def __init__(
         self,
-        retrain: str | Path | OwnRetrain | Network | None = None,
+        retrain: str | Path | OwnRetrain | Network | list[str | OwnRetrain | Network] | None = None,
         suite: str | None = None,
         reference_models: bool = True,
         cache: str | Path | None = None,
+        retrains: int = 1,
     ) -> None:
-        self.retrain = check_retrain(retrain)
+        given = retrain if isinstance(retrain, list) else [retrain]
+        self.retrain = [check_retrain(each) for each in given if each is not None]
+        check_at_least("evaluation.retrains", retrains, 1)
+        self.retrains = retrains
         self.suite = suite
         self.reference_models = reference_models
         self.cache = cache
-        self._retrain: LoadedRetrain | None = None
+        self._retrains: list[LoadedRetrain] = []
         self._results: Results | None = None
         self._warnings: list[str] = []
 
@@ -84,7 +92,7 @@ class Evaluation(Driver):
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
         self.began, self._results, self._warnings = False, None, []
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self._retrain = None if self.retrain is None else load_retrain(self.retrain, pl_module, data)
+        self._retrains = load_retrains(self.retrain, pl_module, data)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at Original and Retrain, and says what is doubtful."""
@@ -138,14 +146,14 @@ class Evaluation(Driver):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Frees the memory of Retrain."""
         del trainer, pl_module, stage
-        self._retrain = self._results = None
+        self._retrains, self._results = [], None
 
     def _warn_before(self, trainer: Trainer, module: Any) -> None:
         """Says what is doubtful before anything is trained or attacked; the rows repeat it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        retrain = None if self._retrain is None else self._retrain.backbone
         with isolated(module.device):
-            found = list(before_run(data, module.original_copy(), retrain, module.device))
+            retrains = [each.backbone for each in self._retrains]
+            found = list(before_run(data, module.original_copy(), retrains, module.device))
         for warning in found:
             rank_zero_warn(warning)
         self._warnings = [*data.warnings, *found]
@@ -174,14 +182,22 @@ class Evaluation(Driver):
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
             rank_zero_info(f"Measuring the reference model: {subject}")
-            reference = Measurement()
-            if subject == "retrain" and self._retrain is not None:
-                reference.weights = self._retrain.source
-                if self._retrain.seconds is not None:
-                    reference.seconds["unlearn"] = self._retrain.seconds
-            measure(targets[subject], attacks, reference)
-            results.models[subject] = reference
+            found = of_retrain(self._retrains[0]) if subject == "retrain" else Measurement()
+            measure(targets[subject], attacks, found)
+            results.models[subject] = found
+        if "retrain" in results.models:
+            results.more_retrains = list(self._measure_more(module, targets["retrain"], attacks))
         self._hand_over(trainer, module, results)
+
+    def _measure_more(self, module: Any, first: Target, attacks: Sequence[Attack]) -> Iterator[Measurement]:
+        """Measures the Retrains after the first, one in memory at a time; their pictures are not kept."""
+        for number, retrain in enumerate(self._retrains[1:], start=2):
+            rank_zero_info(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
+            found = of_retrain(retrain)
+            model = EncodedData(retrain.backbone, first.data, module.device)
+            measure(dataclasses.replace(first, model=model), attacks, found)
+            found.artifacts = {}
+            yield found
 
     def _new_results(self) -> Results:
         return Results({"unlearned": Measurement()}, suite=self.suite, warnings=list(self._warnings))
@@ -191,7 +207,7 @@ class Evaluation(Driver):
         unchanged = original is not None and module.is_original()
         backbones: dict[Subject, Backbone | None] = {
             "original": original,
-            "retrain": None if self._retrain is None else self._retrain.backbone,
+            "retrain": self._retrains[0].backbone if self._retrains else None,
             "unlearned": original if unchanged else module.frozen_copy(),
         }
         present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}
@@ -211,6 +227,12 @@ class Evaluation(Driver):
         for callback in _callbacks(trainer):
             if isinstance(callback, TakesResults):
                 callback.on_attacks_end(trainer, module, results)
+
+
+def of_retrain(retrain: LoadedRetrain) -> Measurement:
+    """A measurement that knows where a Retrain comes from, and how long its training took."""
+    seconds = {} if retrain.seconds is None else {"unlearn": retrain.seconds}
+    return Measurement(weights=retrain.source, seconds=seconds)
 
 
 def measure(target: Target, attacks: Sequence[Attack], found: Measurement) -> None:

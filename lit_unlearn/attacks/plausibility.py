@@ -34,13 +34,15 @@ _NORMALISATIONS = {
 }
 
 
-def before_run(data: Any, original: Backbone | None, retrain: Backbone | None, device: torch.device) -> Iterator[str]:
+def before_run(
+    data: Any, original: Backbone | None, retrains: Sequence[Backbone], device: torch.device
+) -> Iterator[str]:
     """What is doubtful before anything is trained.
 
     Args:
         data: the data module.
         original: the original model, or None.
-        retrain: Retrain, or None.
+        retrains: Retrains of the run, if there are any.
         device: where to compute.
     """
     if original is None:
@@ -48,9 +50,10 @@ def before_run(data: Any, original: Backbone | None, retrain: Backbone | None, d
     original = copy.deepcopy(original).to(device)
     count = max(LEAST_IMAGES, min(MOST_IMAGES, MOST_PIXELS // math.prod(data.image_shape)))
     yield from _poor_original(original, list(data.shuffled_batches("retain", device, count)))
-    if retrain is not None and "test_retain" in data.split_names:
+    if retrains and "test_retain" in data.split_names:
         batches = list(data.shuffled_batches("test_retain", device, count))
-        yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
+        for retrain in retrains:
+            yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
 
 
 def after_run(trainer: Trainer, module: Any) -> Iterator[str]:

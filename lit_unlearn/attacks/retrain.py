@@ -1,6 +1,6 @@
 """The Retrain that a run is compared with: where its weights are, and what it was trained without."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,20 @@ def check_retrain(given: object) -> Any:
     if not isinstance(given, str | Path | OwnRetrain | nn.Module | None):
         raise UsageError(f"retrain is {given!r}, but must be weights, a network, or weights with trained_without")
     return given
+
+
+def load_retrains(given: Sequence[Any], module: Any, data: Any) -> list[LoadedRetrain]:
+    """The Retrains of a run, which must be different ones; each is given as for :func:`load_retrain`.
+
+    Raises:
+        UsageError: as :func:`load_retrain`, or if two of them have the same weights.
+    """
+    found = [load_retrain(each, module, data) for each in given]
+    known = [each.source.get("sha256") for each in found]
+    for each in found:
+        if each.source.get("sha256") and known.count(each.source["sha256"]) > 1:
+            raise UsageError(f"retrain {each.source['source']!r} is given twice: name Retrains of different seeds")
+    return found
 
 
 def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:

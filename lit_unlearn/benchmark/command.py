@@ -12,7 +12,7 @@ from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
-from lit_unlearn.benchmark.leaderboard import scatter, verdict_of, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import WEIGHTS, Run
@@ -137,7 +137,7 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
     Of several seeds it names the first that has weights.
     """
     verdicts = {
-        (row.benchmark["scenario"], row.benchmark["experiment"]): verdict_of(line)
+        (row.benchmark["scenario"], row.benchmark["experiment"]): line.title
         for summary in summaries
         for line in summary.lines
         for row in line.rows

@@ -12,7 +12,7 @@ from lit_unlearn.benchmark.columns import Column
 from lit_unlearn.benchmark.summary import Line, Summary, Value
 from lit_unlearn.benchmark.tables import text_of
 from lit_unlearn.files import write_atomically
-from lit_unlearn.reports import figures, gallery, verdict
+from lit_unlearn.reports import figures, gallery
 from lit_unlearn.reports.page import Entry
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.table import UNKNOWN
@@ -34,21 +34,20 @@ class Number:
         text: mean and deviation.
         sort: what it is sorted by; empty where it is unknown.
         delta: mean distance to Retrain, or an empty text.
-        above: whether it is above Retrain by more than the tolerance.
     """
 
     text: str
     sort: str = ""
     delta: str = ""
-    above: bool = False
 
 
 @dataclass(frozen=True)
 class Card:
-    """One method on the page: the verdict on its mean row, and drawings."""
+    """One method on the page: the verdict on its models, and drawings."""
 
     entry: Entry
     line: Line
+    intervals: str
     bars: str
     stages: Mapping[str, Sequence[str]]
     grids: Mapping[str, Any]
@@ -135,12 +134,6 @@ def _by_depth(summary: Summary) -> list[Line]:
     return sorted(summary.lines, key=place)
 
 
-def verdict_of(line: Line) -> str:
-    """The verdict on a method in a few words; empty for a reference and where there is no result."""
-    entry = _entry(line)
-    return "" if entry is None else entry.title
-
-
 def _entry(line: Line) -> Entry | None:
     """The page's entry for the mean row of a method."""
     return None if line.mean is None or line.verdict is None else Entry(line.mean, line.label, line.verdict, {})
@@ -148,37 +141,26 @@ def _entry(line: Line) -> Entry | None:
 
 def _numbers(line: Line, summary: Summary) -> list[Number]:
     reference = line.label in (ORIGINAL, RETRAIN)
-    allowed = _allowed(summary)
-    return [
-        _number(value, column, reference, allowed) for value, column in zip(line.values, summary.columns, strict=True)
-    ]
+    return [_number(value, column, reference) for value, column in zip(line.values, summary.columns, strict=True)]
 
 
-def _allowed(summary: Summary) -> float:
-    """The tolerance above Retrain, in points, in the column by which depth is ranked."""
-    found = {line.label: summary.value(line, "depth") for line in summary.lines}
-    retrain, original = (value.mean / 100 if (value := found.get(name)) else None for name in (RETRAIN, ORIGINAL))
-    return 100 * verdict.tolerance_beside(retrain, original)
-
-
-def _number(value: Value | None, column: Column, reference: bool, allowed: float) -> Number:
+def _number(value: Value | None, column: Column, reference: bool) -> Number:
     if value is None:
         return Number(UNKNOWN)
     text = text_of(value, column.unit)
     if reference or value.delta is None or column.unit != "%":
         return Number(text, f"{value.mean:.6g}")
-    above = column.role == "depth" and value.delta > allowed
-    return Number(text, f"{value.mean:.6g}", f"{value.delta:+.1f}".replace("-", "\N{MINUS SIGN}"), above)
+    return Number(text, f"{value.mean:.6g}", f"{value.delta:+.1f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def _headline(summary: Summary) -> str:
-    """Which methods withstand, and the two ranks of the one nearest to Retrain."""
+    """Which methods are as Retrain, and the two ranks of the one nearest to Retrain."""
     judged = [line for line in summary.lines if line.verdict is not None]
     if not judged:
         return "These results have no unlearned model, only references."
     good = [line.label for line in judged if line.verdict and line.verdict.good]
     names = f" ({', '.join(good)})" if 0 < len(good) <= 4 else ""
-    text = "Methods that withstand every attack as well as Retrain and keep utility: "
+    text = "Methods that are as Retrain under every attack and keep utility: "
     text += f"{len(good)} of {len(judged)}{names}."
     ranked = [line for line in judged if line.gap_rank is not None]
     if not ranked:
@@ -187,7 +169,7 @@ def _headline(summary: Summary) -> str:
     if best.depth_rank is not None:
         deep = sum(line.depth_rank is not None for line in judged)
         text += f" {best.label} has the smallest gap and rank {best.depth_rank} of {deep} by depth."
-    elif best.verdict and best.verdict.level == "remembers":
+    elif best.verdict and best.verdict.level == "not forgotten":
         text += f" {best.label} has the smallest gap and has not forgotten."
     return text
 
@@ -200,7 +182,7 @@ def scatter(summary: Summary) -> str:
         if x is not None and y is not None:
             judged = line.verdict
             damaged = judged is not None and judged.utility == "damaged"
-            held = judged is not None and judged.withstood and not damaged
+            held = judged is not None and judged.level == "as Retrain" and not damaged
             points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held, damaged))
     titles = {column.role: column.title for column in summary.columns}
     if not points:
@@ -223,7 +205,8 @@ def _card(line: Line, entry: Entry, summary: Summary, artifacts: Artifacts) -> C
         name: [(label, pictures[:_PICTURES]) for label, pictures in found]
         for name, found in gallery.grids(shown).items()
     }
-    return Card(entry, line, Markup(figures.recovery_bars(rows)), stages, grids, maps)
+    intervals = Markup("" if entry.verdict is None else figures.interval_plot(entry.verdict))
+    return Card(entry, line, intervals, Markup(figures.recovery_bars(rows)), stages, grids, maps)
 
 
 def _artifacts_of(line: Line, summary: Summary, artifacts: Artifacts) -> dict[str, Mapping[str, Artifact]]:

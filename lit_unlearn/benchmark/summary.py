@@ -14,11 +14,16 @@ from typing import Any
 
 from lit_unlearn.benchmark.columns import COLUMNS, Column
 from lit_unlearn.errors import UsageError
+from lit_unlearn.reports import wording
+from lit_unlearn.reports.averages import mean_row
+from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.scores import TERMS, gap_to_retrain
-from lit_unlearn.reports.verdict import Verdict, judge
+from lit_unlearn.reports.verdict import Level, Verdict, judge_models
 
 _ALL_TERMS = ", ".join(TERMS)
+_RANKED: tuple[Level, ...] = ("leaks", "cannot tell", "not attacked enough", "as Retrain", "inconclusive")
+"""Levels of models that have a rank by depth: those that have forgotten at least without an attack."""
 
 Retrains = Mapping[tuple[Any, ...], Row]
 
@@ -46,10 +51,10 @@ class Line:
         values: one a column, None where it is unknown.
         note: runs that did not end well, or an empty text.
         mean: a row whose numbers are the means; None where no run ended well.
-        verdict: the judgement on that row; None for the references.
+        verdict: the judgement on all its models; None for the references.
         gap_rank: place by distance to Retrain among methods whose utility is not damaged, 1 is the nearest.
-        depth_rank: place among those of them that have forgotten by the accuracy of the strongest attack, 1 is the
-            lowest.
+        depth_rank: place among those of them that have forgotten by the largest lower bound of an excess over Retrain,
+            1 is the lowest.
     """
 
     label: str
@@ -60,6 +65,20 @@ class Line:
     verdict: Verdict | None = None
     gap_rank: int | None = None
     depth_rank: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The verdict in a few words, with what is to be said of utility; empty for a reference or without a result."""
+        if self.verdict is None or self.mean is None:
+            return ""
+        title = wording.title(self.verdict)
+        return f"{title}, utility {self.verdict.utility}" if self.verdict.utility in ("reduced", "damaged") else title
+
+    @property
+    def excess(self) -> str:
+        """The excess over Retrain that decides, with its bounds, and the attack; empty where nothing was compared."""
+        worst = None if self.verdict is None else self.verdict.worst
+        return "" if worst is None else f"{wording.bounds(worst)} {worst.attack}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ class Summary:
         return line.values[places[0]] if places else None
 
 
-def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[Summary]:
+def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, margins: Margins = MARGINS) -> list[Summary]:
     """A table for each data set and scenario that the rows of benchmarks are of, in the order in which they come.
 
     Raises:
@@ -106,7 +125,7 @@ def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> list[
                 f"a row of {row.method} is of no benchmark: only rows.json of a benchmark can be summarised"
             )
         groups.setdefault((_data(row), row.benchmark["scenario"]), []).append(row)
-    return [_summary(data, scenario, group, columns) for (data, scenario), group in groups.items()]
+    return [_summary(data, scenario, group, columns, margins) for (data, scenario), group in groups.items()]
 
 
 def _data(row: Row) -> str:
@@ -114,11 +133,11 @@ def _data(row: Row) -> str:
     return f"{source} ({images:,} images)" if isinstance(images, int) else str(source)
 
 
-def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column]) -> Summary:
+def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column], margins: Margins) -> Summary:
     suite, left_out = _suite(rows)
     others = set(map(id, left_out))
     used = [row for row in rows if id(row) not in others]
-    retrains = {_seed(row): row for row in used if row.method == RETRAIN and row.status == "ok"}
+    retrains = _retrains(used)
     classes = any(row.split.get("forgotten_classes") for row in used)
     columns = [column for column in columns if column.classes in (None, classes)]
     lines = [_line(label, own, columns, retrains) for label, own in _groups(used).items()]
@@ -129,7 +148,16 @@ def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Co
     notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains), *_gap_notes(terms)]
     columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
     summary = Summary(data, scenario, suite, columns, lines, notes)
-    return replace(summary, lines=_ranked(summary, _judged(lines)))
+    return replace(summary, lines=_ranked(summary, _judged(lines, margins)))
+
+
+def _retrains(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+    """The Retrain of each training seed and split; of several rows their mean."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.method == RETRAIN and row.status == "ok":
+            found.setdefault(_seed(row), []).append(row)
+    return {seed: mean_row(own) for seed, own in found.items()}
 
 
 def _suite(rows: Sequence[Row]) -> tuple[str, list[Row]]:
@@ -209,28 +237,20 @@ def _mean(label: str, rows: Sequence[Row]) -> Row | None:
     """A row that stands for all: the first one's settings, and the mean of each number over the rows that have it."""
     if not rows:
         return None
-    return replace(
-        rows[0],
-        method=label,
-        split={**rows[0].split, "hash": "mean"},  # so that references of other splits stand beside it
-        metrics=_means([row.metrics for row in rows]),
-        attacks=_means([row.attacks for row in rows]),
-        seconds=_means([row.seconds for row in rows]),
-    )
+    split = {**rows[0].split, "hash": "mean"}  # so that references of other splits stand beside it
+    return mean_row(rows, method=label, split=split)
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for numbers in rows:
-        for name, value in numbers.items():
-            found.setdefault(name, []).append(value)
-    return {name: statistics.fmean(values) for name, values in found.items()}
-
-
-def _judged(lines: Sequence[Line]) -> list[Line]:
-    means = [line.mean for line in lines if line.mean is not None]
-    methods = {id(line): line.mean for line in lines if line.mean and line.label not in (ORIGINAL, RETRAIN)}
-    return [replace(line, verdict=judge(mean, means)) if (mean := methods.get(id(line))) else line for line in lines]
+def _judged(lines: Sequence[Line], margins: Margins) -> list[Line]:
+    """The lines with the verdict on the models of each method."""
+    known = {line.label: [row for row in line.rows if row.status == "ok"] for line in lines}
+    originals, retrains = (known.get(name, []) for name in (ORIGINAL, RETRAIN))
+    return [
+        line
+        if line.label in (ORIGINAL, RETRAIN) or line.mean is None
+        else replace(line, verdict=judge_models(line.rows, retrains, originals, margins))
+        for line in lines
+    ]
 
 
 def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:
@@ -240,16 +260,15 @@ def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:
     by depth, whatever an attack recovers.
     """
     useful = {n: line for n, line in enumerate(lines) if line.verdict and line.verdict.utility != "damaged"}
-    forgot = {n: line for n, line in useful.items() if line.verdict and line.verdict.level != "remembers"}
-    gap = _places({n: summary.value(line, "gap") for n, line in useful.items()})
-    depth = _places({n: summary.value(line, "depth") for n, line in forgot.items()})
+    forgot = {n: line.verdict for n, line in useful.items() if line.verdict and line.verdict.level in _RANKED}
+    gap = _places({n: value.mean for n, line in useful.items() if (value := summary.value(line, "gap"))})
+    depth = _places({n: found for n, verdict in forgot.items() if (found := verdict.depth) is not None})
     return [replace(line, gap_rank=gap.get(n), depth_rank=depth.get(n)) for n, line in enumerate(lines)]
 
 
-def _places(values: Mapping[int, Value | None]) -> dict[int, int]:
-    """The place of each known value, 1 for the smallest; equal ones share theirs."""
-    means = {number: value.mean for number, value in values.items() if value is not None}
-    return {number: 1 + sum(other < mean for other in means.values()) for number, mean in means.items()}
+def _places(values: Mapping[int, float]) -> dict[int, int]:
+    """The place of each value, 1 for the smallest; equal ones share theirs."""
+    return {number: 1 + sum(other < value for other in values.values()) for number, value in values.items()}
 
 
 def _note(rows: Sequence[Row]) -> str:

@@ -28,15 +28,26 @@ def text_of(value: Value | None, unit: str) -> str:
 
 def markdown(summary: Summary) -> str:
     """The table in Markdown; runs that did not end well are noted behind a method's name."""
+    judged = _judged(summary)
     lines = [
-        "| Model | " + " | ".join(column.heading for column in summary.columns) + " |",
-        "|---|" + "---:|" * len(summary.columns),
+        f"| {' | '.join(['Model', *(name for name, _ in judged), *(column.heading for column in summary.columns)])} |",
+        f"|---|{'---|' * len(judged)}{'---:|' * len(summary.columns)}",
     ]
-    for line in summary.lines:
+    for place, line in enumerate(summary.lines):
         label = _inert(f"{line.label} [{line.note}]" if line.note else line.label)
+        texts = [cells[place] for _, cells in judged]
         cells = [text_of(value, column.unit) for value, column in zip(line.values, summary.columns, strict=True)]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([label, *texts, *cells])} |")
     return "\n".join(lines)
+
+
+def _judged(summary: Summary) -> list[tuple[str, list[str]]]:
+    """The columns of text, a heading and a cell for each line: the verdict, and the excess that decides."""
+    columns = [
+        ("Verdict", [line.title or "–" for line in summary.lines]),
+        ("Excess over Retrain", [line.excess or "–" for line in summary.lines]),
+    ]
+    return [column for column in columns if any(cell != "–" for cell in column[1])]
 
 
 def _inert(text: str) -> str:
@@ -49,7 +60,7 @@ def terminal_tables(summary: Summary, width: int) -> list[Table]:
     from rich.text import Text
 
     labels = [printable(f"{line.label} {line.note}".strip()) for line in summary.lines]
-    columns = [
+    columns = [[heading, *cells] for heading, cells in _judged(summary)] + [
         [column.heading, *(text_of(line.values[place], column.unit) for line in summary.lines)]
         for place, column in enumerate(summary.columns)
     ]

@@ -32,7 +32,7 @@ def one_a_model(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_mean_retrains(rows: Sequence[Row]) -> list[Row]:
-    """The rows to be shown: of several Retrains of one split and network, one row with their mean, in the first's place."""
+    """The rows to be shown: of several Retrains of one split and network, one row with their mean."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.method == RETRAIN and row.status == "ok":
@@ -53,7 +53,8 @@ def _model(row: Row) -> str:
     made = row.benchmark
     if made.get("seeds"):
         seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}
-        return repr((row.method, made.get("scenario"), made.get("experiment"), made.get("variant"), sorted(seeds.items())))
+        place = [made.get(name) for name in ("scenario", "experiment", "variant")]
+        return repr((row.method, place, sorted(seeds.items()), row.weights.get("sha256")))
     weights = row.weights.get("sha256"), row.weights.get("source")
     return repr((row.method, row.seed, sorted(row.metrics.items()), row.hyperparameters, row.optimizer, weights))
 

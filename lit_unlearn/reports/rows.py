@@ -69,8 +69,8 @@ class Row:
         weights: where the original weights came from (``source``, ``sha256``), and the ``result``: its file, sha256,
             the sha256 of its tensors, and how the method changed the architecture, where it did.
         warnings: signs that the numbers may be wrong, one sentence each.
-        verdict: of a method's row: ``level``, ``utility``, ``worst`` (an attack), ``reason`` (a sentence), ``models`` and
-            ``retrains`` (how many), and ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``.
+        verdict: of a method's row: ``level``, ``utility``, ``worst`` (an attack), ``reason`` (a sentence), ``models``
+            and ``retrains`` (how many), ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``.
         benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 

@@ -51,7 +51,8 @@ def results_table(rows: Sequence[Row]) -> Table:
         rows: result rows; Original and Retrain are put first.
 
     Returns:
-        A table for ``rich.print``; of several Retrains it has the mean. Unknown values are dashes. A run that did not end well is marked with its reason.
+        A table for ``rich.print``; of several Retrains it has the mean. Unknown values are dashes. A run that did not
+        end well is marked with its reason.
     """
     from rich.table import Table
     from rich.text import Text

@@ -106,7 +106,8 @@ class Verdict:
         """What decides: what leaks most, else what is farthest from being as Retrain."""
         attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
         if self.level == "leaks":
-            return max((c for c in self.comparisons if c.leaks or c.falls_short), key=lambda c: c.severity)
+            shown = [c for c in self.comparisons if c.leaks or (c.attack == NO_ATTACK and c.falls_short)]
+            return max(shown, key=lambda each: each.severity)
         return max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
 
     @property
@@ -180,7 +181,9 @@ def judge_models(
 
 def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:
     """Whether one of the attacks has one of the names; a name with a slash at its end is the beginning of several."""
-    return any(attack == name or (name.endswith("/") and attack.startswith(name)) for attack in attacks for name in names)
+    return any(
+        attack == name or (name.endswith("/") and attack.startswith(name)) for attack in attacks for name in names
+    )
 
 
 def _is_attack(found: Comparison, row: Row) -> bool:

@@ -1,0 +1,87 @@
+"""Closed forms, limits, and error rates by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lit_unlearn.reports.statistics import auc_variance, difference, share_variance
+
+
+def test_with_no_known_deviation_it_is_students_t_of_two_samples(monkeypatch):
+    monkeypatch.setattr("lit_unlearn.reports.statistics._PRIOR_OBSERVATIONS", 0)
+    ours, theirs = [0.81, 0.83, 0.86], [0.78, 0.80, 0.79, 0.77, 0.82]
+    found = difference(ours, theirs, known=1.0, sampling=0.0)
+    expected = stats.ttest_ind(ours, theirs)
+    assert found.mean / found.error == pytest.approx(expected.statistic)
+    interval = expected.confidence_interval(0.9)
+    assert (found.low(0.05), found.high(0.05)) == pytest.approx((interval.low, interval.high))
+
+
+def test_one_model_on_each_side_has_the_known_deviation():
+    found = difference([0.9], [0.8], known=0.03, sampling=0.0)
+    assert (found.deviation, found.freedom, found.error) == pytest.approx((0.03, 4, 0.03 * math.sqrt(2)))
+    assert found.low(0.05) == pytest.approx(0.1 - 0.03 * math.sqrt(2) * stats.t.ppf(0.95, 4))
+
+
+def test_the_deviation_is_drawn_towards_the_known_one():
+    theirs = [0.7, 0.8, 0.9, 0.8, 0.8]
+    own = np.var(theirs, ddof=1)
+    found = difference([0.8], theirs, known=0.01, sampling=0.0)
+    assert found.deviation**2 == pytest.approx((4 * own + 4 * 0.01**2) / 8)
+
+
+def test_the_images_add_their_variance_once_and_freedom():
+    alone = difference([0.9], [0.8, 0.82], known=0.02, sampling=0.0)
+    found = difference([0.9], [0.8, 0.82], known=0.02, sampling=0.001)
+    assert found.error**2 == pytest.approx(alone.error**2 + 0.001)
+    few, many = (difference([0.9], [0.8], known=0.02, sampling=v) for v in (0.0, 1e6))
+    z = stats.norm.ppf(0.95)
+    assert (many.mean - many.low(0.05)) / many.error == pytest.approx(z, rel=1e-3)
+    assert (few.mean - few.low(0.05)) / few.error > z
+    exact = difference([0.9], [0.8], known=0.0, sampling=0.04)
+    assert exact.low(0.05) == pytest.approx(0.1 - 0.2 * z), "without noise of training only the images vary"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_few_images_is_never_certain(share):
+    p = (share * 3 + 2) / 7
+    assert share_variance(share, 3) == pytest.approx(p * (1 - p) / 7)
+    assert share_variance(share, 3) > 0.02
+    assert share_variance(share, 10**6) == pytest.approx(share * (1 - share) / 10**6, abs=1e-11)
+    assert share_variance(share, 0) == pytest.approx(1 / 16)
+
+
+def test_the_variance_of_an_auc_is_that_of_simulated_ones():
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        ours, theirs = generator.normal(1, size=(60, 1)), generator.normal(size=(1, 40))
+        found.append(np.mean(ours > theirs))
+    assert auc_variance(np.mean(found), 60, 40) == pytest.approx(np.var(found), rel=0.15)
+    assert auc_variance(1.0, 50, 50) > 1e-4
+    assert auc_variance(0.5, 10**4, 10**4) == pytest.approx(1 / (6 * 10**4), rel=1e-2), "(n + m + 1) / 12nm"
+
+
+def test_bounds_cover_as_often_as_they_say():
+    """Simulated models and images: whatever the true deviation, near the known one, at k = 1 and 3."""
+    generator = np.random.default_rng(1)
+    for count in (1, 3):
+        missed = 0
+        for _ in range(2000):
+            groups = [0.8 + generator.normal(scale=0.015, size=n) for n in (count, 5)]
+            images = generator.normal(scale=0.01)
+            found = difference(list(groups[0] + images), list(groups[1]), known=0.015, sampling=0.0001)
+            missed += found.low(0.05) > 0
+        assert 0.03 < missed / 2000 < 0.07
+
+
+def test_the_seeds_that_would_decide():
+    found = difference([0.80], [0.79, 0.80, 0.81, 0.80, 0.78], known=0.015, sampling=0.0)
+    needed = found.seeds_for(0.03, 0.005, 0.05)
+    assert needed is not None
+    assert needed > 5
+    assert found.seeds_for(1.0, 0.005, 0.05) == 1
+    assert found.seeds_for(1e-4, 0.005, 0.05) is None
+    assert difference([0.8], [0.8], 0.015, sampling=0.01).seeds_for(0.03, 0.005, 0.05) is None, "too few images"
