@@ -18,6 +18,8 @@ from lit_unlearn.reports import Row, write_rows
 from lit_unlearn.reports.gallery import write_artifacts
 from lit_unlearn.reports.report import ARTIFACTS
 
+COUNTS = {"forget": 4000, "test_forget": 2000, "test_retain": 8000}
+
 
 def row(method: str, seed: int, test: float, worst: float, scenario: str = "class", **numbers: float) -> Row:
     told = {"key": f"{method}{seed}", "scenario": scenario, "experiment": method.lower(), "seeds": {"original": seed}}
@@ -29,7 +31,7 @@ def row(method: str, seed: int, test: float, worst: float, scenario: str = "clas
         metrics={"forget_acc": 0.0, "retain_acc": 0.99, "test_retain_acc": test, "test_forget_acc": 0.0},
         attacks={**attacks, **stages, **numbers},
         benchmark=told,
-        split={"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else []},
+        split={"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else [], "counts": COUNTS},
         data={"source": "Digits", "train": 1437},
         versions={"suite": "suite 2"},
         hyperparameters={"weight": 0.5},
@@ -74,12 +76,15 @@ def models(text: str) -> list[str]:
 def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
     text = page(rows())
     assert models(text) == ["Original", "Retrain", "OPC", "HeadOnly", "GradientAscent"]
-    assert "Methods that withstand every attack as well as Retrain and keep utility: 1 of 3 (OPC)." in text
+    assert "Methods that are as Retrain under every attack and keep utility: 0 of 3." in text
     assert "HeadOnly has the smallest gap and rank 2 of 2 by depth." in text
     line = text[text.index('<tr data-model="HeadOnly"') :]
     line = line[: line.index("</tr>")]
     assert re.findall(r'class="rank" data-sort="(\d*)"', line) == ["1", "2"]
-    assert re.search(r'class="above">95.0 ± 0.0<small>\+35.0</small>', line)
+    assert re.search(
+        r'class="left above" data-sort="[\d.]+">\+35.0 \([\d.]+ to [\d.]+\)<small>recovery/worst</small>', line
+    )
+    assert "95.0 ± 0.0<small>+35.0</small>" in line
     ruined = text[text.index('<tr data-model="GradientAscent"') :]
     assert 'data-utility="damaged"' in ruined[:200]
     assert ruined.count('data-sort="">–</td>') >= 2
@@ -89,7 +94,7 @@ def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
 def test_the_headline_says_that_the_nearest_to_retrain_has_not_forgotten():
     found = [row("Original", 0, 0.9, 0.9), row("Retrain", 0, 0.9, 0.5), row("FineTune", 0, 0.9, 0.1)]
     for each in (found[0], found[2]):
-        each.metrics |= {"forget_acc": 1.0, "test_forget_acc": 1.0}
+        each.metrics = each.metrics | {"forget_acc": 1.0, "test_forget_acc": 1.0}
     text = page(found)
     assert "FineTune has the smallest gap and has not forgotten." in text
     line = text[text.index('<tr data-model="FineTune"') :]
@@ -153,17 +158,15 @@ def test_report_finds_the_artifacts_in_the_folders_of_the_runs_and_in_no_other(t
     assert "<img" not in target.read_text()
 
 
-def test_a_ruined_network_is_not_drawn_as_one_that_withstood():
+def test_only_what_is_as_retrain_and_useful_is_drawn_as_such():
     (summary,) = summarise(rows())
     lines = {line.label: line for line in summary.lines}
-    assert lines["GradientAscent"].verdict.level == lines["OPC"].verdict.level == "deep"
-    assert lines["GradientAscent"].verdict.utility == "damaged"
-    green = {"OPC"}
-    assert scatter(summary).count("var(--c2") == scatter(replace_lines(summary, green)).count("var(--c2") > 0
-
-
-def replace_lines(summary, labels):
-    return replace(summary, lines=[line for line in summary.lines if line.label in labels])
+    assert (lines["GradientAscent"].verdict.level, lines["OPC"].verdict.level) == ("ruined", "not attacked enough")
+    assert scatter(summary).count("var(--c2") == 0
+    near = replace(lines["OPC"], verdict=replace(lines["OPC"].verdict, level="as Retrain"))
+    assert scatter(replace(summary, lines=[near])).count("var(--c2") > 0
+    damaged = replace(near, verdict=replace(near.verdict, utility="damaged"))
+    assert scatter(replace(summary, lines=[damaged])).count("var(--c2") == 0
 
 
 def test_figures_are_files_of_their_own_a_scenario(tmp_path):

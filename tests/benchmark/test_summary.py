@@ -16,7 +16,8 @@ from lit_unlearn.reports import Row, write_rows
 def row(method, seed, test=0.9, experiment="x", scenario="class", status="ok", forget=0.0, **attacks):
     told = {"key": f"{method}{seed}", "scenario": scenario, "experiment": experiment, "seeds": {"original": seed}}
     metrics = {"forget_acc": forget, "retain_acc": 1.0, "test_retain_acc": test, "test_forget_acc": 0.0}
-    split = {"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else []}
+    counts = {"forget": 4000, "test_forget": 2000, "test_retain": 8000}
+    split = {"hash": scenario, "forgotten_classes": [0, 1] if scenario == "class" else [], "counts": counts}
     return Row(
         method, status, metrics=metrics, attacks=attacks, benchmark=told, split=split, seconds={"unlearn": 10.0 + seed}
     )
@@ -74,8 +75,8 @@ def test_the_three_forms_hold_the_same_numbers():
     rows = [row("OPC", 0, 0.8, **{"recovery/fm/test_forget_acc": 0.354}), row("OPC", 1, 0.7)]
     (summary,) = summarise(rows)
     table = markdown(summary).splitlines()
-    assert table[0] == "| Model | UA ≈ | RA ↑ | TA ↑ | Test forgotten ≈ | FM test forgotten ↓ | Seconds ↓ |"
-    assert table[2] == "| OPC | 100.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 7.1 | 0.0 ± 0.0 | 35.4 | 10 ± 1 |"
+    assert table[0] == "| Model | Verdict | UA ≈ | RA ↑ | TA ↑ | Test forgotten ≈ | FM test forgotten ↓ | Seconds ↓ |"
+    assert table[2] == "| OPC | Not judged | 100.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 7.1 | 0.0 ± 0.0 | 35.4 | 10 ± 1 |"
     read = {line["quantity"]: line for line in csv.DictReader(io.StringIO(comma_separated([summary])))}
     assert (float(read["TA"]["mean"]), read["TA"]["n"]) == (pytest.approx(75), "2")
     assert (read["FM test forgotten"]["std"], read["FM test forgotten"]["n"]) == ("", "1")
@@ -155,9 +156,14 @@ def test_what_has_not_forgotten_has_no_rank_by_depth_whatever_an_attack_gets():
         return row(method, 0, 0.9, forget=forget, **{"recovery/worst/test_forget_acc": worst})
 
     rows = [depth("Original", 1.0, 0.95), depth("Retrain", 0.0, 0.6), depth("FineTune", 0.95, 0.1)]
+    for each in (rows[0], rows[2]):
+        each.metrics["test_forget_acc"] = 0.9
     (summary,) = summarise([*rows, depth("OPC", 0.0, 0.6), depth("HeadOnly", 0.0, 0.9)])
     found = {line.label: (line.verdict.level, line.depth_rank) for line in summary.lines if line.verdict}
-    assert found == {"FineTune": ("remembers", None), "OPC": ("deep", 1), "HeadOnly": ("shallow", 2)}
+    assert found == {"FineTune": ("not forgotten", None), "OPC": ("not attacked enough", 1), "HeadOnly": ("leaks", 2)}
+    table = markdown(summary)
+    assert "| HeadOnly | Leaks | +30.0 (" in table
+    assert ") recovery/worst | 100.0" in table
     assert all(line.gap_rank for line in summary.lines if line.verdict)
 
 
