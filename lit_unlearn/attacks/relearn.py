@@ -23,6 +23,7 @@ class and a new head row may in 2506.01318; the sweep, the useful accuracy and t
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import product
+from statistics import fmean, stdev
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -48,7 +49,9 @@ class Relearn(Attack):
     Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run where
     the mean is highest; ``<split>_acc`` at the end of that run; its ``learning_rate`` and ``fresh_head`` (1 or 0).
     ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes
-    in its place. ``samples`` is the k that were there to take.
+    in its place. ``samples`` is the k that were there to take, ``images`` how many forgotten ones ``auc`` is measured
+    on. Each is the mean over the repeats (``steps_above`` where one of them does not get there; the learning rate and
+    the head are those of the strongest), and ``auc_std`` the deviation between them.
 
     Args:
         samples: k, how many forget samples the attacker holds, spread evenly over the classes; at most half of
@@ -65,6 +68,7 @@ class Relearn(Attack):
         every: steps from one measurement to the next.
         measured: of each split, so many samples at most are measured during training; the end is measured on all.
         seed: of the choice of samples and their order.
+        repeats: how often all is repeated, with the next seeds: which few samples are held makes the end noisy.
         name: metric name prefix.
 
     Raises:
@@ -87,10 +91,12 @@ class Relearn(Attack):
         every: int = 2,
         measured: int = 200,
         seed: int = 0,
+        repeats: int = 1,
         name: str = "few",
     ) -> None:
         super().__init__(name)
         counts = {"samples": samples, "steps": steps, "batch_size": batch_size, "every": every, "measured": measured}
+        counts["repeats"] = repeats
         for option, value in counts.items():
             check_at_least(option, value, {"samples": 0, "batch_size": 2}.get(option, 1))
         check_fraction("retain_share", retain_share, zero=True, one=True)
@@ -104,13 +110,25 @@ class Relearn(Attack):
         self.samples, self.steps, self.batch_size, self.retain_share = samples, steps, batch_size, retain_share
         self.learning_rates, self.heads, self.momentum = tuple(learning_rates), tuple(heads), momentum
         self.freeze_encoder, self.recovered, self.every, self.measured = freeze_encoder, recovered, every, measured
-        self.seed = seed
+        self.seed, self.repeats = seed, repeats
 
     def evaluate(self, target: Target) -> AttackResult:
-        """Trains once for each learning rate and head; every run sees the same batches."""
-        draw = torch.Generator().manual_seed(self.seed)
+        """Trains once for each learning rate, head and repeat; the runs of one repeat see the same batches."""
+        repeats = [self._repeat(target, self.seed + number) for number in range(self.repeats)]
+        strongest = max(repeats, key=lambda numbers: numbers["auc"])
+        chosen = {name: strongest[name] for name in ("learning_rate", "fresh_head")}
+        back = "steps" if all("steps" in numbers for numbers in repeats) else "steps_above"
+        names = [name for name in repeats[0] if name not in ("steps", "steps_above")]
+        means = {name: fmean(numbers[name] for numbers in repeats) for name in names}
+        steps = {back: fmean(n[back] for n in repeats) if back == "steps" else float(self.steps)}
+        spread = {"auc_std": stdev(n["auc"] for n in repeats)} if self.repeats > 1 else {}
+        return AttackResult({**steps, **means, **spread, **chosen})
+
+    def _repeat(self, target: Target, seed: int) -> dict[str, float]:
+        """The numbers of one choice of forget samples and batches."""
+        draw = torch.Generator().manual_seed(seed)
         held = balanced(all_labels(target.data, "forget", target.device).cpu(), self.samples, draw)
-        batches, eval_subset = self._batches(target, held, draw), self._eval_subset(target, held, draw)
+        batches, (eval_subset, images) = self._batches(target, held, draw), self._eval_subset(target, held, draw)
         untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
         ticks = [0, *range(self.every, self.steps, self.every), self.steps]
         best, curves = None, []
@@ -124,16 +142,16 @@ class Relearn(Attack):
             if best is None or mean > best.mean:
                 best = _Run(mean, curve, rate, head, network)
         assert best is not None
-        numbers = {
+        return {
             **self._steps(target, torch.stack(curves).amax(0), ticks, eval_subset),
             "auc": best.mean,
+            "images": float(images),
             "learning_rate": best.learning_rate,
             "fresh_head": float(best.head == "fresh"),
             "samples": float(len(held)),
             **_accuracies(best.network, target, held),
             **{f"after_{tick}": value for tick, value in zip(ticks, best.curve.tolist(), strict=True)},
         }
-        return AttackResult(numbers)
 
     def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
@@ -146,16 +164,19 @@ class Relearn(Attack):
         order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
         return FineTuneBatches(images.float(), labels, order.to(target.device))
 
-    def _eval_subset(self, target: Target, held: Tensor, draw: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        """This rank's share of the samples that are measured during training, of forgotten and of retained ones."""
-        known, eval_subset = target.data.split_names, []
+    def _eval_subset(
+        self, target: Target, held: Tensor, draw: torch.Generator
+    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """This rank's share of what is measured during training, forgotten and retained, and how many are forgotten."""
+        known, eval_subset, count = target.data.split_names, [], 0
         for split in ("test_forget" if "test_forget" in known else "forget", "test_retain"):
             if split in known:
                 order = torch.randperm(len(all_labels(target.data, split, target.device)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
                 images, labels = own_share(target.data, split, left[: self.measured], target.device)
                 eval_subset.append((images.float(), labels))
-        return eval_subset
+                count = count or len(left[: self.measured])
+        return eval_subset, count
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""

@@ -1,7 +1,7 @@
 """What the verdict compares with Retrain: one number of each attack, with bounds on its excess.
 
     accuracy   of an attack on what is to be forgotten: unseen images of the forgotten classes, or where none is
-               forgotten whole the forget images; of relearning the mean over the steps, since its end is noisy
+               forgotten whole the forget images; of relearning classes the mean over the steps, since its end is noisy
     AUC        of telling forgotten images from others, at least .5: membership/*, detectability/samples
     IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
 
@@ -231,7 +231,7 @@ def _accuracies(row: Row) -> Iterator[tuple[tuple[str, str, Unit], float]]:
             continue
         for place, split in enumerate(_decisive(row)):
             mean_over_steps = f"{attack}/auc"
-            if attack.startswith("relearn/") and mean_over_steps in row.attacks:
+            if attack.startswith("relearn/") and mean_over_steps in row.attacks and forgets(row) != "images":
                 if place == 0:
                     yield (attack, split, "accuracy"), row.attacks[mean_over_steps]
             elif split in known:
@@ -260,7 +260,8 @@ def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
     sizes = images(row)
     count = sizes.get(split.removesuffix("_acc"), 0)
     if unit == "accuracy":
-        return share_variance(value, int(row.attacks.get(f"{attack}/images", count)))
+        measured = row.attacks.get(f"{attack}/images") if forgets(row) != "images" else None
+        return share_variance(value, count if measured is None else round(measured))
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
     return 0.0 if unit == "IDI" else auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)

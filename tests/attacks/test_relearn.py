@@ -1,4 +1,5 @@
 import copy
+import statistics
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,7 @@ def test_the_curve_ends_where_the_accuracies_are(make_target, vectors, four_spli
 def test_the_measured_samples_are_no_more_than_asked_for(make_target, vectors, four_splits):
     found = Relearn(**QUICK, measured=2).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
     assert all(value in (0, 0.5, 1) for name, value in found.items() if name.startswith("after"))
+    assert found["images"] == 2
 
 
 def test_a_learning_rate_of_zero_changes_nothing(make_target, vectors, four_splits):
@@ -310,3 +312,20 @@ def test_two_processes_find_what_one_finds(vectors, four_splits, tmp_path: Path,
     torch.save(forgetful(vectors).state_dict(), tmp_path / relearn_jobs.WEIGHTS)
     (alone,) = together(relearn_jobs.relearned, tmp_path, 1)
     assert together(relearn_jobs.relearned, tmp_path, 2) == [alone, alone]
+
+
+def test_several_repeats_are_averaged_and_show_their_deviation(make_target, vectors, four_splits):
+    target = make_target(forgetful(vectors), **four_splits)
+    alone = [Relearn(**QUICK, seed=seed).evaluate(target).numbers for seed in (3, 4, 5)]
+    found = Relearn(**QUICK, seed=3, repeats=3).evaluate(target).numbers
+    aucs = [numbers["auc"] for numbers in alone]
+    assert len(set(aucs)) > 1
+    assert found["auc"] == pytest.approx(sum(aucs) / 3)
+    assert found["auc_std"] == pytest.approx(statistics.stdev(aucs))
+    assert found["test_forget_acc"] == pytest.approx(sum(numbers["test_forget_acc"] for numbers in alone) / 3)
+    strongest = max(alone, key=lambda numbers: numbers["auc"])
+    assert found["learning_rate"] == strongest["learning_rate"]
+    assert ("steps" in found) == all("steps" in numbers for numbers in alone)
+    assert "auc_std" not in alone[0]
+    with pytest.raises(UsageError, match="repeats is 0"):
+        Relearn(repeats=0)

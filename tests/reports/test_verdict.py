@@ -130,6 +130,13 @@ def test_of_relearning_the_mean_over_the_steps_counts_and_not_its_end():
     assert wide.high > found.high, "what is measured on fewer images is less certain"
 
 
+def test_of_relearning_single_images_the_end_counts_on_all_of_them():
+    """Retrain names most of them at once, and the useful accuracy is capped by that on unseen images."""
+    row, others = model("GA", 0.8, split=SINGLE), retrains(split=SINGLE, answer=0.8)
+    (found,) = [each for each in compare([row], others, []) if each.attack == FEW]
+    assert found.value == 0.9
+
+
 def test_an_auc_below_one_half_is_no_information():
     (found,) = [each for each in compare([model("GA", auc=0.3)], retrains(auc=0.4), []) if each.attack == SAMPLES]
     assert (found.value, found.retrain) == (0.5, 0.5)
