@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
@@ -21,6 +22,7 @@ from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tab
 from lit_unlearn.benchmark.tuning import LOG, TUNED, Ranges, Trial, Tuning, judge, trial_runs, write_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.figures import standalone
 from lit_unlearn.shipped import with_configs
 
@@ -106,11 +108,17 @@ def report(args: Sequence[str]) -> None:
     )
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
-    settings = parser.parse_args(list(args))
+    parser.add_argument(
+        "--calibration", action="store_true", help="Print how often the verdict is wrong on these rows."
+    )
+    parser.add_argument("--margins", type=Margins, default=MARGINS, help="What counts as a difference from Retrain.")
+    settings = parser.instantiate(parser.parse_args(list(args)))
     damaged: list[str] = []
     found = read_all([Path(name) for name in settings.rows], damaged)
-    summaries = summarise([row for row, _ in found])
+    summaries = summarise([row for row, _ in found], margins=settings.margins)
     print_tables(summaries)
+    if settings.calibration:
+        print(*(calibrate(summary, settings.margins) for summary in summaries), sep="\n")
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
     if settings.markdown is not None:

@@ -1,10 +1,13 @@
 """The results of the runs of a grid: which of them are finished, and their rows as one file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows, write_rows
+from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, SPLITS, Row, read_rows, write_rows
+from lit_unlearn.reports.wording import as_json
 
 RESULTS, ROWS = "results.json", "rows.json"
 
@@ -24,13 +27,35 @@ def collect(runs: Sequence[Run], root: Path) -> list[Row]:
                 "seeds": dict(run.seeds),
                 "variant": dict(run.variant),
             }
-            row.curves = {}
-            rows[_identity(row)] = row
+            rows[_identity(row)] = compact(row)
     place = {run.key: index for index, run in enumerate(runs)}
     ordered = sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
     if ordered:
+        add_verdicts(ordered)
         write_rows(root / ROWS, ordered)
     return ordered
+
+
+def add_verdicts(rows: Sequence[Row]) -> None:
+    """Gives every row of a method the verdict on all its models, as far as they are there."""
+    for summary in summarise(rows):
+        for line in summary.lines:
+            if line.verdict is not None and line.mean is not None:
+                kept = as_json(line.mean, line.verdict)
+                for row in line.rows:
+                    row.verdict = kept
+
+
+def compact(row: Row) -> Row:
+    """The row without curves and single readouts, which its run's own folder keeps, and with six digits of a number."""
+    metrics, attacks, seconds = (_rounded(numbers) for numbers in (row.metrics, row.attacks, row.seconds))
+    return replace(row, curves={}, metrics=metrics, attacks=attacks, seconds=seconds)
+
+
+def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Without those of single members of a suite of readouts, such as ``recovery/worst/forget_acc/hr_raw``."""
+    whole = {key: value for key, value in numbers.items() if not any(part in SPLITS for part in key.split("/")[:-1])}
+    return {key: float(f"{value:.6g}") for key, value in whole.items()}
 
 
 def _rows_of(run: Run, root: Path) -> list[Row]:

@@ -31,8 +31,10 @@ class Seeds:
     """How many independent repetitions of each step.
 
     Args:
-        originals: trainings of the original model, each with a Retrain of the same seed; where the grid is given an
-            original, trainings of Retrain alone.
+        originals: trainings of the original model that every method unlearns, each with a Retrain of the same seed;
+            where the grid is given an original, trainings of Retrain alone.
+        references: training seeds whose Original and Retrain are trained and attacked, at least ``originals``; None is
+            as many. Retrain varies from seed to seed, and a verdict that a model is as Retrain takes five.
         unlearnings: runs of each method on each original.
         attacks: runs of all attacks on each model.
         first: the first seed of each.
@@ -41,6 +43,7 @@ class Seeds:
     """
 
     originals: int = 1
+    references: int | None = None
     unlearnings: int = 1
     attacks: int = 1
     first: int = 0
@@ -51,6 +54,8 @@ class Seeds:
         for name in ("originals", "unlearnings", "attacks"):
             check_at_least(f"seeds.{name}", getattr(self, name), 1)
         check_at_least("seeds.first", self.first, 0)
+        if self.references is not None:
+            check_at_least("seeds.references", self.references, self.originals)
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,11 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
     original = None if grid.original is None else given("grid.original", grid.original)
     attacks = None if grid.attacks is None else _attacks(grid.attacks)
     runs: dict[str, Run] = {}
-    for seed in range(grid.seeds.first, grid.seeds.first + grid.seeds.originals):
+    first, count = grid.seeds.first, grid.seeds.originals
+    for seed in range(first, first + (grid.seeds.references or count)):
         for data, on in _each_data(grid).items():
-            for scenario, own in methods.items():
+            for scenario, names in methods.items():
+                own = names if seed < first + count else []
                 made = _Scenario(on, experiments, scenario, data, seed, attacks, original).runs(own, variants)
                 runs |= {run.key: run for run in made}  # scenarios share an original
     return list(runs.values())

@@ -120,7 +120,8 @@ def _section(number: int, summary: Summary, artifacts: Artifacts) -> Section:
     entries = {id(line): _entry(line) for line in summary.lines}
     table = [(line, entries[id(line)], _numbers(line, summary)) for line in _by_depth(summary)]
     cards = [_card(line, entry, summary, artifacts) for line, entry, _ in table if entry is not None]
-    seeds = len({row.benchmark["seeds"].get("original") for line in summary.lines for row in line.rows})
+    methods = [line for line in summary.lines if line.verdict is not None] or summary.lines
+    seeds = len({row.benchmark["seeds"].get("original") for line in methods for row in line.rows})
     return Section(f"s{number}", summary, _headline(summary), Markup(scatter(summary)), table, cards, seeds)
 
 

@@ -10,7 +10,7 @@ Where one class is forgotten, an attack that recovers labels is not compared: th
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Literal
 
 from lit_unlearn.errors import UsageError, check_fraction
@@ -30,7 +30,7 @@ KNOWN: dict[str, float] = {
     "compression/": 0.015,
     "membership/": 0.006,
     "detectability/": 0.02,
-    IDI: 0.02,
+    IDI: 0.008,
     "test_retain_acc": 0.004,
 }
 """Deviation between Retrains of several seeds, by the beginning of a name: the largest of the committed rows, as
@@ -169,6 +169,18 @@ def _lead(retrain: Sequence[float], original: Sequence[float]) -> float | None:
     """By how many bits Original says more of the forget set than Retrain; None where there is nothing to compare."""
     lead = fmean(original) - fmean(retrain) if original and retrain else 0.0
     return lead if lead > _LEAST_LEAD else None
+
+
+def deviations(models: Sequence[Row]) -> dict[str, float]:
+    """The beginning of an attack's name, as in ``KNOWN`` → the largest deviation of one of its numbers over models."""
+    found: dict[str, float] = {}
+    retained = [row.metrics["test_retain_acc"] for row in one_a_model(models) if "test_retain_acc" in row.metrics]
+    numbers = [(attack, values) for (attack, _, _), values in _numbers(models).items()]
+    for attack, values in [*numbers, ("test_retain_acc", retained)]:
+        family = next((name for name in KNOWN if attack.startswith(name)), None)
+        if family is not None and len(values) > 1:
+            found[family] = max(stdev(values), found.get(family, 0.0))
+    return found
 
 
 def compared_names(models: Sequence[Row], retrains: Sequence[Row]) -> tuple[list[str], list[str]]:

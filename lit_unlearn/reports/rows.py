@@ -191,7 +191,7 @@ def _distinction(row: Row, rows: Sequence[Row]) -> str:
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
-    """Write rows as strict JSON; a reader sees the old file or the complete new one, never a part.
+    """Write rows as strict JSON, a line each; a reader sees the old file or the complete new one, never a part.
 
     Args:
         path: file to write; its folder is made when missing.
@@ -205,8 +205,8 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     for i, row in enumerate(rows):
         documents.append(plain(asdict(row), strict=True, where=f"{path.name}: row {i} ({row.method})"))
         _row(json.dumps(documents[-1]).encode(), f"{path.name}: row {i}")
-    document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rows": documents}
-    write_atomically(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    lines = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in documents)
+    write_atomically(path, f'{{"format": "{FORMAT}", "version": {VERSION}, "rows": [\n{lines}\n]}}\n')
 
 
 def read_rows(path: str | Path, damaged: list[str] | None = None) -> list[Row]:

@@ -127,11 +127,7 @@ class Verdict:
             each.attack: {
                 "split": each.split,
                 "unit": each.unit,
-                "value": each.value,
-                "retrain": each.retrain,
-                "excess": each.excess,
-                "low": each.low,
-                "high": each.high,
+                **{name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")},
             }
             for each in self.comparisons
         }

@@ -1,0 +1,137 @@
+"""How often the verdict is wrong on these rows: on Retrains, which have nothing to leak, and on models that have.
+
+    null      a Retrain judged beside another, over all ordered pairs, and beside all others: how often it is said to
+              leak, not to have forgotten, or to be ruined
+    positive  Original and every method, one model at a time beside all Retrains: how often it is said so
+    power     an excess that is added to one attack on k Retrains, which the others are compared with: how often it is
+              said to leak
+
+An excess is added to one attack at a time, since an attacker needs only one.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from lit_unlearn.benchmark.summary import Summary
+from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.comparisons import KNOWN, MARGINS, Margins, compare, deviations
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
+from lit_unlearn.reports.verdict import Level, judge_models
+
+EXCESSES = (0.0, 0.01, 0.02, 0.05, 0.10)
+SEEDS = (1, 3, 5)
+_LEAST = 3
+_MOST_SUBSETS = 56
+_CAUGHT: tuple[Level, ...] = ("leaks", "not forgotten", "ruined")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often something was said.
+
+    Attributes:
+        what: of which models.
+        said: how often.
+        of: out of how many.
+        levels: how often each verdict was given.
+    """
+
+    what: str
+    said: int
+    of: int
+    levels: Counter[Level]
+
+    def __str__(self) -> str:
+        """A line with the share, and how often each verdict was given."""
+        levels = ", ".join(f"{name} {count}" for name, count in self.levels.most_common())
+        return f"{self.what}: {self.said} of {self.of} ({100 * self.said / self.of:.0f} %): {levels}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The error rates of the verdict on one scenario.
+
+    Attributes:
+        title: data and scenario.
+        retrains: how many Retrains there are.
+        null: rates at which Retrains are said to leak: they should be at most 5 %.
+        positive: rates at which Original and the methods are said to.
+        power: (seeds of the method, excess) → share that is said to leak.
+        deviations: beginning of an attack's name → largest deviation of its numbers between Retrains.
+    """
+
+    title: str
+    retrains: int
+    null: Sequence[Rate]
+    positive: Sequence[Rate]
+    power: dict[tuple[int, float], float]
+    deviations: dict[str, float]
+
+    def __str__(self) -> str:
+        """All of it as text."""
+        seeds = sorted({count for count, _ in self.power})
+        lines = [f"{self.title}: calibration with {self.retrains} Retrains", "  Said to leak:"]
+        lines += [f"    {rate}" for rate in (*self.null, *self.positive)]
+        lines.append("  Said to leak, with an excess in one attack of " + ", ".join(f"{e:.0%}" for e in EXCESSES) + ":")
+        for count in seeds:
+            shares = ", ".join(f"{100 * self.power[count, excess]:.0f} %" for excess in EXCESSES)
+            lines.append(f"    {count} of the method, {self.retrains - count} Retrains: {shares}")
+        known = ", ".join(f"{name} {value:.4f} (known: {KNOWN[name]:g})" for name, value in self.deviations.items())
+        return "\n".join([*lines, f"  Largest deviation between Retrains: {known}"])
+
+
+def calibrate(summary: Summary, margins: Margins = MARGINS) -> Calibration:
+    """The error rates of the verdict on the rows of one scenario.
+
+    Args:
+        summary: its table.
+        margins: what counts as a difference.
+
+    Raises:
+        UsageError: if it has fewer than three Retrains.
+    """
+    models = {line.label: one_a_model([row for row in line.rows if row.status == "ok"]) for line in summary.lines}
+    retrains, originals = models.pop(RETRAIN, []), models.get(ORIGINAL, [])
+    if len(retrains) < _LEAST:
+        raise UsageError(
+            f"{summary.title}: calibration needs at least {_LEAST} Retrains, and there are {len(retrains)}: set "
+            "seeds.references of the benchmark"
+        )
+
+    def judged(what: str, pairs: Iterator[tuple[Row, Sequence[Row]]]) -> Rate:
+        levels = Counter(judge_models([row], others, originals, margins).level for row, others in pairs)
+        return Rate(what, sum(levels[level] for level in _CAUGHT), levels.total(), levels)
+
+    alone = ((row, [other]) for row, other in itertools.permutations(retrains, 2))
+    rest = ((row, [other for other in retrains if other is not row]) for row in retrains)
+    null = [judged("Retrain beside another", alone), judged("Retrain beside all others", rest)]
+    positive = [judged(label, ((row, retrains) for row in rows)) for label, rows in models.items() if rows]
+    return Calibration(
+        summary.title,
+        len(retrains),
+        null,
+        positive,
+        dict(_power(retrains, originals, margins)),
+        deviations(retrains),
+    )
+
+
+def _power(
+    retrains: Sequence[Row], originals: Sequence[Row], margins: Margins
+) -> Iterator[tuple[tuple[int, float], float]]:
+    """The share of choices of models and attack in which an excess in this attack is found."""
+    for count in (count for count in SEEDS if count <= len(retrains) - 2):
+        found: dict[float, list[bool]] = {excess: [] for excess in EXCESSES}
+        for chosen in itertools.islice(itertools.combinations(range(len(retrains)), count), _MOST_SUBSETS):
+            ours = [retrains[place] for place in chosen]
+            theirs = [row for place, row in enumerate(retrains) if place not in chosen]
+            for comparison in compare(ours, theirs, originals, margins):
+                if comparison.attack != NO_ATTACK:
+                    for excess in EXCESSES:
+                        moved = comparison.difference.mean + excess * comparison.scale
+                        difference = replace(comparison.difference, mean=moved)
+                        found[excess].append(replace(comparison, difference=difference).leaks)
+        yield from (((count, excess), sum(said) / len(said)) for excess, said in found.items() if said)
