@@ -421,6 +421,22 @@ def test_a_config_trains_a_retrain_for_this_split_once_and_disturbs_nothing(
     assert saved["evaluation"]["retrain"] == str(trained.relative_to(tmp_path))
 
 
+def test_several_retrains_are_trained_with_one_seed_after_the_other(tmp_path: Path, retrain_config: Path) -> None:
+    words = ("fit", *SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config))
+    assert lit_unlearn(tmp_path, *words, "--evaluation.retrains=2").status == 0
+    first, second = sorted(tmp_path.glob("runs/**/retrain.pt"))
+    assert torch.load(first)["state_dict"].keys() == torch.load(second)["state_dict"].keys()
+    rows = read_rows(next(tmp_path.glob("runs/*/version_0/results.json")))
+    retrains = [row for row in rows if row.method == "Retrain"]
+    assert {row.weights["source"] for row in retrains} == {str(path.relative_to(tmp_path)) for path in (first, second)}
+    assert len({str(row.metrics) for row in retrains}) == 2
+    assert rows[-1].verdict["retrains"] == 2
+    outcome = lit_unlearn(tmp_path, *words[:-1], "digits_resnet8_retrain_classes_0_1_2", "--evaluation.retrains=2")
+    assert (outcome.status, "evaluation.retrains is 2" in outcome.err) == (2, True)
+    listed = lit_unlearn(tmp_path, *words[:-1], f"[{retrain_config}]")
+    assert (listed.status, "is a config in a list" in listed.err) == (2, True)
+
+
 def test_a_retrain_is_found_for_equal_settings_alone(tmp_path: Path, retrain_config: Path) -> None:
     run = {
         "model": {"init_args": {"backbone": {"class_path": "ResNet8", "init_args": {"in_channels": 1, "width": 4}}}},

@@ -51,6 +51,33 @@ def test_original_retrain_and_unlearned_are_scored_and_attacked_alike(make_backb
     assert report.rows[1].weights["source"] == str(retrained[1])
 
 
+def test_several_retrains_are_rows_of_their_own_and_attacks_that_compare_take_the_first(
+    make_backbone, make_data, fit, retrained, tmp_path
+):
+    data, files = make_data(), [str(retrained[1])]
+    for seed in (6, 7):
+        save_weights(make_backbone(seed=seed), tmp_path / f"{seed}.pt", {"split": data.split.hash})
+        files.append(str(tmp_path / f"{seed}.pt"))
+    keeps, report = Keeps(), Report(page=False)
+    fit(FineTune(make_backbone()), data, Evaluation(retrain=files), HeadRecovery(), SeesRetrain(), keeps, report)
+    assert [row.method for row in report.rows] == ["Original", *["Retrain"] * 3, "FineTune"]
+    assert [row.weights["source"] for row in report.rows[1:4]] == files
+    assert [row.attacks["test/sees/is_it"] for row in report.rows[1:4]] == [1, 0, 0]
+    assert report.rows[2].metrics == counted(make_backbone(seed=6), data)
+    assert len({row.attacks["recovery/hr/test_forget_acc"] for row in report.rows[1:4]}) > 1
+    assert report.rows[-1].verdict["retrains"] == 3
+    assert report.rows[-1].verdict["intervals"]["recovery/hr"]["excess"] is not None
+    assert not any(row.verdict for row in report.rows[:-1])
+
+
+def test_the_same_retrain_twice_is_one_line(make_backbone, make_data, fit, retrained):
+    files = [str(retrained[1])] * 2
+    with pytest.raises(UsageError, match="is given twice"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=files))
+    with pytest.raises(UsageError, match=r"evaluation\.retrains is 0"):
+        Evaluation(retrains=0)
+
+
 class SeesRetrain(Attack):
     """Whether the target carries Retrain, and is it."""
 

@@ -171,6 +171,17 @@ def test_a_wrong_grid_is_one_line(experiments, grid, said):
         make_runs(Grid(**(experiments(opc={}) | grid)))
 
 
+def test_references_of_more_seeds_are_made_than_methods_are_run_on(experiments):
+    few = make_runs(Grid(**experiments(opc={}), seeds=Seeds(originals=2)))
+    runs = make_runs(Grid(**experiments(opc={}), seeds=Seeds(originals=2, references=5)))
+    assert {run.key for run in few} <= {run.key for run in runs}
+    per_seed = {seed: [run.name for run in runs if run.seeds["original"] == seed] for seed in range(5)}
+    assert per_seed[4] == ["pretrain", "retrain", "references", "retrain", "references"]
+    assert {seed for seed, names in per_seed.items() if "opc" in names} == {0, 1}
+    with pytest.raises(UsageError, match=r"seeds\.references is 1, but must be at least 2"):
+        Seeds(originals=2, references=1)
+
+
 @pytest.mark.parametrize("seeds", [{"originals": 0}, {"unlearnings": -1}, {"attacks": 0}, {"first": -1}])
 def test_seeds_out_of_range_are_one_line(seeds):
     with pytest.raises(UsageError, match=f"seeds.{next(iter(seeds))} is"):
