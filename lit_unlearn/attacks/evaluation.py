@@ -16,6 +16,7 @@ from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
+from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError
 from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
 
@@ -195,6 +196,8 @@ class Evaluation(Driver):
             "unlearned": original if unchanged else module.frozen_copy(),
         }
         present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}
+        for backbone in present.values():
+            set_memory_format(backbone, memory_format_of(module.backbone))
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         return make_targets(data, data.num_classes, module.device, present, Shared(self.cache))
 
