@@ -514,15 +514,16 @@ def test_a_compiled_run_says_so_and_measures_the_same(tmp_path: Path) -> None:
 
 
 def test_a_run_in_a_memory_format_says_so(tmp_path: Path) -> None:
+    short = ("--trainer.limit_train_batches=2", "--report.page=false")
     for name in ("contiguous", "channels_last"):
-        outcome = lit_unlearn(tmp_path, "fit", *SMALL, f"--memory_format={name}")
+        outcome = lit_unlearn(tmp_path, "fit", *SMALL, *short, f"--memory_format={name}")
         assert outcome.status == 0, outcome.err
-    rows = [read_rows(tmp_path / f"runs/OPC/version_{number}/results.json")[-1] for number in (0, 1)]
+    rows = [read_rows(tmp_path / f"runs/RandomLabels/version_{number}/results.json")[-1] for number in (0, 1)]
     assert [row.backbone["memory_format"] for row in rows] == ["contiguous", "channels_last"]
     assert rows[1].metrics == pytest.approx(rows[0].metrics, abs=1e-2)
-    checkpoint = tmp_path / "runs/OPC/version_1/unlearned.ckpt"
+    checkpoint = tmp_path / "runs/RandomLabels/version_1/unlearned.ckpt"
     outcome = lit_unlearn(tmp_path, "validate", *SMALL, f"--ckpt_path={checkpoint}")
-    row = read_rows(tmp_path / "runs/OPC/version_2/results.json")[-1]
+    row = read_rows(tmp_path / "runs/RandomLabels/version_2/results.json")[-1]
     assert row.backbone["memory_format"] == "channels_last"
     assert row.metrics == rows[1].metrics
     outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--memory_format=nchw")
