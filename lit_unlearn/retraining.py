@@ -73,6 +73,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 rank_zero_info(f"Retrain found: {path}")
             else:
                 rank_zero_info(f"Retrain is trained first: {path}")
+                built.model.memory_format = run.get("memory_format", "auto")  # no part of the key: it changes rounding
                 built.trainer.fit(built.model, datamodule=built.data)
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
+from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
 from lit_unlearn.errors import UsageError, unknown
@@ -34,7 +35,7 @@ class UnlearnCLI(LightningCLI):
     """LightningCLI with the evaluation and the report in every run, and run directories named after the method."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--evaluation.…``, ``--report.…``, ``--compile`` and ``--resume.allow``."""
+        """Adds ``--evaluation.…``, ``--report.…``, ``--compile``, ``--memory_format`` and ``--resume.allow``."""
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Report, "report")
         parser.add_argument(
@@ -42,6 +43,12 @@ class UnlearnCLI(LightningCLI):
             type=bool | str,
             default=False,
             help="whether training passes of fit run compiled: true, or the name of a backend of torch.compile",
+        )
+        parser.add_argument(
+            "--memory_format",
+            type=MemoryFormatChoice,
+            default="auto",
+            help="of convolutions in the run and its attacks; auto is the one that a probe of a few steps finds faster",
         )
         parser.add_argument(
             "--resume.allow",
@@ -144,7 +151,8 @@ class UnlearnCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs; of a full disk that another library found, it names the run's directory."""
+        """Runs in the memory format; of a full disk that another library found, it names the run's directory."""
+        self.model.memory_format = self._settings().memory_format
         try:
             super()._run_subcommand(subcommand)
         except OSError as error:

@@ -75,7 +75,9 @@ def through_trainer(backbone: Backbone, data: UnlearnDataModule, device: str, fo
         enable_model_summary=False,
         callbacks=[watch],
     )
-    trainer.fit(OPC(backbone, optimizer=optimizer_of), datamodule=data)
+    module = OPC(backbone, optimizer=optimizer_of)
+    module.memory_format = "contiguous"  # as in the loop
+    trainer.fit(module, datamodule=data)
     return watch.seconds
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.data import ForgetSpec, UnlearnDataModule
+from lit_unlearn.methods import callbacks
 
 # One thread a worker: torch processes with several threads each slow each other down many times over.
 torch.set_num_threads(1)
@@ -41,6 +42,12 @@ class Recorder(Callback):
 @pytest.fixture(autouse=True)
 def _global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test finds does not depend on which memory format was faster just then."""
+    monkeypatch.setattr(callbacks, "faster_format", lambda *_: "contiguous")
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from lit_unlearn.methods import callbacks
+
 Job = Callable[[Path], Any]
 """From a folder of the test's own to something that ``torch.save`` can write as plain values."""
 
@@ -68,4 +70,5 @@ def _run(job: Job, folder: Path, place: Path, environment: Mapping[str, object])
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.chdir(folder)
     torch.set_num_threads(1)
+    callbacks.faster_format = lambda *_: "contiguous"  # as in the process of a test
     torch.save(job(folder), place.with_suffix(".pt"))

@@ -529,6 +529,24 @@ def test_a_compiled_run_says_so_and_measures_the_same(tmp_path: Path) -> None:
     assert rows[1].backbone == {**rows[0].backbone, "compiled": True}
 
 
+def test_a_run_in_a_memory_format_says_so(tmp_path: Path) -> None:
+    short = ("--trainer.limit_train_batches=2", "--report.page=false")
+    for name in ("contiguous", "channels_last"):
+        outcome = lit_unlearn(tmp_path, "fit", *SMALL, *short, f"--memory_format={name}")
+        assert outcome.status == 0, outcome.err
+    rows = [read_rows(tmp_path / f"runs/RandomLabels/version_{number}/results.json")[-1] for number in (0, 1)]
+    assert [row.devices["memory_format"] for row in rows] == ["contiguous", "channels_last"]
+    assert rows[1].metrics == pytest.approx(rows[0].metrics, abs=1e-2)
+    checkpoint = tmp_path / "runs/RandomLabels/version_1/unlearned.ckpt"
+    outcome = lit_unlearn(tmp_path, "validate", *SMALL, f"--ckpt_path={checkpoint}")
+    row = read_rows(tmp_path / "runs/RandomLabels/version_2/results.json")[-1]
+    assert row.devices["memory_format"] == "channels_last"
+    assert row.metrics == rows[1].metrics
+    outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--memory_format=nchw")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert all(word in outcome.err for word in ("memory_format", "nchw", "channels_last")), outcome.err
+
+
 def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> None:
     outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--compile=turbo")
     assert outcome.status == 2

@@ -61,7 +61,9 @@ def test_a_trial_is_not_kept(script, capsys):
     assert "--write keeps a measurement, which a --trial is not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pipeline", "inversion", "recovery", pytest.param("epoch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["formats", "pipeline", "inversion", "recovery", pytest.param("epoch", marks=pytest.mark.slow)]
+)
 def test_a_trial_prints_a_row(script, capsys, name):
     if name == "epoch" and not FASHION.is_dir():
         pytest.skip("no Fashion-MNIST here")

@@ -109,6 +109,7 @@ ALTERED = [
     (["--data.forget.classes=[3]"], ["data.forget.classes: was [0, 1, 2], now [3]"], None),
     (["--seed_everything=4"], ["seed_everything: was 0, now 4"], None),
     (["--trainer.precision=bf16-mixed"], ["trainer.precision: was null, now bf16-mixed"], None),
+    (["--memory_format=channels_last"], ["memory_format: was auto, now channels_last"], None),
     (["--trainer.max_epochs=2"], ["trainer.max_epochs: was 1, now 2"], "epochs"),
     (["--trainer.accelerator=auto"], ["trainer.accelerator: was cpu, now auto"], "devices"),
     (["--trainer.log_every_n_steps=3"], ["trainer.log_every_n_steps: was 10, now 3"], "loggers"),

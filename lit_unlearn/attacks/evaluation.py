@@ -17,6 +17,7 @@ from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
+from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
 
@@ -194,6 +195,7 @@ class Evaluation(Driver):
         for number, retrain in enumerate(self._retrains[1:], start=2):
             rank_zero_info(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
             found = of_retrain(retrain)
+            set_memory_format(retrain.backbone, memory_format_of(module.backbone))
             model = EncodedData(retrain.backbone, first.data, module.device)
             measure(dataclasses.replace(first, model=model), attacks, found)
             found.artifacts = {}
@@ -211,6 +213,8 @@ class Evaluation(Driver):
             "unlearned": original if unchanged else module.frozen_copy(),
         }
         present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}
+        for backbone in present.values():
+            set_memory_format(backbone, memory_format_of(module.backbone))
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         return make_targets(data, data.num_classes, module.device, present, Shared(self.cache))
 

@@ -106,7 +106,8 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU that share no memory, as safetensors asks for."""
-    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    whole = torch.contiguous_format
+    return {key: value.detach().cpu().clone(memory_format=whole) for key, value in state.items()}
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.memory_format import MemoryFormatChoice, memory_format_of, set_memory_format
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
@@ -44,6 +45,8 @@ class UnlearnModule(BackboneModule):
         training_only: submodules, by name, that only training needs; a checkpoint without optimizer leaves them out.
         objects: arguments of the method that are objects, and so no hyperparameters of a row or a checkpoint.
         search: what to tune, and where: searched evenly over the logarithm of each value; ``lr`` is the optimizer's.
+        memory_format: of all networks during a run: ``contiguous``, ``channels_last``, or ``auto``, the one that a
+            probe of a few steps finds faster; a run that goes on with a checkpoint has that of the checkpoint.
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
         diverged: None, or where and how the run diverged.
@@ -57,6 +60,7 @@ class UnlearnModule(BackboneModule):
     training_only: ClassVar[tuple[str, ...]] = ()
     objects: ClassVar[tuple[str, ...]] = ()
     search: ClassVar[SearchSpace] = ()
+    memory_format: MemoryFormatChoice = "auto"
     holdout: float = 0.0
 
     def __init__(
@@ -135,6 +139,7 @@ class UnlearnModule(BackboneModule):
             "hyperparameters": describe_settings(self.hparams),
             "optimizer": describe_optimizer(self.trainer),
             "backbone": self.backbone.describe(),
+            "memory_format": memory_format_of(self.backbone),
             "weights": weights,
         }
 
@@ -162,11 +167,11 @@ class UnlearnModule(BackboneModule):
         return [kind() for kind in CALLBACKS if kind not in present]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves teachers out, since every run makes its own, and adds what the weights are."""
+        """Leaves teachers out, since every run makes its own, and adds what the weights are, and in which format."""
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {n: value for n, value in state.items() if n.partition(".")[0] not in left_out}
-        made = {**self.provenance(), "seconds": self.seconds}
+        kept = {n: value for n, value in checkpoint["state_dict"].items() if n.partition(".")[0] not in left_out}
+        checkpoint["state_dict"] = {n: value.contiguous() for n, value in kept.items()}
+        made = {**self.provenance(), "seconds": self.seconds, "memory_format": memory_format_of(self.backbone)}
         checkpoint["lit_unlearn"] = made | ({"state": own} if (own := self.saved_state()) else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -174,6 +179,8 @@ class UnlearnModule(BackboneModule):
         made = checkpoint.get("lit_unlearn", {})
         self.split_of_checkpoint = made.get("split") if self.needs_forget else None
         self.seconds = made.get("seconds", 0.0)
+        if self.memory_format == "auto":
+            set_memory_format(self, made.get("memory_format", "contiguous"))
         self.load_saved_state(made.get("state", {}))
         left_out = {*self.teachers(), *self.training_only}
         own = {n: value for n, value in self.state_dict().items() if n.partition(".")[0] in left_out}

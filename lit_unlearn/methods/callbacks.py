@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_unlearn.backbones.memory_format import (
+    MemoryFormat,
+    check_memory_format,
+    faster_format,
+    memory_format_of,
+    set_memory_format,
+)
 from lit_unlearn.errors import UsageError
 from lit_unlearn.seed import seed_epoch
 
@@ -22,6 +30,38 @@ if TYPE_CHECKING:
     from lit_unlearn.methods.base import UnlearnModule
 
 _FINITE_CHECK_EVERY = 50
+
+
+class NetworkFormat(Callback):
+    """Puts the method's networks into the memory format that it names, or that is faster, until the run is over.
+
+    A checkpoint that is then loaded has the last word. Nothing is tried in a dry run, for a compiled network, or where
+    a strategy lays out the weights itself.
+    """
+
+    def __init__(self) -> None:
+        self._before: MemoryFormat = "contiguous"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        method = _method(pl_module)
+        self._before = memory_format_of(method.backbone)
+        check_memory_format(method.memory_format, method.backbone, method.data.image_shape)
+        if method.memory_format != "auto":
+            set_memory_format(method, method.memory_format)
+        elif not (trainer.fast_dev_run or method.backbone.compiled):  # type: ignore[attr-defined]
+            set_memory_format(method, self._faster(trainer, method))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        set_memory_format(pl_module, self._before)
+
+    def _faster(self, trainer: Trainer, method: "UnlearnModule") -> MemoryFormat:
+        strategy, data, found = trainer.strategy, method.data, self._before
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            return found
+        if trainer.is_global_zero:
+            sizes = data.image_shape, data.batch_size
+            found = faster_format(method.backbone, *sizes, strategy.root_device, trainer.precision_plugin)
+        return strategy.broadcast(found)
 
 
 class BatchOrder(Callback):
@@ -209,6 +249,7 @@ class Clock(Callback):
 
 
 CALLBACKS = (
+    NetworkFormat,
     BatchOrder,
     Accuracies,
     SplitCheck,

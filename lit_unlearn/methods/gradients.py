@@ -60,6 +60,7 @@ def loss_gradients(
 
     if gradients == "per_sample":
         samples = images[:, None], labels[:, None]
+        weights = {name: value.contiguous() for name, value in weights.items()}  # faster here than channels_last
         found: tuple[Weights, Tensor] = vmap(grad_and_value(loss), (None, 0, 0))(weights, *samples)
         return found
     each, value = grad_and_value(loss)(weights, images, labels)

@@ -207,6 +207,7 @@ class Report(Callback):
         common = run_metadata(trainer, self._started, results.suite)
         described = module.describe()
         own_weights = described.pop("weights")
+        common["devices"]["memory_format"] = described.pop("memory_format")
         for subject, method in _REFERENCES.items():
             more = results.more_retrains if subject == "retrain" else ()
             for found in (*([results.models[subject]] if subject in results.models else ()), *more):

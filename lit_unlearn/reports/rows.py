@@ -61,7 +61,7 @@ class Row:
         seconds: phase or attack → wall-clock seconds.
         epochs: epochs of unlearning that were run.
         batch_size: loader → samples per device and step.
-        devices: accelerator, number, names.
+        devices: accelerator, number, threads, and the memory format of convolutions.
         precision: the Trainer's precision.
         versions: package → version.
         commit: the repository's commit, where there is one.

@@ -5,6 +5,8 @@ import copy
 from torch import Tensor, nn
 from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
+from lit_unlearn.backbones.memory_format import set_memory_format
+
 BatchNorm = BatchNorm1d | BatchNorm2d | BatchNorm3d
 
 
@@ -38,12 +40,14 @@ class FrozenNorm(nn.Module):
 def batchable(network: nn.Module) -> nn.Module:
     """A frozen copy in eval mode that computes the same, with the same parameters by name.
 
-    Batch norm with running statistics becomes :class:`FrozenNorm`, and activations no longer work in place.
+    Batch norm with running statistics becomes :class:`FrozenNorm`, and activations no longer work in place; kernels are
+    contiguous.
 
     Args:
         network: it is left as it is.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
+    set_memory_format(network, "contiguous")  # faster for second derivatives and vmap
     for path, module in list(network.named_modules()):
         if path and isinstance(module, BatchNorm) and module.running_mean is not None:
             network.set_submodule(path, FrozenNorm(module))
