@@ -9,7 +9,8 @@ import yaml
 
 from lit_unlearn.shipped import CONFIGS, read_config
 
-TABLE: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "reference_settings.yaml").read_text("utf-8"))
+FILE = Path(__file__).parent / "reference_settings.yaml"
+TABLE: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(FILE.read_text("utf-8"))
 NAMES = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 SOURCE = re.compile(
     r"(ours|not public): \S.*"
