@@ -136,7 +136,6 @@ def test_what_can_dampen_nothing_is_refused_before_anything_is_written(
 def test_just_below_the_bound_it_dampens(fit, make_backbone, make_data):
     module = SSD(make_backbone(), alpha=1.99, importance="per_sample")
     trainer = fit(module, make_data())
-    print(float(trainer.callback_metrics["train/dampened"]))
     assert float(trainer.callback_metrics["train/dampened"]) > 0
     assert not module.is_original()
 
