@@ -1,9 +1,10 @@
 """BoundaryExpanding (BE): give the forget set a class of its own, then take that class away again.
 
 L = E_Df[CE(z⁺(x), C)], z⁺ the logits with one output unit appended; Chen et al., Boundary Unlearning, arXiv 2303.11570.
-The unit starts as in the authors' code, Xavier-normal with bias 0; 10 epochs, batch 64, learning rate 1e-5. The paper
-cuts the unit off at the end, ``keep_unit`` does not. The unit lies beside the head, of which it is one more row, so
-that every evaluation in between is of the model as it would be after the cut, and the optimizer stays the same.
+The unit starts as in the authors' code, Xavier-normal with bias 0; 10 epochs, batch 64, learning rate 1e-5, no weight
+decay. The paper cuts the unit off at the end, ``keep_unit`` does not. The unit lies beside the head, of which it is one
+more row, so that every evaluation in between is of the model as it would be after the cut, and the optimizer stays the
+same.
 """
 
 import copy
@@ -44,7 +45,7 @@ class BoundaryExpanding(UnlearnModule):
         self,
         backbone: Backbone,
         weights: str | Path | None = None,
-        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-5, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-5, momentum=0.9),
         lr_scheduler: LRSchedulerCallable | None = None,
         keep_unit: bool = False,
     ) -> None:

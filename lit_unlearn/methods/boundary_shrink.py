@@ -1,10 +1,10 @@
 """BoundaryShrink (BS): hand every forget sample to the class on the other side of its nearest boundary.
 
 L = E_Df[CE(z(x), y′)], y′ = argmax z_θo(x′), x′ = clamp(x + ε·sign ∇ₓCE(z_θo(x), y), 0, 1): one FGSM step on the frozen
-original, in pixel space; Chen et al., Boundary Unlearning, arXiv 2303.11570. ε .1, 10 epochs, learning rate 1e-5. The
-paper asks for the nearest *incorrect* class; the authors' code takes what the original says, which is still the true
-label where the step does not cross a boundary: the default, ``exclude_true`` is the paper. As in their code, x′ is
-rounded to 256 grey levels.
+original, in pixel space; Chen et al., Boundary Unlearning, arXiv 2303.11570. ε .1, 10 epochs, batch 64, learning rate
+1e-5, no weight decay. The paper asks for the nearest *incorrect* class; the authors' code takes what the original says,
+which is still the true label where the step does not cross a boundary: the default, ``exclude_true`` is the paper. As
+in their code, x′ is rounded to 256 grey levels.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ class BoundaryShrink(UnlearnModule):
         self,
         backbone: Backbone,
         weights: str | Path | None = None,
-        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-5, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-5, momentum=0.9),
         lr_scheduler: LRSchedulerCallable | None = None,
         step_size: float = 0.1,
         exclude_true: bool = False,

@@ -44,7 +44,7 @@ class EUk(CFk):
         self,
         backbone: Backbone,
         weights: str | Path | None = None,
-        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
         k: int = 3,
         unit: Unit = "layers",

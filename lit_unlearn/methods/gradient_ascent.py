@@ -1,7 +1,7 @@
 """GradientAscent (GA): climb the loss of the forget set.
 
-L = −E_Df[CE(z(x), y)]; 5–10 epochs, learning rate 1e-4 (range 1e-5 … 1e-3). The loss has no lower bound, so the climb
-can be clipped, or stopped once enough is forgotten; a run that leaves the numbers is reported as diverged.
+L = −E_Df[CE(z(x), y)]; 5 epochs, learning rate 1e-4, as in the sparse protocol. The loss has no lower bound, so the
+climb can be clipped, or stopped once enough is forgotten; a run that leaves the numbers is reported as diverged.
 """
 
 from pathlib import Path

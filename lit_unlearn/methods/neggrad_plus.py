@@ -2,8 +2,8 @@
 
 L = α·E_Dr[CE(z(x), y)] − (1 − α)·E_Df[CE(z(x), y)], α .95, learning rate .01; Kurmanji et al., Towards Unbounded
 Machine Unlearning, arXiv 2302.09880. As in their code, each batch goes through the network by itself, retain first, so
-that BatchNorm sees one, then the other. Their code repeats the first shuffle of Df throughout an epoch; here each pass
-is shuffled.
+that BatchNorm sees one, then the other; neither momentum nor weight decay. Their code repeats the first shuffle of Df
+throughout an epoch; here each pass is shuffled. Where few samples are forgotten, theirs has α .9999.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ class NegGradPlus(UnlearnModule):
         self,
         backbone: Backbone,
         weights: str | Path | None = None,
-        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
         alpha: float = 0.95,
     ) -> None:

@@ -2,7 +2,9 @@
 
 L = −KL_T(θo ‖ θ) on every forget batch of the first ``msteps`` epochs, then, in each epoch, L = γ·CE + α·KL_T(θo ‖ θ)
 on every retain batch; one optimizer for both. Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880.
-Defaults are the paper's large-scale settings: 3 epochs, batches of 128 retain and 32 forget samples, momentum .9.
+Defaults are those of the released large-scale notebook, which runs 3 epochs at a constant rate, in batches of 256
+retain and 512 forget samples: few, large maximising steps. Its own names for batches, set to 128 and 32, are read by
+nothing.
 
 SCRUB+R (``rewind``) keeps the weights of each epoch and ends with those whose error on the forget set is nearest the
 final model's error on a validation set with the classes of the forget set, in its proportions. The paper has images for

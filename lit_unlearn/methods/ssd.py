@@ -1,22 +1,29 @@
 """SSD (selective synaptic dampening): shrink, in one shot, the weights that matter more to the forget set than to all.
 
 I_D, I_f = mean squared gradients of CE on D and on Df, in eval mode; where I_f > α·I_D: θ ← θ · min(λ·I_D / I_f, 1).
-Foster et al., arXiv 2308.07707. The paper means gradients of single samples, the default here; the released code
-squares mean gradients of batches, D and Df each in batches of their own: ``importance="per_batch"``.
+Foster et al., arXiv 2308.07707. The paper means gradients of single samples, ``importance="per_sample"``; the released
+code squares mean gradients of batches, D and Df each in batches of their own: ``per_batch``, the default, since the
+published α 10 and λ 1 belong to it.
+
+The two are on different scales. Df is a part of D, so that I_D ≥ |Df| / |D| · I_f for ``per_sample``, and only α in
+(1, |D| / |Df|), below 3.3 for three of ten classes and 10 for a tenth, can single out weights; λ has the same limit.
+For ``per_batch`` no such bound holds: gradients cancel within a batch of D, which has all classes, more than within one
+of Df. Deviation: D is shuffled here. The released code has it sorted by classes and Df last, so that its batches of D
+hold those of Df, and about the same bound holds there; its requests are small, such as one class of a hundred.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import check_at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.gradients import GradientKind, MeanSquares, loss_gradients, one_of_gradients
+from lit_unlearn.methods.protocols import UnlearnData
 
 
 class SSD(UnlearnModule):
@@ -25,13 +32,15 @@ class SSD(UnlearnModule):
     Args:
         backbone: the trained network.
         weights: the original weights.
-        alpha: α ≥ 0: how many times more important to Df than to D a weight must be for it to be dampened.
-        dampening: λ ≥ 0.
-        importance: ``per_sample`` (the paper) or ``per_batch`` (the released code; also where vmap fails on a network).
+        alpha: α ≥ 0: how many times more important to Df than to D a weight must be for it to be dampened; with
+            ``per_sample`` below |D| / |Df|, and above 1 for it to single out what Df needs.
+        dampening: λ ≥ 0; with ``per_sample`` below |D| / |Df|.
+        importance: ``per_batch`` (the released code; also where vmap fails on a network) or ``per_sample`` (the paper).
         chunk_size: how many samples' gradients are held at a time.
 
     Raises:
-        UsageError: for an unknown importance, or a number out of range.
+        UsageError: for an unknown importance, or a number out of range; before training, for α or λ with which
+            ``per_sample`` importances can change no weight.
     """
 
     order = "mixed"
@@ -43,7 +52,7 @@ class SSD(UnlearnModule):
         weights: str | Path | None = None,
         alpha: float = 10.0,
         dampening: float = 1.0,
-        importance: GradientKind = "per_sample",
+        importance: GradientKind = "per_batch",
         chunk_size: int = 32,
     ) -> None:
         super().__init__(backbone, weights)
@@ -57,16 +66,23 @@ class SSD(UnlearnModule):
         """Nothing is trained."""
         return []
 
+    def check_data(self, data: UnlearnData) -> None:
+        """Checks that some weight could be dampened."""
+        if self.importance != "per_sample":
+            return
+        counts = data.split.counts()
+        forget, full = counts["forget"], counts["forget"] + counts["retain"]
+        for name, value in (("alpha", self.alpha), ("dampening", self.dampening)):
+            if value * forget >= full:
+                raise UsageError(
+                    f"{name} is {value}, but must be below {full / forget:.3g}, with importances per sample: no weight "
+                    f"matters more than that to the {forget:,} samples to forget than to all {full:,}, and none would "
+                    "be dampened"
+                )
+
     def on_train_start(self) -> None:
         """Starts to measure the network as it answers, in eval mode."""
         self.backbone.eval()
-        counts = self.data.split.counts()
-        limit = 1 + counts["retain"] / counts["forget"]
-        if self.importance == "per_sample" and self.alpha >= limit:
-            rank_zero_warn(
-                f"SSD will dampen nothing: alpha is {self.alpha}, and no weight is more than {limit:.3g} times as "
-                "important to the forget set as to all, of which it is a part"
-            )
         self.trainer.should_stop |= self.current_epoch > 0  # a run that had dampened is resumed
         self._weights = {name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad}
         self._full, self._forget = MeanSquares(self._weights), MeanSquares(self._weights)

@@ -121,11 +121,23 @@ def test_weights_frozen_by_the_user_stay(fit, make_backbone, make_data, trained_
         assert torch.equal(value, trained_state[name]) == (name != "head.weight" and name != "head.bias"), name
 
 
-def test_says_when_alpha_is_beyond_what_the_forget_set_can_reach(fit, make_backbone, make_data):
-    module = SSD(make_backbone())  # alpha 10; half of the data is to be forgotten
-    with pytest.warns(UserWarning, match="will dampen nothing: alpha is 10.0, and no weight is more than 2 times"):
-        fit(module, make_data())
-    assert module.is_original()
+@pytest.mark.parametrize("option", ["alpha", "dampening"])
+def test_what_can_dampen_nothing_is_refused_before_anything_is_written(
+    fit, make_backbone, make_data, option, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    module = SSD(make_backbone(), **{"alpha": 1.0, "importance": "per_sample", option: 2.0})
+    with pytest.raises(UsageError, match=rf"{option} is 2.0, but must be below 2, .* the 24 samples .* all 48"):
+        fit(module, make_data())  # half of the data is to be forgotten
+    assert not list(tmp_path.iterdir())
+    fit(SSD(make_backbone(), alpha=2.0, dampening=2.0, importance="per_batch"), make_data())
+
+
+def test_just_below_the_bound_it_dampens(fit, make_backbone, make_data):
+    module = SSD(make_backbone(), alpha=1.99, importance="per_sample")
+    trainer = fit(module, make_data())
+    assert float(trainer.callback_metrics["train/dampened"]) > 0
+    assert not module.is_original()
 
 
 @pytest.mark.parametrize(
