@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run
+from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import LoadedRetrain, OwnRetrain, check_retrain, load_retrain
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import Target, make_targets
@@ -43,9 +44,12 @@ class Evaluation(Driver):
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
             such as the upper bound of gradient inversion. None computes it in each run.
+        pool: a folder with weights of other models of the same data, or a list of folders and files: Retrains of this
+            run's split, Originals, and models of this run's method on this split, as a benchmark leaves them. Attacks
+            take their reference models from it; see :mod:`lit_unlearn.attacks.pool`.
 
     Raises:
-        UsageError: if ``retrain`` is of another type.
+        UsageError: if ``retrain`` or ``pool`` is of another type.
     """
 
     def __init__(
@@ -54,11 +58,14 @@ class Evaluation(Driver):
         suite: str | None = None,
         reference_models: bool = True,
         cache: str | Path | None = None,
+        pool: str | Path | list[str] | None = None,
     ) -> None:
         self.retrain = check_retrain(retrain)
         self.suite = suite
         self.reference_models = reference_models
         self.cache = cache
+        self.pool = check_pool(pool)
+        self._pool: Pool | None = None
         self._retrain: LoadedRetrain | None = None
         self._results: Results | None = None
         self._warnings: list[str] = []
@@ -72,10 +79,11 @@ class Evaluation(Driver):
             driver.setup(trainer, pl_module, stage)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Moves itself behind all other callbacks, and loads Retrain.
+        """Moves itself behind all other callbacks, loads Retrain, and looks at the pool.
 
         Raises:
-            UsageError: if there are two Evaluations, or the weights do not fit the backbone or belong to another split.
+            UsageError: if there are two Evaluations, the weights do not fit the backbone or belong to another split, or
+                the pool has no Retrain of this split.
         """
         del stage
         if len(_evaluations(trainer)) > 1:
@@ -85,6 +93,7 @@ class Evaluation(Driver):
         self.began, self._results, self._warnings = False, None, []
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._retrain = None if self.retrain is None else load_retrain(self.retrain, pl_module, data)
+        self._pool = find_pool(self.pool, pl_module, data) if self.pool else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at Original and Retrain, and says what is doubtful."""
@@ -196,7 +205,7 @@ class Evaluation(Driver):
         }
         present = {subject: backbone for subject, backbone in backbones.items() if backbone is not None}
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        return make_targets(data, data.num_classes, module.device, present, Shared(self.cache))
+        return make_targets(data, data.num_classes, module.device, present, Shared(self.cache), self._pool)
 
     def _references(self, trainer: Trainer, module: Any, targets: dict[Subject, Target]) -> list[Subject]:
         """The reference models that this run has; Original is none where it is the model that is audited itself."""
