@@ -125,7 +125,7 @@ def _epsilon_of_errors(m: int, k: int, delta: float) -> Tensor:
 
     Without any error it is the largest. Without errors on one side alone there are too few models to say, so it is 0.
     """
-    one, other = (torch.arange(m + 1) / m).double()[:, None], (torch.arange(k + 1) / k).double()[None]
+    one, other = torch.arange(m + 1).double()[:, None] / m, torch.arange(k + 1).double()[None] / k
     ways = (1 - delta - one).log() - other.log(), (1 - delta - other).log() - one.log()
     found = torch.fmax(*ways).nan_to_num(nan=0.0).clamp(0, LARGEST_EPSILON)
     perfect = (one == 0).long() + (other == 0).long()
