@@ -76,7 +76,7 @@ def find_pool(places: Sequence[Path], module: Any, data: Any) -> Pool:
     search = _Search(_method(module), data.split, data.split_of_nothing)
     for path in _files(places):
         search.look_at(path, module.unwrapped_copy())
-    where = ", ".join(str(place) for place in places)
+    where = str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
     for path, reason in search.unreadable:
         rank_zero_warn(f"the pool's {path} cannot be read and is left out: {reason}")
     pool = search.pool()

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from attacked import Keeps
+from command_line import lit_unlearn
 
 from lit_unlearn.attacks import Evaluation, ForgettingQuality, KLoM, OwnRetrain, ReferenceMembership
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
@@ -13,6 +14,7 @@ from lit_unlearn.backbones import ResNet8
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Audit, FineTune, Retrain
+from lit_unlearn.reports import read_rows
 
 
 @pytest.fixture
@@ -174,3 +176,31 @@ def test_a_whole_run_scores_the_method_beside_retrain(pool, make_backbone, make_
     assert unlearned["membership/klom/retain_mean"] > 0
     assert 0 <= unlearned["membership/forgetting_quality/forgetting"] <= 1
     assert models["retrain"].skipped["membership/forgetting_quality"].startswith("it needs at least 6 Retrains")
+
+
+@pytest.mark.ci
+def test_the_command_line_scores_a_method_with_a_pool_of_digits(tmp_path):
+    small = ("--config", "base/digits_random", "--model.backbone.width=4", "--trainer.max_epochs=1")
+    small += ("--data.train_limit=300", "--evaluation.retrain=null", "--trainer.enable_progress_bar=false")
+    for method, count in (("Retrain", 4), ("Pretrain", 2), ("FineTune", 3)):
+        for seed in range(count):
+            where = (f"--trainer.logger.save_dir=pool/{seed}", f"--seed_everything={seed}", "--trainer.callbacks=[]")
+            words = (*small, f"--model={method}", "--model.weights=fresh", *where)
+            words += ("--data.forget=null",) if method == "Pretrain" else ()
+            outcome = lit_unlearn(tmp_path, "fit", *words)
+            assert (outcome.status, outcome.err) == (0, ""), outcome.err
+    attacks = ("--config", "attack/pool", "--trainer.callbacks+=KLoM", "--trainer.callbacks.models=2")
+    attacks += ("--trainer.callbacks.name=klom_of_few", "--evaluation.pool=pool")
+    outcome = lit_unlearn(tmp_path, "fit", *small, "--model=FineTune", "--model.weights=fresh", *attacks)
+    assert outcome.status == 0, outcome.err
+    assert "has 4 Retrains of this split, 2 Originals and 3 unlearned models of FineTune" in outcome.log
+    (results,) = (tmp_path / "runs").rglob("results.json")
+    row = read_rows(results)[-1]
+    assert row.attacks.keys() >= {f"membership/{name}/auc" for name in ("rmia", "lira", "lira_online", "u_lira")}
+    assert row.attacks["membership/klom_of_few/forget_p95"] >= row.attacks["membership/klom_of_few/forget_median"] >= 0
+    assert "20 Retrains, but the pool has 3 and 4" in row.skipped["membership/forgetting_quality"]
+    outcome = lit_unlearn(tmp_path, "fit", *small, "--model=FineTune", "--model.weights=fresh", "--evaluation.pool=no")
+    assert (outcome.status, outcome.err) == (
+        2,
+        "lit-unlearn: error: evaluation.pool: there is no folder or file 'no'\n",
+    )

@@ -127,9 +127,7 @@ def test_the_key_of_an_attack_changes_with_every_model_of_its_pool(experiments):
 
     def keys(originals):
         runs = make_runs(Grid(**folder, seeds=Seeds(originals=originals), pool=True))
-        return {
-            (run.name, run.seeds["original"]): run.key for run in runs if run.reports and run.seeds["original"] == 0
-        }
+        return {run.name: run.key for run in runs if run.reports and run.seeds["original"] == 0}
 
     first = keys(2)
     assert first == keys(2)
