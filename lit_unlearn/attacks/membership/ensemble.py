@@ -32,7 +32,7 @@ class EnsembleAttack(MembershipAttack):
         seed: of what is drawn.
     """
 
-    def __init__(self, name: str, models: int, seed: int) -> None:
+    def __init__(self, name: str, models: int, seed: int = 0) -> None:
         super().__init__(name, seed)
         check_at_least("models", models, 2)
         self.models = models

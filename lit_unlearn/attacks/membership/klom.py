@@ -69,13 +69,12 @@ class KLoM(EnsembleAttack):
     """KLoM of the method on forgotten, retained and unseen images.
 
     Args:
-        models: fewest models on each side, by default as many as there are bins; the paper has 100.
-        seed: of nothing, but every attack of the family has one.
+        models: fewest models on each side, by default as many as there are bins; the released code has 100.
         name: metric name prefix.
     """
 
-    def __init__(self, models: int = BINS, seed: int = 0, name: str = "klom") -> None:
-        super().__init__(name, models, seed)
+    def __init__(self, models: int = BINS, name: str = "klom") -> None:
+        super().__init__(name, models)
 
     def splits(self, target: Target) -> Sequence[str]:
         """Forgotten, retained and test samples, and where they are there those held out or of forgotten classes."""
