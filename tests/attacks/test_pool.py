@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,16 +167,29 @@ def test_a_whole_run_scores_the_method_beside_retrain(pool, make_backbone, make_
     kept, keeps = filled(folder, add, make_data()), Keeps()
     attacks = [KLoM(models=2), ForgettingQuality(models=3, bootstrap=5)]
     add("finetune/9.pt", 9, "FineTune")
+    few, more = Keeps(), [add(f"retrain/{seed}.pt", seed) for seed in (20, 21)]
     own = OwnRetrain(kept["retrains"][0], {"classes": [0, 1]})
     fit(FineTune(make_backbone()), make_data(), Evaluation(own, pool=folder), *attacks, keeps)
     models = keeps.results.models
     unlearned, retrain = models["unlearned"].attacks, models["retrain"].attacks
     assert unlearned["membership/klom/models"] == 4, "three of the pool and its own"
-    assert retrain["membership/klom/models"] == 2
+    assert retrain["membership/klom/models"] == 3, "half of the Retrains beside the other"
     assert models["original"].attacks["membership/klom/models"] == 3
     assert unlearned["membership/klom/retain_mean"] > 0
-    assert 0 <= unlearned["membership/forgetting_quality/forgetting"] <= 1
-    assert models["retrain"].skipped["membership/forgetting_quality"].startswith("it needs at least 6 Retrains")
+    for found in (unlearned, retrain):
+        quality, score, retained, tested = (
+            found[f"membership/forgetting_quality/{name}"]
+            for name in ("forgetting", "score", "retain_ratio", "test_ratio")
+        )
+        assert 0 <= quality <= 1
+        assert score == pytest.approx(quality * retained * tested)
+        assert found["membership/forgetting_quality/score_low"] <= score
+        assert score <= found["membership/forgetting_quality/score_high"]
+    for file in more:
+        Path(file).unlink()
+    fit(FineTune(make_backbone()), make_data(), Evaluation(own, pool=folder), *attacks, few)
+    skipped = few.results.models["retrain"].skipped
+    assert skipped["membership/forgetting_quality"].startswith("it needs at least 6 Retrains")
 
 
 @pytest.mark.ci

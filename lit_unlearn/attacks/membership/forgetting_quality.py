@@ -15,8 +15,8 @@ bootstrap samples of the models on both sides; forget images are the same in all
 that were drawn twice are easier to separate.
 
 The best rule is chosen on the models that it is scored on, so F of Retrain itself is no 1: on normal log odds it is
-about .19, for 10 as for 128 models. Retrain's own value belongs beside it. Fewer than 20 models are refused: ε then has
-less than six of its buckets, and the interval at 20 is already a tenth to a quarter of F.
+about .19, for 10 as for 128 models. Retrain's own value belongs beside it. Fewer than 20 models are refused: with 20
+the interval is ± a sixth of F where images are independent, and ± half of it where models err on all images alike.
 """
 
 import math
