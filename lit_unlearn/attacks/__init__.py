@@ -5,7 +5,13 @@ from lit_unlearn.attacks.compression import Prune, Quantise
 from lit_unlearn.attacks.detectability import DetectClasses, DetectSamples
 from lit_unlearn.attacks.evaluation import Evaluation
 from lit_unlearn.attacks.inversion import GradientInversion
-from lit_unlearn.attacks.membership import ReferenceMembership, SVCEfficacy, ThresholdMembership
+from lit_unlearn.attacks.membership import (
+    ForgettingQuality,
+    KLoM,
+    ReferenceMembership,
+    SVCEfficacy,
+    ThresholdMembership,
+)
 from lit_unlearn.attacks.recovery import (
     CapacityRecovery,
     FeatureMapping,
@@ -34,8 +40,10 @@ __all__ = [
     "FeatureMap",
     "FeatureMapping",
     "ForgetProbe",
+    "ForgettingQuality",
     "GradientInversion",
     "HeadRecovery",
+    "KLoM",
     "KNNRecovery",
     "LinearDiscriminant",
     "NearestMean",

@@ -12,7 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run
-from lit_unlearn.attacks.retrain import LoadedRetrain, OwnRetrain, check_retrain, load_retrains
+from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
+from lit_unlearn.attacks.retrain import (
+    LoadedRetrain,
+    OwnRetrain,
+    as_pool,
+    check_retrain,
+    load_retrains,
+    measurement_of,
+)
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
@@ -48,9 +56,13 @@ class Evaluation(Driver):
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
             such as the upper bound of gradient inversion. None computes it in each run.
+        pool: a folder with weights of other models of the same data, or a list of folders and files: Retrains of this
+            run's split, Originals, and models of this run's method on this split, as a benchmark leaves them. Attacks
+            take their reference models from it; see :mod:`lit_unlearn.attacks.pool`. None takes the Retrains, if there
+            are several.
 
     Raises:
-        UsageError: if ``retrain`` is of another type.
+        UsageError: if ``retrain`` or ``pool`` is of another type.
     """
 
     def __init__(
@@ -60,6 +72,7 @@ class Evaluation(Driver):
         reference_models: bool = True,
         cache: str | Path | None = None,
         retrains: int = 1,
+        pool: str | Path | list[str] | None = None,
     ) -> None:
         given = retrain if isinstance(retrain, list) else [retrain]
         self.retrain = [check_retrain(each) for each in given if each is not None]
@@ -69,6 +82,8 @@ class Evaluation(Driver):
         self.reference_models = reference_models
         self.cache = cache
         self._retrains: list[LoadedRetrain] = []
+        self.pool = check_pool(pool)
+        self._pool: Pool | None = None
         self._results: Results | None = None
         self._warnings: list[str] = []
 
@@ -81,10 +96,11 @@ class Evaluation(Driver):
             driver.setup(trainer, pl_module, stage)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Moves itself behind all other callbacks, and loads Retrain.
+        """Moves itself behind all other callbacks, loads Retrain, and looks at the pool.
 
         Raises:
-            UsageError: if there are two Evaluations, or the weights do not fit the backbone or belong to another split.
+            UsageError: if there are two Evaluations, the weights do not fit the backbone or belong to another split, or
+                the pool has no Retrain of this split.
         """
         del stage
         if len(_evaluations(trainer)) > 1:
@@ -94,6 +110,8 @@ class Evaluation(Driver):
         self.began, self._results, self._warnings = False, None, []
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._retrains = load_retrains(self.retrain, pl_module, data)
+        pool = self.pool or as_pool(self._retrains)
+        self._pool = find_pool(pool, pl_module, data) if pool else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at Original and Retrain, and says what is doubtful."""
@@ -183,7 +201,7 @@ class Evaluation(Driver):
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
             rank_zero_info(f"Measuring the reference model: {subject}")
-            found = of_retrain(self._retrains[0]) if subject == "retrain" else Measurement()
+            found = measurement_of(self._retrains[0]) if subject == "retrain" else Measurement()
             measure(targets[subject], attacks, found)
             results.models[subject] = found
         if "retrain" in results.models:
@@ -194,7 +212,7 @@ class Evaluation(Driver):
         """Measures the Retrains after the first, one in memory at a time; their pictures are not kept."""
         for number, retrain in enumerate(self._retrains[1:], start=2):
             rank_zero_info(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
-            found = of_retrain(retrain)
+            found = measurement_of(retrain)
             set_memory_format(retrain.backbone, memory_format_of(module.backbone))
             model = EncodedData(retrain.backbone, first.data, module.device)
             measure(dataclasses.replace(first, model=model), attacks, found)
@@ -216,7 +234,7 @@ class Evaluation(Driver):
         for backbone in present.values():
             set_memory_format(backbone, memory_format_of(module.backbone))
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        return make_targets(data, data.num_classes, module.device, present, Shared(self.cache))
+        return make_targets(data, data.num_classes, module.device, present, Shared(self.cache), self._pool)
 
     def _references(self, trainer: Trainer, module: Any, targets: dict[Subject, Target]) -> list[Subject]:
         """The reference models that this run has; Original is none where it is the model that is audited itself."""
@@ -231,12 +249,6 @@ class Evaluation(Driver):
         for callback in _callbacks(trainer):
             if isinstance(callback, TakesResults):
                 callback.on_attacks_end(trainer, module, results)
-
-
-def of_retrain(retrain: LoadedRetrain) -> Measurement:
-    """A measurement that knows where a Retrain comes from, and how long its training took."""
-    seconds = {} if retrain.seconds is None else {"unlearn": retrain.seconds}
-    return Measurement(weights=retrain.source, seconds=seconds)
 
 
 def measure(target: Target, attacks: Sequence[Attack], found: Measurement) -> None:

@@ -12,6 +12,7 @@ from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.results import Measurement
 
 _KEYS = ("weights", "trained_without")
 SIDECAR = ".yaml"
@@ -75,6 +76,18 @@ def load_retrains(given: Sequence[Any], module: Any, data: Any) -> list[LoadedRe
         if each.source.get("sha256") and known.count(each.source["sha256"]) > 1:
             raise UsageError(f"retrain {each.source['source']!r} is given twice: name Retrains of different seeds")
     return found
+
+
+def as_pool(retrains: Sequence[LoadedRetrain]) -> list[Path]:
+    """The files of several Retrains whose weights say what they were trained without; none of a single one."""
+    own = [each.source for each in retrains if "sha256" in each.source and "trained_without" not in each.source]
+    return [resolve(source["source"]) for source in own] if len(own) > 1 else []
+
+
+def measurement_of(retrain: LoadedRetrain) -> Measurement:
+    """A measurement that knows where a Retrain comes from, and how long its training took."""
+    seconds = {} if retrain.seconds is None else {"unlearn": retrain.seconds}
+    return Measurement(weights=retrain.source, seconds=seconds)
 
 
 def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:

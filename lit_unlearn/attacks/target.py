@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES, Network
@@ -166,6 +167,7 @@ class Target:
         num_classes: C of the data; a method may have given its model more outputs.
         retrain: the reference model Retrain on the same data, or None; no attacker has it.
         shared: what attacks compute once for all models of a run.
+        pool: other models of the same data by their files, for attacks that compare with many, or None.
     """
 
     model: EncodedData
@@ -174,6 +176,7 @@ class Target:
     num_classes: int
     retrain: EncodedData | None = None
     shared: Shared = field(default_factory=Shared)
+    pool: Pool | None = None
 
     @property
     def device(self) -> torch.device:
@@ -220,6 +223,7 @@ def make_targets(
     device: torch.device,
     backbones: Mapping[Subject, Backbone],
     shared: Shared | None = None,
+    pool: Pool | None = None,
 ) -> dict[Subject, Target]:
     """A target for each model of a run; they share the passes of Original and Retrain.
 
@@ -229,8 +233,10 @@ def make_targets(
         device: where to compute.
         backbones: frozen networks; one that occurs twice is encoded once.
         shared: what attacks compute once; None begins with nothing.
+        pool: reference models by their files.
     """
     unique = {id(backbone): EncodedData(backbone, data, device) for backbone in backbones.values()}
     encoded = {subject: unique[id(backbone)] for subject, backbone in backbones.items()}
     original, retrain, shared = encoded.get("original"), encoded.get("retrain"), shared or Shared()
-    return {subject: Target(model, original, data, num_classes, retrain, shared) for subject, model in encoded.items()}
+    known = data, num_classes, retrain, shared, pool
+    return {subject: Target(model, original, *known) for subject, model in encoded.items()}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, WEIGHTS_OF, Experiments, chosen, data_names
 from lit_unlearn.benchmark.given import Given, given
+from lit_unlearn.benchmark.pooling import pooled
 from lit_unlearn.benchmark.runs import Run, make_run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least
@@ -78,6 +79,8 @@ class Grid:
             ``evaluation.suite`` count; None leaves each experiment its own, or where ``original`` is given and a base
             names none takes ``attack/quick``.
         overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
+        pool: whether each attack run gets the grid's models as ``evaluation.pool``: originals, Retrains, and the
+            unlearned models of its experiment, of all training seeds.
     """
 
     bases: dict[str, str]
@@ -90,6 +93,7 @@ class Grid:
     seeds: Seeds = field(default_factory=Seeds)
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    pool: bool = False
 
 
 class Experiment(NamedTuple):
@@ -129,7 +133,7 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
                 own = names if seed < first + count else []
                 made = _Scenario(on, experiments, scenario, data, seed, attacks, original).runs(own, variants)
                 runs |= {run.key: run for run in made}  # scenarios share an original
-    return list(runs.values())
+    return pooled(list(runs.values())) if grid.pool and variants is None else list(runs.values())
 
 
 def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:

@@ -16,6 +16,8 @@ from lit_unlearn.benchmark.given import Given, file_key
 from lit_unlearn.benchmark.settings import look_up, put
 
 WEIGHTS = "unlearned.ckpt"
+POOL = "evaluation.pool"
+"""A list in the settings, of which each run that makes a part has a place of its own: ``evaluation.pool.0000``."""
 LISTED = "data.init_args.forget.index_file"
 """The one file of settings whose content says what a run does."""
 
@@ -69,6 +71,9 @@ class Run:
             put(settings, place, str(root / run.folder / WEIGHTS))
         for place, there in self.given.items():
             put(settings, place, there.weights)
+        pool = look_up(settings, POOL)
+        if isinstance(pool, dict):  # a run that diverged has left no weights
+            put(settings, POOL, [path for path in pool.values() if Path(path).exists()])
         name, _, version = self.folder.rpartition("/")
         logger = {"save_dir": str(root), "name": name, "version": version}
         put(settings, "trainer.logger", {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger})

@@ -162,6 +162,11 @@ class UnlearnDataModule(LightningDataModule):
         return left_out_hash(found, data.train_labels)
 
     @property
+    def split_of_nothing(self) -> str:
+        """The hash of the split of these training images in which nothing is forgotten or held out."""
+        return left_out_hash(torch.empty(0, dtype=torch.int64), self.data.train_labels)
+
+    @property
     def class_names(self) -> list[str]:
         """One name per class index."""
         return self.data.class_names

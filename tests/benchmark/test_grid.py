@@ -89,6 +89,65 @@ def test_a_nested_grid_of_three_is_three_grids_of_one(experiments):
     }
 
 
+def test_a_pool_gives_each_attack_the_models_of_all_seeds_and_changes_no_other_run(experiments, tmp_path):
+    folder = experiments(opc={}, ga={})
+    alone, runs = (
+        make_runs(Grid(**folder, seeds=Seeds(originals=2, unlearnings=2), pool=pool)) for pool in (False, True)
+    )
+    fits = [run for run in runs if run.subcommand == "fit"]
+    assert {run.key for run in fits} == {run.key for run in alone if run.subcommand == "fit"}
+    assert not {run.key for run in runs if run.reports} & {run.key for run in alone if run.reports}
+    assert len(runs) == len(alone) == len({run.key for run in runs})
+    before: set[str] = set()
+    for run in runs:
+        assert {need.key for need in run.needs.values()} <= before
+        before.add(run.key)
+    (attack,) = (
+        run for run in runs if (run.scenario, run.name, *run.seeds.values()) == ("random", "opc", 1, 3, 0)
+    )  # fmt: skip
+    assert attack.config(tmp_path)["evaluation"]["pool"] == [], "nothing was made yet"
+    for run in fits:
+        run.weights(tmp_path).parent.mkdir(parents=True)
+        run.weights(tmp_path).touch()
+    expected = [
+        run.weights(tmp_path)
+        for run in fits
+        if run.scenario in ("", "random") and run.name in ("pretrain", "retrain", "opc")
+    ]
+    assert attack.config(tmp_path)["evaluation"]["pool"] == [str(path) for path in expected]
+    assert len(expected) == 2 + 2 + 4
+    expected[-1].unlink()
+    assert len(attack.config(tmp_path)["evaluation"]["pool"]) == 7, "a run that diverged leaves no weights"
+    (references, _) = (run for run in runs if (run.scenario, run.name) == ("class", "references"))
+    assert len(references.config(tmp_path)["evaluation"]["pool"]) == 2 + 2
+
+
+def test_the_key_of_an_attack_changes_with_every_model_of_its_pool(experiments):
+    folder = experiments(("class",), opc={}, ga={})
+
+    def keys(originals):
+        runs = make_runs(Grid(**folder, seeds=Seeds(originals=originals), pool=True))
+        return {run.name: run.key for run in runs if run.reports and run.seeds["original"] == 0}
+
+    first = keys(2)
+    assert first == keys(2)
+    assert not set(keys(3).values()) & set(first.values())
+    path = Path(folder["experiments"])
+    sections = yaml.safe_load(path.read_text())
+    put(sections, "ga.model.init_args.weight", 3)
+    path.write_text(yaml.safe_dump(sections))
+    assert {name for name, key in keys(2).items() if first[name] != key} == {"ga"}
+
+
+def test_a_pool_on_several_data_stays_on_its_own(experiments, tmp_path):
+    folder = experiments(("class",), opc={})
+    files = [data_file(tmp_path, name, {"class_path": name.upper()}) for name in ("mnist", "svhn")]
+    runs = make_runs(Grid(**folder, data=files, pool=True))
+    for run in runs:
+        assert {need.scenario.partition("/")[0] for need in run.needs.values()} <= {run.scenario.partition("/")[0]}
+    assert [len(run.needs) for run in runs if run.name == "opc" and run.reports] == [3 + 3] * 2
+
+
 def data_file(folder, name, source):
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"source": source, "batch_size": 3}}}))
     return str(folder / f"{name}.yaml")

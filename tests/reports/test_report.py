@@ -58,7 +58,13 @@ def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
     assert row.split == {**data.split.describe(), "counts": data.split.counts()}
     assert row.batch_size == {"per_device": 8, "forget_per_device": 4, "global": 8}
     threads = torch.get_num_threads()
-    assert row.devices == {"accelerator": "cpu", "devices": 1, "nodes": 1, "threads": threads}
+    assert row.devices == {
+        "accelerator": "cpu",
+        "devices": 1,
+        "nodes": 1,
+        "threads": threads,
+        "memory_format": "contiguous",
+    }
     assert row.precision == "32-true"
     assert row.data["source"] == "Blobs"
     assert row.weights["source"] == str(trained_file)

@@ -1,15 +1,25 @@
 """Membership inference with reference models: RMIA (arXiv 2312.03262), LiRA (arXiv 2112.03570), U-LiRA (2403.01218).
 
 Threat model. The attacker sees logits of the model, knows the labels, and can train models of their own: OUT models
-without the forget set (Retrain with other seeds), and for U-LiRA also IN models, which saw it and unlearned it by the
-same method. That is the strongest attacker of the family: what any model finds easy counts for nothing.
+without the forget set (Retrain with other seeds), and for two methods also IN models, which saw it: Originals, or
+models that unlearned it by the same method. That is the strongest attacker of the family: what any model finds easy
+counts for nothing.
 
-    rmia     ratio(x) = p(x) / ((1 + a)/2 · mean_out(x) + (1 - a)/2),  score = Pr_z[ratio(x) ≥ γ ratio(z)]
-    lira     score = -log(1 - Φ((φ - median_out)/σ_out)), offline
-    u_lira   score = log N(φ; IN) - log N(φ; OUT), against OUT models left out in turn, on the forget samples alone
+    rmia         ratio(x) = p(x) / ((1 + a)/2 · mean_out(x) + (1 - a)/2),  score = Pr_z[ratio(x) ≥ γ ratio(z)]
+    lira         score = -log(1 - Φ((φ - median_out)/σ_out)), offline
+    lira_online  score = log N(φ; IN) - log N(φ; OUT), IN Originals, against OUT models left out in turn
+    u_lira       the same, IN models that unlearned
 
 ``rmia`` and ``lira`` separate forget samples from unseen ones of the same classes; RMIA's z are the unseen samples of
-the calibration half. ``u_lira`` asks of the forget samples whether this model unlearned them or never saw them.
+the calibration half. The two others look at the forget samples alone, since no model saw the unseen ones, and compare
+models: ``lira_online`` asks whether this model still knows them as an Original does, ``u_lira`` whether it unlearned
+them or never saw them. A model that never saw them has an AUC of .5 in both.
+
+γ of RMIA is 1, for p is the plain softmax. The authors' present code has the same p and the same 1 (ml_privacy_meter,
+modules/mia/attacks/rmia.py:145). Their paper's configs have 2 with another p, a soft-margin Taylor softmax at
+temperature 2 (research/2023_rmia/attack_configs/cifar10/rmia_offline_127_ref_models.yaml at 44f9051), and so has AMUN's
+evaluation (rmia_evaluate.py:48, 52, 56). With a plain softmax, x is never twice as likely as a z of ratio 1 where the
+references are more than 23 % sure of it (a = .3).
 
 Deviations. The fixed variance is that around each sample's own median, not that of all log odds together; φ is exact
 where the papers' p/(1 - p) rounds; the direction is learnt on the calibration half, so a model that answers forget
@@ -17,16 +27,15 @@ samples *worse* than one that never saw them is detected; a reference that answe
 is that model, and does not count.
 """
 
-import copy
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_unlearn.attacks.membership.answers import answers_of, other_models
 from lit_unlearn.attacks.membership.likelihood_ratio import (
     VARIANCES,
     Variance,
@@ -34,27 +43,38 @@ from lit_unlearn.attacks.membership.likelihood_ratio import (
     rmia_offline,
     unlearned_lira,
 )
-from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin, matched_halves
+from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, matched_halves
 from lit_unlearn.attacks.membership.single_model import FORGET, MembershipAttack
-from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.results import AttackResult
 
-Method = Literal["rmia", "lira", "u_lira"]
+Method = Literal["rmia", "lira", "lira_online", "u_lira"]
 LogOdds = dict[str, Tensor]
 
-_LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "u_lira": (3, 2)}
+_LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "lira_online": (3, 2), "u_lira": (3, 2)}
+"""Fewest OUT models, and fewest IN models."""
+
+
+class _References(NamedTuple):
+    """Files of reference models: trained without the forget set, and those that saw it."""
+
+    out: Sequence[str]
+    inside: Sequence[str]
 
 
 class ReferenceMembership(MembershipAttack):
     """Detects forget samples by comparing the model with other models, trained without the forget set or unlearned.
 
     Args:
-        method: ``rmia``, at least 1 reference; ``lira``, 2; ``u_lira``, 3 and 2 that unlearned.
+        method: ``rmia``, at least 1 reference; ``lira``, 2; ``lira_online``, 3 and 2 Originals; ``u_lira``, 3 and 2
+            that unlearned.
         references: weights (files, or names in the manifest) of models trained without the forget set of this run, in
-            the original's shape. Without any the attack is left out.
-        unlearned_references: for ``u_lira``, weights of models that were trained with the forget set and unlearned it.
+            the original's shape. Without any they are the Retrains of the run's pool; without a pool, or with one that
+            has too few, the attack is left out.
+        unlearned_references: for ``u_lira``, weights of models that were trained with the forget set and unlearned it;
+            without any they are the pool's, of the same method. The Originals of ``lira_online`` are always the pool's.
         variance: for LiRA, ``fixed`` or ``per_sample``; the latter wants dozens of references.
         a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.attacks.membership.likelihood_ratio.rmia_offline`.
         gamma: for RMIA, above 0.
@@ -89,11 +109,11 @@ class ReferenceMembership(MembershipAttack):
         twice = [each for each in self._files() if self._files().count(each) > 1]
         if twice:
             raise UsageError(f"reference {twice[0]!r} is named twice")
-        if self.unlearned_references and not least_unlearned:
+        if self.unlearned_references and self.method != "u_lira":
             raise UsageError(f"{self.method} takes no unlearned_references: method u_lira does")
         if self._files() and len(self.references) < least:
             raise UsageError(f"{self.method} needs at least {least} references, not {len(self.references)}")
-        if self._files() and len(self.unlearned_references) < least_unlearned:
+        if self._files() and self.method == "u_lira" and len(self.unlearned_references) < least_unlearned:
             given = len(self.unlearned_references)
             raise UsageError(f"{self.method} needs at least {least_unlearned} unlearned_references, not {given}")
 
@@ -117,32 +137,55 @@ class ReferenceMembership(MembershipAttack):
                 )
 
     def splits(self, target: Target) -> Sequence[str]:
-        """The forget set, and but for ``u_lira`` unseen samples."""
-        return (FORGET,) if self.method == "u_lira" else super().splits(target)
+        """The forget set, and unseen samples where the method reads them."""
+        return (FORGET,) if _LEAST[self.method][1] else super().splits(target)
 
     def lacks(self, target: Target) -> str | None:
         """Why the attack cannot be run on a target, or None."""
-        if not self.references:
-            return "it needs reference models, trained without the forget set: name their weights in references"
+        if target.pool is None and not self.references:
+            return (
+                "it needs reference models, trained without the forget set: name their weights in references, or a "
+                "folder of them in evaluation.pool"
+            )
+        found = self._named(target)
+        least, least_inside = _LEAST[self.method]
+        if len(found.out) < least or len(found.inside) < least_inside:
+            kind = "Originals" if self.method == "lira_online" else "models that unlearned"
+            also = f" and {least_inside} {kind}" if least_inside else ""
+            has = f" and {len(found.inside)}" if least_inside else ""
+            return f"it needs at least {least} Retrains{also}, but has {len(found.out)}{has}"
         return super().lacks(target)
+
+    def _named(self, target: Target) -> _References:
+        """The attack's own references, and from the pool what it names none of."""
+        pool = target.pool
+        out = self.references or (pool.retrains if pool else ())
+        if self.method == "lira_online":
+            return _References(out, pool.originals if pool else ())
+        return _References(out, self.unlearned_references or (pool.unlearned if pool else ()))
 
     def evaluate(self, target: Target) -> AttackResult:
         """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
-        own = _log_odds(target.model, self.splits(target))
-        out = self._others(target, self.references, own)
-        inside = self._others(target, self.unlearned_references, own)
-        least, least_unlearned = _LEAST[self.method]
-        if len(out) < least or len(inside) < least_unlearned:
+        splits, named = self.splits(target), self._named(target)
+        answers = answers_of(target.model, splits)
+        least, least_inside = _LEAST[self.method]
+        asked = (named.out, named.inside if least_inside else ())
+        out, inside = (
+            [{split: each[split].phi for split in splits} for each in other_models(target, files, answers, splits)]
+            for files in asked
+        )
+        if len(out) < least or len(inside) < least_inside:
             return AttackResult(dict.fromkeys(HELD_OUT_NUMBERS, math.nan))
-        if self.method == "u_lira":
+        own = {split: answers[split].phi for split in splits}
+        if least_inside:
             return AttackResult(self._on_the_same_samples(own, inside, out))
         return AttackResult(self._on_the_same_classes(target, own, out))
 
     def _on_the_same_samples(self, own: LogOdds, inside: list[LogOdds], out: list[LogOdds]) -> dict[str, float]:
-        unlearned, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
-        asked, never = unlearned_lira(own[FORGET], unlearned, unseen, self.variance)
-        halves = (Scores(asked[:, half::2].flatten(), never[:, half::2].flatten()) for half in (0, 1))
-        return held_out_attack(*halves)
+        seen, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
+        asked, never = unlearned_lira(own[FORGET], seen, unseen, self.variance)
+        even, odd = (Scores(asked[:, half::2].flatten(), never[:, half::2].flatten()) for half in (0, 1))
+        return held_out_attack(even, odd, repeats=len(out))
 
     def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
         forget, unseen = self.splits(target)
@@ -153,7 +196,8 @@ class ReferenceMembership(MembershipAttack):
             return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
         stacked = {split: torch.stack([odds[split] for odds in out]) for split in own}
         scores = {split: self._score(own, stacked, split, population) for split in own}
-        return held_out_attack(*(Scores(scores[forget][ours], scores[unseen][theirs]) for ours, theirs in halves))
+        even, odd = (Scores(scores[forget][ours], scores[unseen][theirs]) for ours, theirs in halves)
+        return held_out_attack(even, odd)
 
     def _score(self, own: LogOdds, out: LogOdds, split: str, population: Tensor) -> Tensor:
         if self.method == "lira":
@@ -161,24 +205,3 @@ class ReferenceMembership(MembershipAttack):
         unseen = next(name for name in own if name != FORGET)
         z = own[unseen][population].sigmoid(), out[unseen][:, population].sigmoid()
         return rmia_offline(own[split].sigmoid(), out[split].sigmoid(), *z, self.a, self.gamma)
-
-    def _others(self, target: Target, references: list[str], own: LogOdds) -> list[LogOdds]:
-        """Log odds of the references that are not the model under attack itself; once for all models of a run."""
-        splits = tuple(self.splits(target))
-        known = [
-            target.shared.once(("log odds", file, splits), functools.partial(_of_reference, target, file, splits))
-            for file in references
-        ]
-        return [odds for odds in known if not all(torch.equal(odds[split], own[split]) for split in own)]
-
-
-def _of_reference(target: Target, file: str, splits: Sequence[str]) -> LogOdds:
-    network = copy.deepcopy((target.original or target.model).backbone)
-    load_weights(network, file)
-    return _log_odds(EncodedData(network.eval(), target.data, target.device, budget=0), splits)
-
-
-def _log_odds(model: EncodedData, splits: Sequence[str]) -> LogOdds:
-    """φ of every sample of each split, on the CPU."""
-    samples = {split: model.gather(split) for split in splits}
-    return {split: margin(each.logits, each.labels).cpu() for split, each in samples.items()}

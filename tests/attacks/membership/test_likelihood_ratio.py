@@ -147,3 +147,11 @@ def test_errors():
         rmia_offline(p, out, p[:0], out[:, :0])
     with pytest.raises(UsageError, match="k at least 1"):
         rmia_offline(p, out[:0], p, out)
+
+
+def test_a_gamma_of_2_sees_nothing_where_the_references_are_half_sure():
+    sure, half, population = torch.ones(1), torch.full((2, 1), 0.5), torch.ones(5)
+    ratio = 1 / (0.65 * 0.5 + 0.35)  # 1.48; each of the population has 1
+    assert rmia_offline(sure, half, population, population.expand(2, 5), gamma=1.0).item() == 1
+    assert rmia_offline(sure, half, population, population.expand(2, 5), gamma=ratio + 0.01).item() == 0
+    assert rmia_offline(sure, half, population, population.expand(2, 5), gamma=2.0).item() == 0

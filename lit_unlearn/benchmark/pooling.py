@@ -1,0 +1,32 @@
+"""The models of a grid as a pool for its attacks: each attack run gets those of all training seeds as references."""
+
+import copy
+from collections.abc import Sequence
+
+from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN
+from lit_unlearn.benchmark.given import Given
+from lit_unlearn.benchmark.runs import POOL, Run, make_run
+
+
+def pooled(runs: Sequence[Run]) -> list[Run]:
+    """The runs with a pool for each attack run, in an order in which what a run needs comes before it.
+
+    A pool has the originals and the Retrains of its scenario, given ones too, and the unlearned models of its own
+    experiment. They are part of the key: another training seed in the grid means that everything is attacked again.
+    """
+    fits = [run for run in runs if run.subcommand == "fit"]
+    return [*fits, *(_with_pool(run, fits) for run in runs if run.subcommand != "fit")]
+
+
+def _with_pool(run: Run, fits: Sequence[Run]) -> Run:
+    members: list[Run | Given] = [*(each for each in fits if _belongs(each, run)), *run.given.values()]
+    places = {f"{POOL}.{number:04}": each for number, each in enumerate(members)}
+    settings, sources = copy.deepcopy(dict(run.settings)), {**run.needs, **run.given, **places}
+    return make_run(run.subcommand, run.scenario, run.name, run.seeds, settings, sources, run.variant, run.reports)
+
+
+def _belongs(model: Run, run: Run) -> bool:
+    """Whether a model is a reference for an attack run; those of another scenario forgot something else."""
+    if model.name == PRETRAIN:
+        return not model.scenario or run.scenario.startswith(f"{model.scenario}/")
+    return model.scenario == run.scenario and model.name in (RETRAIN, run.name)
