@@ -39,7 +39,7 @@ def headline(row: Row, verdict: Verdict) -> str:
     """The verdict with the numbers that it is based on, in one or two sentences."""
     no_attack, worst = verdict.no_attack, verdict.worst
     if verdict.level == "failed":
-        return f"The run was {row.status}." if row.status == "interrupted" else f"The run {row.status}."
+        return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}."
     if verdict.level in ("remembers", "part") and no_attack:
         degree = "has not forgotten" if verdict.level == "remembers" else "has forgotten only in part"
         return f"The model {degree}. Without any attack it names {_beside_retrain(no_attack)}."
