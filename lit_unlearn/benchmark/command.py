@@ -85,8 +85,9 @@ def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping
     runs: list[Run] = []
     failed: dict[str, str] = {}
     while len(planned := trial_runs(grid, tuning, searches, trials)) > len(runs):
+        checked = {run.key for run in runs}
         runs = planned
-        check_runs(runs, root, check, "tune")
+        check_runs([run for run in runs if run.key not in checked], root, check, "tune")
         failed |= _execute([run for run in runs if run.key not in failed], root, command, settings.launcher)
         if any(run.key in failed for run in runs if not is_trial(run)):
             break

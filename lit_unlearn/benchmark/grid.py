@@ -142,6 +142,7 @@ def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
         UsageError: naming a scenario or method that is not there.
     """
     scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
+    chosen("scenario of grid.scenario_overrides", list(grid.scenario_overrides), list(grid.bases))
     found = {scenario: experiments.names(scenario) for scenario in scenarios}
     wanted = chosen("method", grid.methods, sorted({name for names in found.values() for name in names}))
     skipped = {scenario: grid.skip.get(scenario, ()) for scenario in scenarios}

@@ -93,8 +93,10 @@ class Trial:
 
     def score(self, criterion: Criterion) -> float | None:
         """What is to be small; None of a run that did not end well, or without attacks."""
-        if self.status != "ok" or self.gap is None or criterion == "accuracy":
-            return self.gap if self.status == "ok" else None
+        if self.status != "ok":
+            return None
+        if self.gap is None or criterion == "accuracy":
+            return self.gap
         return None if self.excess is None else self.gap + self.excess
 
 

@@ -138,6 +138,8 @@ def test_settings_of_one_scenario_go_on_top_of_it_alone(experiments: Experiments
     _, runs = searched(Grid(**experiments(opc=OWN), scenario_overrides=of_class), qmc(2))
     limits = {(run.scenario, look_up(run.settings, "data.init_args.train_limit")) for run in runs if run.scenario}
     assert limits == {("class", 7), ("random", None)}
+    with pytest.raises(UsageError, match=r"scenario_overrides 'clas'; did you mean 'class'"):
+        searched(Grid(**experiments(opc=OWN), scenario_overrides={"clas": {}}), qmc(2))
 
 
 def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments: Experiments) -> None:
@@ -221,13 +223,18 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Ex
     out = tmp_path / "out"
     words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", f"--output={out}"]
     ranges = {**RANGES, "BAD": RANGES["GA"]}
+    checks = []
+
+    def accepted(subcommand: str, settings: Mapping[str, Any]) -> None:
+        checks.append(settings["trainer"]["logger"]["init_args"]["version"])
 
     def search() -> list[str]:
         with pytest.raises(UsageError, match="of the runs failed"):
-            tune(words, fake_runs.run, lambda subcommand, settings: None, ranges)
+            tune(words, fake_runs.run, accepted, ranges)
         return (out / "journal").read_text().split()
 
     first = search()
+    assert len(checks) == len(set(checks)), "each run is checked once"
     log = (out / "tuning.json").read_text()
     done = [trial for trial in json.loads(log)["trials"] if trial["experiment"] == "opc"]
     assert [trial["drawn"] for trial in done] == ["reference", "stratified", "estimated", "estimated"]
