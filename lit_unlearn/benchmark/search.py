@@ -193,7 +193,7 @@ class Search:
             if len(tried) < count:
                 break
             for winner in winners(tried[:count], self.tuning.criteria).values():
-                if found := _at_edges(ranges, winner.values):
+                if found := _at_edges(ranges, winner):
                     rounds.append((winner, found))
                     ranges |= {one.after.name: one.after for one in found}
                     break
@@ -202,21 +202,31 @@ class Search:
         return rounds
 
 
-def _at_edges(ranges: Mapping[str, Range], values: Values) -> list[Extension]:
-    """The extension of each range at whose edge, or beyond it, a value lies and that may go on there."""
+def _at_edges(ranges: Mapping[str, Range], winner: Trial) -> list[Extension]:
+    """The extension of each range at whose edge, or beyond it, a winner lies and that may go on there.
+
+    Where nothing that was tried changes anything, it is the range of the rate that goes on.
+    """
     found = []
     for name, axis in ranges.items():
-        side = axis.edge(values[name]) if name in values else None
+        side = axis.edge(winner.values[name]) if name in winner.values else None
+        if winner.status == "pruned":
+            side = "high" if name == "lr" else None
         if side is not None and (after := axis.extended(side)) != axis:
             found.append(Extension(axis, after, side))
     return found
 
 
 def winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
-    """Of the trials of one experiment, the best by each way to choose; of equals the first."""
+    """Of the trials of one experiment, the best by each way to choose; of equals the first.
+
+    Where none ended well, it is the first that changes nothing, if there is one.
+    """
     found = {}
     for criterion in criteria:
         scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
         if scored:
             found[criterion] = min(scored, key=lambda pair: pair[0])[1]
+        elif pruned := [trial for trial in trials if trial.status == "pruned"]:
+            found[criterion] = pruned[0]
     return found

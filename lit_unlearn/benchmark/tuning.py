@@ -81,7 +81,7 @@ def base_of(scenario: str) -> str:
 def judge(runs: Sequence[Run], rows: Sequence[Row], searches: Mapping[tuple[str, str], Search]) -> list[Trial]:
     """Every trial with its gap to Retrain and its excess under attack, and for each experiment the winners.
 
-    A run that diverged, was pruned or failed cannot win; an experiment none of whose trials ended well has no winner.
+    A run that diverged or failed cannot win, and one that was pruned only where none ended well.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
     retrains = {row.benchmark["scenario"]: row for row in rows if row.method == RETRAIN and is_reference(row)}

@@ -183,6 +183,15 @@ def test_the_winner_under_attack_may_extend_a_range_too() -> None:
     }
 
 
+def test_where_nothing_tried_changes_anything_higher_rates_are_tried_and_the_reference_stands() -> None:
+    of = search((("lr", 1e-5, 1e-3), ("weight", 1.0, 100.0)), 3)
+    tried = run(of, {"lr": 1e-4, "weight": 1.0}, lambda values: 6.0, status=lambda values: "pruned")
+    assert [trial.values for trial in tried[3:]] == [{"lr": lr, "weight": 1.0} for lr in (3.2e-3, 0.01, 0.057, 0.32)]
+    assert [tried.index(trial) for trial in winners(tried, of.tuning.criteria).values()] == [0, 0]
+    tried[3].status, tried[3].gap = "ok", 9.0
+    assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 3, "what ended well goes before"
+
+
 def test_the_same_search_runs_the_same_way_with_its_extensions() -> None:
     of = search((("lr", 1e-4, 0.01), ("epochs", (3, 5))), 8)
     runs = [run(of, {"lr": 1e-3, "epochs": 3}, lambda values: 1 / values["lr"]) for _ in range(2)]
