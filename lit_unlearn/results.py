@@ -15,7 +15,7 @@ from lit_unlearn.artifacts import Artifact
 Subject = Literal["original", "retrain", "unlearned"]
 """The two reference models, and the model of the run itself."""
 
-Status = Literal["ok", "diverged", "interrupted"]
+Status = Literal["ok", "diverged", "pruned", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Results:
     Attributes:
         models: a measurement for each subject that has one; ``unlearned`` is always there.
         more_retrains: of Retrains of other seeds, without pictures.
-        status: ``ok``, ``diverged`` or ``interrupted``.
+        status: ``ok``, ``diverged``, ``pruned`` or ``interrupted``.
         reason: one line on why the status is not ``ok``.
         suite: name and version of the suite of attacks, or None.
         warnings: signs that the numbers may be wrong, one sentence each.

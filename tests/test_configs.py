@@ -142,6 +142,36 @@ def test_an_experiment_of_a_grid_is_what_the_command_line_composes(
     assert printed(tmp_path, *words) == printed(tmp_path, "--config", text)
 
 
+SEARCHED = [
+    case_of(scenario, name, ci=(scenario, name) not in (("class", "opc_features"), ("random", "pretrain")))
+    for scenario, base in (("class", "base/fashion_mnist_class"), ("random", "base/fashion_mnist_memorised"))
+    for name in ["pretrain", "retrain", *Experiments({scenario: base}, "experiments/fashion_mnist").names(scenario)]
+]
+
+
+@pytest.mark.parametrize(("scenario", "name"), SEARCHED)
+def test_an_experiment_of_the_search_is_accepted(scenario: str, name: str, tmp_path: Path) -> None:
+    bases = {"class": "base/fashion_mnist_class", "random": "base/fashion_mnist_memorised"}
+    settings = Experiments(bases, "experiments/fashion_mnist").settings(scenario, name)
+    settings["model"]["init_args"].setdefault("weights", "original.pt")
+    read = printed(tmp_path, "--config", json.dumps(settings))
+    assert read["trainer"]["max_epochs"] == settings["trainer"]["max_epochs"]
+
+
+def test_the_search_begins_with_every_method_at_its_reference() -> None:
+    """Only how the references are trained, and what has no reference of its own, is set in its experiments."""
+    sections = read_config("experiments/fashion_mnist")
+    of_class = sections.pop("class")
+    of_random = sections.pop("random")
+    assert {name for name, section in sections.items() if section} == {"opc_features"}
+    assert {name for name, section in of_class.items() if section} == {"pretrain", "retrain"} == of_random.keys()
+    table = read_config("tuned/fashion_mnist")
+    assert sections.keys() | of_class.keys() == {*table, *table["class"], "retrain_short", "distilled_retrain"} - {
+        "class",
+        "random",
+    }
+
+
 def run(folder: Path, *args: object) -> list[str]:
     """Runs ``fit`` and returns the methods of its rows; all must be complete."""
     outcome = lit_unlearn(folder, "fit", *args, *QUICK)

@@ -194,6 +194,9 @@ class Evaluation(Driver):
             results.status, results.reason = "diverged", diverged
             titles = [TITLE, *(attack.title for attack in attacks)]
             results.models["unlearned"].skipped.update(dict.fromkeys(titles, _DIVERGED))
+        elif module.pruned:
+            results.status, results.reason = "pruned", module.pruned
+            measure(targets["unlearned"], [], results.models["unlearned"])
         else:
             results.warnings += self._warn_after(trainer, module)
             measure(targets["unlearned"], attacks, results.models["unlearned"])

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.metrics import relative_change
 
 MOST_IMAGES, LEAST_IMAGES, MOST_PIXELS = 1000, 100, 2**24
 """Images that are looked at before a run: fewer where they are large, since each is passed through a network or two."""
@@ -117,15 +118,7 @@ def _accuracy(network: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> fl
 def _relative_change(module: Any) -> float | None:
     """‖θu − θo‖ / ‖θo‖ over all parameters, or None without an original."""
     original = None if module.from_scratch else module.original_copy()
-    if original is None:
-        return None
-    now = dict(module.unwrapped_backbone().named_parameters())
-    pairs = [
-        (value.detach().double().cpu(), now[name].detach().double().cpu())
-        for name, value in original.named_parameters()
-    ]
-    moved = sum(float((left - right).square().sum()) for left, right in pairs)
-    return math.sqrt(moved / max(sum(float(left.square().sum()) for left, _ in pairs), 1e-30))
+    return None if original is None else relative_change(original, module.unwrapped_backbone())
 
 
 def _cut_short(trainer: Trainer) -> Iterator[str]:

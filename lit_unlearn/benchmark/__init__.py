@@ -3,7 +3,7 @@
 from lit_unlearn.benchmark.execution import Launcher, execute
 from lit_unlearn.benchmark.grid import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.runs import Run
+from lit_unlearn.benchmark.search import Tuning
 from lit_unlearn.benchmark.slurm import Slurm
-from lit_unlearn.benchmark.tuning import Tuning
 
 __all__ = ["Grid", "Launcher", "Run", "Seeds", "Slurm", "Tuning", "execute", "make_runs"]

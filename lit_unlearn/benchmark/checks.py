@@ -12,7 +12,7 @@ from typing import Any
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.grid import QUICK, Grid, methods_of
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.benchmark.settings import look_up, merged
+from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.errors import UsageError
 
 Check = Callable[[str, Mapping[str, Any]], str | None]
@@ -57,7 +57,7 @@ def fitted(grid: Grid, only_classes: OnlyClasses) -> tuple[Grid, list[str]]:
     experiments = Experiments(grid.bases, grid.experiments)
     skip, lines = dict(grid.skip), []
     for scenario, names in methods_of(grid, experiments).items():
-        settings = {name: merged(experiments.settings(scenario, name, grid.data), grid.overrides) for name in names}
+        settings = {name: grid.overridden(scenario, experiments.settings(scenario, name, grid.data)) for name in names}
         unfit = [
             name
             for name, own in settings.items()
@@ -74,7 +74,7 @@ def fitted(grid: Grid, only_classes: OnlyClasses) -> tuple[Grid, list[str]]:
 def _attacked(grid: Grid, experiments: Experiments, lines: list[str]) -> tuple[Grid, list[str]]:
     """The grid with attacks where nothing names any, and the lines with one on that."""
     scenarios = methods_of(grid, experiments)
-    bases = {name: merged(experiments.base(name), grid.overrides) for name in scenarios}
+    bases = {name: grid.overridden(name, experiments.base(name)) for name in scenarios}
     bare = [name for name, base in bases.items() if not look_up(base, "trainer.callbacks")]
     if grid.attacks is not None or not bare:
         return grid, lines

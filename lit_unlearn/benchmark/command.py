@@ -17,9 +17,12 @@ from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import WEIGHTS, Run
+from lit_unlearn.benchmark.search import Trial, Tuning
+from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import LOG, TUNED, Ranges, Trial, Tuning, judge, trial_runs, write_winners
+from lit_unlearn.benchmark.tuning import is_trial, judge, searches_of, trial_runs
+from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.comparisons import MARGINS, Margins
@@ -67,7 +70,9 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
 
 
 def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping[str, Ranges]) -> None:
-    """Searches the ranges of every method, and writes the best settings.
+    """Searches the ranges of every method, and writes log and best settings after each round.
+
+    A trial that failed is not tried again before the next call.
 
     Raises:
         UsageError: if a setting is wrong, or a run has failed.
@@ -76,14 +81,24 @@ def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping
     parser.add_argument("--tuning", type=Tuning, default=Tuning())
     settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
+    grid, tuning = settings.grid, settings.tuning
+    searches = searches_of(grid, tuning, ranges)
     trials: list[Trial] = []
-    for count in settings.tuning.rounds:
-        runs = trial_runs(settings.grid, settings.tuning, ranges, count, trials)
-        check_runs(runs, root, check, "tune")
-        failed = _execute(runs, root, command, settings.launcher)
-        trials = judge(runs, collect(runs, root))
-    write_winners(settings.grid, settings.tuning, runs, trials, root)
-    print(f"Written to {root}: {LOG}, and the winners as experiments in {TUNED}")
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    while len(planned := trial_runs(grid, tuning, searches, trials)) > len(runs):
+        checked = {run.key for run in runs}
+        runs = planned
+        check_runs([run for run in runs if run.key not in checked], root, check, "tune")
+        failed |= _execute([run for run in runs if run.key not in failed], root, command, settings.launcher)
+        if any(run.key in failed for run in runs if not is_trial(run)):
+            break
+        rows = collect(runs, root)
+        trials = judge(runs, rows, searches)
+        write_log(grid, tuning, runs, trials, searches, rows, root)
+    if trials:
+        names = " and ".join(TUNED[criterion] for criterion in tuning.criteria)
+        print(f"Written to {root}: {LOG}, and the winners as experiments in {names}")
     _complain(failed)
 
 

@@ -26,6 +26,8 @@ QUICK = "attack/quick"
 REFERENCES = "references"
 """The run that measures Original and Retrain, in place of an experiment's name."""
 
+_WATCH = "lit_unlearn.methods.pruning.NoEffectWatch"
+
 
 @dataclass(frozen=True)
 class Seeds:
@@ -81,6 +83,8 @@ class Grid:
         overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
         pool: whether each attack run gets the grid's models as ``evaluation.pool``: originals, Retrains, and the
             unlearned models of its experiment, of all training seeds.
+        scenario_overrides: scenario → settings merged on top of that for its experiments, such as
+            ``{class: {data: {init_args: {train_limit: 10000}}}}``.
     """
 
     bases: dict[str, str]
@@ -94,6 +98,11 @@ class Grid:
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     pool: bool = False
+    scenario_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def overridden(self, scenario: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of an experiment of a scenario with all that goes on top of them."""
+        return merged(merged(settings, self.overrides), self.scenario_overrides.get(scenario, {}))
 
 
 class Experiment(NamedTuple):
@@ -114,7 +123,8 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
 
     Args:
         grid: what to run.
-        variants: for a search, the variants of each method; they are scored and not attacked.
+        variants: for a search, the variants of each method; they are scored, and attacked if the grid names attacks, in
+            the run that makes them.
 
     Raises:
         UsageError: naming a config, scenario or method that is not there, a file that cannot be read, or weights of the
@@ -143,6 +153,7 @@ def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
         UsageError: naming a scenario or method that is not there.
     """
     scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
+    chosen("scenario of grid.scenario_overrides", list(grid.scenario_overrides), list(grid.bases))
     found = {scenario: experiments.names(scenario) for scenario in scenarios}
     wanted = chosen("method", grid.methods, sorted({name for names in found.values() for name in names}))
     skipped = {scenario: grid.skip.get(scenario, ()) for scenario in scenarios}
@@ -160,7 +171,7 @@ def _check_weights(grid: Grid, experiments: Experiments, methods: Mapping[str, I
         found = {"": experiments.base(scenario), **{name: experiments.settings(scenario, name) for name in names}}
         for name, settings in found.items():
             for place, model in WEIGHTS_OF.items():
-                weights = look_up(merged(settings, grid.overrides), place)
+                weights = look_up(grid.overridden(scenario, settings), place)
                 if weights is not None and not is_config(weights) and is_own(weights):
                     raise UsageError(
                         f"{'/'.join(filter(None, (scenario, name)))}: {place} is {str(weights)!r}, but without "
@@ -204,11 +215,9 @@ class _Scenario:
         settings = self._settings(RETRAIN, self.seed)
         backbone = settings["model"]["init_args"]["backbone"]
         settings["model"] = {"class_path": "FineTune", "init_args": {"backbone": backbone}}
-        if variants is None:
-            yield from self._attacked(REFERENCES, self.seeds, settings, needs)
-        else:
+        if variants is not None:
             settings["trainer"]["callbacks"] = []
-            yield make_run("validate", self.name, REFERENCES, self.seeds, _validating(settings), needs, reports=True)
+        yield from self._attacked(REFERENCES, self.seeds, settings, needs)
         for name in methods:
             for seed in _nested(self.seed, self.grid.seeds.unlearnings):
                 yield from self._unlearned(name, {**self.seeds, "unlearning": seed}, needs, variants)
@@ -232,10 +241,10 @@ class _Scenario:
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
         original = {"model.init_args.weights": self.original}
         for variant in [{}] if variants is None else variants(Experiment(self.name, name, method, bare)):
-            settings = copy.deepcopy(bare)
+            tried = variants is not None
+            settings = self._trial(bare) if tried else copy.deepcopy(bare)
             for place, value in variant.items():
                 put(settings, place, value)
-            tried = variants is not None
             unlearned = make_run("fit", self.name, name, seeds, settings, original, variant, reports=tried)
             yield unlearned
         if variants is None:
@@ -254,6 +263,12 @@ class _Scenario:
             own = {**_validating(settings), "seed_everything": seed}
             yield make_run("validate", self.name, name, {**seeds, "attack": seed}, own, needs, reports=True)
 
+    def _trial(self, bare: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a run that unlearns, is attacked and is ended early where nothing changes."""
+        settings = merged(bare, self.attacks or {})
+        settings["trainer"]["callbacks"] = [*settings["trainer"]["callbacks"], {"class_path": _WATCH}]
+        return settings
+
     def _without_attacks(self, name: str, seed: int) -> dict[str, Any]:
         settings = self._settings(name, seed)
         settings["trainer"]["callbacks"] = []
@@ -264,7 +279,7 @@ class _Scenario:
         quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
         below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
         own = self.experiments.settings(self.base, name, self.grid.data)
-        return {**merged(below, merged(own, self.grid.overrides)), "seed_everything": seed}
+        return {**merged(below, self.grid.overridden(self.base, own)), "seed_everything": seed}
 
 
 def _nested(seed: int, count: int) -> range:

@@ -44,7 +44,7 @@ class AMUN(UnlearnModule):
     """
 
     order = "mixed"
-    search = (("lr", 3e-3, 0.3),)
+    search = (("lr", 1e-3, 0.1),)
 
     def __init__(
         self,

@@ -23,8 +23,12 @@ from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.protocols import UnlearnData as UnlearnData
 
-SearchSpace = tuple[tuple[str, float, float], ...]
-"""Settings that are worth tuning, each with its lowest and highest value."""
+SearchSpace = tuple[
+    tuple[str, float, float] | tuple[str, float, float, tuple[float, float]] | tuple[str, tuple[float, ...]], ...
+]
+"""Settings that are worth tuning: a range ``(name, low, high)``, of integers where both ends are; the same with the
+values beyond which it must not be extended, ``(name, low, high, (lowest, highest))``; or choices in their order,
+``(name, (value, value))``."""
 
 
 class UnlearnModule(BackboneModule):
@@ -44,12 +48,15 @@ class UnlearnModule(BackboneModule):
         needs_classes: whether the method can only forget all samples of some classes.
         training_only: submodules, by name, that only training needs; a checkpoint without optimizer leaves them out.
         objects: arguments of the method that are objects, and so no hyperparameters of a row or a checkpoint.
-        search: what to tune, and where: searched evenly over the logarithm of each value; ``lr`` is the optimizer's.
+        search: what to tune, and where: ranges are searched evenly over the logarithm. ``lr`` is the optimizer's,
+            ``epochs`` the Trainer's, ``batch_size`` and ``forget_batch_size`` the data's, all else are arguments of the
+            method. The reference setting lies within.
         memory_format: of all networks during a run: ``contiguous``, ``channels_last``, or ``auto``, the one that a
             probe of a few steps finds faster; a run that goes on with a checkpoint has that of the checkpoint.
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
         diverged: None, or where and how the run diverged.
+        pruned: None, or why a search ended the run early.
         seconds: seconds of unlearning so far; evaluation in between does not count.
         split_of_checkpoint: the hash of the split that the loaded checkpoint was made on, or None.
     """
@@ -77,6 +84,7 @@ class UnlearnModule(BackboneModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.diverged: str | None = None
+        self.pruned: str | None = None
         self.seconds = 0.0
         self.split_of_checkpoint: str | None = None
 

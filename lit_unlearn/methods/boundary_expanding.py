@@ -39,7 +39,7 @@ class BoundaryExpanding(UnlearnModule):
 
     order = "forget"
     training_only = ("unit",)  # it would show who was forgotten
-    search = (("lr", 1e-5, 0.01),)
+    search = (("lr", 3e-6, 0.01),)
 
     def __init__(
         self,

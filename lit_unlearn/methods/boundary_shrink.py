@@ -37,7 +37,7 @@ class BoundaryShrink(UnlearnModule):
     """
 
     order = "forget"
-    search = (("lr", 1e-5, 0.01),)
+    search = (("lr", 3e-6, 0.01),)
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class CFk(FineTune):
         UsageError: if the unit is unknown, or the network has fewer than k of it.
     """
 
-    search = (("lr", 0.01, 1.0),)
+    search = (("lr", 3e-3, 1.0),)
 
     def __init__(
         self,

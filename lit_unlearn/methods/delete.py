@@ -32,7 +32,7 @@ class DELETE(UnlearnModule):
     """
 
     order = "forget"
-    search = (("lr", 1e-4, 0.01),)
+    search = (("lr", 3e-5, 0.01), ("epochs", (10, 20)), ("forget_batch_size", (64, 128, 256)))
 
     def __init__(
         self,

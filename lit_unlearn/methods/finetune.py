@@ -15,7 +15,7 @@ class FineTune(UnlearnModule):
     """Trains θo further on the retain set alone."""
 
     order = "retain"
-    search: ClassVar[SearchSpace] = (("lr", 3e-3, 0.1),)
+    search: ClassVar[SearchSpace] = (("lr", 1e-3, 0.1),)
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Cross-entropy on a batch of the retain set."""

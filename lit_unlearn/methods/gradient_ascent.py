@@ -32,7 +32,7 @@ class GradientAscent(UnlearnModule):
     """
 
     order = "forget"
-    search = (("lr", 1e-5, 1e-3),)
+    search = (("lr", 1e-5, 0.01), ("epochs", (5, 7, 10)), ("forget_batch_size", (64, 128, 256)))
 
     def __init__(
         self,

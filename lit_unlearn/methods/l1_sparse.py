@@ -36,7 +36,7 @@ class L1Sparse(UnlearnModule):
     """
 
     order = "retain"
-    search = (("lr", 3e-3, 0.1), ("alpha", 1e-4, 0.01))
+    search = (("lr", 1e-3, 0.1), ("alpha", 1e-4, 0.1))
 
     def __init__(
         self,

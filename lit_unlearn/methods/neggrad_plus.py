@@ -33,7 +33,7 @@ class NegGradPlus(UnlearnModule):
     """
 
     order = "paired"
-    search = (("lr", 3e-4, 0.03),)
+    search = (("lr", 3e-4, 0.1), ("alpha", (0.9, 0.95, 0.99, 0.999)), ("forget_batch_size", (32, 64, 128, 256)))
 
     def __init__(
         self,

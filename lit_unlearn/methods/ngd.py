@@ -31,7 +31,7 @@ class NGD(FineTune):
         UsageError: if ``sigma`` is negative.
     """
 
-    search = (("lr", 3e-3, 0.1), ("sigma", 1e-3, 0.1))
+    search = (("lr", 1e-3, 0.1), ("sigma", 1e-3, 0.1))
 
     def __init__(
         self,

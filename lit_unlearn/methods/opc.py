@@ -47,7 +47,7 @@ class OPC(UnlearnModule):
     """
 
     order = "paired"
-    search = (("lr", 3e-3, 0.1), ("weight", 0.3, 10.0))
+    search = (("lr", 1e-3, 0.1), ("weight", 0.3, 10.0))
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ drawn for each batch and may be the true one (the saliency protocol, Fan et al.,
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.base import Labelled, SearchSpace, UnlearnModule
 
 
 class RandomLabels(UnlearnModule):
@@ -29,7 +30,7 @@ class RandomLabels(UnlearnModule):
     """
 
     order = "forget_then_retain"
-    search = (("lr", 1e-3, 0.1),)
+    search: ClassVar[SearchSpace] = (("lr", 1e-3, 0.1), ("epochs", (5, 10)))
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class SalUn(RandomLabels):
         UsageError: for unknown gradients, or if ``fraction`` is out of range.
     """
 
-    search = (("lr", 3e-3, 0.1),)
+    search = (("lr", 1e-3, 0.1), ("fraction", 0.1, 0.9, (0.01, 1.0)), ("epochs", (5, 10)))
 
     def __init__(
         self,

@@ -48,7 +48,12 @@ class SCRUB(RewindingModule):
     """
 
     order = "forget_then_retain"
-    search = (("lr", 3e-4, 0.01), ("alpha", 1e-3, 1.0))
+    search = (
+        ("lr", 1e-4, 0.01),
+        ("alpha", 3e-4, 1.0),
+        ("epochs", (3, 6, 10)),
+        ("forget_batch_size", (32, 64, 256, 512)),
+    )
 
     def __init__(
         self,

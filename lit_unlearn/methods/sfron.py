@@ -51,7 +51,7 @@ class SFRon(UnlearnModule):
     """
 
     order = "paired"
-    search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 50.0))
+    search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 100.0))
 
     def __init__(
         self,

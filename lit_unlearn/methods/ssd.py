@@ -44,7 +44,7 @@ class SSD(UnlearnModule):
     """
 
     order = "mixed"
-    search = (("alpha", 1.0, 10.0), ("dampening", 0.1, 1.0))
+    search = (("alpha", 1.0, 30.0, (0.1, 100.0)), ("dampening", 0.1, 3.0, (0.01, 10.0)))
 
     def __init__(
         self,

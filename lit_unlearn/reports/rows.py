@@ -46,7 +46,8 @@ class Row:
 
     Attributes:
         method: class name of the method, or ``"Original"`` and ``"Retrain"`` for the two references of every table.
-        status: ``"ok"``, ``"diverged"`` (a loss or weight stopped being finite) or ``"interrupted"``.
+        status: ``"ok"``, ``"diverged"`` (a loss or weight stopped being finite), ``"pruned"`` (a trial of a search that
+            was ended early, since it changed nothing) or ``"interrupted"``.
         reason: one line on why the status is not ``"ok"``.
         hyperparameters: the method's arguments.
         optimizer: class path and arguments of optimizer and scheduler.
@@ -75,7 +76,7 @@ class Row:
     """
 
     method: str
-    status: Literal["ok", "diverged", "interrupted"]
+    status: Literal["ok", "diverged", "pruned", "interrupted"]
     reason: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def headline(row: Row, verdict: Verdict) -> str:
     """The verdict with the numbers that it is based on, in one or two sentences."""
     worst, no_attack = verdict.worst, verdict.no_attack
     if verdict.level == "failed":
-        return f"The run was {row.status}." if row.status == "interrupted" else f"The run {row.status}."
+        return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}."
     if verdict.level == "not judged" or no_attack is None:
         return "There is not enough evidence for a verdict."
     if verdict.level == "ruined":

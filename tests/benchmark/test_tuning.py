@@ -1,201 +1,267 @@
+"""A search as runs of a grid: budgets, what each trial is given, who wins, and what is written."""
+
 import json
-import math
-import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import fake_runs
 import pytest
 
-from lit_unlearn import methods
 from lit_unlearn.benchmark import Grid, Launcher, Run, Tuning, execute
+from lit_unlearn.benchmark.command import tune
 from lit_unlearn.benchmark.gathering import collect
+from lit_unlearn.benchmark.search import Search, Trial
 from lit_unlearn.benchmark.settings import look_up
-from lit_unlearn.benchmark.tuning import Trial, draw, judge, trial_runs, write_winners
+from lit_unlearn.benchmark.tuning import judge, searches_of, trial_runs
+from lit_unlearn.benchmark.tuning_log import tables, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row
+from lit_unlearn.reports.rows import read_rows
 from lit_unlearn.shipped import read_config
 
 RANGES = {"OPC": (("lr", 1e-3, 0.1), ("weight", 0.1, 10.0)), "GA": (("lr", 1e-5, 1e-3),)}
 LR = "model.init_args.optimizer.init_args.lr"
+OWN = {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.01}}, "weight": 1.0}
+RATE = {"optimizer": {"class_path": "SGD", "init_args": {"lr": 1e-4}}}
+
+Experiments = Callable[..., dict[str, Any]]
+Searches = Mapping[tuple[str, str], Search]
 
 
-SETTINGS = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.5}}, "weight": 7}}}
+def qmc(trials: int, **settings: Any) -> Tuning:
+    return Tuning(**{"trials": trials, "sampler": "qmc", "attacks": None, **settings})
 
 
-def test_a_trial_is_the_experiment_as_it_stands_and_then_points_within_the_ranges():
-    trials = draw(SETTINGS, RANGES["OPC"], Tuning(trials=40), 40)
-    assert trials[0] == {LR: 0.5, "model.init_args.weight": 7}
-    assert len({tuple(trial.values()) for trial in trials}) == 40
-    for place, low, high in ((LR, 1e-3, 0.1), ("model.init_args.weight", 0.1, 10)):
-        values = [trial[place] for trial in trials[1:]]
-        assert all(low <= value <= high for value in values)
-        below = sum(value < math.sqrt(low * high) for value in values)
-        assert 17 <= below <= 22, "evenly over the logarithm"
-    assert draw(SETTINGS, RANGES["OPC"], Tuning(trials=3), 3) == trials[:3]
-    assert draw(SETTINGS, RANGES["OPC"], Tuning(trials=3, seed=1), 3) != trials[:3]
-    assert draw(SETTINGS, (), Tuning(trials=3), 3) == [{}]
+def searched(grid: Grid, tuning: Tuning) -> tuple[Searches, list[Run]]:
+    searches = searches_of(grid, tuning, RANGES)
+    return searches, trial_runs(grid, tuning, searches)
 
 
-@pytest.mark.parametrize(("trials", "rounds"), [(1, [1]), (2, [2]), (4, [2, 3, 4]), (9, [5, 6, 7, 8, 9])])
-def test_an_estimator_learns_from_the_first_half_and_then_after_each_trial(trials, rounds):
-    assert Tuning(trials=trials, sampler="tpe").rounds == rounds
-    assert Tuning(trials=trials).rounds == [trials]
+def rows_of(runs: list[Run], scores: dict[str, list[float]], leaks: dict[str, list[float]] | None = None) -> list[Row]:
+    """A Retrain that scores .9, .3 once recovered, and of each trial its test accuracy and what is recovered."""
+    rows = []
+    for scenario in ("class", "random"):
+        told: dict[str, Any] = {"scenario": scenario, "experiment": "references", "key": scenario, "seeds": {}}
+        metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
+        attacks = {"recovery/hr/forget_acc": 0.3}
+        rows.append(Row("Retrain", "ok", metrics=metrics, attacks=attacks, benchmark=told))
+        for name, values in scores.items():
+            own = [run for run in runs if (run.scenario, run.name) == (scenario, name)]
+            found = (leaks or {}).get(name, [0.3] * len(values))
+            for run, value, leak in zip(own, values, found, strict=False):
+                told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {}}
+                measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
+                attacks = {"recovery/hr/forget_acc": leak} if leaks else {}
+                status: Any = "ok" if value >= 0 else "diverged"
+                rows.append(Row(name.upper(), status, metrics=measured, attacks=attacks, benchmark=told))
+    return rows
 
 
-def learnt(optimum: float, trials: int, seed: int = 0) -> list[Trial]:
-    """The search for a learning rate by an estimator, the gap being the distance to an optimum in powers of ten."""
-    tuning, tried = Tuning(trials=trials, sampler="tpe", seed=seed), []
-    for count in tuning.rounds:
-        points = draw(SETTINGS, (("lr", 1e-5, 1.0),), tuning, count, tried)
-        assert [{"lr": point[LR]} for point in points[: len(tried)]] == [trial.values for trial in tried]
-        assert len(points) == count
-        gaps = [abs(math.log10(point[LR] / optimum)) for point in points]
-        tried = [
-            Trial("class", "opc", {"lr": point[LR]}, gap, status="ok") for point, gap in zip(points, gaps, strict=True)
-        ]
-    return tried
+def test_the_smallest_gap_to_retrain_wins_in_each_scenario_and_nothing_that_diverged(experiments: Experiments) -> None:
+    searches, runs = searched(Grid(**experiments(opc=OWN, ga=RATE)), qmc(3))
+    trials = judge(runs, rows_of(runs, {"opc": [0.7, 0.96, 0.87], "ga": [-0.9, -0.9, -0.9]}), searches)
+    opc = [trial for trial in trials if (trial.scenario, trial.experiment) == ("random", "opc")]
+    assert [trial.won for trial in opc] == [[], [], ["accuracy"]]
+    assert [trial.gap for trial in opc] == pytest.approx([20 / 3, 2, 1])
+    assert [trial.excess for trial in opc] == [None] * 3
+    assert [trial.drawn for trial in opc] == ["reference", "stratified", "stratified"]
+    ga = [trial for trial in trials if trial.experiment == "ga"]
+    assert not any(trial.won for trial in ga)
+    assert {(trial.status, trial.gap) for trial in ga} == {("diverged", None)}
 
 
-@pytest.mark.parametrize("optimum", [1e-4, 1e-2])
-def test_an_estimator_searches_where_trials_came_near(optimum):
-    trials = learnt(optimum, 20)
-    drawn, proposed = trials[1:10], trials[10:]
-    mean = [sum(trial.gap for trial in part) / len(part) for part in (drawn, proposed)]
-    assert mean[1] < mean[0] / 2
-    assert trials == learnt(optimum, 20), "the same trials on the way"
-    assert trials[10:] != learnt(optimum, 20, seed=1)[10:]
+def test_one_set_of_trials_is_chosen_from_by_accuracy_and_under_attack(experiments: Experiments) -> None:
+    searches, runs = searched(Grid(**experiments(("class",), opc=OWN)), qmc(3, attacks="attack/quick"))
+    rows = rows_of(runs, {"opc": [0.9, 0.87, 0.84]}, {"opc": [0.9, 0.31, 0.2]})
+    trials = judge(runs, rows, searches)
+    assert [trial.gap for trial in trials] == pytest.approx([0, 1, 2])
+    assert [trial.excess for trial in trials] == pytest.approx([60, 1, 0], abs=1e-9)
+    assert [trial.won for trial in trials] == [["accuracy"], [], ["attack"]] or trials[1].won == ["attack"]
+    rows[2].status = "pruned"
+    (pruned,) = [trial for trial in judge(runs, rows, searches) if trial.status == "pruned"]
+    assert (pruned.won, pruned.score("accuracy"), pruned.score("attack")) == ([], None, None)
 
 
-def test_an_estimator_keeps_off_what_diverged():
-    ranges, tuning = (("lr", 1e-4, 1.0),), Tuning(trials=12, sampler="tpe")
-    tried = [
-        Trial("class", "opc", {"lr": lr}, None if lr > 0.01 else 5.0, status="diverged" if lr > 0.01 else "ok")
-        for lr in (0.001, 0.9, 0.5, 0.1, 0.003, 0.0005)
+def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments: Experiments) -> None:
+    searches, runs = searched(Grid(**experiments(opc=OWN)), qmc(3))
+    rows = [
+        row
+        for row in rows_of(runs, {"opc": [0.8, 0.8, 0.9]})
+        if row.metrics["test_retain_acc"] < 0.85 or row.method == "Retrain"
     ]
-    proposed = [draw(SETTINGS, ranges, Tuning(12, 0.2, seed, "tpe"), 7, tried)[-1][LR] for seed in range(40)]
-    assert sum(lr <= 0.01 for lr in proposed) >= 28
-    assert draw(SETTINGS, ranges, tuning, 7, tried)[:6] == draw(SETTINGS, ranges, tuning, 6, tried)
+    trials = [trial for trial in judge(runs, rows, searches) if trial.scenario == "class"]
+    assert [(trial.status, trial.won) for trial in trials] == [("ok", ["accuracy"]), ("ok", []), ("failed", [])]
 
 
-def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments):
-    grid, tuning = Grid(**experiments(opc={}, ga={})), Tuning(trials=4, sampler="tpe")
-    known, before = [], []
-    for count in tuning.rounds:
-        runs = trial_runs(grid, tuning, RANGES, count, known)
-        own = {run.key for run in runs}
-        assert own >= set(before)
-        assert sum("unlearning" in run.seeds for run in runs) == 4 * count, "of two methods in two scenarios"
-        scores = {"opc": [0.7, 0.96, 0.87, 0.8][:count], "ga": [-0.9, 0.8, 0.8, 0.7][:count]}
-        known, before = judge(runs, rows_of(runs, scores)), own
-    assert [trial.gap is None for trial in known if trial.experiment == "ga"] == [True, False, False, False] * 2
-
-
-def test_an_estimator_without_optuna_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    tried = [Trial("class", "opc", {"lr": 0.1}, 1.0, status="ok")] * 2
-    with pytest.raises(UsageError, match=r"lit_unlearn\[tune\]"):
-        draw(SETTINGS, (("lr", 1e-4, 1.0),), Tuning(sampler="tpe"), 3, tried)
-
-
-def test_every_trial_is_tested_on_the_training_set_alone_and_measured_against_a_retrain_of_the_same_data(experiments):
-    runs = trial_runs(Grid(**experiments(opc={}, ga={}, msg={})), Tuning(trials=3, share=0.25), RANGES)
+def test_every_trial_is_tested_on_the_training_set_alone_and_measured_against_a_retrain_of_the_same_data(
+    experiments: Experiments,
+) -> None:
+    _, runs = searched(Grid(**experiments(opc=OWN, ga=RATE, msg={})), qmc(3, share=0.25))
     assert all(look_up(run.settings, "data.init_args.test_from_train") == 0.25 for run in runs)
     counts = [sum(run.name == name and run.scenario == "class" for run in runs) for name in ("opc", "ga", "msg")]
     assert counts == [3, 3, 1]
     assert len({run.key for run in runs}) == len(runs)
 
 
-def rows_of(runs: list[Run], scores: dict[str, list[float]]) -> list[Row]:
-    """A Retrain that scores .9, and for each experiment its trials' test accuracies."""
-    rows = []
-    for scenario in ("class", "random"):
-        told = {"scenario": scenario, "experiment": "references", "key": scenario, "seeds": {}}
-        metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
-        rows.append(Row("Retrain", "ok", metrics=metrics, benchmark=told))
-        for name, values in scores.items():
-            own = [run for run in runs if (run.scenario, run.name) == (scenario, name)]
-            for run, value in zip(own, values, strict=True):
-                told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {}}
-                status = "ok" if value >= 0 else "diverged"
-                measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
-                rows.append(Row(name.upper(), status, metrics=measured, benchmark=told))
-    return rows
+def test_experiments_of_one_class_share_its_budget(experiments: Experiments) -> None:
+    folder = experiments(("class",), opc=OWN, ga=RATE)
+    text = Path(folder["experiments"]).read_text()
+    Path(folder["experiments"]).write_text(text + text.partition("opc:")[2].join(("own:", "")).replace("ga:", "ga2:"))
+    searches, _ = searched(Grid(**folder), Tuning(trials=12, attacks=None))
+    assert {name: (search.trials, search.shared) for (_, name), search in searches.items()} == {
+        "ga": (12, ("ga",)),
+        "opc": (6, ("opc", "own")),
+        "own": (6, ("opc", "own")),
+    }
 
 
-def test_the_smallest_gap_to_retrain_wins_in_each_scenario_and_nothing_that_diverged(experiments):
-    runs = trial_runs(Grid(**experiments(opc={}, ga={})), Tuning(trials=3), RANGES)
-    trials = judge(runs, rows_of(runs, {"opc": [0.7, 0.96, 0.87], "ga": [-0.9, -0.9, -0.9]}))
-    opc = [trial for trial in trials if (trial.scenario, trial.experiment) == ("random", "opc")]
-    assert [trial.won for trial in opc] == [False, False, True]
-    assert [trial.gap for trial in opc] == pytest.approx([20 / 3, 2, 1])
-    ga = [trial for trial in trials if trial.experiment == "ga"]
-    assert not any(trial.won for trial in ga)
-    assert {(trial.status, trial.gap) for trial in ga} == {("diverged", None)}
+def test_every_trial_and_both_reference_models_are_attacked_alike_and_a_trial_may_be_ended_early(
+    experiments: Experiments,
+) -> None:
+    quick = read_config("attack/quick")
+    _, runs = searched(Grid(**experiments(("class",), opc=OWN)), qmc(2, attacks="attack/quick"))
+    watch = {"class_path": "lit_unlearn.methods.pruning.NoEffectWatch"}
+    attacked = [run for run in runs if run.reports]
+    assert [run.name for run in attacked] == ["references", "opc", "opc"]
+    for run in attacked:
+        own = [] if run.name == "references" else [watch]
+        assert run.settings["trainer"]["callbacks"] == [*quick["trainer"]["callbacks"], *own]
+        assert run.settings["evaluation"]["suite"] == quick["evaluation"]["suite"]
+    assert all(not run.settings["trainer"]["callbacks"] for run in runs if not run.reports)
+    _, plain = searched(Grid(**experiments(("class",), opc=OWN)), qmc(2))
+    assert [run.settings["trainer"]["callbacks"] for run in plain if run.reports] == [[], [watch], [watch]]
 
 
-def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments):
-    runs = trial_runs(Grid(**experiments(opc={})), Tuning(trials=3), RANGES)
-    rows = [
-        row
-        for row in rows_of(runs, {"opc": [0.8, 0.8, 0.9]})
-        if row.metrics["test_retain_acc"] < 0.85 or row.method == "Retrain"
-    ]
-    trials = [trial for trial in judge(runs, rows) if trial.scenario == "class"]
-    assert [(trial.status, trial.won) for trial in trials] == [("ok", True), ("ok", False), ("failed", False)]
+def test_settings_of_one_scenario_go_on_top_of_it_alone(experiments: Experiments) -> None:
+    of_class = {"class": {"data": {"init_args": {"train_limit": 7}}}}
+    _, runs = searched(Grid(**experiments(opc=OWN), scenario_overrides=of_class), qmc(2))
+    limits = {(run.scenario, look_up(run.settings, "data.init_args.train_limit")) for run in runs if run.scenario}
+    assert limits == {("class", 7), ("random", None)}
+    with pytest.raises(UsageError, match=r"scenario_overrides 'clas'; did you mean 'class'"):
+        searched(Grid(**experiments(opc=OWN), scenario_overrides={"clas": {}}), qmc(2))
 
 
-def test_the_winner_is_written_as_an_experiment_and_the_log_holds_every_trial(experiments, tmp_path):
-    folder = experiments(("class",), opc={})
-    grid, tuning = Grid(**folder), Tuning(trials=3)
-    runs = trial_runs(grid, tuning, RANGES)
-    assert execute(runs, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
-    trials = judge(runs, collect(runs, tmp_path))
-    trials[0].won, trials[2].won = False, True
-    write_winners(grid, tuning, runs, trials, tmp_path)
+def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments: Experiments) -> None:
+    grid, tuning = Grid(**experiments(opc=OWN, ga=RATE)), Tuning(trials=4, attacks=None)
+    searches = searches_of(grid, tuning, RANGES)
+    known: list[Trial] = []
+    before: set[str] = set()
+    for count in (2, 3, 4):
+        runs = trial_runs(grid, tuning, searches, known)
+        own = {run.key for run in runs}
+        assert own >= before
+        assert sum("unlearning" in run.seeds for run in runs) == 4 * count, "of two methods in two scenarios"
+        scores = {"opc": [0.9, 0.6, 0.5, 0.4][:count], "ga": [0.9, -0.8, 0.6, 0.5][:count]}
+        known, before = judge(runs, rows_of(runs, scores), searches), own
+    assert trial_runs(grid, tuning, searches, known)[-1].key in before, "no winner at an edge: nothing comes next"
+    assert [trial.gap is None for trial in known if trial.experiment == "ga"] == [False, True, False, False] * 2
+
+
+def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
+    experiments: Experiments, tmp_path: Path
+) -> None:
+    grid, tuning = Grid(**experiments(("class",), opc=OWN)), qmc(3, attacks="attack/quick")
+    searches, runs = searched(grid, tuning)
+    rows = rows_of(runs, {"opc": [0.9, 0.87, 0.5]}, {"opc": [0.9, 0.3, 0.3]})
+    trials = judge(runs, rows, searches)
+    write_log(grid, tuning, runs, trials, searches, rows, tmp_path)
     log = json.loads((tmp_path / "tuning.json").read_text())
-    assert [trial["won"] for trial in log["trials"]] == [False, False, True]
-    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "qmc"}
-    (line,) = [line for line in (tmp_path / "tuning.md").read_text().splitlines() if line.startswith("| opc |")]
-    assert line.count(":") == 3
-    assert line.endswith("** |")
-    written = read_config(f"{tmp_path}/tuned.yaml#class/opc")
-    assert written["trainer"] == {"max_epochs": 2}
-    assert look_up(written, LR) == trials[2].values["lr"]
-    assert look_up(written, "model.init_args.weight") == trials[2].values["weight"]
-    assert look_up(written, "data.init_args.test_from_train") is None
+    assert [trial["won"] for trial in log["trials"]] == [["accuracy"], ["attack"], []]
+    assert [(trial["gap"], trial["excess"]) for trial in log["trials"]][:2] == [
+        pytest.approx((0, 60)),
+        pytest.approx((1, 0), abs=1e-9),
+    ]
+    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "qmc", "attacks": "attack/quick"}
+    assert (log["references"][0]["method"], log["references"][0]["gap"], log["references"][0]["excess"]) == (
+        "Retrain",
+        0,
+        0,
+    )
+    assert log["searches"][0]["ranges"] == ["lr 0.001–0.1", "weight 0.1–10"]
+    page = (tmp_path / "tuning.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| opc |")]
+    assert line.startswith("| opc | 3 | lr 0.001–0.1; weight 0.1–10 | **lr 0.01, weight 1: 0.00 + 60.00** · _lr ")
+    for place, name in enumerate(("accuracy", "attack")):
+        written = read_config(f"{tmp_path}/tuned_{name}.yaml#class/opc")
+        assert written["trainer"] == {"max_epochs": 2}
+        assert look_up(written, LR) == trials[place].values["lr"]
+        assert look_up(written, "model.init_args.weight") == trials[place].values["weight"]
+        assert look_up(written, "data.init_args.test_from_train") is None
 
 
-def test_a_winner_on_data_of_the_grid_is_a_section_of_that_data(experiments, tmp_path):
+def test_the_page_says_whose_budget_it_is_and_what_was_extended(experiments: Experiments) -> None:
+    tuning = Tuning(trials=6, attacks=None)
+    search = Search(
+        "OPC", searches_of(Grid(**experiments(opc=OWN)), tuning, RANGES)["class", "opc"].axes, 2, ("opc", "own"), tuning
+    )
+    tried = [
+        Trial("class", "opc", {"lr": lr, "weight": 1.0}, gap=gap, status=status)
+        for lr, gap, status in ((0.01, 2.0, "ok"), (0.1, 1.0, "ok"), (0.32, 3.0, "pruned"), (1.0, 3.0, "ok"))
+    ]
+    (page,) = tables(tried, {("class", "opc"): search})
+    assert (
+        "| opc | 2 of 6, shared with own, 2 added | lr 0.001–0.1; weight 0.1–10; extended to lr 0.001–1 (2 trials) |"
+        in page
+    )
+    assert "lr 0.32, weight 1: pruned" in page
+
+
+def test_a_winner_on_data_of_the_grid_is_a_section_of_that_data(experiments: Experiments, tmp_path: Path) -> None:
     (tmp_path / "svhn.yaml").write_text("data: {init_args: {source: SVHN}}\n")
-    grid = Grid(**experiments(("class",), opc={}), data=[str(tmp_path / "svhn.yaml")])
-    runs = trial_runs(grid, Tuning(trials=1), RANGES)
-    (trial,) = judge(runs, [])
-    trial.won = True
-    write_winners(grid, Tuning(trials=1), runs, [trial], tmp_path)
-    assert read_config(f"{tmp_path}/tuned.yaml#svhn/class/opc")["model"]["class_path"] == "OPC"
+    grid, tuning = Grid(**experiments(("class",), opc=OWN), data=[str(tmp_path / "svhn.yaml")]), qmc(1)
+    searches, runs = searched(grid, tuning)
+    trials = judge(runs, [], searches)
+    trials[0].won = ["accuracy"]
+    write_log(grid, tuning, runs, trials, searches, [], tmp_path)
+    assert read_config(f"{tmp_path}/tuned_accuracy.yaml#svhn/class/opc")["model"]["class_path"] == "OPC"
+
+
+def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Experiments, tmp_path: Path) -> None:
+    """The stand-in scores all alike, so that the reference wins and no range is extended."""
+    given = experiments(("class",), opc=OWN, bad={"wish": "fail", **RATE})
+    out = tmp_path / "out"
+    words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", f"--output={out}"]
+    ranges = {**RANGES, "BAD": RANGES["GA"]}
+    checks = []
+
+    def accepted(subcommand: str, settings: Mapping[str, Any]) -> None:
+        checks.append(settings["trainer"]["logger"]["init_args"]["version"])
+
+    def search() -> list[str]:
+        with pytest.raises(UsageError, match="of the runs failed"):
+            tune(words, fake_runs.run, accepted, ranges)
+        return (out / "journal").read_text().split()
+
+    first = search()
+    assert len(checks) == len(set(checks)), "each run is checked once"
+    log = (out / "tuning.json").read_text()
+    done = [trial for trial in json.loads(log)["trials"] if trial["experiment"] == "opc"]
+    assert [trial["drawn"] for trial in done] == ["reference", "stratified", "estimated", "estimated"]
+    assert len(first) == len(set(first)) == 3 + 4, "Original, Retrain, both measured, and four trials"
+    assert search() == first
+    assert (out / "tuning.json").read_text() == log
+    assert {row.status for row in read_rows(out / "rows.json")} == {"ok"}
 
 
 @pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
-def test_a_search_out_of_range_is_one_line(setting):
+def test_a_search_out_of_range_is_one_line(setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):
         Tuning(**setting)
 
 
-def test_a_sampler_that_there_is_not_is_one_line():
+def test_a_sampler_that_there_is_not_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"tuning\.sampler 'grid'.*qmc, tpe"):
-        Tuning(sampler="grid")
+        Tuning(sampler="grid")  # type: ignore[arg-type]
 
 
-def test_what_a_method_would_have_tuned_is_its_own_argument_with_a_range():
-    for name in set(methods.__all__) - {"Audit", "UnlearnModule"}:
-        method = getattr(methods, name)
-        arguments = method.__init__.__code__.co_varnames
-        for setting, low, high in method.search:
-            assert 0 < low < high
-            assert setting == "lr" or setting in arguments, (name, setting)
-    untuned = {name for name in methods.__all__ if not getattr(methods, name).search}
-    assert untuned == {"Audit", "Pretrain", "Rescale", "UnlearnModule"}
-
-
-def test_a_search_takes_no_original_that_has_seen_what_it_holds_out(experiments):
+def test_a_search_takes_no_original_that_has_seen_what_it_holds_out(experiments: Experiments) -> None:
     with pytest.raises(UsageError, match=r"grid\.original is 'prod\.pt', but it was trained on the images"):
-        trial_runs(Grid(**experiments(opc={}), original="prod.pt"), Tuning(), RANGES)
+        searched(Grid(**experiments(opc=OWN), original="prod.pt"), qmc(2))
+
+
+def test_runs_of_a_search_are_executed_like_those_of_a_benchmark(experiments: Experiments, tmp_path: Path) -> None:
+    searches, runs = searched(Grid(**experiments(("class",), opc=OWN)), qmc(2))
+    assert execute(runs, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
+    trials = judge(runs, collect(runs, tmp_path), searches)
+    assert [trial.status for trial in trials] == ["ok", "ok"]

@@ -1,0 +1,232 @@
+"""One search for the settings of one experiment: which trials come next, as a function of those so far.
+
+The first trial is the experiment as it is; with it, half of the trials are drawn before any is run, as points of a
+scrambled Sobol sequence; the others come one after the other where an estimator expects the best score (TPE: Bergstra
+et al., "Algorithms for hyper-parameter optimization", 2011), which looks at the scores by turns. Where a winner then
+lies at the edge of a range, the range is extended by half its logarithm, and the winner is tried in the middle and at
+the end of the new part: twice at most.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from lit_unlearn.benchmark.search_space import Axis, Range, Side, Values, estimated, stratified
+from lit_unlearn.errors import check_at_least, check_fraction, unknown
+
+WORST = 100.0
+"""The score in points of a trial that diverged or was pruned: nothing can be farther from Retrain by accuracy."""
+
+EXTENSIONS, ADDED = 2, 2
+"""How often the ranges of an experiment are extended at most, and how many trials are added each time."""
+
+_LEAST = 2
+"""The fewest trials that an estimator can learn from."""
+
+Sampler = Literal["qmc", "tpe"]
+Criterion = Literal["accuracy", "attack"]
+Drawn = Literal["reference", "stratified", "estimated", "extended"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How large the search is.
+
+    Args:
+        trials: of every method (class) in every scenario; each experiment of one class has an equal part of them.
+        share: of the training set, held out to be tested on.
+        seed: of the search.
+        sampler: of Optuna: ``tpe``, which learns from the first half; or ``qmc``, uniform over the ranges, all trials
+            at once.
+        attacks: the attacks on every trial and both reference models: a config such as ``attack/quick``, of which
+            only ``trainer.callbacks`` and ``evaluation.suite`` count; None chooses by accuracy alone.
+    """
+
+    trials: int = 12
+    share: float = 0.2
+    seed: int = 0
+    sampler: Sampler = "tpe"
+    attacks: str | None = "attack/quick"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_at_least("tuning.trials", self.trials, 1)
+        check_fraction("tuning.share", self.share)
+        if self.sampler not in get_args(Sampler):
+            raise unknown("tuning.sampler", self.sampler, get_args(Sampler))
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """What is chosen by."""
+        return ("accuracy",) if self.attacks is None else ("accuracy", "attack")
+
+
+@dataclass
+class Trial:
+    """One setting of one experiment, as the log keeps it.
+
+    Attributes:
+        scenario: where it was tried.
+        experiment: its name.
+        values: the settings that were searched over.
+        drawn: where they come from.
+        gap: to Retrain on held-out data, mean of |ΔUA|, |ΔRA| and |ΔTA| in percentage points; None without a result.
+        excess: what attacks find more than on Retrain, in points; None without attacks.
+        metrics: the accuracies behind the gap, as fractions; ``test_…`` are of the held-out part of the training set.
+        status: how the run ended.
+        reason: why it did not end well.
+        won: the ways to choose by which this setting was chosen.
+        key: of its run.
+    """
+
+    scenario: str
+    experiment: str
+    values: Values
+    drawn: Drawn = "reference"
+    gap: float | None = None
+    excess: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str = "failed"
+    reason: str = ""
+    won: list[Criterion] = field(default_factory=list)
+    key: str = ""
+
+    def score(self, criterion: Criterion) -> float | None:
+        """What is to be small; None of a run that did not end well, or without attacks."""
+        if self.status != "ok":
+            return None
+        if self.gap is None or criterion == "accuracy":
+            return self.gap
+        return None if self.excess is None else self.gap + self.excess
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A range that was extended, since a winner lay at its edge."""
+
+    before: Range
+    after: Range
+    side: Side
+
+    def beyond(self, whole: bool) -> Any:
+        """The end of the new part, or its middle."""
+        old, new = (self.before.high, self.after.high) if self.side == "high" else (self.before.low, self.after.low)
+        return self.after.value(new if whole else (old * new) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for the settings of one experiment.
+
+    All it proposes is a function of the trials so far, so that a search that is resumed proposes the same.
+
+    Attributes:
+        method: class name.
+        axes: what the method declares.
+        trials: the experiment's part of the budget.
+        shared: the experiments that share the budget of the method.
+        tuning: the whole search.
+    """
+
+    method: str
+    axes: tuple[Axis, ...]
+    trials: int
+    shared: tuple[str, ...]
+    tuning: Tuning
+
+    @property
+    def first(self) -> int:
+        """How many trials there are before the estimator, the reference among them."""
+        return self.trials if self.tuning.sampler == "qmc" else max(min(_LEAST, self.trials), (self.trials + 1) // 2)
+
+    def points(self, own: Values, tried: Sequence[Trial]) -> list[Values]:
+        """The values of the trials so far and of those that come next, if any do.
+
+        Args:
+            own: the values of the experiment as it is.
+            tried: the trials so far, in their order.
+        """
+        known = [trial.values for trial in tried] or [own]
+        if not self.axes:
+            return known
+        if not tried:
+            return known + (stratified(self.axes, self.tuning.seed, self.first - 1) if self.first > 1 else [])
+        if len(tried) < self.trials:
+            return [*known, self._estimated(tried)]
+        return known + self._extended(tried)
+
+    def drawn(self, place: int) -> Drawn:
+        """Where the values of a trial come from, by its place among all."""
+        if place == 0:
+            return "reference"
+        if place >= self.trials:
+            return "extended"
+        return "stratified" if place < self.first else "estimated"
+
+    def extensions(self, tried: Sequence[Trial]) -> list[Extension]:
+        """The ranges that are extended after the trials so far, in their order."""
+        return [one for _, found in self._rounds(tried) for one in found]
+
+    def _estimated(self, tried: Sequence[Trial]) -> Values:
+        criterion = self.tuning.criteria[len(tried) % len(self.tuning.criteria)]
+        scored = []
+        for trial in tried:
+            score = trial.score(criterion)
+            if trial.status != "failed" and (score is not None or trial.status != "ok"):
+                scored.append((trial.values, WORST if score is None else score))
+        return estimated(self.axes, self.tuning.seed + len(tried), scored)
+
+    def _extended(self, tried: Sequence[Trial]) -> list[Values]:
+        """The trials that an extension adds: a winner, moved to the middle of the new part and to its end."""
+        rounds = self._rounds(tried)
+        if not rounds or len(tried) != self.trials + ADDED * (len(rounds) - 1):
+            return []
+        winner, found = rounds[-1]
+        return [{**winner.values, **{one.before.name: one.beyond(end) for one in found}} for end in (False, True)]
+
+    def _rounds(self, tried: Sequence[Trial]) -> list[tuple[Trial, list[Extension]]]:
+        """Each extension that the trials so far ask for: the winner that lies at an edge, and what is extended."""
+        ranges = {axis.name: axis for axis in self.axes if isinstance(axis, Range)}
+        rounds = []
+        for number in range(EXTENSIONS):
+            count = self.trials + ADDED * number
+            if len(tried) < count:
+                break
+            for winner in winners(tried[:count], self.tuning.criteria).values():
+                if found := _at_edges(ranges, winner):
+                    rounds.append((winner, found))
+                    ranges |= {one.after.name: one.after for one in found}
+                    break
+            else:
+                break
+        return rounds
+
+
+def _at_edges(ranges: Mapping[str, Range], winner: Trial) -> list[Extension]:
+    """The extension of each range at whose edge, or beyond it, a winner lies and that may go on there.
+
+    Where nothing that was tried changes anything, it is the range of the rate that goes on.
+    """
+    found = []
+    for name, axis in ranges.items():
+        side = axis.edge(winner.values[name]) if name in winner.values else None
+        if winner.status == "pruned":
+            side = "high" if name == "lr" else None
+        if side is not None and (after := axis.extended(side)) != axis:
+            found.append(Extension(axis, after, side))
+    return found
+
+
+def winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
+    """Of the trials of one experiment, the best by each way to choose; of equals the first.
+
+    Where none ended well, it is the first that changes nothing, if there is one.
+    """
+    found = {}
+    for criterion in criteria:
+        scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
+        if scored:
+            found[criterion] = min(scored, key=lambda pair: pair[0])[1]
+        elif pruned := [trial for trial in trials if trial.status == "pruned"]:
+            found[criterion] = pruned[0]
+    return found

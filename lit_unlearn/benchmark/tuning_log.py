@@ -1,0 +1,149 @@
+"""What a search leaves behind: its log, as JSON and to be read, and its winners as experiments."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.runs import Run
+from lit_unlearn.benchmark.search import ADDED, Criterion, Search, Trial, Tuning
+from lit_unlearn.benchmark.settings import put
+from lit_unlearn.benchmark.tuning import base_of, is_reference, is_trial, measured
+from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.rows import RETRAIN, Row
+
+LOG, PAGE = "tuning.json", "tuning.md"
+TUNED: dict[Criterion, str] = {"accuracy": "tuned_accuracy.yaml", "attack": "tuned_attack.yaml"}
+_MARKS: dict[Criterion, str] = {"accuracy": "**", "attack": "_"}
+
+Searches = Mapping[tuple[str, str], Search]
+
+
+def write_log(
+    grid: Grid,
+    tuning: Tuning,
+    runs: Sequence[Run],
+    trials: Sequence[Trial],
+    searches: Searches,
+    rows: Sequence[Row],
+    root: Path,
+) -> None:
+    """Writes the log, as JSON and to be read, and for each way to choose the best settings as an experiments file.
+
+    Args:
+        grid: the experiments.
+        tuning: the size of the search.
+        runs: of the search.
+        trials: of all these runs that are trials, judged.
+        searches: of each experiment.
+        rows: all rows, for those of the reference models.
+        root: the output directory.
+    """
+    log = {
+        "tuning": asdict(tuning),
+        "grid": asdict(grid),
+        "references": [_of_reference(row, rows) for row in rows if is_reference(row)],
+        "searches": [_of_search(*name, own, searches) for name, own in _grouped(trials).items()],
+        "trials": [asdict(trial) for trial in trials],
+    }
+    write_atomically(root / LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(root / PAGE, "\n\n".join(tables(trials, searches)) + "\n")
+    for criterion in tuning.criteria:
+        write_atomically(root / TUNED[criterion], _sections(grid, runs, trials, criterion))
+
+
+def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
+    """For each scenario, what was tried of every experiment, with gap and excess of each, in Markdown."""
+    pages = []
+    for scenario in dict.fromkeys(trial.scenario for trial in trials):
+        lines = [
+            f"## {scenario}",
+            "",
+            "Values tried: gap to Retrain + excess of attacks over Retrain, in points. **The best by gap alone**, "
+            "_the best by the sum_.",
+            "",
+            "| Experiment | Budget | Ranges | Tried |",
+            "|---|---|---|---|",
+        ]
+        for (where, name), own in _grouped(trials).items():
+            if where == scenario:
+                search = searches[base_of(scenario), name]
+                tried = " · ".join(_trial_text(trial) for trial in own)
+                lines.append(f"| {name} | {_budget(search, own)} | {_ranges(search, own)} | {tried} |")
+        pages.append("\n".join(lines))
+    return pages
+
+
+def _grouped(trials: Sequence[Trial]) -> dict[tuple[str, str], list[Trial]]:
+    found: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        found.setdefault((trial.scenario, trial.experiment), []).append(trial)
+    return found
+
+
+def _of_reference(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the log keeps of Original and Retrain."""
+    scenario = row.benchmark["scenario"]
+    same = [other for other in rows if is_reference(other) and other.benchmark["scenario"] == scenario]
+    gap, excess = measured(row, next((other for other in same if other.method == RETRAIN), None))
+    return {"scenario": scenario, "method": row.method, "gap": gap, "excess": excess, "metrics": row.metrics}
+
+
+def _of_search(scenario: str, name: str, own: Sequence[Trial], searches: Searches) -> dict[str, Any]:
+    """What the log keeps of the search of one experiment."""
+    search = searches[base_of(scenario), name]
+    return {
+        "scenario": scenario,
+        "experiment": name,
+        "method": search.method,
+        "budget": search.trials if search.axes else 1,
+        "shared": list(search.shared),
+        "ranges": [str(axis) for axis in search.axes],
+        "extended": [str(one.after) for one in search.extensions(own)],
+    }
+
+
+def _budget(search: Search, own: Sequence[Trial]) -> str:
+    """The trials of an experiment, of whose budget they are a part, and those that an extension added."""
+    if not search.axes:
+        return "1, nothing to search"
+    others = ", ".join(name for name in search.shared if name != own[0].experiment)
+    part = f"{search.trials} of {search.tuning.trials}, shared with {others}" if others else str(search.trials)
+    added = len(own) - search.trials
+    return f"{part}, {added} added" if added > 0 else part
+
+
+def _ranges(search: Search, own: Sequence[Trial]) -> str:
+    extended = [f"extended to {one.after} ({ADDED} trials)" for one in search.extensions(own)]
+    return "; ".join([*(str(axis) for axis in search.axes), *extended])
+
+
+def _trial_text(trial: Trial) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items()) or "as it stands"
+    score = trial.status
+    if trial.status == "ok" and trial.gap is not None:
+        score = f"{trial.gap:.2f}" + ("" if trial.excess is None else f" + {trial.excess:.2f}")
+    text = f"{values}: {score}"
+    for criterion in trial.won:
+        text = f"{_MARKS[criterion]}{text}{_MARKS[criterion]}"
+    return text
+
+
+def _sections(grid: Grid, runs: Sequence[Run], trials: Sequence[Trial], criterion: Criterion) -> str:
+    """An experiments file of the winners: what the search set, on top of what the experiments file of the grid adds."""
+    experiments, tuned = Experiments(grid.bases, grid.experiments), dict[str, Any]()
+    winners = {trial.key for trial in trials if criterion in trial.won}
+    for run in runs:
+        if is_trial(run) and run.key in winners:
+            section = copy.deepcopy(experiments.section(base_of(run.scenario), run.name))
+            for place, value in run.variant.items():
+                put(section, place, value)
+            put(tuned, ".".join((*run.scenario.split("/"), run.name)), section)
+    plain = json.loads(json.dumps(tuned))  # without YAML's anchors for values that sections share
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
