@@ -15,7 +15,7 @@ from lit_unlearn.benchmark.search_space import Axis, Range, Side, Values, estima
 from lit_unlearn.errors import check_at_least, check_fraction, unknown
 
 WORST = 100.0
-"""The score in points of a trial that diverged or was pruned: nothing can be farther from Retrain by accuracy."""
+"""The score in points of a trial that diverged: nothing can be farther from Retrain by accuracy."""
 
 EXTENSIONS, ADDED = 2, 2
 """How often the ranges of an experiment are extended at most, and how many trials are added each time."""
@@ -92,8 +92,8 @@ class Trial:
     key: str = ""
 
     def score(self, criterion: Criterion) -> float | None:
-        """What is to be small; None of a run that did not end well, or without attacks."""
-        if self.status != "ok":
+        """What is to be small; None of a run that diverged or failed, or that was not attacked."""
+        if self.status not in ("ok", "pruned"):
             return None
         if self.gap is None or criterion == "accuracy":
             return self.gap
@@ -172,7 +172,7 @@ class Search:
         scored = []
         for trial in tried:
             score = trial.score(criterion)
-            if trial.status != "failed" and (score is not None or trial.status != "ok"):
+            if trial.status == "diverged" or score is not None:
                 scored.append((trial.values, WORST if score is None else score))
         return estimated(self.axes, self.tuning.seed + len(tried), scored)
 
@@ -193,7 +193,7 @@ class Search:
             if len(tried) < count:
                 break
             for winner in winners(tried[:count], self.tuning.criteria).values():
-                if found := _at_edges(ranges, winner):
+                if found := _at_edges(ranges, winner, tried[:count]):
                     rounds.append((winner, found))
                     ranges |= {one.after.name: one.after for one in found}
                     break
@@ -202,15 +202,16 @@ class Search:
         return rounds
 
 
-def _at_edges(ranges: Mapping[str, Range], winner: Trial) -> list[Extension]:
+def _at_edges(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]) -> list[Extension]:
     """The extension of each range at whose edge, or beyond it, a winner lies and that may go on there.
 
     Where nothing that was tried changes anything, it is the range of the rate that goes on.
     """
+    unmoved = all(trial.status == "pruned" for trial in tried)
     found = []
     for name, axis in ranges.items():
         side = axis.edge(winner.values[name]) if name in winner.values else None
-        if winner.status == "pruned":
+        if unmoved:
             side = "high" if name == "lr" else None
         if side is not None and (after := axis.extended(side)) != axis:
             found.append(Extension(axis, after, side))
@@ -220,13 +221,11 @@ def _at_edges(ranges: Mapping[str, Range], winner: Trial) -> list[Extension]:
 def winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
     """Of the trials of one experiment, the best by each way to choose; of equals the first.
 
-    Where none ended well, it is the first that changes nothing, if there is one.
+    A trial that was pruned counts with what it leaves: where all else is farther from Retrain, to change nothing wins.
     """
     found = {}
     for criterion in criteria:
         scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
         if scored:
             found[criterion] = min(scored, key=lambda pair: pair[0])[1]
-        elif pruned := [trial for trial in trials if trial.status == "pruned"]:
-            found[criterion] = pruned[0]
     return found

@@ -17,8 +17,9 @@ from lit_unlearn.benchmark.search import Search, Trial, Tuning, winners
 from lit_unlearn.benchmark.search_space import Ranges, axes_of, own_values, values_of, variant_of
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.comparisons import largest_excess
 from lit_unlearn.reports.rows import RETRAIN, Row
-from lit_unlearn.reports.scores import attack_excess, gap_to_retrain
+from lit_unlearn.reports.scores import gap_to_retrain
 
 
 def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dict[tuple[str, str], Search]:
@@ -81,7 +82,7 @@ def base_of(scenario: str) -> str:
 def judge(runs: Sequence[Run], rows: Sequence[Row], searches: Mapping[tuple[str, str], Search]) -> list[Trial]:
     """Every trial with its gap to Retrain and its excess under attack, and for each experiment the winners.
 
-    A run that diverged or failed cannot win, and one that was pruned only where none ended well.
+    A run that diverged or failed cannot win; one that was pruned counts as the original that it leaves.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
     retrains = {row.benchmark["scenario"]: row for row in rows if row.method == RETRAIN and is_reference(row)}
@@ -111,7 +112,7 @@ def is_reference(row: Row) -> bool:
 def measured(row: Row, retrain: Row | None) -> tuple[float | None, float | None]:
     """Gap by accuracy and excess under attack of a row, in points, each None where it is unknown."""
     gap = gap_to_retrain(row, retrain)
-    return None if gap is None else gap.by_accuracy, attack_excess(row, retrain)
+    return None if gap is None else gap.by_accuracy, largest_excess(row, retrain)
 
 
 def _judged(trial: Trial, found: Mapping[str, Row], retrains: Mapping[str, Row]) -> Trial:

@@ -43,7 +43,7 @@ class BadTeacher(UnlearnModule):
     """
 
     order = "mixed"
-    search = (("lr", 1e-3, 0.1),)
+    search = (("lr", 1e-5, 0.01), ("epochs", (1, 3, 10)))
 
     def __init__(
         self,

@@ -165,6 +165,17 @@ def compare(
     return [Comparison(*each, margins=margins, compared=len(found)) for each in found]
 
 
+def largest_excess(row: Row, retrain: Row | None) -> float | None:
+    """How many points the attacks find more than on one Retrain, at most over them, without bounds: 0 where none does.
+
+    The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100. None where
+    no attack is known of both.
+    """
+    found = [] if retrain is None else compare([row], [retrain], [])
+    excesses = [each.excess for each in found if each.attack != NO_ATTACK]
+    return 100 * max(0.0, *excesses) if excesses else None
+
+
 def _lead(retrain: Sequence[float], original: Sequence[float]) -> float | None:
     """By how many bits Original says more of the forget set than Retrain; None where there is nothing to compare."""
     lead = fmean(original) - fmean(retrain) if original and retrain else 0.0

@@ -1,8 +1,7 @@
 """The field's scores of a row, in percent, and its gap to Retrain: the one definition for page, leaderboard and tuning.
 
 They are computed from accuracies (``forget_acc``, ``retain_acc``, ``test_retain_acc``) and from the efficacy of
-membership inference among the row's attacks, all fractions. What is unknown is absent, never 0. Beside the gap: how
-much more attacks find than on Retrain, which no accuracy shows.
+membership inference among the row's attacks, all fractions. What is unknown is absent, never 0.
 """
 
 import math
@@ -10,16 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lit_unlearn.errors import check_fraction
-from lit_unlearn.reports.rows import FORGOTTEN, NO_ATTACK, Row
+from lit_unlearn.reports.rows import Row
 
 MIA_EFFICACY = "membership/svc/efficacy"
 """Where a row keeps the share of forget samples that the field's attack takes for non-members."""
 
 ACCURACIES = ("UA", "RA", "TA")
 TERMS = (*ACCURACIES, "MIA")
-
-_LEAKS = ("membership/", "detectability/")
-_AUCS = ("auc", *(f"{split.removesuffix('_acc')}_auc" for split in FORGOTTEN))
 
 
 @dataclass(frozen=True)
@@ -83,33 +79,6 @@ def gap_to_retrain(row: Row, retrain: Row | None) -> Gap | None:
     ours, theirs = unlearning_scores(row), unlearning_scores(retrain)
     terms = {name: abs(ours[name] - theirs[name]) for name in TERMS if name in ours and name in theirs}
     return Gap(terms) if terms.keys() >= set(ACCURACIES) else None
-
-
-def attack_excess(row: Row, retrain: Row | None) -> float | None:
-    """How many points attacks find more than on Retrain, at most over them: 0 where none does.
-
-    Of each attack count its accuracies on what is forgotten, and AUCs of membership and detection times 100; an AUC of
-    Retrain below .5 counts as .5. None where no number is known of both.
-
-    Args:
-        row: the unlearned model.
-        retrain: the model that never saw the forget set, after the same attacks.
-    """
-    if retrain is None:
-        return None
-    ours, theirs = row.accuracies(), retrain.accuracies()
-    found = [
-        known[split] - theirs[attack][split]
-        for attack, known in ours.items()
-        for split in FORGOTTEN
-        if attack != NO_ATTACK and split in known and split in theirs.get(attack, {})
-    ]
-    found += [
-        value - max(retrain.attacks[name], 0.5)
-        for name, value in row.attacks.items()
-        if name.startswith(_LEAKS) and name.rpartition("/")[2] in _AUCS and name in retrain.attacks
-    ]
-    return 100 * max(0.0, *found) if found else None
 
 
 def _fraction(row: Row, name: str) -> float | None:

@@ -93,9 +93,9 @@ def test_an_estimator_looks_at_both_scores_by_turns() -> None:
     assert by_accuracy < 0.4 < 0.6 < under_attack
 
 
-def test_an_estimator_keeps_off_what_diverged_and_what_was_pruned() -> None:
+def test_an_estimator_keeps_off_what_diverged_and_what_leaves_the_original() -> None:
     tried = [
-        Trial("class", "opc", {"lr": lr}, gap=1.0 if lr > 0.01 else 5.0, status=status)
+        Trial("class", "opc", {"lr": lr}, gap=9.0 if status == "pruned" else 1.0 if lr > 0.01 else 5.0, status=status)
         for lr, status in (
             (0.001, "ok"),
             (0.9, "diverged"),
@@ -188,8 +188,10 @@ def test_where_nothing_tried_changes_anything_higher_rates_are_tried_and_the_ref
     tried = run(of, {"lr": 1e-4, "weight": 1.0}, lambda values: 6.0, status=lambda values: "pruned")
     assert [trial.values for trial in tried[3:]] == [{"lr": lr, "weight": 1.0} for lr in (3.2e-3, 0.01, 0.057, 0.32)]
     assert [tried.index(trial) for trial in winners(tried, of.tuning.criteria).values()] == [0, 0]
-    tried[3].status, tried[3].gap = "ok", 9.0
-    assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 3, "what ended well goes before"
+    tried[3].status, tried[3].gap = "ok", 79.0
+    assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 0, "to ruin the model is no better"
+    tried[3].gap = 5.0
+    assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 3
 
 
 def test_the_same_search_runs_the_same_way_with_its_extensions() -> None:

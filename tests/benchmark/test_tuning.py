@@ -80,7 +80,10 @@ def test_one_set_of_trials_is_chosen_from_by_accuracy_and_under_attack(experimen
     assert [trial.won for trial in trials] == [["accuracy"], [], ["attack"]] or trials[1].won == ["attack"]
     rows[2].status = "pruned"
     (pruned,) = [trial for trial in judge(runs, rows, searches) if trial.status == "pruned"]
-    assert (pruned.won, pruned.score("accuracy"), pruned.score("attack")) == ([], None, None)
+    assert (pruned.score("accuracy"), pruned.score("attack")) == pytest.approx((1.0, 2.0)), "as what it leaves"
+    rows[2].status = "diverged"
+    (diverged,) = [trial for trial in judge(runs, rows, searches) if trial.status == "diverged"]
+    assert (diverged.won, diverged.score("accuracy")) == ([], None)
 
 
 def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments: Experiments) -> None:
