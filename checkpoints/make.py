@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 CONFIGS = {
     "digits_resnet8": ("digits", "class", "pretrain"),
     "digits_resnet8_retrain_classes_0_1_2": ("digits", "class", "retrain"),
+    **{f"digits_resnet8_retrain_classes_0_1_2_seed_{seed}": ("digits", "class", "retrain") for seed in range(1, 5)},
     "digits_resnet8_retrain_random_10": ("digits", "random", "retrain"),
     "fashion_mnist_resnet8": ("fashion_mnist", "class", "pretrain"),
     "fashion_mnist_resnet8_retrain_classes_0_1_2": ("fashion_mnist", "class", "retrain"),
@@ -31,6 +32,8 @@ def make(name: str) -> None:
     configs = (f"base/{data}_{scenario}", f"model/{method}", f"tuned/{data}#{method}")
     composed = [word for config in configs for word in ("--config", config)]
     command = ["fit", *composed, f"--trainer.precision={PRECISION[data]}"]
+    _, seeded, seed = name.rpartition("_seed_")
+    command += ["--seed_everything", seed, "--memory_format", "contiguous"] if seeded else []
     original = next(other for other in CONFIGS if name.startswith(other))
     if name != original:
         # The original need not be there to train a Retrain; it only makes an Original row.

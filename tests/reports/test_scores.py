@@ -6,7 +6,7 @@ import pytest
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import Row
-from lit_unlearn.reports.scores import MIA_EFFICACY, attack_excess, gap_to_retrain, unlearning_scores
+from lit_unlearn.reports.scores import MIA_EFFICACY, gap_to_retrain, unlearning_scores
 
 ACCURACIES = {"forget_acc": 0.1, "retain_acc": 0.9, "test_retain_acc": 0.8, "test_forget_acc": 0.05}
 OF_RETRAIN = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.75}
@@ -64,38 +64,3 @@ def test_what_is_unknown_is_absent(gone: str) -> None:
 def test_a_percentage_is_an_error(value: float) -> None:
     with pytest.raises(UsageError, match=f"forget_acc is {value}"):
         unlearning_scores(row({"forget_acc": value}))
-
-
-def test_the_excess_is_of_the_attack_that_finds_most_beyond_retrain() -> None:
-    theirs = {
-        "recovery/hr/forget_acc": 0.3,
-        "recovery/fm/test_forget_acc": 0.6,
-        "detectability/samples/forget_auc": 0.4,
-    }
-    retrain = row(OF_RETRAIN, **theirs)
-    assert attack_excess(row(ACCURACIES, **{"recovery/hr/forget_acc": 0.5}), retrain) == pytest.approx(20)
-    both = {"recovery/hr/forget_acc": 0.5, "recovery/fm/test_forget_acc": 0.9}
-    assert attack_excess(row(ACCURACIES, **both), retrain) == pytest.approx(30)
-    below = {"recovery/hr/forget_acc": 0.1, "detectability/samples/forget_auc": 0.45}
-    assert attack_excess(row(ACCURACIES, **below), retrain) == 0, "below Retrain is no gain; its AUC counts as .5"
-    assert attack_excess(row(ACCURACIES, **{"detectability/samples/forget_auc": 0.7}), retrain) == pytest.approx(20)
-
-
-def test_membership_of_single_images_counts_and_other_numbers_do_not() -> None:
-    retrain = row(OF_RETRAIN, **{"membership/margin/auc": 0.52, "recovery/hr/retain_acc": 0.5, MIA_EFFICACY: 0.1})
-    ours = {"membership/margin/auc": 0.6, "recovery/hr/retain_acc": 0.9, MIA_EFFICACY: 0.9}
-    assert attack_excess(row(ACCURACIES, **ours), retrain) == pytest.approx(8)
-
-
-def test_without_an_attack_on_both_no_excess_is_known() -> None:
-    attacked = row(ACCURACIES, **{"recovery/hr/forget_acc": 0.5})
-    assert attack_excess(attacked, RETRAIN) is None
-    assert attack_excess(attacked, None) is None
-    assert attack_excess(UNLEARNED, RETRAIN) is None, "what it answers without an attack is in the gap"
-
-
-def test_the_gap_by_accuracy_leaves_membership_out() -> None:
-    ours, theirs = row(ACCURACIES, **{MIA_EFFICACY: 0.25}), row(OF_RETRAIN, **{MIA_EFFICACY: 1.0})
-    gap = gap_to_retrain(ours, theirs)
-    assert gap is not None
-    assert gap.by_accuracy == pytest.approx(25 / 3)

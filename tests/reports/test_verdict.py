@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.comparisons import MARGINS, Margins, compare
+from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, largest_excess
 from lit_unlearn.reports.rows import Row
 from lit_unlearn.reports.verdict import judge, judge_models
 from lit_unlearn.reports.wording import as_json, bounds, headline, remarks, title
@@ -324,6 +324,20 @@ def test_what_a_row_keeps_of_its_verdict():
     assert (kept["level"], kept["worst"], kept["models"], kept["retrains"]) == ("leaks", WORST, 1, 5)
     assert kept["intervals"][WORST]["low"] < kept["intervals"][WORST]["excess"] < kept["intervals"][WORST]["high"]
     assert kept["reason"].startswith("recovery/worst names 92.0 %")
+
+
+def test_the_excess_of_a_trial_is_of_the_attack_that_finds_most_beyond_one_retrain():
+    retrain = model("Retrain", auc=0.4)
+    assert largest_excess(model("GA", worst=0.9, stages=0.86, auc=0.45), retrain) == pytest.approx(6)
+    assert largest_excess(model("GA", answer=0.9, auc=0.6), retrain) == pytest.approx(10), (
+        "an AUC below .5 counts as .5"
+    )
+    below = model("GA", answer=0.9, worst=0.5, stages=0.5, relearnt=0.2, auc=0.3)
+    assert largest_excess(below, retrain) == 0, "below Retrain is no gain; the answers themselves are in the gap"
+    assert largest_excess(model("GA", relearnt=0.7, auc=0.4), retrain) == pytest.approx(10), "the mean over the steps"
+    bare = replace(retrain, attacks={})
+    assert largest_excess(below, bare) is None
+    assert largest_excess(below, None) is None
 
 
 def test_margins_are_an_option():
