@@ -82,7 +82,8 @@ class Result:
 
         A ``.safetensors`` file has the names of the user's own network, any other those of the backbone.
         """
-        save_weights(self.module.backbone, path, {**self.module.provenance(), "seconds": self.module.seconds})
+        cost = {"seconds": self.module.seconds, "images_seen": self.module.images_seen}
+        save_weights(self.module.backbone, path, {**self.module.provenance(), **cost})
 
 
 def unlearn(

@@ -49,6 +49,7 @@ class Measurement:
         artifacts: pictures and maps of attacks.
         skipped: title of an attack → why it has no numbers, or which of them are undefined.
         seconds: title → how long it took.
+        images_seen: images in the batches of its training, each as often as it came, where that is known.
         weights: where the weights come from (``source``, ``sha256``); empty for those of the run itself.
     """
 
@@ -58,6 +59,7 @@ class Measurement:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    images_seen: int | None = None
     weights: dict[str, str] = field(default_factory=dict)
 
 

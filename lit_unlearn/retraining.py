@@ -78,7 +78,8 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
                 write_atomically(path.parent / SETTINGS, text + "\n")
-                save_weights(built.model.backbone, path, {**built.model.provenance(), "seconds": built.model.seconds})
+                cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
+                save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
     return path
 
 

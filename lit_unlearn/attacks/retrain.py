@@ -40,11 +40,13 @@ class LoadedRetrain:
         backbone: frozen, in eval mode.
         source: where its weights come from, for the row.
         seconds: how long its training took, where that is known.
+        images_seen: how many images its training saw, where that is known.
     """
 
     backbone: Backbone
     source: dict[str, str]
     seconds: float | None = None
+    images_seen: int | None = None
 
 
 def check_retrain(given: object) -> Any:
@@ -87,7 +89,7 @@ def as_pool(retrains: Sequence[LoadedRetrain]) -> list[Path]:
 def measurement_of(retrain: LoadedRetrain) -> Measurement:
     """A measurement that knows where a Retrain comes from, and how long its training took."""
     seconds = {} if retrain.seconds is None else {"unlearn": retrain.seconds}
-    return Measurement(weights=retrain.source, seconds=seconds)
+    return Measurement(weights=retrain.source, seconds=seconds, images_seen=retrain.images_seen)
 
 
 def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
@@ -112,13 +114,14 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
     if stated is None:
         if loaded.left_out != data.split.left_out:
             raise UsageError(_other_split(weights, loaded, data.split.left_out))
-        return LoadedRetrain(backbone, source, loaded.seconds)
+        return LoadedRetrain(backbone, source, loaded.seconds, loaded.images_seen)
     if data.left_out_by(stated) != data.split.left_out:
         raise UsageError(
             f"retrain weights {str(weights)!r} were trained without {_wording(stated)}, which is not exactly what this "
             f"run forgets ({data.split}): give a Retrain of this forget set"
         )
-    return LoadedRetrain(backbone, {**source, "trained_without": _wording(stated)}, loaded.seconds)
+    source |= {"trained_without": _wording(stated)}
+    return LoadedRetrain(backbone, source, loaded.seconds, loaded.images_seen)
 
 
 def _other_split(weights: object, loaded: LoadedWeights, ours: str) -> str:

@@ -39,6 +39,7 @@ class LoadedWeights:
         method: the class that made them, if the file says so.
         forgotten: the requests that the model has forgotten, oldest first, as the file says.
         seconds: how long training took, if the file says so.
+        images_seen: images in the batches of training, if the file says so.
     """
 
     source: str
@@ -50,6 +51,7 @@ class LoadedWeights:
     method: str | None = None
     forgotten: tuple[dict[str, Any], ...] = ()
     seconds: float | None = None
+    images_seen: int | None = None
 
 
 def resolve(weights: str | Path) -> Path:
@@ -143,6 +145,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
         method=None if method is None else str(method),
         forgotten=requests,
         seconds=float(took) if isinstance(took, int | float) else None,
+        images_seen=seen if isinstance(seen := metadata.get("images_seen"), int) else None,
     )
 
 

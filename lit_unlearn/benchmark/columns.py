@@ -17,7 +17,7 @@ class Column:
 
     Attributes:
         title: its heading.
-        unit: ``%`` for percent or percentage points, ``dB`` for decibels, ``s`` for seconds.
+        unit: ``%`` for percent or percentage points, ``dB`` for decibels, ``s`` for seconds, ``% of Retrain``.
         of: the quantity.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
@@ -77,6 +77,16 @@ def _seconds(row: Row, retrain: Row | None) -> float | None:
     return row.seconds.get("unlearn")
 
 
+def _cost(of: Callable[[Row], float | None]) -> Quantity:
+    """A cost as a share of Retrain's, in percent."""
+
+    def share(row: Row, retrain: Row | None) -> float | None:
+        own, base = of(row), None if retrain is None else of(retrain)
+        return 100 * own / base if own is not None and base else None
+
+    return share
+
+
 COLUMNS = (
     Column("UA", "%", _score("UA"), "≈"),
     Column("RA", "%", _score("RA"), "↑"),
@@ -96,5 +106,7 @@ COLUMNS = (
     Column("IDI", "%", _percent("representation/idi/index"), "↓"),
     Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
     Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),
+    Column("Images seen", "% of Retrain", _cost(lambda row: row.images_seen), "↓"),
+    Column("Time", "% of Retrain", _cost(lambda row: row.seconds.get("unlearn")), "↓"),
     Column("Seconds", "s", _seconds, "↓"),
 )

@@ -70,6 +70,7 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
         for made in results_of(maker, root)[-1:] if maker is not None else ():
             row.seconds = {**made.seconds, **row.seconds}
             row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
+            row.images_seen = made.images_seen
             if unlearned is not None:
                 row.method = made.method  # validate calls what a method has left as it was the original
                 row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights

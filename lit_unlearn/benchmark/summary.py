@@ -200,7 +200,8 @@ def _value(column: Column, pairs: Sequence[tuple[Row, Row | None]], reference: b
         if number is None or not math.isfinite(number):
             continue
         numbers.append(number)
-        base = None if retrain is None or reference or column.role == "gap" else column.of(retrain, retrain)
+        alone = reference or column.role == "gap" or column.unit == "% of Retrain"
+        base = None if retrain is None or alone else column.of(retrain, retrain)
         deltas += [] if base is None else [number - base]
     if not numbers:
         return None

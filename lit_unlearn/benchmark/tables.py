@@ -21,7 +21,7 @@ def text_of(value: Value | None, unit: str) -> str:
     """A cell: ``93.1 ± 0.4``; a dash for what is unknown."""
     if value is None:
         return "–"
-    digits = 0 if unit == "s" and value.mean >= 10 else 1
+    digits = 0 if (unit == "s" and value.mean >= 10) or unit == "% of Retrain" else 1
     spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
     return f"{value.mean:.{digits}f}{spread}"
 

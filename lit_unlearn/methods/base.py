@@ -58,6 +58,7 @@ class UnlearnModule(BackboneModule):
         diverged: None, or where and how the run diverged.
         pruned: None, or why a search ended the run early.
         seconds: seconds of unlearning so far; evaluation in between does not count.
+        images_seen: images in the batches of training so far, over all devices, each as often as it came.
         split_of_checkpoint: the hash of the split that the loaded checkpoint was made on, or None.
     """
 
@@ -86,6 +87,7 @@ class UnlearnModule(BackboneModule):
         self.diverged: str | None = None
         self.pruned: str | None = None
         self.seconds = 0.0
+        self.images_seen = 0
         self.split_of_checkpoint: str | None = None
 
     def order_in(self, epoch: int) -> str:
@@ -179,14 +181,15 @@ class UnlearnModule(BackboneModule):
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
         kept = {n: value for n, value in checkpoint["state_dict"].items() if n.partition(".")[0] not in left_out}
         checkpoint["state_dict"] = {n: value.contiguous() for n, value in kept.items()}
-        made = {**self.provenance(), "seconds": self.seconds, "memory_format": memory_format_of(self.backbone)}
+        cost = {"seconds": self.seconds, "images_seen": self.images_seen}
+        made = {**self.provenance(), **cost, "memory_format": memory_format_of(self.backbone)}
         checkpoint["lit_unlearn"] = made | ({"state": own} if (own := self.saved_state()) else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds this module's own values of what was left out, so that loading stays strict, and takes up the rest."""
         made = checkpoint.get("lit_unlearn", {})
         self.split_of_checkpoint = made.get("split") if self.needs_forget else None
-        self.seconds = made.get("seconds", 0.0)
+        self.seconds, self.images_seen = made.get("seconds", 0.0), made.get("images_seen", 0)
         if self.memory_format == "auto":
             set_memory_format(self, made.get("memory_format", "contiguous"))
         self.load_saved_state(made.get("state", {}))

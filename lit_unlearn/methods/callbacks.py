@@ -206,6 +206,15 @@ class DivergenceWatch(Callback):
         _stop_unless(method.answers_finite(), trainer, method, message)
 
 
+class ImagesSeen(Callback):
+    """Counts the images in the batches of training in the module's ``images_seen``."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        _method(pl_module).images_seen += trainer.world_size * sum(len(images) for images, *_ in batch.values())
+
+
 class Clock(Callback):
     """Adds the seconds of unlearning to the module's ``seconds``; evaluation in between does not count."""
 
@@ -249,6 +258,7 @@ class Clock(Callback):
 
 
 CALLBACKS = (
+    ImagesSeen,
     NetworkFormat,
     BatchOrder,
     Accuracies,

@@ -204,12 +204,13 @@ def _stages(row: Row, rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 
 def _seconds(row: Row, retrain: Row | None) -> dict[str, float]:
-    """Seconds of unlearning, and their share of Retrain's in percent; the unknown is left out."""
-    if "unlearn" not in row.seconds:
-        return {}
-    own = row.seconds["unlearn"]
-    base = retrain.seconds.get("unlearn") if retrain else None
-    return {"seconds": own} | ({"share": 100 * own / base} if base else {})
+    """Seconds of unlearning, and the shares of Retrain's seconds and images in percent; the unknown is left out."""
+    found = {"seconds": row.seconds["unlearn"]} if "unlearn" in row.seconds else {}
+    if found and retrain and retrain.seconds.get("unlearn"):
+        found["share"] = 100 * found["seconds"] / retrain.seconds["unlearn"]
+    if row.images_seen and retrain and retrain.images_seen:
+        found["images"] = 100 * row.images_seen / retrain.images_seen
+    return found
 
 
 def _title(methods: Sequence[Entry]) -> str:

@@ -216,6 +216,7 @@ class Report(Callback):
         fields = _fields(own)
         if module.seconds > 0:
             fields["seconds"] = {"unlearn": module.seconds, **own.seconds}
+        fields["images_seen"] = module.images_seen or None
         if trainer.state.fn != "fit" and module.is_original():
             described["method"] = ORIGINAL
         yield (
@@ -250,4 +251,6 @@ def _callbacks(trainer: Trainer) -> list[Any]:
 
 def _fields(found: Measurement) -> dict[str, Any]:
     """The fields of a row that a measurement fills."""
-    return {name: getattr(found, name) for name in ("metrics", "attacks", "skipped", "seconds", "weights")}
+    return {
+        name: getattr(found, name) for name in ("metrics", "attacks", "skipped", "seconds", "images_seen", "weights")
+    }

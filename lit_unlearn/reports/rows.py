@@ -60,6 +60,7 @@ class Row:
         skipped: attack → why it could not run.
         curves: logged quantity → list of ``[epoch, value]``.
         seconds: phase or attack → wall-clock seconds.
+        images_seen: images in the batches of unlearning, each as often as it came.
         epochs: epochs of unlearning that were run.
         batch_size: loader → samples per device and step.
         devices: accelerator, number, threads, and the memory format of convolutions.
@@ -89,6 +90,7 @@ class Row:
     skipped: dict[str, str] = field(default_factory=dict)
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    images_seen: int | None = None
     epochs: int | None = None
     batch_size: dict[str, Any] = field(default_factory=dict)
     devices: dict[str, Any] = field(default_factory=dict)

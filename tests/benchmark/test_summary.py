@@ -42,6 +42,19 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert not summary.notes
 
 
+def test_cost_is_a_share_of_the_retrain_of_the_same_seed():
+    rows = [row("OPC", seed) for seed in (0, 1)] + [row("Retrain", seed) for seed in (0, 1)]
+    for each, images in zip(rows, (500, 700, 1000, 1000), strict=True):
+        each.images_seen = images
+    rows[0].seconds["unlearn"] = 5.0
+    (summary,) = summarise(rows)
+    opc = numbers(summary, "OPC")
+    assert (opc["Images seen"].mean, opc["Images seen"].delta) == (pytest.approx(60), None)
+    assert opc["Time"].mean == pytest.approx(100 * (5 / 10 + 11 / 11) / 2)
+    assert numbers(summary, "Retrain")["Images seen"].mean == 100
+    assert "60 ± 14" in markdown(summary)
+
+
 def test_two_experiments_of_one_method_have_their_own_lines_and_scenarios_are_tables_of_their_own():
     rows = [row("OPC", 0, experiment="opc"), row("OPC", 0, experiment="opc_deep"), row("OPC", 0, scenario="random")]
     first, second = summarise(rows)

@@ -57,7 +57,7 @@ def test_a_teacher_is_not_saved_and_the_checkpoint_loads_strictly_all_the_same(
     fit(module, make_data()).save_checkpoint(tmp_path / "run.ckpt")
     saved = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert {name.partition(".")[0] for name in saved["state_dict"]} == {"backbone"}
-    made = {"seconds": module.seconds, "memory_format": "contiguous"}
+    made = {"seconds": module.seconds, "images_seen": module.images_seen, "memory_format": "contiguous"}
     assert saved["lit_unlearn"] == {**module.provenance(), **made}
     assert saved["lit_unlearn"]["split"] == make_data().split.hash
     again = new()

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_unlearn.methods import FineTune, callbacks
+from lit_unlearn.methods import FineTune, GradientAscent, NegGradPlus, callbacks
 
 
 class Spends(Callback):
@@ -55,6 +55,21 @@ def test_a_checkpoint_has_the_seconds_up_to_it(make_backbone, make_data, fit, mo
     fit(module, make_data(), spends, keep, max_epochs=2, limit_val_batches=limit, enable_checkpointing=True)
     made = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["lit_unlearn"]
     assert made["seconds"] == pytest.approx(1000 + 3 + 100)
+
+
+@pytest.mark.parametrize("method", [FineTune, NegGradPlus, GradientAscent])
+def test_the_images_of_all_batches_are_counted_and_a_checkpoint_goes_on(
+    make_backbone, make_data, make_trainer, fit, recorder, tmp_path, method
+):
+    module, keep = method(make_backbone()), ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    fit(module, make_data(), recorder, keep, max_epochs=2, enable_checkpointing=True)
+    seen = [sum(len(images) for images, *_ in batch.values()) for batch in recorder.batches]
+    assert module.images_seen == sum(seen) > 0
+    if method is FineTune:
+        assert module.images_seen == 2 * make_data().split.counts()["retain"]
+    again = method(make_backbone())
+    make_trainer(max_epochs=2).fit(again, datamodule=make_data(), ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert again.images_seen == module.images_seen
 
 
 def test_a_run_after_an_interrupted_one_begins_with_a_clock_that_stands(
