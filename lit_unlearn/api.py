@@ -32,6 +32,7 @@ from lit_unlearn.suites import attacks_of_config
 __all__ = ["Result", "audit", "unlearn"]
 
 Weights = str | Path | nn.Module | Mapping[str, Any]
+Retrains = Weights | Sequence[Weights]
 _QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
@@ -92,7 +93,7 @@ def unlearn(
     method: str | UnlearnModule | Callable[..., UnlearnModule] = "OPC",
     options: Mapping[str, Any] | None = None,
     attacks: str | Sequence[Attack] | None = "quick",
-    retrain: Weights | None = None,
+    retrain: Retrains | None = None,
     seed: int = 0,
     wrap: Mapping[str, Any] | None = None,
     **trainer: Any,
@@ -106,7 +107,8 @@ def unlearn(
         options: arguments of the method, where it is given as a name or a class.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
         retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, or weights
-            of other code with what they were trained without: ``{"weights": …, "trained_without": "forget.txt"}``.
+            of other code with what they were trained without: ``{"weights": …, "trained_without": "forget.txt"}``; or
+            several of them, of other seeds, as a list.
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
@@ -126,14 +128,14 @@ def unlearn(
     else:
         make = _class_of(method) if isinstance(method, str) else method
         module = make(_backbone(network, data, wrap), **(options or {}))
-    return _measured(Trainer.fit, module, data, attacks, _wrapped(retrain, data, wrap), trainer)
+    return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
 
 def audit(
     network: nn.Module,
     data: UnlearnDataModule,
     original: Weights | None = None,
-    retrain: Weights | None = None,
+    retrain: Retrains | None = None,
     attacks: str | Sequence[Attack] | None = "suite",
     seed: int = 0,
     wrap: Mapping[str, Any] | None = None,
@@ -159,7 +161,7 @@ def audit(
     backbone = _backbone(network, data, wrap)
     module = Audit(backbone, original=_wrapped(original, data, wrap))
     start = partial(Trainer.validate, verbose=False)
-    return _measured(start, module, data, attacks, _wrapped(retrain, data, wrap), trainer)
+    return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
 
 def _measured(
@@ -167,7 +169,7 @@ def _measured(
     module: UnlearnModule,
     data: UnlearnDataModule,
     attacks: str | Sequence[Attack] | None,
-    retrain: Weights | None,
+    retrain: list[Any],
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
@@ -195,6 +197,12 @@ def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, An
 def _wrapped(given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Weights | None:
     """A reference model that is given as a network, wrapped as the network it is compared with."""
     return _backbone(given, data, wrap) if isinstance(given, nn.Module) else given
+
+
+def _retrains(given: Retrains | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> list[Any]:
+    """The Retrains, a list of none, one or several, with networks wrapped."""
+    each_given = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return [_wrapped(each, data, wrap) for each in each_given]
 
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:

@@ -26,6 +26,8 @@ def settings_of(name: str) -> dict[str, Any]:
     assert words[:2] == ["lit-unlearn", "fit"]
     settings: dict[str, Any] = {}
     for option, value in itertools.pairwise(words):
+        if option == "--seed_everything":
+            settings["seed_everything"] = int(value)
         if option == "--config":
             settings = merged(settings, read_config(value))
     return settings

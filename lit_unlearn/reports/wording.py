@@ -67,7 +67,9 @@ def headline(row: Row, verdict: Verdict) -> str:
         return "There is not enough evidence for a verdict."
     if verdict.level == "as Retrain":
         return f"No attack exceeds Retrain by more than the margin. The least certain: {evidence(worst)}"
-    return f"{evidence(worst)}{_undecided(verdict) if verdict.level == 'inconclusive' else ''}"
+    if verdict.level == "leaks":
+        return f"The model still shows what it was to forget. {evidence(worst)}"
+    return f"It is undecided whether the model forgot. {evidence(worst)}{_undecided(verdict)}"
 
 
 def evidence(found: Comparison) -> str:

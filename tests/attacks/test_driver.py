@@ -71,7 +71,9 @@ def test_the_order_of_callbacks_changes_nothing(make_data, make_trainer, tmp_pat
     # These take most of a run's time and know no callback; a page is a function of rows and artifacts.
     monkeypatch.setattr("lit_unlearn.reports.run_metadata._commit", lambda: None)
     monkeypatch.setattr("lit_unlearn.reports.run_metadata.version", lambda name: "1")
-    monkeypatch.setattr("lit_unlearn.reports.page.render", lambda rows, artifacts: f"{len(rows)} {list(artifacts)}")
+    monkeypatch.setattr(
+        "lit_unlearn.reports.page.render", lambda rows, artifacts, margins: f"{len(rows)} {list(artifacts)}"
+    )
     monkeypatch.setattr("lit_unlearn.reports.table.results_table", len)
     data, outcomes = make_data(batch_size=24), []
     for number, callbacks in enumerate(orders()):

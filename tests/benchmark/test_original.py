@@ -261,12 +261,12 @@ def test_a_benchmark_ends_with_the_table_a_page_and_the_place_of_each_models_wei
         folders = {run.name: tmp_path / "out" / run.folder for run in runs if "unlearning" in run.seeds}
         fits = {run.name: tmp_path / "out" / run.folder for run in runs if run.subcommand == "fit"}
         assert folders.keys() <= fits.keys()
-        assert f"class/ga: Not judged; weights: {fits['ga'] / 'unlearned.ckpt'}\n" in said
+        assert f"class/ga: Cannot tell; weights: {fits['ga'] / 'unlearned.ckpt'}\n" in said
         assert "class/lost: No result; no weights\n" in said
         if own == "unlearned.safetensors":
             (fits["opc"] / own).touch()
         else:
-            assert f"class/opc: Not judged; weights: {fits['opc'] / 'unlearned.safetensors'}\n" in said
+            assert f"class/opc: Cannot tell; weights: {fits['opc'] / 'unlearned.safetensors'}\n" in said
         assert all(name in said for name in ("Original", "Retrain", "OPC", "┏"))
         assert f"Written to {tmp_path / 'out/leaderboard.html'}" in said
     page = (tmp_path / "out/leaderboard.html").read_text()

@@ -306,6 +306,7 @@ def test_headline_and_remarks_state_the_numbers():
     text = headline(row, found).replace("\N{NO-BREAK SPACE}", " ")
     low, high = 100 * found.worst.low, 100 * found.worst.high
     assert text == (
+        "The model still shows what it was to forget. "
         "recovery/worst names 92.0 % of unseen images of the forgotten classes; Retrain, 84.0 %: "
         f"+8.0 ({low:.1f} to {high:.1f})."
     )
@@ -323,7 +324,7 @@ def test_what_a_row_keeps_of_its_verdict():
     kept = as_json(row, verdict(row))
     assert (kept["level"], kept["worst"], kept["models"], kept["retrains"]) == ("leaks", WORST, 1, 5)
     assert kept["intervals"][WORST]["low"] < kept["intervals"][WORST]["excess"] < kept["intervals"][WORST]["high"]
-    assert kept["reason"].startswith("recovery/worst names 92.0 %")
+    assert "recovery/worst names 92.0 %" in kept["reason"]
 
 
 def test_the_excess_of_a_trial_is_of_the_attack_that_finds_most_beyond_one_retrain():

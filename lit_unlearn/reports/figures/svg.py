@@ -83,7 +83,8 @@ def as_svg(figure: Figure, label: str) -> str:
 def standalone(svg: str) -> str:
     """The drawing as a file of its own, whose text colour follows light and dark mode."""
     style = "<style>svg{color:#1a1f26}@media (prefers-color-scheme:dark){svg{color:#e6eaef}}</style>"
-    return svg.replace(">", f">{style}", 1) + "\n" if svg else ""
+    compact = re.sub(r">\s+<", "><", svg)
+    return compact.replace(">", f">{style}", 1) + "\n" if svg else ""
 
 
 def _named(svg: str) -> str:
