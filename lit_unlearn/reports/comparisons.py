@@ -25,6 +25,7 @@ DETECTION = "detectability/samples"
 
 KNOWN: dict[str, float] = {
     NO_ATTACK: 0.005,
+    "recovery/answers": 0.15,
     "recovery/": 0.015,
     "relearn/": 0.03,
     "compression/": 0.015,

@@ -1,5 +1,6 @@
 """Training-free recovery: what can still be read out of the features of an unlearned model, and how easily?"""
 
+from lit_unlearn.attacks.recovery.answers import MaskedAnswers
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalisation, Recovery
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, LinearRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
@@ -21,6 +22,7 @@ __all__ = [
     "Layers",
     "LinearDiscriminant",
     "LinearRecovery",
+    "MaskedAnswers",
     "NearestMean",
     "Normalisation",
     "Recovery",

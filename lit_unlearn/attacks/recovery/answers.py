@@ -1,0 +1,60 @@
+"""The answer among the forgotten classes: does the head still know them, and only never say so?
+
+    answer = argmax over the forgotten classes of z(x)
+
+Threat model. The attacker sees logits, knows which classes were forgotten, and that an image is of one of them. They
+hold no weights, no labels, and fit nothing. A head whose bias was lowered, or that was taught never to name a class,
+may rank the forgotten classes as before. Retrain was taught never to name them as well, and never saw them: how it
+ranks them varies from seed to seed, around one in n. No published attack: it undoes the cheapest way to hide a class.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.results import AttackResult
+
+_SPLITS = ("forget", "test_forget")
+
+
+class MaskedAnswers(Attack):
+    """Accuracy of the model's own answers on forgotten data, if it may name forgotten classes only.
+
+    Numbers: ``forget_acc`` and ``test_forget_acc``, fractions. It is left out where fewer than two classes are
+    forgotten whole: the answer would be known without the model.
+
+    Args:
+        name: metric name prefix.
+    """
+
+    family: ClassVar[str] = "recovery"
+
+    def __init__(self, name: str = "answers") -> None:
+        super().__init__(name)
+
+    def lacks(self, target: Target) -> str | None:
+        """Why the attack cannot be run on a target, or None."""
+        if "test_forget" not in target.data.split_names or len(_forgotten(target)) < 2:
+            return "fewer than two classes are forgotten whole, so the answer is known without the model"
+        return super().lacks(target)
+
+    def evaluate(self, target: Target) -> AttackResult:
+        """The accuracies, with all logits but those of the forgotten classes left out."""
+        forgotten = _forgotten(target)
+
+        def answer(batch: Encoded) -> Tensor:
+            masked = torch.full_like(batch.logits, -torch.inf)
+            masked[:, forgotten] = batch.logits[:, forgotten]
+            return masked
+
+        found = target.accuracies(answer)
+        return AttackResult({f"{split}_acc": found[f"{split}_acc"] for split in _SPLITS if f"{split}_acc" in found})
+
+
+def _forgotten(target: Target) -> Tensor:
+    """The classes of the unseen images that are of forgotten ones, in order."""
+    classes: Tensor = torch.unique(target.model.gather("test_forget").labels)
+    return classes
