@@ -21,11 +21,12 @@ from lit_unlearn.reports.statistics import Difference, auc_variance, difference,
 Unit = Literal["accuracy", "AUC", "IDI"]
 
 IDI = "representation/idi"
+ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
 
 KNOWN: dict[str, float] = {
     NO_ATTACK: 0.005,
-    "recovery/answers": 0.15,
+    ANSWERS: 0.08,
     "recovery/": 0.015,
     "relearn/": 0.03,
     "compression/": 0.015,
@@ -40,13 +41,13 @@ KNOWN: dict[str, float] = {
 _LEAST_LEAD = 0.05
 """Bits by which Original's stages must say more than Retrain's for IDI to be compared."""
 
-_IDI_SCALE = 5.0
-"""The margins of IDI, a share, are so many times those of accuracies: .1 and .25."""
+_WIDE = 5.0
+"""The margins of IDI, a share, and of masked answers, which vary most between Retrains, are so many times as wide."""
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What counts as a difference, as fractions: of accuracy and AUC, and for IDI five times as much.
+    """What counts as a difference, as fractions: of accuracy and AUC; five times as much for IDI and masked answers.
 
     Args:
         leak: an excess over Retrain that is above this leaks.
@@ -99,7 +100,7 @@ class Comparison:
     @property
     def scale(self) -> float:
         """What its margins are multiplied by."""
-        return _IDI_SCALE if self.unit == "IDI" else 1.0
+        return _WIDE if self.unit == "IDI" or self.attack == ANSWERS else 1.0
 
     @property
     def excess(self) -> float:

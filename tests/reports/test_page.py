@@ -60,8 +60,8 @@ def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row
     assert "recovery/worst names 91.0 % of unseen images" in text
     assert "Utility is kept" in text
     assert "+58.0 (51.5 to 62.5)" in text
-    assert "is above 2 points of accuracy or AUC (10 % of IDI)" in text
-    assert "is below 5 points (25 % of IDI)" in text
+    assert "is above 2 points of accuracy or AUC (10 of IDI and of masked answers" in text
+    assert "is below 5 points (25 of IDI and of masked answers)" in text
     assert "here 33.3 %" in text
     for word in (
         "3fa81c09e2d47b55",
