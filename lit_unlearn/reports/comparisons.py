@@ -280,7 +280,7 @@ def _idi(row: Row) -> Iterator[tuple[tuple[str, str, Unit], float]]:
 
 
 def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
-    """The variance of the images; that of IDI, on thousands of training images, is small beside training noise."""
+    """The variance of the images; for IDI the attack measures it itself."""
     attack, split, unit = key
     sizes = images(row)
     count = sizes.get(split.removesuffix("_acc"), 0)
@@ -288,8 +288,10 @@ def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
         measured = row.attacks.get(f"{attack}/images") if forgets(row) != "images" else None
         return share_variance(value, count if measured is None else round(measured))
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
+    if unit == "IDI":
+        return row.attacks.get(f"{IDI}/error", 0.0) ** 2
     # An attack learns its direction on one half of the images and is scored on the other.
-    return 0.0 if unit == "IDI" else auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
+    return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
 
 
 def _known(attack: str) -> float:

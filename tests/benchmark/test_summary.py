@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from lit_unlearn.benchmark.command import insert_tables, report
+from lit_unlearn.benchmark.gathering import add_verdicts, compact
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables, text_of
 from lit_unlearn.errors import UsageError
@@ -40,6 +41,18 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert opc["Seconds"].mean == 10.5
     assert "FM test forgotten" not in opc
     assert not summary.notes
+
+
+def test_every_row_of_a_method_gets_the_verdict_on_all_its_models_and_stays_small():
+    attacks = {"recovery/worst/test_forget_acc": 0.123456789, "recovery/worst/test_forget_acc/hr_raw": 0.1}
+    rows = [row("OPC", seed, **attacks) for seed in (0, 1)] + [row("Retrain", seed, **attacks) for seed in (0, 1)]
+    rows = [compact(each) for each in [*rows, row("Original", 0, forget=1.0)]]
+    add_verdicts(rows)
+    assert rows[0].attacks == {"recovery/worst/test_forget_acc": 0.123457}, "six digits, and no single readout"
+    assert rows[0].verdict == rows[1].verdict
+    assert (rows[0].verdict["models"], rows[0].verdict["retrains"]) == (2, 2)
+    assert rows[0].verdict["intervals"]["recovery/worst"]["excess"] == 0
+    assert not rows[2].verdict
 
 
 def test_cost_is_a_share_of_the_retrain_of_the_same_seed():

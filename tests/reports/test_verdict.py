@@ -155,6 +155,9 @@ def test_idi_is_a_share_of_originals_lead():
     assert (found.value, found.retrain, found.original, found.unit) == pytest.approx((0.9, 0.0, 1.0, "IDI"))
     assert found.leaks
     assert "hold 90 % of what Original's say" in headline_of(found)
+    row = bits(model("OPC", **{"representation/idi/error": 0.2}), 0.68)
+    (wide,) = [each for each in compare([row], others, [bits(original(), 0.70)]) if each.unit == "IDI"]
+    assert wide.difference.sampling == pytest.approx(0.04)
     close = compare([bits(model("OPC"), 0.52)], others, [bits(original(), 0.53)])
     assert not any(each.unit == "IDI" for each in close), "Original's stages hardly lead"
 
