@@ -17,7 +17,7 @@ _LEAST, _MOST = -20.0, 40.0
 def interval_plot(verdict: Verdict) -> str:
     """A bar from the lower to the upper bound for each number that the verdict compares, the most severe first.
 
-    In points: of accuracy, of AUC times 100, of IDI and masked answers a fifth, so that the margins are the same for all.
+    In points: of accuracy, of AUC times 100, of IDI and masked answers a fifth, so that all have the same margins.
 
     Returns:
         SVG text, or an empty string where nothing is compared.
