@@ -176,6 +176,7 @@ def test_the_snippet_of_the_readme_leaves_what_it_promises(folder, capsys):
     assert len(snippet.splitlines()) <= 11
 
 
+@pytest.mark.ci
 def test_the_quickstart_keeps_its_promises(folder):
     main(["fit", "--config", "quickstart", "--trainer.enable_progress_bar", "false"])
     original, *retrains, unlearned = read_rows(folder / "runs/OPC/version_0/results.json")
