@@ -99,7 +99,7 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         found.append("Utility is unknown: accuracy on the retained test images is missing, here or for the references.")
     if row.status == "ok":
         found += [*_about_evidence(verdict), *_about_numbers(row, verdict)]
-    return found + [_left_out(attack, reason) for attack, reason in row.skipped.items()]
+    return found + [f"{attack} was not run: {why}." for attack, why in row.skipped.items() if not _undefined(why)]
 
 
 def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
@@ -138,10 +138,9 @@ def _undecided(verdict: Verdict) -> str:
     return f" About {most} seeds of the method, and as many Retrains, would probably decide."
 
 
-def _left_out(attack: str, reason: str) -> str:
-    """An attack that was not run, or one that could not measure all its numbers."""
-    names = reason.removeprefix("undefined: ")
-    return f"Undefined here: {names}." if names != reason else f"{attack} was not run: {reason}."
+def _undefined(reason: str) -> bool:
+    """Whether an attack was run and only some of its numbers are undefined, which the settings of the run name."""
+    return reason.startswith("undefined: ")
 
 
 def _about_evidence(verdict: Verdict) -> Iterator[str]:
