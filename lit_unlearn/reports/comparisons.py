@@ -36,9 +36,9 @@ KNOWN: dict[str, float] = {
     IDI: 0.008,
     "test_retain_acc": 0.004,
 }
-"""Deviation between Retrains of several seeds, by the beginning of a name: the largest of the committed rows, rounded up,
-as ``lit-unlearn report FOLDER --calibration`` prints it; accuracies and AUCs as fractions, IDI in bits. That of masked
-answers is of the five Retrains of the quickstart."""
+"""Deviation between Retrains of several seeds, by the beginning of a name: the largest of the committed rows, rounded
+up, as ``lit-unlearn report FOLDER --calibration`` prints it; accuracies and AUCs as fractions, IDI in bits. That of
+masked answers is of the five Retrains of the quickstart."""
 
 _LEAST_LEAD = 0.05
 """Bits by which Original's stages must say more than Retrain's for IDI to be compared."""
