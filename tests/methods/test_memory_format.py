@@ -1,22 +1,19 @@
 """A run in channels_last is the same run but for rounding, and says, keeps and shares its format."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from blobs import Blobs
-from lightning.pytorch import Callback, Trainer
+from format_jobs import Seen, of_two
 from processes import together
 from torch import nn
 
 from lit_unlearn import methods
 from lit_unlearn.attacks import Evaluation, HeadRecovery
-from lit_unlearn.backbones import Custom, ResNet8, memory_format
+from lit_unlearn.backbones import Custom, memory_format
 from lit_unlearn.backbones.memory_format import memory_format_of
-from lit_unlearn.data import ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods import OPC, SCRUB, FineTune, Retrain, callbacks
+from lit_unlearn.methods import OPC, FineTune, Retrain, callbacks
 from lit_unlearn.reports.report import Report
 from lit_unlearn.suites import attacks_of_config
 
@@ -41,12 +38,6 @@ def in_format(name, make):
     module = make()
     module.memory_format = name
     return module
-
-
-class Seen(Callback):
-    def on_train_end(self, trainer, pl_module):
-        copies = [pl_module.backbone, pl_module.original_copy(), *pl_module.teachers().values()]
-        self.formats = {memory_format_of(network) for network in copies if network is not None}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -144,18 +135,6 @@ def test_a_network_that_cannot_take_it_is_unlearned_and_attacked_all_the_same(fi
     assert report.rows[-1].attacks
     with pytest.raises(UsageError, match="memory_format channels_last"):
         fit(in_format("channels_last", lambda: FineTune(Custom(Viewing(), in_channels=1))), make_data())
-
-
-def of_two(folder):
-    """Each process finds another format faster; they train SCRUB, which has a teacher."""
-    found = ["channels_last", "contiguous"][int(os.environ["RANK"])]
-    callbacks.faster_format = lambda *_: found
-    seen = Seen()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, callbacks=[seen], **quiet)
-    data = UnlearnDataModule(Blobs(), ForgetSpec(classes=[0, 1]), batch_size=8, eval_batch_size=10)
-    trainer.fit(SCRUB(ResNet8(num_classes=4, in_channels=1, width=4)), datamodule=data)
-    return sorted(seen.formats)
 
 
 @pytest.mark.ci
