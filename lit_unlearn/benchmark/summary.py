@@ -69,10 +69,7 @@ class Line:
     @property
     def title(self) -> str:
         """The verdict in a few words, with what is to be said of utility; empty for a reference or without a result."""
-        if self.verdict is None or self.mean is None:
-            return ""
-        title = wording.title(self.verdict)
-        return f"{title}, utility {self.verdict.utility}" if self.verdict.utility in ("reduced", "damaged") else title
+        return wording.title_with_utility(self.verdict) if self.verdict else ""
 
     @property
     def excess(self) -> str:

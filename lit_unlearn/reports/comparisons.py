@@ -23,6 +23,7 @@ Unit = Literal["accuracy", "AUC", "IDI"]
 IDI = "representation/idi"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
+RETAINED = "test_retain_acc"
 
 KNOWN: dict[str, float] = {
     NO_ATTACK: 0.005,
@@ -34,7 +35,7 @@ KNOWN: dict[str, float] = {
     "membership/": 0.006,
     "detectability/": 0.02,
     IDI: 0.008,
-    "test_retain_acc": 0.004,
+    RETAINED: 0.004,
 }
 """Deviation between Retrains of several seeds, by the beginning of a name: the largest of the committed rows, rounded
 up, as ``lit-unlearn report FOLDER --calibration`` prints it; accuracies and AUCs as fractions, IDI in bits.
@@ -192,10 +193,9 @@ def _lead(retrain: Sequence[float], original: Sequence[float]) -> float | None:
 def deviations(models: Sequence[Row]) -> dict[str, float]:
     """The beginning of an attack's name, as in ``KNOWN`` → the largest deviation of one of its numbers over models."""
     found: dict[str, float] = {}
-    retained = [row.metrics["test_retain_acc"] for row in one_a_model(models) if "test_retain_acc" in row.metrics]
     numbers = [(attack, values) for (attack, _, _), values in _numbers(models).items()]
-    for attack, values in [*numbers, ("test_retain_acc", retained)]:
-        family = next((name for name in KNOWN if attack.startswith(name)), None)
+    for attack, values in [*numbers, (RETAINED, _retained(models))]:
+        family = _family(attack)
         if family is not None and len(values) > 1:
             found[family] = max(stdev(values), found.get(family, 0.0))
     return found
@@ -212,15 +212,17 @@ def compared_names(models: Sequence[Row], retrains: Sequence[Row]) -> tuple[list
 
 def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:
     """How far accuracy on retained test images is below that of others, or None where it is unknown."""
-    ours, theirs = (
-        [row.metrics["test_retain_acc"] for row in one_a_model(rows) if "test_retain_acc" in row.metrics]
-        for rows in (models, others)
-    )
+    ours, theirs = _retained(models), _retained(others)
     if not ours or not theirs:
         return None
     count = images(models[0]).get("test_retain", 0)
     sampling = max(share_variance(fmean(group), count) for group in (ours, theirs))
-    return difference(theirs, ours, KNOWN["test_retain_acc"], sampling)
+    return difference(theirs, ours, KNOWN[RETAINED], sampling)
+
+
+def _retained(models: Sequence[Row]) -> list[float]:
+    """Accuracy on retained test images of each model that has it."""
+    return [row.metrics[RETAINED] for row in one_a_model(models) if RETAINED in row.metrics]
 
 
 def images(row: Row) -> Mapping[str, int]:
@@ -292,12 +294,17 @@ def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
     if unit == "accuracy":
         measured = row.attacks.get(f"{attack}/images") if forgets(row) != "images" else None
         return share_variance(value, count if measured is None else round(measured))
-    others = sizes.get("test_forget") if attack.startswith("membership/") else None
     if unit == "IDI":
         return row.attacks.get(f"{IDI}/error", 0.0) ** 2
+    others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
     return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
 
 
+def _family(attack: str) -> str | None:
+    """The beginning of an attack's name that ``KNOWN`` has."""
+    return next((name for name in KNOWN if attack.startswith(name)), None)
+
+
 def _known(attack: str) -> float:
-    return next((value for name, value in KNOWN.items() if attack.startswith(name)), KNOWN["relearn/"])
+    return KNOWN[_family(attack) or "relearn/"]

@@ -51,10 +51,7 @@ class Entry:
     @property
     def title(self) -> str:
         """The verdict in a few words."""
-        if self.verdict is None:
-            return ""
-        title = wording.title(self.verdict)
-        return f"{title}, utility {self.verdict.utility}" if self.verdict.utility in ("reduced", "damaged") else title
+        return wording.title_with_utility(self.verdict) if self.verdict else ""
 
     @property
     def mark(self) -> str:
@@ -114,7 +111,8 @@ def write_page(
 def render(rows: Sequence[Row], artifacts: Artifacts | None = None, margins: Margins = MARGINS) -> str:
     """The report as HTML; text from the rows is escaped. Of several Retrains the mean is shown."""
     rows = in_order(without_repeats(rows))
-    entries, shown = _entries(rows, margins), with_mean_retrains(rows)
+    shown = with_mean_retrains(rows)
+    entries = _entries(rows, shown, margins)
     context = _context(entries, rows, shown)
     return _template(TEMPLATE, shown).render(context | _figures(entries, shown, artifacts or {}))
 
@@ -130,7 +128,8 @@ def fragment(rows: Sequence[Row], margins: Margins = MARGINS) -> str:
         One HTML element with a style of its own that leaves the notebook's alone, and without a script.
     """
     rows = in_order(without_repeats(rows))
-    entries, shown = _entries(rows, margins), with_mean_retrains(rows)
+    shown = with_mean_retrains(rows)
+    entries = _entries(rows, shown, margins)
     return _template(FRAGMENT, shown).render(_context(entries, rows, shown))
 
 
@@ -141,9 +140,8 @@ def _template(name: str, rows: Sequence[Row]) -> Template:
     return made.get_template(name)
 
 
-def _entries(rows: Sequence[Row], margins: Margins) -> list[Entry]:
+def _entries(rows: Sequence[Row], shown: Sequence[Row], margins: Margins) -> list[Entry]:
     """An entry for each row that is shown."""
-    shown = with_mean_retrains(rows)
     entries = []
     for row, label in zip(shown, labels(shown), strict=True):
         judged = None if row.method in (ORIGINAL, RETRAIN) else verdict.judge(row, rows, margins)

@@ -19,7 +19,7 @@ model which leaks is said to be as Retrain with probability alpha at most (an in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lit_unlearn.reports.averages import one_a_model
@@ -172,7 +172,7 @@ def judge_models(
         alone,
         any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None,
     )
-    return Verdict(**{**vars(found), "level": _level(found, ended, retrains)})
+    return replace(found, level=_level(found, ended, retrains))
 
 
 def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:

@@ -45,6 +45,12 @@ def title(verdict: Verdict) -> str:
     return TITLES[verdict.level]
 
 
+def title_with_utility(verdict: Verdict) -> str:
+    """The verdict in a few words, with utility where it suffered."""
+    suffered = verdict.utility in ("reduced", "damaged")
+    return f"{title(verdict)}, utility {verdict.utility}" if suffered else title(verdict)
+
+
 def headline(row: Row, verdict: Verdict) -> str:
     """The verdict with the numbers that it is based on, in one or two sentences."""
     worst, no_attack = verdict.worst, verdict.no_attack

@@ -48,7 +48,7 @@ def _nothing_is_known(monkeypatch):
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """Sets how long a step takes in either format, whatever it takes."""
+    """Sets how long a step takes in either format, in place of the real time."""
 
     def takes(contiguous, last):
         monkeypatch.setattr(memory_format, "_in_turn", lambda steps, images: [contiguous, last])

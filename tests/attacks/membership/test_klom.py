@@ -24,7 +24,7 @@ def test_by_hand():
     expected = 0.5 * math.log(0.5 * 1.00001) + 0.5 * math.log(0.5 * 1.00001 / 1e-5)
     assert found.item() == pytest.approx(expected)
     assert klom(column(5.0, 5.0), column(5.0, 5.0, 5.0)).item() == 0
-    # Beyond ±100 nothing is told apart, and the largest margin of all has its bin.
+    # Beyond ±100 all margins are equal, and the largest margin of all has its bin.
     assert klom(column(1e6, 200.0), column(100.0, 1e9)).item() == 0
     assert klom(column(1.0, 1.0), column(0.0, 0.0)).item() == pytest.approx(math.log(1.00001 / 1e-5))
 
