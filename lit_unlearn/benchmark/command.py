@@ -1,6 +1,5 @@
 """``lit-unlearn benchmark``, ``tune`` and ``report``: their options, and what they show while they run."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
 from lit_unlearn.benchmark.leaderboard import scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
+from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import WEIGHTS, Run
 from lit_unlearn.benchmark.search import Trial, Tuning
@@ -26,7 +26,7 @@ from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.comparisons import MARGINS, Margins
-from lit_unlearn.reports.figures import standalone
+from lit_unlearn.reports.figures import power_lines
 from lit_unlearn.shipped import with_configs
 
 BOARD = "leaderboard.html"
@@ -119,10 +119,15 @@ def report(args: Sequence[str]) -> None:
     parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
     parser.add_argument("--title", type=str, default="", help="What that page compares.")
     parser.add_argument(
-        "--figures", type=str | None, default=None, help="Folder for <scenario>.svg: utility against depth."
+        "--figures",
+        type=str | None,
+        default=None,
+        help="Folder for <scenario>.svg: utility against depth; with --calibration power-<scenario>.svg instead.",
     )
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
-    parser.add_argument("--markdown", type=str | None, default=None, help="Page to write the tables into.")
+    parser.add_argument(
+        "--markdown", type=str | None, default=None, help="Page to write the tables into, or the calibration."
+    )
     parser.add_argument(
         "--calibration", action="store_true", help="Print how often the verdict is wrong on these rows."
     )
@@ -132,14 +137,20 @@ def report(args: Sequence[str]) -> None:
     found = read_all([Path(name) for name in settings.rows], damaged)
     summaries = summarise([row for row, _ in found], margins=settings.margins)
     print_tables(summaries)
-    if settings.calibration:
-        print(*(calibrate(summary, settings.margins) for summary in summaries), sep="\n")
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
+    if settings.calibration:
+        rates = [(summary.scenario, calibrate(summary, settings.margins)) for summary in summaries]
+        print(*(found for _, found in rates), sep="\n")
+        kind, texts = "calibration", [(name, f"```text\n{found}\n```") for name, found in rates]
+        drawings = [(f"power-{name}", power_lines(found.power)) for name, found in rates]
+    else:
+        kind, texts = "table", [(summary.scenario, markdown(summary)) for summary in summaries]
+        drawings = [(summary.scenario, scatter(summary)) for summary in summaries]
     if settings.markdown is not None:
-        insert_tables(Path(settings.markdown), summaries)
+        insert_texts(Path(settings.markdown), kind, texts)
     if settings.figures is not None:
-        write_figures(Path(settings.figures), summaries)
+        write_drawings(Path(settings.figures), drawings)
     if settings.html is not None:
         write_leaderboard(settings.html, summaries, settings.title, damaged, dict(read_shown(found)))
         print(f"Written to {settings.html}")
@@ -174,46 +185,6 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
         more = f" (and of {len(files) - 1} more seeds)" if len(files) > 1 else ""
         told = verdicts.get(place) or "No result"
         print(f"{'/'.join(place)}: {told}; {f'weights: {files[0]}{more}' if files else 'no weights'}")
-
-
-def insert_tables(page: Path, summaries: Sequence[Summary]) -> None:
-    """Puts each scenario's table between ``<!-- table: <scenario> -->`` and ``<!-- /table -->`` of a page.
-
-    Raises:
-        UsageError: naming the page and the place that it lacks, or the scenario that two tables are of.
-    """
-    _refuse_two(page, summaries)
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be read ({error.strerror})") from error
-    for summary in summaries:
-        start = f"<!-- table: {summary.scenario} -->\n"
-        before, found, rest = text.partition(start)
-        _, closed, after = rest.partition("<!-- /table -->")
-        if not found or not closed:
-            raise UsageError(f"{page}: has no place for a table: {start.strip()} … <!-- /table -->")
-        text = f"{before}{start}{markdown(summary)}\n{closed}{after}"
-    write_atomically(page, text)
-
-
-def write_figures(folder: Path, summaries: Sequence[Summary]) -> None:
-    """Draws utility against depth of each scenario that has both, as ``<scenario>.svg``, a dash for each slash.
-
-    Raises:
-        UsageError: naming a scenario that two tables are of.
-    """
-    _refuse_two(folder, summaries)
-    folder.mkdir(parents=True, exist_ok=True)
-    for summary in summaries:
-        if drawn := standalone(scatter(summary)):
-            write_atomically(folder / f"{summary.scenario.replace('/', '-')}.svg", drawn)
-
-
-def _refuse_two(place: Path, summaries: Sequence[Summary]) -> None:
-    twice = [name for name, count in Counter(summary.scenario for summary in summaries).items() if count > 1]
-    if twice:
-        raise UsageError(f"{place}: has one place for the scenario {twice[0]!r}, and the rows are of two data sets")
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

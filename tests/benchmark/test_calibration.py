@@ -73,6 +73,12 @@ def test_the_command_prints_it_and_says_what_it_lacks(tmp_path, capsys):
     assert "calibration with 8 Retrains" in capsys.readouterr().out
     report([str(tmp_path), "--calibration", "--margins.leak", "0.2", "--margins.same", "0.3"])
     assert "HeadOnly: 0 of 3" in capsys.readouterr().out
+    page = tmp_path / "page.md"
+    page.write_text("<!-- calibration: class -->\n<!-- /calibration -->\n")
+    report([str(tmp_path), "--calibration", "--markdown", str(page), "--figures", str(tmp_path)])
+    assert "-->\n```text\n" + str(calibrate(summarise(rows())[0])) + "\n```\n<!--" in page.read_text()
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["power-class.svg"]
+    assert "5 models of the method" in (tmp_path / "power-class.svg").read_text()
     write_rows(tmp_path / "rows.json", rows(2))
     with pytest.raises(UsageError, match=r"at least 3 Retrains, and there are 2: set seeds\.references"):
         report([str(tmp_path), "--calibration"])

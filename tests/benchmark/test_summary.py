@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lit_unlearn.benchmark.command import insert_tables, report
+from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.gathering import add_verdicts, compact
+from lit_unlearn.benchmark.placing import insert_texts
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables, text_of
 from lit_unlearn.errors import UsageError
@@ -123,12 +124,12 @@ def test_report_prints_writes_and_refuses_a_page_without_a_place(tmp_path, capsy
     assert text.endswith("|\n<!-- /table -->\nbelow\n")
     assert "old" not in text
     assert (tmp_path / "all.csv").read_text().startswith("data,scenario,model,")
-    insert_tables(page, summarise([row("OPC", 0), row("Retrain", 0)]))
+    report([str(tmp_path), "--markdown", str(page)])
     assert page.read_text() == text
     with pytest.raises(UsageError, match="has no place for a table: <!-- table: random -->"):
-        insert_tables(page, summarise([row("OPC", 0, scenario="random")]))
+        insert_texts(page, "table", [("random", "|")])
     with pytest.raises(UsageError, match="one place for the scenario 'class', and the rows are of two data sets"):
-        insert_tables(page, summarise([row("OPC", 0), replace(row("OPC", 0), data={"source": "Digits"})]))
+        insert_texts(page, "table", [("class", "|"), ("class", "|")])
     with pytest.raises(UsageError, match="of no benchmark"):
         summarise([Row("OPC", "ok")])
 

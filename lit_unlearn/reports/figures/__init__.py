@@ -4,6 +4,7 @@ from lit_unlearn.reports.figures.bars import hidden_states, recovery_bars
 from lit_unlearn.reports.figures.curves import curve_groups, curves
 from lit_unlearn.reports.figures.intervals import interval_plot
 from lit_unlearn.reports.figures.maps import MAX_POINTS, feature_map
+from lit_unlearn.reports.figures.power import power_lines
 from lit_unlearn.reports.figures.stages import stage_groups, stage_lines
 from lit_unlearn.reports.figures.svg import standalone
 from lit_unlearn.reports.figures.tradeoff import Point, spread, tradeoff
@@ -16,6 +17,7 @@ __all__ = [
     "feature_map",
     "hidden_states",
     "interval_plot",
+    "power_lines",
     "recovery_bars",
     "spread",
     "stage_groups",
