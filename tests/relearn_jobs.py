@@ -36,9 +36,10 @@ class Shares:
         self.class_names = [f"kind {number}" for number in range(CLASSES)]
 
     def evaluation_batches(
-        self, split: str, device: torch.device, part: str = "all"
+        self, split: str, device: torch.device, part: str = "all", most: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         assert part == "all"
+        assert most is None
         count = -(-len(self.splits[split][1]) // self.world // 7) + 1
         pieces = (tensor[self.rank :: self.world].tensor_split(count) for tensor in self.splits[split])
         yield from zip(*pieces, strict=True)

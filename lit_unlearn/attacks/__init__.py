@@ -1,5 +1,6 @@
 """The attacks. To add one: its file, one import here, its name in ``__all__``, one config."""
 
+from lit_unlearn.attacks.adaptive_relearn import AdaptiveRelearn
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.compression import Prune, Quantise
 from lit_unlearn.attacks.detectability import DetectClasses, DetectSamples
@@ -12,6 +13,7 @@ from lit_unlearn.attacks.membership import (
     SVCEfficacy,
     ThresholdMembership,
 )
+from lit_unlearn.attacks.perturbation import PerturbedImages
 from lit_unlearn.attacks.recovery import (
     CapacityRecovery,
     FeatureMapping,
@@ -21,7 +23,9 @@ from lit_unlearn.attacks.recovery import (
     LinearDiscriminant,
     MaskedAnswers,
     NearestMean,
+    SpatialRecovery,
     StageRecovery,
+    TransformedRecovery,
     WorstRecovery,
 )
 from lit_unlearn.attacks.relearn import Relearn
@@ -32,6 +36,7 @@ from lit_unlearn.results import AttackResult
 
 __all__ = [
     "IDI",
+    "AdaptiveRelearn",
     "Attack",
     "AttackResult",
     "CapacityRecovery",
@@ -50,14 +55,17 @@ __all__ = [
     "MaskedAnswers",
     "NearestMean",
     "OwnRetrain",
+    "PerturbedImages",
     "Prune",
     "Quantise",
     "ReferenceMembership",
     "Relearn",
     "Representation",
     "SVCEfficacy",
+    "SpatialRecovery",
     "StageRecovery",
     "Target",
     "ThresholdMembership",
+    "TransformedRecovery",
     "WorstRecovery",
 ]

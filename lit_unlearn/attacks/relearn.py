@@ -40,6 +40,7 @@ from lit_unlearn.results import AttackResult
 
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
+RATE, FRESH, RESET = "learning_rate", "fresh_head", "reset"
 _CHUNK = 256
 
 
@@ -116,7 +117,7 @@ class Relearn(Attack):
         """Trains once for each learning rate, head and repeat; the runs of one repeat see the same batches."""
         repeats = [self._repeat(target, self.seed + number) for number in range(self.repeats)]
         strongest = max(repeats, key=lambda numbers: numbers["auc"])
-        chosen = {name: strongest[name] for name in ("learning_rate", "fresh_head")}
+        chosen = {name: strongest[name] for name in (RATE, FRESH, RESET) if name in strongest}
         back = "steps" if all("steps" in numbers for numbers in repeats) else "steps_above"
         names = [name for name in repeats[0] if name not in ("steps", "steps_above")]
         means = {name: fmean(numbers[name] for numbers in repeats) for name in names}
@@ -127,31 +128,46 @@ class Relearn(Attack):
     def _repeat(self, target: Target, seed: int) -> dict[str, float]:
         """The numbers of one choice of forget samples and batches."""
         draw = torch.Generator().manual_seed(seed)
-        held = balanced(all_labels(target.data, "forget", target.device).cpu(), self.samples, draw)
+        held = balanced(labels := all_labels(target.data, "forget", target.device).cpu(), self._held(len(labels)), draw)
         batches, (eval_subset, images) = self._batches(target, held, draw), self._eval_subset(target, held, draw)
-        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
-        ticks = [0, *range(self.every, self.steps, self.every), self.steps]
-        best, curves = None, []
-        for rate, head in product(self.learning_rates, self.heads):
-            network = self._copy(target, target.model.backbone, head)
-            curve = torch.tensor(
-                [untouched, *self._train(network, rate, batches, eval_subset, ticks)], dtype=torch.float64
-            )
-            curves.append(curve)
-            mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
-            if best is None or mean > best.mean:
-                best = _Run(mean, curve, rate, head, network)
-        assert best is not None
+        ticks = self._ticks()
+        runs = self._runs(target, batches, eval_subset, ticks)
+        best = max(runs, key=lambda run: run.mean)
         return {
-            **self._steps(target, torch.stack(curves).amax(0), ticks, eval_subset),
+            **self._steps(target, torch.stack([run.curve for run in runs]).amax(0), ticks, eval_subset),
             "auc": best.mean,
             "images": float(images),
-            "learning_rate": best.learning_rate,
-            "fresh_head": float(best.head == "fresh"),
+            **best.chosen,
             "samples": float(len(held)),
             **_accuracies(best.network, target, held),
             **{f"after_{tick}": value for tick, value in zip(ticks, best.curve.tolist(), strict=True)},
         }
+
+    def _held(self, forgotten: int) -> int:
+        """How many of so many forget samples the attacker asks for."""
+        return self.samples
+
+    def _ticks(self) -> list[int]:
+        """The steps after which is measured, the first 0."""
+        return [0, *range(self.every, self.steps, self.every), self.steps]
+
+    def _runs(
+        self,
+        target: Target,
+        batches: "FineTuneBatches",
+        eval_subset: list[tuple[Tensor, Tensor]],
+        ticks: list[int],
+    ) -> list["FineTuneRun"]:
+        """A run for each learning rate and head."""
+        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
+        runs = []
+        for rate, head in product(self.learning_rates, self.heads):
+            network = self._copy(target, target.model.backbone, head)
+            useful = [untouched, *self._train(network, rate, batches, eval_subset, ticks)]
+            curve = torch.tensor(useful, dtype=torch.float64)
+            mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
+            runs.append(FineTuneRun(mean, curve, {RATE: rate, FRESH: float(head == "fresh")}, network))
+        return runs
 
     def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
@@ -228,11 +244,12 @@ class FineTuneBatches(NamedTuple):
     order: Tensor
 
 
-class _Run(NamedTuple):
+class FineTuneRun(NamedTuple):
+    """A copy that was trained: mean of the useful accuracy, its value at each tick, and what was chosen."""
+
     mean: float
     curve: Tensor
-    learning_rate: float
-    head: Head
+    chosen: dict[str, float]
     network: Backbone
 
 

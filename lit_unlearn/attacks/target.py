@@ -47,7 +47,7 @@ class SplitData(Protocol):
     def split_names(self) -> Sequence[str]: ...  # noqa: D102
 
     def evaluation_batches(  # noqa: D102
-        self, split: str, device: torch.device, part: str = "all"
+        self, split: str, device: torch.device, part: str = "all", most: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
@@ -69,13 +69,18 @@ class EncodedData:
         data: the splits.
         device: where to compute.
         budget: bytes of features that may be kept.
+        cells: stages are averaged over cells × cells parts of their positions, side by side in what is handed on; 1
+            averages over all positions.
     """
 
-    def __init__(self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES, cells: int = 1
+    ) -> None:
         self.backbone = backbone.to(device)
         self.data = data
         self.device = device
         self.room = budget
+        self.cells = cells
         self._kept: dict[str, list[tuple[Mapping[str, Tensor], Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
@@ -125,7 +130,7 @@ class EncodedData:
         size = 0
         for images, labels in self.data.evaluation_batches(split, self.device):
             with torch.no_grad():
-                tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES])
+                tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES], self.cells)
             size += sum(tensor.nbytes for tensor in tapped.values())
             if size <= self.room:
                 kept.append((tapped, labels))

@@ -3,6 +3,7 @@
 Images come in [0, 1]; normalisation lives inside, so that attacks and adversarial steps work in pixel space.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from lit_unlearn.errors import UsageError, unknown
 
@@ -159,12 +161,13 @@ class Backbone(nn.Module):
         logits: Tensor = self.head(self.features(x))
         return logits
 
-    def taps(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    def taps(self, x: Tensor, names: Iterable[str], cells: int = 1) -> dict[str, Tensor]:
         """Pooled activations of several stages, from one pass through the encoder.
 
         Args:
             x: images (B, C, H, W) in [0, 1].
             names: names of stages, ``"features"`` or ``"logits"``.
+            cells: stages are averaged over cells × cells parts of their positions; see :func:`pool`.
 
         Returns:
             name → (B, c), in the order asked for: feature maps are averaged over positions, token sequences
@@ -182,7 +185,7 @@ class Backbone(nn.Module):
                     self._tapped = True  # a compiled pass would not notice hooks
                     hooks.callback(setattr, self, "_tapped", False)
                     module = self.stage(name)
-                    hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last)))
+                    hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last, cells)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
             found[FEATURES] = self.features(x)
@@ -263,15 +266,16 @@ class Backbone(nn.Module):
 class _Tap:
     """A forward hook that puts a module's pooled output into a dictionary."""
 
-    def __init__(self, name: str, found: dict[str, Tensor], channels_last: bool) -> None:
+    def __init__(self, name: str, found: dict[str, Tensor], channels_last: bool, cells: int) -> None:
         self.name = name
         self.found = found
         self.channels_last = channels_last
+        self.cells = cells
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
         if not isinstance(output, Tensor):
             raise UsageError(f"the stage {self.name!r} gives a {type(output).__name__}, not a tensor")
-        self.found[self.name] = pool(output, self.channels_last)
+        self.found[self.name] = pool(output, self.channels_last, self.cells)
 
 
 def _numbers(values: Tensor) -> list[float]:
@@ -284,8 +288,27 @@ def import_path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def pool(activation: Tensor, channels_last: bool = False) -> Tensor:
-    """Average an activation (B, C, H, W), (B, T, D) or (B, D) over its positions, to (B, channels)."""
+def pool(activation: Tensor, channels_last: bool = False, cells: int = 1) -> Tensor:
+    """Average an activation (B, C, H, W), (B, T, D) or (B, D) over its positions.
+
+    Args:
+        activation: what a stage gives.
+        channels_last: whether a map is (B, H, W, C).
+        cells: a map is averaged over cells × cells parts, or over single positions where it has fewer. Of tokens the
+            last ones that make a square are a map; those before them, such as a class token, are averaged.
+
+    Returns:
+        (B, channels), or with more cells than one (B, channels · parts).
+    """
+    if activation.dim() == 3 and cells > 1:
+        side = math.isqrt(activation.shape[1])
+        first, rest = activation[:, : -side * side], activation[:, -side * side :]
+        tiled = pool(rest.reshape(len(rest), side, side, -1), channels_last=True, cells=cells)
+        return torch.cat([first.mean(1), tiled], 1) if first.shape[1] else tiled
+    if activation.dim() == 4 and cells > 1:
+        maps = activation.permute(0, 3, 1, 2) if channels_last else activation
+        height, width = (min(cells, side) for side in maps.shape[2:])
+        return adaptive_avg_pool2d(maps, (height, width)).flatten(1)
     if activation.dim() == 4:
         return activation.mean(dim=(1, 2) if channels_last else (2, 3))
     if activation.dim() == 3:

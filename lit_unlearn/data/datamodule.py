@@ -237,7 +237,7 @@ class UnlearnDataModule(LightningDataModule):
         return (self._to_float(images, training), *rest)
 
     def evaluation_batches(
-        self, split: str, device: torch.device | str, part: str = "all"
+        self, split: str, device: torch.device | str, part: str = "all", most: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
@@ -245,6 +245,7 @@ class UnlearnDataModule(LightningDataModule):
             split: one of ``SPLIT_NAMES``; or ``holdout``, the part of retain of that name.
             device: where the batches are to lie.
             part: ``calibration`` takes the samples at even positions of the split, ``evaluation`` the others.
+            most: how many samples at most, evenly spread over the split; None takes all.
 
         Raises:
             UsageError: for an unknown split or part.
@@ -253,7 +254,7 @@ class UnlearnDataModule(LightningDataModule):
             raise unknown("split", split, (*SPLIT_NAMES, HOLDOUT))
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-        for images, labels in self._evaluation_loader(split, part):
+        for images, labels in self._evaluation_loader(split, part, most):
             yield self._to_float(images.to(device), training=False), labels.to(device)
 
     def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -307,9 +308,12 @@ class UnlearnDataModule(LightningDataModule):
             raise UsageError(f"UnlearnDataModule needs an UnlearnModule as model, but got {type(module).__name__}")
         return cast(UnlearnMethod, module)
 
-    def _evaluation_loader(self, name: str, part: str = "all") -> EvaluationBatches:
+    def _evaluation_loader(self, name: str, part: str = "all", most: int | None = None) -> EvaluationBatches:
         images, labels, indices = self._part(name)
-        return EvaluationBatches(images, labels, indices[PARTS[part]], self.eval_batch_size, *self._rank_and_world())
+        indices = indices[PARTS[part]]
+        if most is not None and most < len(indices):
+            indices = indices[torch.arange(most) * len(indices) // most]
+        return EvaluationBatches(images, labels, indices, self.eval_batch_size, *self._rank_and_world())
 
     def _part(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """All images and labels of the set that a split is of, and the split's indices in it."""

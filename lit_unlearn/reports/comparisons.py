@@ -292,7 +292,8 @@ def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
     sizes = images(row)
     count = sizes.get(split.removesuffix("_acc"), 0)
     if unit == "accuracy":
-        measured = row.attacks.get(f"{attack}/images") if forgets(row) != "images" else None
+        all_measured = attack.startswith("relearn/") and forgets(row) == "images"
+        measured = None if all_measured else row.attacks.get(f"{attack}/images")
         return share_variance(value, count if measured is None else round(measured))
     if unit == "IDI":
         return row.attacks.get(f"{IDI}/error", 0.0) ** 2

@@ -30,9 +30,11 @@ class Splits:
     def split_names(self) -> list[str]:
         return list(self.splits)
 
-    def evaluation_batches(self, split: str, device: Any, part: str = "all") -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(
+        self, split: str, device: Any, part: str = "all", most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         cut = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}[part]
-        x, y = (tensor[cut] for tensor in self.splits[split])
+        x, y = (tensor[cut][:most] for tensor in self.splits[split])
         yield from zip(x.split(7), y.split(7), strict=True)
 
 

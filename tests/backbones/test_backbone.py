@@ -161,6 +161,29 @@ def test_taps_are_the_pooled_activations_of_one_pass(images: Tensor) -> None:
     torch.testing.assert_close(taps["logits"], backbone(images))
 
 
+def test_taps_of_several_cells_are_averages_of_parts_side_by_side(images: Tensor) -> None:
+    backbone = ResNet8(10, 3).eval()
+    maps = backbone.encoder.stem(backbone.normalise(images))
+    taps = backbone.taps(images, ["stem", "features"], cells=2)
+    half = maps.shape[2] // 2
+    parts = [maps[:, :, row : row + half, column : column + half] for row in (0, half) for column in (0, half)]
+    wanted = torch.stack([part.mean((2, 3)) for part in parts], 2).flatten(1)
+    torch.testing.assert_close(taps["stem"], wanted)
+    torch.testing.assert_close(taps["features"], backbone.features(images))
+
+
+def test_cells_of_tokens_are_a_map_behind_the_first_ones_and_small_maps_are_read_at_each_position() -> None:
+    tokens = torch.arange(2 * 18 * 3.0).view(2, 18, 3)  # two tokens, then 4 × 4
+    tiled = pool(tokens, cells=2)
+    first, square = tokens[:, :2].mean(1), tokens[:, 2:].view(2, 4, 4, 3)
+    torch.testing.assert_close(tiled[:, :3], first)
+    torch.testing.assert_close(tiled[:, 3:].view(2, 3, 2, 2)[:, :, 0, 1], square[:, :2, 2:].mean((1, 2)))
+    maps = torch.rand(2, 5, 3, 2)
+    assert torch.equal(pool(maps, cells=4), maps.flatten(1))
+    assert torch.equal(pool(maps.permute(0, 2, 3, 1), channels_last=True, cells=4), maps.flatten(1))
+    assert torch.equal(pool(maps.mean((2, 3)), cells=4), maps.mean((2, 3)))
+
+
 @pytest.mark.parametrize("name", ["stage1", "features"])
 def test_taps_let_gradients_flow_and_leave_no_hooks(images: Tensor, name: str) -> None:
     backbone = ResNet8(width=4)

@@ -194,6 +194,16 @@ def test_evaluation_batches_work_without_a_trainer_and_halves_complete_each_othe
     assert parts == {"all": wanted, "calibration": wanted[::2], "evaluation": wanted[1::2]}
 
 
+def test_fewer_samples_of_a_split_are_spread_over_it(tiny: Source) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=[0]))
+    data.setup("fit")
+    every = torch.cat([images for images, _ in data.evaluation_batches("retain", "cpu")])
+    for most in (1, 3, len(every), len(every) + 5):
+        found = torch.cat([images for images, _ in data.evaluation_batches("retain", "cpu", most=most)])
+        places = [number * len(every) // most for number in range(most)] if most < len(every) else range(len(every))
+        assert torch.equal(found, every[list(places)])
+
+
 @pytest.mark.parametrize(
     ("split", "most", "sizes"), [("forget", 10, [4, 4, 2]), ("retain", 10, [6, 4]), ("retain", 7, [7])]
 )

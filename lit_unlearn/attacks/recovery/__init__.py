@@ -10,9 +10,12 @@ from lit_unlearn.attacks.recovery.readouts import (
     LinearDiscriminant,
     NearestMean,
 )
+from lit_unlearn.attacks.recovery.spatial import SpatialRecovery
+from lit_unlearn.attacks.recovery.transformed import TRANSFORMS, TransformedRecovery
 from lit_unlearn.attacks.recovery.worst import WorstRecovery
 
 __all__ = [
+    "TRANSFORMS",
     "Calibration",
     "CapacityRecovery",
     "FeatureMapping",
@@ -26,6 +29,8 @@ __all__ = [
     "NearestMean",
     "Normalisation",
     "Recovery",
+    "SpatialRecovery",
     "StageRecovery",
+    "TransformedRecovery",
     "WorstRecovery",
 ]

@@ -152,7 +152,7 @@ class WorstRecovery(Attack):
         """Fits and scores all members, and picks the strongest of each group."""
         splits = target.data.split_names
         members = [m for m in self._suite(splits) if target.original is not None or not m.needs_original]
-        decisive = _decisive(splits)
+        decisive = decisive_split(splits)
         numbers: dict[str, float] = {}
         notes: dict[str, str] = {}
         for group in dict.fromkeys(member.group for member in members):
@@ -174,10 +174,10 @@ class WorstRecovery(Attack):
         return {f"{group}/{name}".lstrip("/"): text for name, text in texts.items()}
 
     def _suite(self, splits: Sequence[str]) -> list[Recovery]:
-        decisive = _decisive(splits)
+        decisive = decisive_split(splits)
         members = self.members
         if members is None:
-            calibration = self.calibration or ("train" if decisive == "test_forget" else "rest")
+            calibration = self.calibration or standard_calibration(splits)
             members = standard_suite(calibration, self.seed, self.stages)
         fitted_there = [member.name for member in members if member.calibrates_on(decisive)]
         if self.select == "half" and fitted_there:
@@ -188,9 +188,14 @@ class WorstRecovery(Attack):
         return members
 
 
-def _decisive(splits: Sequence[str]) -> str:
+def decisive_split(splits: Sequence[str]) -> str:
     """The split whose accuracy decides which readout is the strongest."""
     return "test_forget" if "test_forget" in splits else "forget"
+
+
+def standard_calibration(splits: Sequence[str]) -> Calibration:
+    """What readouts are fitted on, so that the split that decides is not among it."""
+    return "train" if decisive_split(splits) == "test_forget" else "rest"
 
 
 def _best(accuracies: Mapping[str, float]) -> str:

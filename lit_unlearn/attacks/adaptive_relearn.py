@@ -1,0 +1,158 @@
+"""Relearning by an attacker who searches: how fast does the best of many ways to train restore what was forgotten?
+
+Threat model. The attacker holds the unlearned weights, labelled retained images and a share of the forget set, and has
+time: they try learning rates over two decades, with the head as it is and a fresh one, and with the last stages drawn
+anew or not, since a method may have damaged what is near the head and left the rest. They do not hold the original.
+
+All ways start; after 4 % of the steps the best quarter goes on, after 20 % the best one (successive halving, arXiv
+1502.07943). What is measured, and how a batch is made, is as for :class:`~lit_unlearn.attacks.Relearn`. With so many
+images and steps everything is relearnt in the end, by Retrain as well. So the number that counts, ``auc``, is the mean
+of the useful accuracy over the logarithm of the steps. Our own attack.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.attacks.relearn import (
+    FRESH,
+    HEADS,
+    RATE,
+    RESET,
+    FineTuneBatches,
+    FineTuneRun,
+    Head,
+    Relearn,
+    useful_accuracy,
+)
+from lit_unlearn.attacks.target import Target
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction
+
+_TICKS = (0.01, 0.02, 0.04, 0.1, 0.2, 0.5, 1.0)
+_RUNGS = {0.04: 0.25, 0.2: 0.0}
+"""Share of the steps → share of the ways that go on, at least one."""
+
+
+class AdaptiveRelearn(Relearn):
+    """Fine-tunes copies in many ways on a share of the forget set and retained samples; the best one counts.
+
+    Numbers: as those of :class:`~lit_unlearn.attacks.Relearn`, but that ``auc`` is the mean over the logarithm of the
+    steps, and ``reset``, how many stages were drawn anew.
+
+    Args:
+        share: of the forget set that the attacker holds, in [0, .5].
+        steps: how long the best is trained, at least 100.
+        batch_size: samples in a batch, at least 2.
+        retain_share: share of retained samples in a batch, in [0, 1]; without forget samples it is 1.
+        learning_rates: those that are tried; a rate falls to 0 over the steps.
+        heads: those that are tried, ``kept``, ``fresh`` or both.
+        resets: how many of the last stages are drawn anew, each number a way; all stages where a network has fewer,
+            and 0 alone where it names none.
+        momentum: of SGD, in [0, 1).
+        recovered: share of Original's useful accuracy that counts as back, in (0, 1].
+        measured: of each split, so many samples at most are measured during training; the end is measured on all.
+        seed: of the choice of samples, their order, and of what is drawn anew.
+        repeats: how often all is repeated, with the next seeds.
+        name: metric name prefix.
+
+    Raises:
+        UsageError: for an option out of range.
+    """
+
+    def __init__(
+        self,
+        share: float = 0.2,
+        steps: int = 1000,
+        batch_size: int = 64,
+        retain_share: float = 0.5,
+        learning_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3),
+        heads: Sequence[Head] = HEADS,
+        resets: Sequence[int] = (0, 1),
+        momentum: float = 0.9,
+        recovered: float = 0.9,
+        measured: int = 1000,
+        seed: int = 0,
+        repeats: int = 1,
+        name: str = "adaptive",
+    ) -> None:
+        super().__init__(
+            steps=steps,
+            batch_size=batch_size,
+            retain_share=retain_share,
+            learning_rates=learning_rates,
+            heads=heads,
+            momentum=momentum,
+            recovered=recovered,
+            measured=measured,
+            seed=seed,
+            repeats=repeats,
+            name=name,
+        )
+        check_at_least("steps", steps, 100)
+        check_fraction("share", share, zero=True)
+        if share > 0.5:
+            raise UsageError(f"share is {share}, but must be at most 0.5: the rest is needed to measure")
+        if not resets or any(number < 0 for number in resets):
+            raise UsageError(f"resets are {list(resets)}, but must be one or more numbers, each at least 0")
+        self.share, self.resets = share, tuple(resets)
+
+    def _held(self, forgotten: int) -> int:
+        return round(self.share * forgotten)
+
+    def _ticks(self) -> list[int]:
+        return [0, *(round(share * self.steps) for share in _TICKS)]
+
+    def _runs(
+        self,
+        target: Target,
+        batches: FineTuneBatches,
+        eval_subset: list[tuple[Tensor, Tensor]],
+        ticks: list[int],
+    ) -> list[FineTuneRun]:
+        """The one that is left in the end."""
+        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
+        ways = []
+        resets = self.resets if target.model.backbone.stages else (0,)
+        for reset, head, rate in product(resets, self.heads, self.learning_rates):
+            network = self._copy(target, target.model.backbone, head)
+            _draw_anew(network, reset, self.seed)
+            ways.append(_Way(rate, head, reset, network, self._train(network, rate, batches, eval_subset, ticks), []))
+        for share in _TICKS:
+            for way in ways:
+                way.useful.append(next(way.training))
+            if share in _RUNGS:
+                ways.sort(key=lambda way: way.useful[-1], reverse=True)
+                ways = ways[: max(1, math.ceil(_RUNGS[share] * len(ways)))]
+        (way,) = ways
+        curve = torch.tensor([untouched, *way.useful], dtype=torch.float64)
+        chosen = {RATE: way.rate, FRESH: float(way.head == "fresh"), RESET: float(way.reset)}
+        return [FineTuneRun(_log_mean(curve[1:], ticks[1:]), curve, chosen, way.network)]
+
+
+class _Way(NamedTuple):
+    rate: float
+    head: Head
+    reset: int
+    network: Backbone
+    training: Iterator[float]
+    useful: list[float]
+
+
+def _log_mean(curve: Tensor, ticks: Sequence[int]) -> float:
+    """Mean of a curve over the logarithm of the steps at which it is known."""
+    places = torch.tensor(ticks, dtype=torch.float64).log()
+    return float(torch.trapezoid(curve, places) / (places[-1] - places[0]))
+
+
+def _draw_anew(network: Backbone, stages: int, seed: int) -> None:
+    """Initialises the last stages of a network again, the same on every rank."""
+    torch.manual_seed(seed)
+    for name in network.stages[len(network.stages) - min(stages, len(network.stages)) :]:
+        for module in network.stage(name).modules():
+            if callable(draw := getattr(module, "reset_parameters", None)):
+                draw()

@@ -1,0 +1,82 @@
+"""Perturbed images: how small a change of the picture makes the model name what it should have forgotten?
+
+    x' = argmin CE(z(x'), y)   over ‖x' − x‖∞ ≤ ε and pixels in [0, 1], by signed gradient steps (Madry et al.,
+                               arXiv 1706.06083, towards the true class and not away from it)
+
+An image is recognised again if the model names its class at x or at any step. A large enough change brings any network
+to any answer, Retrain too, so the share is read beside Retrain's: what an unlearned model recognises beyond it is the
+residual knowledge of Hsu et al., arXiv 2601.22359. They draw perturbations at random, or along one gradient; here it
+is a search.
+
+Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.images import sum_over_ranks
+from lit_unlearn.attacks.target import Target
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import check_at_least, check_fraction
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+from lit_unlearn.results import AttackResult
+
+_SPLITS = ("forget", "test_forget")
+
+
+class PerturbedImages(Attack):
+    """The share of forgotten images whose class is named somewhere in a small ball around them.
+
+    Numbers: ``forget_acc`` and, where whole classes are forgotten, ``test_forget_acc``: shares of the images that are
+    recognised; ``images``, how many of the latter, else of the former, were tried.
+
+    Args:
+        radius: ε > 0, in units of pixels in [0, 1].
+        steps: how many gradient steps, each of 2.5 · ε / steps.
+        most: images of each split at most.
+        name: metric name prefix.
+
+    Raises:
+        UsageError: for an option out of range.
+    """
+
+    family: ClassVar[str] = "perturbation"
+
+    def __init__(self, radius: float = 8 / 255, steps: int = 20, most: int = 1000, name: str = "linf") -> None:
+        super().__init__(name)
+        check_fraction("radius", radius, one=True)
+        check_at_least("steps", steps, 1)
+        check_at_least("most", most, 1)
+        self.radius, self.steps, self.most = radius, steps, most
+
+    def evaluate(self, target: Target) -> AttackResult:
+        """Searches around each image."""
+        numbers: dict[str, float] = {}
+        for split in (split for split in _SPLITS if split in target.data.split_names):
+            counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
+            for images, labels in target.data.evaluation_batches(split, target.device, most=self.most):
+                named = self._recognised(target.model.backbone, images.float(), labels)
+                counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
+                tried += len(labels)
+            if (value := counter.value) is not None:
+                numbers |= {f"{split}_acc": value, "images": float(sum_over_ranks(tried))}
+        return AttackResult(numbers)
+
+    def _recognised(self, network: Backbone, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether each of the images (B, C, H, W) is named by its label (B,) at any step."""
+        moved = images.clone()
+        found = torch.zeros_like(labels, dtype=torch.bool)
+        for step in range(self.steps + 1):
+            moved.requires_grad_()
+            logits = network(moved)
+            found |= logits.argmax(1) == labels
+            if step == self.steps or bool(found.all()):
+                break
+            (slopes,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), moved)
+            nearer = moved.detach() - 2.5 * self.radius / self.steps * slopes.sign()
+            moved = (images + (nearer - images).clamp(-self.radius, self.radius)).clamp(0, 1)
+        return found

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from attacked import attacked
+from torch import nn
+
+from lit_unlearn.attacks import PerturbedImages
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+
+WEIGHTS = torch.tensor([0.5, -1.0, 2.0, 0.25])
+RADIUS = 0.1
+REACH = RADIUS * float(WEIGHTS.abs().sum())
+"""By how much a change of each pixel by the radius raises class 1 of the linear network."""
+
+
+class Linear(Backbone):
+    """Names class 1 where w·x + b > 0, of images of 2 × 2."""
+
+    def __init__(self, bias):
+        super().__init__(nn.Flatten(), nn.Linear(4, 2), [0.0], [1.0], {})
+        with torch.no_grad():
+            self.head.weight.copy_(torch.stack([torch.zeros(4), WEIGHTS]))
+            self.head.bias.copy_(torch.tensor([0.0, bias]))
+
+
+def grey(count):
+    """Images far from black and white, so that no pixel meets its bounds."""
+    return torch.full((count, 1, 2, 2), 0.5), torch.ones(count, dtype=torch.long)
+
+
+SCORE = float(WEIGHTS.sum() * 0.5)
+
+
+@pytest.mark.parametrize(("missing", "named"), [(REACH - 0.01, 1.0), (REACH + 0.01, 0.0), (-0.01, 1.0)])
+def test_a_linear_network_is_brought_as_far_as_its_weights_and_the_radius_say(make_target, missing, named):
+    target = make_target(Linear(-SCORE - missing), forget=grey(5), test_forget=grey(3), retain=grey(2))
+    found = PerturbedImages(RADIUS).evaluate(target).numbers
+    assert found == {"forget_acc": named, "test_forget_acc": named, "images": 3}
+
+
+def test_pixels_stay_in_range(make_target):
+    """Black pixels cannot get darker: only those whose weight is positive help."""
+    images = torch.zeros(1, 1, 2, 2), torch.ones(1, dtype=torch.long)
+    reach = RADIUS * float(WEIGHTS.clamp(min=0).sum())
+    for missing, named in ((reach - 0.01, 1.0), (reach + 0.01, 0.0)):
+        found = PerturbedImages(RADIUS).evaluate(make_target(Linear(-missing), forget=images)).numbers
+        assert found["forget_acc"] == named
+
+
+def test_an_image_that_is_named_on_the_way_counts(make_target):
+    """The first image is named at the start and never again, the second from the first step on."""
+
+    class Once(Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) * (1 if self.calls == 1 else -1)
+
+    images, labels = grey(2)
+    images[1] = 0
+    found = PerturbedImages(RADIUS).evaluate(make_target(Once(-0.4), forget=(images, labels))).numbers
+    assert found["forget_acc"] == 1
+
+
+def test_few_images_are_tried_and_nothing_is_left_behind(make_target):
+    target = make_target(Linear(-SCORE), forget=grey(9))
+    seen = attacked(PerturbedImages(most=4), target)
+    assert seen.attacks["perturbation/linf/images"] == 4
+    assert not any(parameter.requires_grad for parameter in target.model.backbone.parameters())
+
+
+@pytest.mark.parametrize("option", [{"radius": 0.0}, {"steps": 0}, {"most": 0}])
+def test_options_out_of_range(option):
+    ((name, value),) = option.items()
+    with pytest.raises(UsageError, match=f"{name} is {value}"):
+        PerturbedImages(**option)
