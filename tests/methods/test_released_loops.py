@@ -131,8 +131,11 @@ def test_boundary_shrink(replay, make_backbone, make_data):
 
 
 def test_salun(replay, make_backbone, make_data, monkeypatch):
-    """OPTML-Group/Unlearn-Saliency: Classification/unlearn/RL.py (CIFAR-10), with masked parameters put back."""
-    drawn = []
+    """OPTML-Group/Unlearn-Saliency: Classification/unlearn/RL.py (CIFAR-10), with masked parameters put back.
+
+    The mask is that of generate_mask.py:30-63: mean gradients of batches, of a network in eval mode, added up.
+    """
+    drawn, ranking = [], []
     given = random_labels_file.random_labels
     monkeypatch.setattr(random_labels_file, "random_labels", lambda *a: drawn.append(given(*a)) or drawn[-1])
 
@@ -140,8 +143,12 @@ def test_salun(replay, make_backbone, make_data, monkeypatch):
         start = copy.deepcopy(network.state_dict())
         forget, retain = passes(batches, "forget", 24), passes(batches, "retain", 24)
         ranked = copy.deepcopy(frozen).requires_grad_()
-        everything = next(passes(batches, "forget", 24))
-        cross_entropy(ranked(everything[0]), everything[1]).backward()
+        assert [len(labels) for _, labels in ranking] == [10, 10, 4]
+        everything = next(passes(batches, "forget", 24))[0]
+        ranked_on = torch.cat([images for images, _ in ranking])
+        assert torch.equal(ranked_on.flatten(1).sum(1).sort().values, everything.flatten(1).sum(1).sort().values)
+        for images, names in ranking:
+            cross_entropy(ranked(images), names).backward()
         size = torch.cat([p.grad.abs().flatten() for p in ranked.parameters()])
         least = size.sort(descending=True).values[int(0.5 * len(size)) - 1]
         mask = {name: (p.grad.abs() >= least).double() for name, p in ranked.named_parameters()}
@@ -167,4 +174,8 @@ def test_salun(replay, make_backbone, make_data, monkeypatch):
         assert next(labels_drawn, None) is None
 
     data = make_data(batch_size=7, forget_batch_size=10)
-    replay(SalUn(make_backbone(), optimizer=rate(0.05), fraction=0.5), data, loop)
+    given_batches = data.shuffled_batches
+    monkeypatch.setattr(
+        data, "shuffled_batches", lambda *a: (ranking.append((x.double(), y)) or (x, y) for x, y in given_batches(*a))
+    )
+    replay(SalUn(make_backbone(), optimizer=rate(0.05), fraction=0.5, gradients="per_batch"), data, loop)
