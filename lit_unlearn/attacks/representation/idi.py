@@ -104,6 +104,6 @@ class IDI(Attack):
             layers = samples.stages or {FEATURES: samples.features}
             sets.append({stage: x[chosen] for stage, x in layers.items()})
         forget, retain = sets
-        settings = self.width, self.steps, self.seed
-        bits = [pointwise_information(x, retain[stage], *settings) for stage, x in forget.items()]
-        return PointwiseInformation(tuple(forget), torch.stack(bits), len(next(iter(forget.values()))))
+        both = list(forget.values()), [retain[stage] for stage in forget]
+        bits = pointwise_information(*both, self.width, self.steps, self.seed)
+        return PointwiseInformation(tuple(forget), bits, len(both[0][0]))

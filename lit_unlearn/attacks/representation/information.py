@@ -10,10 +10,11 @@ nothing".
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import Tensor
+from torch.nn.functional import pad, softplus
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.metrics.normal_equations import rounding_level
@@ -21,42 +22,52 @@ from lit_unlearn.metrics.normal_equations import rounding_level
 _PAIRS = 128
 
 
-def pointwise_information(yes: Tensor, no: Tensor, width: int = 64, steps: int = 300, seed: int = 0) -> Tensor:
-    """The information of each sample's representation about which of two sets it is of, in bits.
+def pointwise_information(
+    yes: Sequence[Tensor], no: Sequence[Tensor], width: int = 64, steps: int = 300, seed: int = 0
+) -> Tensor:
+    """The information of each sample's representations about which of two sets it is of, in bits.
 
     The mean, with each set weighing one half, is the InfoNCE bound on I(z; y). The critic is a network with one hidden
-    layer on standardised features. Two are trained, each on every other sample of both sets, in batches of 128 pairs,
-    and each scores what the other was trained on: a critic that learns by heart scores low, not high.
+    layer on standardised features. Two are trained for each representation, each on every other sample of both sets, in
+    batches of 128 pairs, and each scores what the other was trained on: a critic that learns by heart scores low, not
+    high. All critics are trained side by side, each as if it were alone.
 
     Args:
-        yes: representations (N, d) of the one set, at least 2.
-        no: representations (M, d) of the other, at least 2.
-        width: hidden units of the critic.
-        steps: training steps of each critic.
-        seed: of the critic's first weights and of its batches.
+        yes: representations of the one set, one or more, each (N, d) with a d of its own and N at least 2.
+        no: the same representations of the other, (M, d) with M at least 2.
+        width: hidden units of a critic.
+        steps: training steps of a critic.
+        seed: of a critic's first weights and of its batches, the same for each.
 
     Returns:
-        (N + M,), float64, at most 1: the samples of ``yes``, then those of ``no``.
+        (L, N + M) for L representations, float64, at most 1: the samples of ``yes``, then those of ``no``.
 
     Raises:
         UsageError: if a set has fewer than two samples, or the widths differ.
     """
-    if min(len(yes), len(no)) < 2 or yes.ndim != 2 or no.ndim != 2 or yes.shape[1] != no.shape[1]:
-        raise UsageError(
-            f"representations have shapes {tuple(yes.shape)} and {tuple(no.shape)}: expected (N, d) and (M, d) with "
-            "at least two samples each"
-        )
-    sets = yes.detach().double(), no.detach().double()
-    bits = [x.new_empty(len(x)) for x in sets]
-    for half in (0, 1):
-        train, held_out = [x[half::2] for x in sets], [x[1 - half :: 2] for x in sets]
-        mean, scale = _standard(torch.cat(train))
-        critic = _train([((x - mean) * scale).float() for x in train], width, steps, seed)
-        for sign, x, into in zip((1, -1), held_out, bits, strict=True):
-            with torch.no_grad():
-                margin = sign * critic(((x - mean) * scale).float()).squeeze(1)
-            into[1 - half :: 2] = 1 - softplus(-margin.double()) / math.log(2)
-    return torch.cat(bits)
+    for one, other in zip(yes, no, strict=True):
+        if min(len(one), len(other)) < 2 or one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+            raise UsageError(
+                f"representations have shapes {tuple(one.shape)} and {tuple(other.shape)}: expected (N, d) and (M, d) "
+                "with at least two samples each"
+            )
+    most = max(x.shape[1] for x in yes)
+    trained, held_out = [], []
+    for both in zip(yes, no, strict=True):
+        sets = [x.detach().double() for x in both]
+        for half in (0, 1):
+            mean, scale = _standard(torch.cat([x[half::2] for x in sets]))
+            scaled = [pad(((x - mean) * scale).float(), (0, most - x.shape[1])) for x in sets]
+            trained.append([x[half::2] for x in scaled])
+            held_out.append([x[1 - half :: 2] for x in scaled])
+    critics = _train(trained, [x.shape[1] for x in yes for _ in (0, 1)], width, steps, seed)
+    bits = [torch.empty(len(yes), len(x), dtype=torch.float64, device=x.device) for x in (yes[0], no[0])]
+    for place, sets in enumerate(held_out):
+        critic = [parameter[place : place + 1].detach() for parameter in critics]
+        for sign, x, into in zip((1, -1), sets, bits, strict=True):
+            margin = sign * _logits(critic, x[None])[0]
+            into[place // 2, 1 - place % 2 :: 2] = 1 - softplus(-margin.double()) / math.log(2)
+    return torch.cat(bits, 1)
 
 
 def balanced_mean(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -82,24 +93,38 @@ def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(variance > floor, variance.rsqrt(), 0.0)
 
 
-def _train(sets: list[Tensor], width: int, steps: int, seed: int) -> nn.Module:
-    """A critic that separates standardised samples (N, d) of the first set from (M, d) of the second."""
-    draw = torch.Generator().manual_seed(seed)
-    features = sets[0].shape[1]
-    # Made on no device, so that nothing is drawn from the global random state.
-    layers = [nn.Linear(features, width, device="meta"), nn.ReLU(), nn.Linear(width, 1, device="meta")]
-    critic = nn.Sequential(*layers).to_empty(device=sets[0].device)
-    with torch.no_grad():
-        for parameter in critic.parameters():
-            fan_in = parameter.shape[-1] if parameter.ndim == 2 else math.inf
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) / math.sqrt(fan_in))
+def _logits(critics: Sequence[Tensor], x: Tensor) -> Tensor:
+    """What K critics make of samples (K, N, d): (K, N)."""
+    hidden, shift, out, bias = critics
+    return torch.baddbmm(bias, torch.baddbmm(shift, x, hidden).relu(), out).squeeze(2)
+
+
+def _train(
+    sets: Sequence[Sequence[Tensor]], features: Sequence[int], width: int, steps: int, seed: int
+) -> list[Tensor]:
+    """The weights of K critics, each of which separates standardised samples (N, d) of its first set from (M, d).
+
+    Of d columns each reads its first ``features``; the others are zero, and so are their weights.
+    """
+    device, most = sets[0][0].device, sets[0][0].shape[1]
+    draws = [torch.Generator().manual_seed(seed) for _ in sets]
+    critics = [torch.zeros(len(sets), *shape) for shape in ((most, width), (1, width), (width, 1), (1, 1))]
+    for place, (count, draw) in enumerate(zip(features, draws, strict=True)):
+        for stacked, shape in zip(critics, ((width, count), (width,), (1, width), (1,)), strict=True):
+            fan_in = shape[-1] if len(shape) == 2 else math.inf
+            drawn = torch.randn(shape, generator=draw) / math.sqrt(fan_in)
+            stacked[place, : count if shape == (width, count) else None] = drawn.T if len(shape) == 2 else drawn
+    critics = [stacked.to(device).requires_grad_() for stacked in critics]
     # The decay is strong, and measured: without it the bound on the digits falls by a third for want of samples.
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-2, weight_decay=1.0)
+    optimizer = torch.optim.AdamW(critics, lr=1e-2, weight_decay=1.0)
     for _ in range(steps):
-        chosen = [x[torch.randint(len(x), (_PAIRS,), generator=draw).to(x.device)] for x in sets]
-        logits = critic(torch.cat(chosen)).squeeze(1)
-        loss = softplus(torch.cat([-logits[:_PAIRS], logits[_PAIRS:]])).mean()
+        chosen = [
+            torch.cat([x[torch.randint(len(x), (_PAIRS,), generator=draw).to(device)] for x in both])
+            for both, draw in zip(sets, draws, strict=True)
+        ]
+        logits = _logits(critics, torch.stack(chosen))
+        loss = softplus(torch.cat([-logits[:, :_PAIRS], logits[:, _PAIRS:]], 1)).mean(1).sum()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    return critic
+    return critics

@@ -13,7 +13,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def bits(yes: Tensor, no: Tensor, **settings: int) -> float:
-    return float(balanced_mean(pointwise_information(yes, no, **settings), len(yes))[0])
+    return float(balanced_mean(pointwise_information([yes], [no], **settings)[0], len(yes))[0])
 
 
 def test_sets_apart_tell_all_and_equal_sets_tell_nothing() -> None:
@@ -64,11 +64,11 @@ def test_the_same_call_gives_the_same_numbers_and_leaves_the_random_state() -> N
     yes, no = randn(30, 3) + 0.5, randn(31, 3, seed=1)
     torch.manual_seed(3)
     state = torch.random.get_rng_state()
-    first = pointwise_information(yes, no)
+    first = pointwise_information([yes], [no])[0]
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(4)
-    assert torch.equal(pointwise_information(yes, no), first)
-    assert not torch.equal(pointwise_information(yes, no, seed=1), first)
+    assert torch.equal(pointwise_information([yes], [no])[0], first)
+    assert not torch.equal(pointwise_information([yes], [no], seed=1)[0], first)
     assert first.shape == (61,)
     assert first.dtype == torch.float64
     assert first.max() <= 1
@@ -77,7 +77,7 @@ def test_the_same_call_gives_the_same_numbers_and_leaves_the_random_state() -> N
 def test_samples_keep_their_places() -> None:
     yes, no = randn(20, 2) + 5, randn(20, 2, seed=1) - 5
     yes[7] = -5  # one that looks like the other set
-    told = pointwise_information(yes, no)
+    told = pointwise_information([yes], [no])[0]
     assert told[7] < -1
     assert torch.cat([told[:7], told[8:]]).min() > 0
 
@@ -92,4 +92,12 @@ def test_the_balanced_mean_by_hand() -> None:
 @pytest.mark.parametrize(("yes", "no"), [((1, 3), (5, 3)), ((5, 3), (5, 2)), ((5,), (5,))])
 def test_sets_that_do_not_fit(yes: tuple[int, ...], no: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="at least two samples each"):
-        pointwise_information(torch.zeros(yes), torch.zeros(no))
+        pointwise_information([torch.zeros(yes)], [torch.zeros(no)])
+
+
+def test_several_representations_side_by_side_are_each_as_if_it_were_alone() -> None:
+    yes = [randn(41, 3) + 1, randn(41, 7, seed=1), 5 * randn(41, 5, seed=2) - 2]
+    no = [randn(60, 3, seed=3), randn(60, 7, seed=4), randn(60, 5, seed=5)]
+    together = pointwise_information(yes, no, steps=80)
+    alone = [pointwise_information([one], [other], steps=80)[0] for one, other in zip(yes, no, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
