@@ -7,6 +7,7 @@ from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
 from lit_unlearn.methods.boundary_shrink import BoundaryShrink
 from lit_unlearn.methods.cf_k import CFk
+from lit_unlearn.methods.ct import CT
 from lit_unlearn.methods.delete import DELETE
 from lit_unlearn.methods.distilled_retrain import DistilledRetrain
 from lit_unlearn.methods.eu_k import EUk
@@ -30,6 +31,7 @@ from lit_unlearn.methods.ssd import SSD
 
 __all__ = [
     "AMUN",
+    "CT",
     "DELETE",
     "MSG",
     "NGD",
