@@ -14,6 +14,7 @@ from lit_unlearn.methods.eu_k import EUk
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
 from lit_unlearn.methods.head_only import HeadOnly
+from lit_unlearn.methods.kernel_shuffle import KernelShuffle
 from lit_unlearn.methods.l1_sparse import L1Sparse
 from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
@@ -48,6 +49,7 @@ __all__ = [
     "FineTune",
     "GradientAscent",
     "HeadOnly",
+    "KernelShuffle",
     "L1Sparse",
     "NegGradPlus",
     "Pretrain",
