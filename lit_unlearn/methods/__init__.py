@@ -7,12 +7,14 @@ from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.boundary_expanding import BoundaryExpanding
 from lit_unlearn.methods.boundary_shrink import BoundaryShrink
 from lit_unlearn.methods.cf_k import CFk
+from lit_unlearn.methods.ct import CT
 from lit_unlearn.methods.delete import DELETE
 from lit_unlearn.methods.distilled_retrain import DistilledRetrain
 from lit_unlearn.methods.eu_k import EUk
 from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
 from lit_unlearn.methods.head_only import HeadOnly
+from lit_unlearn.methods.kernel_shuffle import KernelShuffle
 from lit_unlearn.methods.l1_sparse import L1Sparse
 from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
@@ -30,6 +32,7 @@ from lit_unlearn.methods.ssd import SSD
 
 __all__ = [
     "AMUN",
+    "CT",
     "DELETE",
     "MSG",
     "NGD",
@@ -46,6 +49,7 @@ __all__ = [
     "FineTune",
     "GradientAscent",
     "HeadOnly",
+    "KernelShuffle",
     "L1Sparse",
     "NegGradPlus",
     "Pretrain",

@@ -21,9 +21,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, check_fraction
+from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import GradientKind, damp_gradients, one_of_gradients, smallest, summed_gradients
+from lit_unlearn.methods.kernels import learning_kernels
 from lit_unlearn.seed import run_seed
 
 
@@ -61,13 +62,7 @@ class MSG(UnlearnModule):
         check_fraction("damping", damping, zero=True, one=True)
         one_of_gradients("gradients", gradients)
         self.fraction, self.damping, self.gradients = fraction, damping, gradients
-        self._kernels = [
-            f"{name}.weight"
-            for name, module in backbone.named_modules()
-            if isinstance(module, nn.Conv2d) and module.weight.requires_grad
-        ]
-        if not self._kernels:
-            raise UsageError(f"MSG re-initialises convolutions, but a {type(backbone).__name__} has none that learns")
+        self._kernels = learning_kernels(backbone, "MSG re-initialises convolutions")
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
 
     def on_train_start(self) -> None:
