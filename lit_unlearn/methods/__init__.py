@@ -21,6 +21,7 @@ from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
 from lit_unlearn.methods.pretrain import Pretrain
+from lit_unlearn.methods.prune_regrow import PruneRegrow
 from lit_unlearn.methods.random_labels import RandomLabels
 from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
@@ -53,6 +54,7 @@ __all__ = [
     "L1Sparse",
     "NegGradPlus",
     "Pretrain",
+    "PruneRegrow",
     "RandomLabels",
     "Rescale",
     "Retrain",

@@ -1,4 +1,4 @@
-"""Coefficients that fall to 0 over a run, for the methods whose loss has one."""
+"""The epochs of a run, and coefficients that fall to 0 over them, for the methods that depend on its end."""
 
 import math
 
@@ -21,6 +21,13 @@ def planned_epochs(module: LightningModule, what: str) -> int:
     if epochs is None or epochs < 0:
         raise UsageError(f"{type(module).__name__} needs trainer.max_epochs: {what} over them")
     return epochs
+
+
+def is_last_epoch(module: LightningModule) -> bool:
+    """Whether the epoch that has just been trained, or validated, is the last of the run."""
+    trainer, done = module.trainer, module.current_epoch + 1
+    stopped = trainer.should_stop and done >= (trainer.min_epochs or 0)
+    return stopped or done == trainer.max_epochs or trainer.global_step == trainer.max_steps
 
 
 def linear_decay(value: float, epoch: int, end: int) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
+from lit_unlearn.methods.fading import is_last_epoch
 
 _EPOCHS = "epochs"
 
@@ -69,7 +70,7 @@ class RewindingModule(UnlearnModule):
             self.log("train/forget_error", error)
             state = {name: value.detach().cpu().clone() for name, value in self.backbone.state_dict().items()}
             self._epochs.append({"epoch": self.current_epoch, "error": error, "state": state})
-            if self._is_last_epoch():
+            if is_last_epoch(self):
                 self._go_back(count)
 
     def saved_state(self) -> dict[str, Any]:
@@ -101,11 +102,6 @@ class RewindingModule(UnlearnModule):
             totals += torch.stack([labels[missed].bincount(minlength=classes), labels.bincount(minlength=classes)])
         wrong, count = self.trainer.strategy.reduce(totals, reduce_op="sum")
         return wrong, count
-
-    def _is_last_epoch(self) -> bool:
-        trainer, done = self.trainer, self.current_epoch + 1
-        stopped = trainer.should_stop and done >= (trainer.min_epochs or 0)
-        return stopped or done == trainer.max_epochs or trainer.global_step == trainer.max_steps
 
 
 def reference_error(wrong: Tensor, count: Tensor, weights: Tensor) -> float:

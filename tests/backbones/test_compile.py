@@ -12,6 +12,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC
 
 METHODS = [getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
+OPTIONS = {"PruneRegrow": {"half_precision": False}}  # rounding to half precision makes small differences large
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +100,7 @@ def test_a_compiled_run_ends_at_the_weights_of_a_plain_one(fit, make_backbone, m
 def test_every_method_ends_at_the_weights_of_a_plain_run(fit, make_backbone, make_data, method):
     def make():
         torch.manual_seed(11)
-        return method(make_backbone())
+        return method(make_backbone(), **OPTIONS.get(method.__name__, {}))
 
     check_equal_weights(fit, make, make_data, "aot_eager", 1e-5)
 

@@ -21,6 +21,7 @@ FORMATS = ("contiguous", "channels_last")
 METHODS = [name for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
 OPTIONS = {
     "AMUN": {"radius": 0.5, "steps": 2},  # many steps make rounding large
+    "PruneRegrow": {"half_precision": False},  # rounding to half precision makes it large too
     "SSD": {"alpha": 1.5},  # enough for it to dampen something
 }
 
