@@ -19,6 +19,7 @@ from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
 from lit_unlearn.methods.pretrain import Pretrain
+from lit_unlearn.methods.projection import Projection
 from lit_unlearn.methods.random_labels import RandomLabels
 from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
@@ -49,6 +50,7 @@ __all__ = [
     "L1Sparse",
     "NegGradPlus",
     "Pretrain",
+    "Projection",
     "RandomLabels",
     "Rescale",
     "Retrain",
