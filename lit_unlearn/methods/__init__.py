@@ -22,6 +22,7 @@ from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
 from lit_unlearn.methods.pretrain import Pretrain
 from lit_unlearn.methods.prune_regrow import PruneRegrow
+from lit_unlearn.methods.projection import Projection
 from lit_unlearn.methods.random_labels import RandomLabels
 from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
@@ -55,6 +56,7 @@ __all__ = [
     "NegGradPlus",
     "Pretrain",
     "PruneRegrow",
+    "Projection",
     "RandomLabels",
     "Rescale",
     "Retrain",
