@@ -29,7 +29,7 @@ from lit_unlearn.attacks.recovery import (
     WorstRecovery,
 )
 from lit_unlearn.attacks.relearn import Relearn
-from lit_unlearn.attacks.representation import IDI, FeatureMap, Representation
+from lit_unlearn.attacks.representation import IDI, FeatureMap, Grafting, Representation
 from lit_unlearn.attacks.retrain import OwnRetrain
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.results import AttackResult
@@ -48,6 +48,7 @@ __all__ = [
     "ForgetProbe",
     "ForgettingQuality",
     "GradientInversion",
+    "Grafting",
     "HeadRecovery",
     "KLoM",
     "KNNRecovery",
