@@ -21,8 +21,8 @@ from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
 from lit_unlearn.methods.opc import OPC
 from lit_unlearn.methods.pretrain import Pretrain
-from lit_unlearn.methods.prune_regrow import PruneRegrow
 from lit_unlearn.methods.projection import Projection
+from lit_unlearn.methods.prune_regrow import PruneRegrow
 from lit_unlearn.methods.random_labels import RandomLabels
 from lit_unlearn.methods.rescale import Rescale
 from lit_unlearn.methods.retrain import Retrain
@@ -55,8 +55,8 @@ __all__ = [
     "L1Sparse",
     "NegGradPlus",
     "Pretrain",
-    "PruneRegrow",
     "Projection",
+    "PruneRegrow",
     "RandomLabels",
     "Rescale",
     "Retrain",

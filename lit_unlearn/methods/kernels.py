@@ -1,6 +1,10 @@
 """The convolution kernels of a network, for methods that change them before they train."""
 
-from torch import nn
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
@@ -25,3 +29,29 @@ def learning_kernels(backbone: Backbone, what: str, positions: int = 1) -> list[
     if not found:
         raise UsageError(f"{what}, but a {type(backbone).__name__} has none that learns")
     return list(found.values())
+
+
+def kaiming(kernel: Tensor, generator: torch.Generator) -> Tensor:
+    """A fresh kernel like this one (out, in, height, width): normal, variance 2 / (out · height · width)."""
+    deviation = math.sqrt(2 / (kernel.shape[0] * kernel[0, 0].numel()))
+    return deviation * torch.randn(kernel.shape, dtype=kernel.dtype, generator=generator).to(kernel.device)
+
+
+@torch.no_grad()
+def renew(kernels: Sequence[nn.Parameter], blend: float, redraw: float, generator: torch.Generator) -> None:
+    """Mixes kernels with fresh ones, then draws some of their entries anew.
+
+    Args:
+        kernels: (out, in, height, width) each; changed in place.
+        blend: weight of the fresh kernel in the mixture, in [0, 1].
+        redraw: share of each kernel's entries that becomes fresh, in [0, 1], to the nearest number of them.
+        generator: on the CPU, the same on every rank.
+    """
+    for kernel in kernels:
+        if blend:
+            kernel.lerp_(kaiming(kernel, generator), blend)
+        if redraw:
+            order = torch.rand(kernel.numel(), dtype=torch.float64, generator=generator).argsort()
+            mask = torch.zeros(kernel.numel(), dtype=torch.bool)
+            mask[order[: round(redraw * kernel.numel())]] = True
+            kernel.copy_(torch.where(mask.view(kernel.shape).to(kernel.device), kaiming(kernel, generator), kernel))

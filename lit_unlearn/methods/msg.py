@@ -10,7 +10,6 @@ train mode, first of as many random samples of Dr as Df has, then of Df, which m
 the choice depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.
 """
 
-import math
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +23,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import GradientKind, damp_gradients, one_of_gradients, smallest, summed_gradients
-from lit_unlearn.methods.kernels import learning_kernels
+from lit_unlearn.methods.kernels import kaiming, learning_kernels
 from lit_unlearn.seed import run_seed
 
 
@@ -108,9 +107,3 @@ class MSG(UnlearnModule):
         sums = [summed_gradients(original, values, part, self.gradients) for part in parts]
         retain, forget = ([trainer.strategy.reduce(each, reduce_op=how) for each in own] for own in sums)
         return [ours - share * theirs for ours, theirs in zip(forget, retain, strict=True)]
-
-
-def kaiming(kernel: Tensor, generator: torch.Generator) -> Tensor:
-    """A fresh kernel like this one (out, in, height, width): normal, variance 2 / (out · height · width)."""
-    deviation = math.sqrt(2 / (kernel.shape[0] * kernel[0, 0].numel()))
-    return deviation * torch.randn(kernel.shape, dtype=kernel.dtype, generator=generator).to(kernel.device)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC
@@ -156,11 +157,23 @@ def test_no_forget_sample_is_surer_than_the_floor_allows(fit, make_backbone, mak
     ("option", "message"),
     [
         ({"contract": "featuers"}, r"unknown place to contract 'featuers'; did you mean 'features'.*both.*stage1"),
-        ({"contract": ["logits", "stage9"]}, r"unknown place to contract 'stage9'.*stage1, stage2, stage3, stem"),
-        ({"contract": []}, "contract is an empty list"),
+        (
+            {"contract": ["logits", "stage9"]},
+            r"unknown place to contract 'stage9'.*stage1, stage2, stage3, stages, stem",
+        ),
+        ({"contract": []}, r"contract is \[\]: it must name at least one place"),
         ({"target": "orgin"}, r"unknown target 'orgin'; did you mean 'origin'.*random_point, retain_mean, uniform"),
         ({"norm": "l1"}, r"unknown norm 'l1'.*allowed: l2, squared"),
         ({"weight": -1.0}, "weight is -1.0"),
+        ({"weight": {"logits": -1.0}}, "weight.logits is -1.0"),
+        ({"weight": {"stage1": 1.0}}, "unknown place with a weight 'stage1'.*allowed: logits"),
+        ({"schedule": "cosine"}, r"unknown schedule 'cosine'.*allowed: constant, linear"),
+        ({"release": -1}, "release is -1"),
+        ({"release_distill": -0.5}, "release_distill is -0.5"),
+        ({"stop_at": 0.0}, r"stop_at is 0.0, but must lie in \(0, 1\)"),
+        ({"release": 1, "blend": 1.5}, "blend is 1.5"),
+        ({"release": 1, "redraw": -0.5}, "redraw is -0.5"),
+        ({"redraw": 0.5}, "blend and redraw change kernels when release begins: set release or stop_at"),
         ({"distill": -0.5}, "distill is -0.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
     ],
@@ -175,3 +188,101 @@ def test_freezing_a_head_above_a_frozen_encoder_is_refused(make_backbone):
     backbone.encoder.requires_grad_(False)
     with pytest.raises(UsageError, match="freeze_head leaves nothing to train"):
         OPC(backbone, freeze_head=True, contract="features")
+
+
+STAGES = ["stem", "stage1", "stage2", "stage3"]
+
+
+def kl(taught, logits, weight, temperature=2.0, kept=(1, 3)):
+    """What distillation adds, of the classes that stay."""
+    p, q = (torch.softmax(z[:, list(kept)] / temperature, 1) for z in (taught, logits))
+    return weight * temperature**2 * (p * (p.log() - q.log())).sum() / len(logits)
+
+
+def test_contraction_of_every_stage_then_release(follow, make_backbone, make_data, sgd):
+    """Two epochs contract, λ of each stage and half of it in the second; the last has the retain set alone."""
+    original = make_backbone().double().eval()
+    weights = {"stem": 0.2, "stage2": 0.7}
+
+    def loss(network, batch, step):
+        images, labels = batch["retain"]
+        assert ("forget" in batch) == (step < 6)
+        if step >= 6:
+            logits = network(images)
+            return cross_entropy(logits, labels) + kl(original(images).detach(), logits, 0.3)
+        found = activations(network, torch.cat([images, batch["forget"][0]]))
+        total = cross_entropy(found["logits"][: len(images)], labels)
+        for name in STAGES:
+            norm = (found[name][len(images) :] ** 2).sum(1).sqrt().mean()
+            total = total + (1 if step < 3 else 0.5) * weights.get(name, 1.0) * norm
+        return total
+
+    settings = {"contract": "stages", "weight": weights, "schedule": "linear", "release": 1, "release_distill": 0.3}
+    module = OPC(make_backbone(), optimizer=sgd, **settings)
+    follow(module, loss, data=make_data(classes=[0, 2]), steps=9, epochs=3)
+
+
+def test_contraction_ends_at_the_step_after_the_variance_has_fallen_far_enough(follow, make_backbone, make_data, sgd):
+    variances, ended = [], []
+
+    def loss(network, batch, step):
+        images, labels = batch["retain"]
+        if ended:
+            assert ("forget" in batch) == (step < 3 * (1 + ended[0] // 3))  # the rest of that epoch still has pairs
+            return cross_entropy(network(images), labels)
+        found = activations(network, torch.cat([images, batch["forget"][0]]))
+        u = found["features"][len(images) :]
+        now = float(u.detach().var(0, correction=0).mean())
+        variances.append(now if not variances else 0.8 * variances[-1] + 0.2 * now)
+        first = variances[0]
+        if variances[-1] <= 0.7 * first:
+            ended.append(step)
+        return cross_entropy(found["logits"][: len(images)], labels) + 5 * (u**2).sum(1).sqrt().mean()
+
+    module = OPC(make_backbone(), optimizer=sgd, contract="features", weight=5.0, stop_at=0.7)
+    follow(module, loss, data=make_data(classes=[0, 2]), steps=12, epochs=4)
+    assert ended
+    assert ended[0] % 3 != 2  # inside an epoch
+    assert module._released
+
+
+class AtRelease(Callback):
+    """The weights before and after release begins, and which have momentum then."""
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.current_epoch == 0:
+            self.before = {name: value.detach().clone() for name, value in module.backbone.named_parameters()}
+
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        if trainer.current_epoch == 1 and not hasattr(self, "after"):
+            self.after = {name: value.detach().clone() for name, value in module.backbone.named_parameters()}
+            self.momentum = {name for name, value in module.backbone.named_parameters() if value in optimizer.state}
+
+
+@pytest.mark.parametrize(("blend", "redraw"), [(0.0, 0.5), (0.7, 0.0), (0.0, 1.0)])
+def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw):
+    """A share of each kernel is fresh, or all of it is mixed with fresh values; nothing else changes."""
+    seen, again = AtRelease(), AtRelease()
+    for callback in (seen, again):
+        module = OPC(make_backbone(), optimizer=sgd, contract="stages", release=1, blend=blend, redraw=redraw)
+        fit(module, make_data(), callback, max_epochs=2, limit_val_batches=0)
+    for name, kernel in seen.after.items():
+        assert torch.equal(kernel, again.after[name])
+        assert (name in seen.momentum) == (kernel.ndim < 4)
+        if kernel.ndim < 4:
+            assert torch.equal(kernel, seen.before[name])
+            continue
+        kept = float((kernel == seen.before[name]).double().mean())
+        if blend:
+            fresh = (kernel - (1 - blend) * seen.before[name]) / blend
+            assert kept == 0
+        else:
+            assert kept == pytest.approx(1 - redraw, abs=0.5 / kernel.numel())
+            fresh = kernel[kernel != seen.before[name]]
+        deviation = math.sqrt(2 / (kernel.shape[0] * kernel.shape[2] * kernel.shape[3]))
+        assert float(fresh.std()) == pytest.approx(deviation, rel=4 / math.sqrt(fresh.numel()))
+
+
+def test_a_release_as_long_as_the_run_is_refused_before_it_begins(fit, make_backbone, make_data):
+    with pytest.raises(UsageError, match=r"release is 2, but must be below trainer.max_epochs, 2"):
+        fit(OPC(make_backbone(), release=2), make_data(), max_epochs=2)
