@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import all_labels, draw, own_share, sum_over_ranks
+from lit_unlearn.attacks.images import draw, draw_own_share, sum_over_ranks
 from lit_unlearn.attacks.representation.grafting import forgotten_split
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
@@ -121,9 +121,7 @@ class Distance(Attack):
         """This rank's share of the images of a split that are measured, or None where it has none."""
         if split not in target.data.split_names:
             return None
-        total = len(all_labels(target.data, split, target.device))
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
-        images, labels = own_share(target.data, split, order[: self.images], target.device)
+        images, labels = draw_own_share(target, split, self.images, self.seed)
         return images.float(), labels
 
 
