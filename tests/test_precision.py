@@ -7,8 +7,10 @@ import torch
 
 from lit_unlearn.attacks import (
     DetectSamples,
+    Distance,
     Evaluation,
     FeatureMapping,
+    Grafting,
     HeadRecovery,
     KNNRecovery,
     Representation,
@@ -36,6 +38,8 @@ def attacks():
         ThresholdMembership(),
         DetectSamples(),
         Representation(),
+        Grafting(),
+        Distance(points=3),
     ]
 
 

@@ -29,7 +29,7 @@ from lit_unlearn.attacks.recovery import (
     WorstRecovery,
 )
 from lit_unlearn.attacks.relearn import Relearn
-from lit_unlearn.attacks.representation import IDI, FeatureMap, Grafting, Representation
+from lit_unlearn.attacks.representation import IDI, Distance, FeatureMap, Grafting, Representation
 from lit_unlearn.attacks.retrain import OwnRetrain
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.results import AttackResult
@@ -42,6 +42,7 @@ __all__ = [
     "CapacityRecovery",
     "DetectClasses",
     "DetectSamples",
+    "Distance",
     "Evaluation",
     "FeatureMap",
     "FeatureMapping",

@@ -69,9 +69,17 @@ def draw(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Ten
     Returns:
         Images (N, C, H, W) in [0, 1] and their labels (N,), on the target's device.
     """
+    return pick(target.data, split, _drawn(target, split, count, seed), target.device)
+
+
+def draw_own_share(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """This rank's share of the same images and labels, so that each is on one rank only."""
+    return own_share(target.data, split, _drawn(target, split, count, seed), target.device)
+
+
+def _drawn(target: Target, split: str, count: int, seed: int) -> Tensor:
     total = len(all_labels(target.data, split, target.device))
-    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    return pick(target.data, split, drawn, target.device)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> list[Tensor]:

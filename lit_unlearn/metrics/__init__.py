@@ -5,7 +5,7 @@ from lit_unlearn.metrics.detection import answer_statistics, auc
 from lit_unlearn.metrics.effective_rank import effective_rank
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.metrics.normal_equations import LinearMap, Moments, NormalEquations, solve
-from lit_unlearn.metrics.relative_change import relative_change
+from lit_unlearn.metrics.relative_change import relative_change, weight_distance
 from lit_unlearn.metrics.spread import Spread
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "effective_rank",
     "relative_change",
     "solve",
+    "weight_distance",
 ]

@@ -5,6 +5,21 @@ import math
 from torch import nn
 
 
+def weight_distance(original: nn.Module, network: nn.Module) -> float:
+    """‖θ − θo‖ over all parameters.
+
+    Args:
+        original: θo.
+        network: θ, with parameters of the same names and shapes.
+    """
+    now = dict(network.named_parameters())
+    moved = (
+        (value.detach().double().cpu() - now[name].detach().double().cpu()).square().sum()
+        for name, value in original.named_parameters()
+    )
+    return math.sqrt(sum(float(each) for each in moved))
+
+
 def relative_change(original: nn.Module, network: nn.Module) -> float:
     """‖θ − θo‖ / ‖θo‖ over all parameters.
 
@@ -12,10 +27,5 @@ def relative_change(original: nn.Module, network: nn.Module) -> float:
         original: θo.
         network: θ, with parameters of the same names and shapes.
     """
-    now = dict(network.named_parameters())
-    pairs = [
-        (value.detach().double().cpu(), now[name].detach().double().cpu())
-        for name, value in original.named_parameters()
-    ]
-    moved = sum(float((left - right).square().sum()) for left, right in pairs)
-    return math.sqrt(moved / max(sum(float(left.square().sum()) for left, _ in pairs), 1e-30))
+    norm = sum(float(value.detach().double().cpu().square().sum()) for value in original.parameters())
+    return weight_distance(original, network) / math.sqrt(max(norm, 1e-30))

@@ -164,3 +164,12 @@ def test_contraction_shows_in_the_variance_and_a_collapse_is_undefined_and_no_si
         assert own[f"{about}/retain_cka_{other}"] > 0.9
     for name in (*SHALLOW, *OPCS, "retrain"):
         assert "cka" not in undefined[name]
+
+
+def test_grafts_into_the_original_show_which_stages_stayed(found):
+    depth = {name: numbers["representation/grafting/depth"] for name, numbers in found[0].items()}
+    assert {depth[name] for name in ("original", *SHALLOW)} == {0}
+    assert depth["retrain"] == 1
+    assert 0 < depth["opc features"] < 0.9
+    assert found[0]["head only"]["representation/distance/barrier_original/retained"] < 0.05
+    assert found[0]["retrain"]["representation/distance/barrier_original/retained"] > 1

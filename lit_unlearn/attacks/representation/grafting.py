@@ -21,7 +21,7 @@ trained without the forget set has a graft as good as Original. So the verdict d
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import ClassVar, NamedTuple
 
@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.shared import Shared
+from lit_unlearn.attacks.images import draw_own_share
 from lit_unlearn.attacks.target import EncodedData, SplitData, Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
 
@@ -69,14 +69,18 @@ class Grafting(Attack):
     Retrain loses accuracy on the forgotten images.
 
     Args:
+        images: of each split, so many at most are measured.
+        seed: of their choice.
         name: metric name prefix.
     """
 
     family: ClassVar[str] = "representation"
     needs_original = True
 
-    def __init__(self, name: str = "grafting") -> None:
+    def __init__(self, images: int = 1000, seed: int = 0, name: str = "grafting") -> None:
         super().__init__(name)
+        check_at_least("images", images, 1)
+        self.images, self.seed = images, seed
 
     def lacks(self, target: Target) -> str | None:
         """Says also where the stages do not fit into Original."""
@@ -86,28 +90,40 @@ class Grafting(Attack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """The grafts of this model, stage by stage, and its depth beside those of Retrain."""
-        assert target.original is not None
-        grafts = _grafts(target.model, target.original, target.shared)
+        grafts = self._grafts(target, target.model)
         numbers = {
             f"{stage}/{name}": value for stage, graft in grafts.items() for name, value in graft._asdict().items()
         }
         strongest = max(grafts, key=lambda stage: grafts[stage].useful)
-        depth, reason = _depth(target, grafts)
+        depth, reason = self._depth(target, grafts)
         notes = {"strongest": strongest, **({"depth": reason} if reason else {})}
         return AttackResult({"depth": depth, "useful": grafts[strongest].useful, **numbers}, notes)
 
+    def _depth(self, target: Target, grafts: Mapping[str, Graft]) -> tuple[float, str | None]:
+        """The score, or NaN and why it is undefined."""
+        original, retrain = target.original, target.retrain
+        assert original is not None
+        if retrain is None:
+            return math.nan, "it needs Retrain, which this run does not have"
+        if reason := _misfit(retrain, original):
+            return math.nan, f"Retrain: {reason}"
+        start = next(iter(self._grafts(target, original).values())).forgotten  # its own graft is Original itself
+        base = {stage: start - graft.forgotten for stage, graft in self._grafts(target, retrain).items()}
+        return depth_score(base, {stage: start - graft.forgotten for stage, graft in grafts.items()})
 
-def _depth(target: Target, grafts: Mapping[str, Graft]) -> tuple[float, str | None]:
-    """The score, or NaN and why it is undefined."""
-    original, retrain = target.original, target.retrain
-    assert original is not None
-    if retrain is None:
-        return math.nan, "it needs Retrain, which this run does not have"
-    if reason := _misfit(retrain, original):
-        return math.nan, f"Retrain: {reason}"
-    start = target.shared.once(("accuracy", original), lambda: _accuracy(original, forgotten_split(original.data)))
-    base = {stage: start - graft.forgotten for stage, graft in _grafts(retrain, original, target.shared).items()}
-    return depth_score(base, {stage: start - graft.forgotten for stage, graft in grafts.items()})
+    def _grafts(self, target: Target, source: EncodedData) -> dict[str, Graft]:
+        """Stage → accuracies of the graft there; of a network and Original they are computed once."""
+        key = "grafts", source, target.original, self.images, self.seed
+        return target.shared.once(key, lambda: self._measure(target, source))
+
+    def _measure(self, target: Target, source: EncodedData) -> dict[str, Graft]:
+        assert target.original is not None
+        known, networks = target.data.split_names, (source.backbone, target.original.backbone)
+        found: list[dict[str, float]] = []
+        for split in (forgotten_split(target.data), "test_retain"):
+            chosen = [draw_own_share(target, split, self.images, self.seed)] if split in known else []
+            found.append(graft_accuracies(*networks, chosen))
+        return {stage: Graft(forgotten, found[1][stage]) for stage, forgotten in found[0].items()}
 
 
 def depth_score(base: Mapping[str, float], own: Mapping[str, float]) -> tuple[float, str | None]:
@@ -132,40 +148,25 @@ def forgotten_split(data: SplitData) -> str:
     return "test_forget" if "test_forget" in data.split_names else "forget"
 
 
-def _grafts(source: EncodedData, original: EncodedData, shared: Shared) -> dict[str, Graft]:
-    """Stage → accuracies of the graft there; of a network and Original they are computed once."""
-    return shared.once(("grafts", source, original), lambda: _measure(source, original))
-
-
-def _measure(source: EncodedData, original: EncodedData) -> dict[str, Graft]:
-    splits = forgotten_split(source.data), "test_retain"
-    found = [_split_accuracies(source, original, split) for split in splits]
-    return {stage: Graft(forgotten, found[1][stage]) for stage, forgotten in found[0].items()}
-
-
 @torch.no_grad()
-def _split_accuracies(source: EncodedData, original: EncodedData, split: str) -> dict[str, float]:
-    """Stage → accuracy of the graft there on a split, each image once over all ranks; NaN without samples."""
-    stages = source.backbone.stages or (FEATURES,)
-    counters = {stage: SplitAccuracy().to(source.device) for stage in stages}
-    for images, labels in _chunks(source, split):
-        outputs = stage_outputs(source.backbone, images)
-        for stage, counter in counters.items():
-            counter.update(graft(original.backbone, images, stage, outputs[stage]), labels)
+def graft_accuracies(
+    source: Backbone, receiver: Backbone, batches: Sequence[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Stage → accuracy of the receiver going on from that stage of the source; NaN without images.
+
+    Args:
+        source: gives the stages, or its features where it has none.
+        receiver: goes on from them.
+        batches: this rank's images (n, C, H, W) and labels (n,); each image counts once over all ranks.
+    """
+    stages = source.stages or (FEATURES,)
+    counters = {stage: SplitAccuracy().to(source.normalise.mean.device) for stage in stages}
+    for images, labels in batches:
+        for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+            outputs = stage_outputs(source, part)
+            for stage, counter in counters.items():
+                counter.update(graft(receiver, part, stage, outputs[stage]), truth)
     return {stage: float(counter.compute()) for stage, counter in counters.items()}
-
-
-def _accuracy(net: EncodedData, split: str) -> float:
-    counter = SplitAccuracy().to(net.device)
-    for batch in net.batches(split):
-        counter.update(batch.logits, batch.labels)
-    return float(counter.compute())
-
-
-def _chunks(net: EncodedData, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    if split in net.data.split_names:
-        for images, labels in net.data.evaluation_batches(split, net.device):
-            yield from zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True)
 
 
 def stage_outputs(backbone: Backbone, images: Tensor) -> dict[str, list[Tensor]]:
@@ -228,7 +229,8 @@ def _misfit(source: EncodedData, original: EncodedData) -> str | None:
         return f"its stages are {', '.join(ours) or 'none'}, but Original's are {', '.join(theirs) or 'none'}"
     if source is original:
         return None
-    batches = (images for split in source.data.split_names for images, _ in _chunks(source, split))
+    splits = source.data.split_names
+    batches = (images for split in splits for images, _ in source.data.evaluation_batches(split, source.device))
     image = next(batches)[:1]
     pair = [stage_outputs(net.backbone, image) for net in (source, original)]
     for stage in ours or (FEATURES,):

@@ -198,12 +198,17 @@ def test_it_needs_the_original_and_a_tensor(make_target, vectors, four_splits):
         stage_outputs(broken, torch.zeros(2, 5))
 
 
-def test_what_concerns_original_and_retrain_is_measured_once(digits, monkeypatch):
+def test_what_concerns_original_and_retrain_is_measured_once_on_so_many_images(digits, monkeypatch):
     from lit_unlearn.attacks.representation import grafting
 
-    measured, given = [], grafting._measure
-    monkeypatch.setattr(grafting, "_measure", lambda net, original: measured.append(net) or given(net, original))
+    seen, given = [], grafting.graft_accuracies
+    monkeypatch.setattr(grafting, "graft_accuracies", lambda *args: seen.append(args) or given(*args))
     shared = Shared()
     for net in (digits.original, digits.retrain, digits.original):
-        Grafting().evaluate(replace(digits.make_target(net), shared=shared))
-    assert measured == [digits.original, digits.retrain]
+        Grafting(images=30, seed=1).evaluate(replace(digits.make_target(net), shared=shared))
+    sources = [source for source, _, ((_, labels),) in seen if len(labels) == 30]
+    assert sources == [net.backbone for net in (digits.original, digits.retrain) for _ in range(2)]
+    Grafting(images=30).evaluate(digits.make_target(digits.original))
+    assert not torch.equal(seen[0][2][0][0], seen[-4][2][0][0])
+    with pytest.raises(UsageError, match="images is 0"):
+        Grafting(images=0)
