@@ -14,6 +14,7 @@ from lit_unlearn.methods.finetune import FineTune
 from lit_unlearn.methods.gradient_ascent import GradientAscent
 from lit_unlearn.methods.head_only import HeadOnly
 from lit_unlearn.methods.l1_sparse import L1Sparse
+from lit_unlearn.methods.leace import LEACE
 from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
@@ -32,6 +33,7 @@ from lit_unlearn.methods.ssd import SSD
 __all__ = [
     "AMUN",
     "DELETE",
+    "LEACE",
     "MSG",
     "NGD",
     "OPC",
