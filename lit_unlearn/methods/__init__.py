@@ -16,6 +16,7 @@ from lit_unlearn.methods.gradient_ascent import GradientAscent
 from lit_unlearn.methods.head_only import HeadOnly
 from lit_unlearn.methods.kernel_shuffle import KernelShuffle
 from lit_unlearn.methods.l1_sparse import L1Sparse
+from lit_unlearn.methods.leace import LEACE
 from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
@@ -36,6 +37,7 @@ __all__ = [
     "AMUN",
     "CT",
     "DELETE",
+    "LEACE",
     "MSG",
     "NGD",
     "OPC",

@@ -33,7 +33,10 @@ FREE = {  # what the base says a method may override
     *("configure_optimizers", "is_original", "subject", "architecture_change"),
 }
 PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both
-ALSO_READ = {"MSG": {"forget"}}  # for gradients that choose weights, before it trains on its order
+ALSO_READ = {  # before it trains on its order
+    "LEACE": {"retain"},  # for what both sets have in common
+    "MSG": {"forget"},  # for gradients that choose weights
+}
 UNTIMED = ("seconds", "started", "commit")
 
 
