@@ -9,6 +9,7 @@ from lit_unlearn.methods.boundary_shrink import BoundaryShrink
 from lit_unlearn.methods.cf_k import CFk
 from lit_unlearn.methods.ct import CT
 from lit_unlearn.methods.delete import DELETE
+from lit_unlearn.methods.dist_reg import DistReg
 from lit_unlearn.methods.distilled_retrain import DistilledRetrain
 from lit_unlearn.methods.eu_k import EUk
 from lit_unlearn.methods.finetune import FineTune
@@ -17,6 +18,7 @@ from lit_unlearn.methods.head_only import HeadOnly
 from lit_unlearn.methods.kernel_shuffle import KernelShuffle
 from lit_unlearn.methods.l1_sparse import L1Sparse
 from lit_unlearn.methods.leace import LEACE
+from lit_unlearn.methods.mode_connectivity import ModeConnectivity
 from lit_unlearn.methods.msg import MSG
 from lit_unlearn.methods.neggrad_plus import NegGradPlus
 from lit_unlearn.methods.ngd import NGD
@@ -32,6 +34,7 @@ from lit_unlearn.methods.salun import SalUn
 from lit_unlearn.methods.scrub import SCRUB
 from lit_unlearn.methods.sfron import SFRon
 from lit_unlearn.methods.ssd import SSD
+from lit_unlearn.methods.weight_distortion import WeightDistortion
 
 __all__ = [
     "AMUN",
@@ -48,6 +51,7 @@ __all__ = [
     "BoundaryExpanding",
     "BoundaryShrink",
     "CFk",
+    "DistReg",
     "DistilledRetrain",
     "EUk",
     "FineTune",
@@ -55,6 +59,7 @@ __all__ = [
     "HeadOnly",
     "KernelShuffle",
     "L1Sparse",
+    "ModeConnectivity",
     "NegGradPlus",
     "Pretrain",
     "Projection",
@@ -66,4 +71,5 @@ __all__ = [
     "SFRon",
     "SalUn",
     "UnlearnModule",
+    "WeightDistortion",
 ]
