@@ -54,8 +54,9 @@ class Evaluation(Driver):
         retrains: how many Retrains are trained where ``retrain`` is such a file, of one seed after the other.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
-        cache: folder where attacks keep what they compute of Original alone, for other runs beside the same Original,
-            such as the upper bound of gradient inversion. None computes it in each run.
+        cache: folder where attacks keep what does not depend on the model under attack, for other runs: the upper bound
+            of gradient inversion beside the same Original, and the answers of the models in a pool. None computes it in
+            each run. A benchmark has one of its own.
         pool: a folder with weights of other models of the same data, or a list of folders and files: Retrains of this
             run's split, Originals, and models of this run's method on this split, as a benchmark leaves them. Attacks
             take their reference models from it; see :mod:`lit_unlearn.attacks.pool`. None takes the Retrains, if there

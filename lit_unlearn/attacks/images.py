@@ -1,5 +1,6 @@
 """Images of a split by their index in it, the same on every rank, though every rank sees its own share only."""
 
+import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -55,6 +56,15 @@ def all_labels(data: SplitData, split: str, device: torch.device) -> Tensor:
     shares = [(index, labels) for index, _, labels in batches_with_index(data, split, device)]
     index, labels = (_gather_ranks(torch.cat(share)) for share in zip(*shares, strict=True))
     return labels[index.argsort()]
+
+
+def split_fingerprint(data: SplitData, split: str, device: torch.device) -> str:
+    """A key made of the images and labels of a split, of those that are on this rank."""
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in data.evaluation_batches(split, device):
+        for tensor in batch:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def draw(target: Target, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:

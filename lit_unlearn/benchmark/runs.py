@@ -18,6 +18,7 @@ from lit_unlearn.benchmark.settings import look_up, put
 WEIGHTS = "unlearned.ckpt"
 POOL = "evaluation.pool"
 """A list in the settings, of which each run that makes a part has a place of its own: ``evaluation.pool.0000``."""
+CACHE = "evaluation.cache"
 LISTED = "data.init_args.forget.index_file"
 """The one file of settings whose content says what a run does."""
 
@@ -71,6 +72,8 @@ class Run:
             put(settings, place, str(root / run.folder / WEIGHTS))
         for place, there in self.given.items():
             put(settings, place, there.weights)
+        if self.subcommand == "validate" and look_up(settings, CACHE) is None:
+            put(settings, CACHE, str(root / ".cache"))
         pool = look_up(settings, POOL)
         if isinstance(pool, dict):  # a run that diverged has left no weights
             put(settings, POOL, [path for path in pool.values() if Path(path).exists()])

@@ -45,7 +45,12 @@ def test_a_run_has_its_seed_its_folder_and_the_weights_of_its_own_original(exper
         config = attack.config(tmp_path)
         assert config["seed_everything"] == 0
         assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
-        assert config["evaluation"] == {"retrain": str(retrain.weights(tmp_path)), "reference_models": False}
+        cache = str(tmp_path / ".cache")
+            assert config["evaluation"] == {
+                "retrain": str(retrain.weights(tmp_path)),
+                "reference_models": False,
+                "cache": cache,
+            }
         assert config["ckpt_path"] == str(unlearn.weights(tmp_path))
         assert "max_epochs" not in config["trainer"]
 

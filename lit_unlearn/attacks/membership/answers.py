@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_unlearn.attacks.images import split_fingerprint
 from lit_unlearn.attacks.membership.signals import margin
+from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.weights import load_weights
 
@@ -29,14 +31,29 @@ def answers_of(model: EncodedData, splits: Sequence[str]) -> dict[str, Answers]:
 
 
 def answers_of_file(target: Target, file: str, splits: Sequence[str]) -> dict[str, Answers]:
-    """Those of weights in a file, in the original's shape; computed once for all attacks and models of a run."""
+    """Those of weights in a file, in the original's shape.
+
+    They are computed once for all attacks and models of a run, and for the runs after it where it keeps a cache.
+    """
     known: dict[str, Answers] = target.shared.once(("answers", file), dict)
     missing = [split for split in splits if split not in known]
     if missing:
         network = copy.deepcopy((target.original or target.model).backbone)
         load_weights(network, file)
-        known |= answers_of(EncodedData(network.eval(), target.data, target.device, budget=0), missing)
+        encoded = EncodedData(network.eval(), target.data, target.device, budget=0)
+        known |= {split: _kept_answers(target, encoded, split) for split in missing}
     return {split: known[split] for split in splits}
+
+
+def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
+    """The answers to a split, from the cache by the weights and the samples, or by a pass."""
+    samples = target.shared.once(("samples", split), lambda: split_fingerprint(target.data, split, target.device))
+    kept = target.shared.tensors(
+        f"answers-{fingerprint(encoded.backbone, (), samples)}",
+        lambda: answers_of(encoded, [split])[split]._asdict(),
+        torch.device("cpu"),
+    )
+    return Answers(**kept)
 
 
 def other_models(

@@ -8,10 +8,13 @@ import torch
 from attacked import Keeps
 from torch import nn
 
-from lit_unlearn.attacks import Evaluation, ReferenceMembership
+from lit_unlearn.attacks import Evaluation, ReferenceMembership, Target
+from lit_unlearn.attacks.membership import answers
 from lit_unlearn.attacks.membership.answers import answers_of_file
 from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, rmia_offline, unlearned_lira
 from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin
+from lit_unlearn.attacks.shared import Shared
+from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
@@ -151,6 +154,29 @@ def test_a_run_with_references_reads_them_once_for_all_subjects(
     assert all(0 <= row.attacks[f"membership/{name}/auc"] <= 1 for row in report.rows for name in ("rmia", "lira"))
     # Each attack checks them before training; then they are used once.
     assert sorted(loaded) == sorted(3 * references[1:])
+
+
+def test_the_answers_of_references_are_kept_for_other_runs_by_weights_and_samples(
+    make_backbone, make_data, references, monkeypatch, tmp_path
+):
+    passes = []
+    given = answers.answers_of
+    monkeypatch.setattr(answers, "answers_of", lambda *a: passes.append(a) or given(*a))
+
+    def ask(file, classes=(0, 1)):
+        data = make_data(classes=list(classes))
+        data.setup("fit")
+        model = EncodedData(make_backbone().eval(), data, torch.device("cpu"))
+        target = Target(model, None, data, 4, shared=Shared(tmp_path / "cache"))
+        return answers_of_file(target, file, ["forget", "test_retain"])
+
+    first, again = ask(references[0]), ask(references[0])
+    assert len(passes) == 2
+    assert all(torch.equal(*pair) for split in first for pair in zip(first[split], again[split], strict=True))
+    assert not torch.equal(ask(references[1])["forget"].phi, first["forget"].phi)
+    assert len(passes) == 4
+    ask(references[0], classes=[0, 2])
+    assert len(passes) == 6
 
 
 def test_a_reference_that_is_the_model_itself_does_not_count(make_backbone, make_data, fit, references):
