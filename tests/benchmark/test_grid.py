@@ -46,11 +46,8 @@ def test_a_run_has_its_seed_its_folder_and_the_weights_of_its_own_original(exper
         assert config["seed_everything"] == 0
         assert config["model"]["init_args"]["weights"] == str(original.weights(tmp_path))
         cache = str(tmp_path / ".cache")
-            assert config["evaluation"] == {
-                "retrain": str(retrain.weights(tmp_path)),
-                "reference_models": False,
-                "cache": cache,
-            }
+        wanted = {"retrain": str(retrain.weights(tmp_path)), "reference_models": False, "cache": cache}
+        assert config["evaluation"] == wanted
         assert config["ckpt_path"] == str(unlearn.weights(tmp_path))
         assert "max_epochs" not in config["trainer"]
 
