@@ -6,9 +6,9 @@ L = Σ_Dr w_y·CE(z(x), y) / Σ_Dr w_y + E_Dr[(H(θ, x) − H(θo, x))²], w_y =
 end weights and statistics are rounded to half precision. From the NeurIPS 2023 unlearning challenge; rule and settings
 are those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its code (``kgltop4``, there PRMQ): p
 .99, 3.2 epochs of batches of 64, constant learning rate .0005. As there, BatchNorm keeps its weights and statistics,
-and E epochs of n steps, where E is not whole, are ⌊n·E⌋ + 1 steps; a whole E is n·E. That code counts
-only classes with retained samples, and so fails where a whole class is forgotten; here such a class has a weight that
-nothing uses. Σ w_y is that of a step's batches on all devices. A layer that is frozen is left alone.
+and E epochs of n steps are ⌊n·E⌋ + 1 steps where E is not whole. Deviations: a whole E is n·E steps, without one more;
+that code counts only classes with retained samples, and so fails where a whole class is forgotten, but here such a
+class has a weight that nothing uses; over several devices, Σ w_y is that of all; a frozen layer is left alone.
 """
 
 import math
