@@ -29,6 +29,7 @@ from lit_unlearn.methods.salun import SalUn
 from lit_unlearn.methods.scrub import SCRUB
 from lit_unlearn.methods.sfron import SFRon
 from lit_unlearn.methods.ssd import SSD
+from lit_unlearn.methods.undo import UNDO
 
 __all__ = [
     "AMUN",
@@ -39,6 +40,7 @@ __all__ = [
     "OPC",
     "SCRUB",
     "SSD",
+    "UNDO",
     "Audit",
     "BadTeacher",
     "BoundaryExpanding",
