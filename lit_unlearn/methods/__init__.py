@@ -34,6 +34,7 @@ from lit_unlearn.methods.salun import SalUn
 from lit_unlearn.methods.scrub import SCRUB
 from lit_unlearn.methods.sfron import SFRon
 from lit_unlearn.methods.ssd import SSD
+from lit_unlearn.methods.undo import UNDO
 from lit_unlearn.methods.weight_distortion import WeightDistortion
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "OPC",
     "SCRUB",
     "SSD",
+    "UNDO",
     "Audit",
     "BadTeacher",
     "BoundaryExpanding",

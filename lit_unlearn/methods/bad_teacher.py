@@ -8,7 +8,6 @@ the KL divergence. It trains one epoch of Adam at 1e-4, as ``model/bad_teacher``
 is the field's SGD.
 """
 
-import copy
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +18,9 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import unknown
 from lit_unlearn.methods.base import UnlearnModule
-from lit_unlearn.methods.retrain import must_differ, reinitialise
+from lit_unlearn.methods.retrain import random_copy
 from lit_unlearn.seed import run_seed
 
 Reduction = Literal["batchmean", "elementwise_mean"]
@@ -58,7 +57,7 @@ class BadTeacher(UnlearnModule):
             raise unknown("reduction", reduction, _REDUCTIONS)
         self.reduction = reduction
         self.teacher = self.original_copy()
-        self.bad_teacher = random_copy(backbone)
+        self.bad_teacher = random_copy(backbone, "BadTeacher", run_seed())
 
     def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
         """The divergence from each sample's own teacher."""
@@ -76,20 +75,3 @@ def blend(good: Tensor, bad: Tensor, is_forget: Tensor) -> Tensor:
     """What each sample is taught, probabilities (B, C): of ``bad`` logits if it is to be forgotten, else ``good``."""
     u = is_forget[:, None].to(good.dtype)
     return u * softmax(bad, 1) + (1 - u) * softmax(good, 1)
-
-
-def random_copy(backbone: Backbone) -> Backbone:
-    """A frozen copy with random weights in eval mode, the same for every run of one seed.
-
-    Raises:
-        UsageError: naming the weights that cannot be re-initialised.
-    """
-    random = copy.deepcopy(backbone).eval().requires_grad_(False)
-    given = {name: value.clone() for name, value in random.named_parameters()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_seed())
-        reinitialise(random)
-    kept = [name for name, value in must_differ(random) if torch.equal(value, given[name])]
-    if kept:
-        raise UsageError(f"BadTeacher cannot give random weights to {', '.join(kept[:3])}: use a network that can")
-    return random

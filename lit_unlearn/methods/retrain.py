@@ -4,6 +4,7 @@ L = E_Dr[CE(z(x), y)] from a fresh initialisation. A well-known "retrain" resets
 own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original.
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +68,25 @@ def reinitialise(network: nn.Module) -> None:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
+
+
+def random_copy(backbone: Backbone, method: str, seed: int) -> Backbone:
+    """A frozen copy with random weights in eval mode, which the seed alone decides.
+
+    Args:
+        backbone: the network, on the CPU.
+        method: who asks for it, for the error.
+        seed: of the weights.
+
+    Raises:
+        UsageError: naming the weights that cannot be re-initialised.
+    """
+    random = copy.deepcopy(backbone).eval().requires_grad_(False)
+    given = {name: value.clone() for name, value in random.named_parameters()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reinitialise(random)
+    kept = [name for name, value in must_differ(random) if torch.equal(value, given[name])]
+    if kept:
+        raise UsageError(f"{method} cannot give random weights to {', '.join(kept[:3])}: use a network that can")
+    return random

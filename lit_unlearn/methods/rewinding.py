@@ -65,7 +65,7 @@ class RewindingModule(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """With ``rewind``, keeps the epoch, and after the last goes back to the best."""
         if self.rewind and self.diverged is None:
-            wrong, count = self._errors("forget")
+            wrong, count = count_errors(self, self.frozen_copy(), "forget")
             error = float(wrong.sum() / count.sum())
             self.log("train/forget_error", error)
             state = {name: value.detach().cpu().clone() for name, value in self.backbone.state_dict().items()}
@@ -82,7 +82,7 @@ class RewindingModule(UnlearnModule):
         self._epochs = list(state.get(_EPOCHS, []))
 
     def _go_back(self, forget_counts: Tensor) -> None:
-        wrong, count = self._errors("holdout")
+        wrong, count = count_errors(self, self.frozen_copy(), "holdout")
         goal = reference_error(wrong, count, forget_counts)
         best = min(reversed(self._epochs), key=lambda kept: abs(kept["error"] - goal))
         self.backbone.load_state_dict(best["state"])
@@ -92,16 +92,17 @@ class RewindingModule(UnlearnModule):
             f"{best['error']:.3f}, is nearest the validation error, {goal:.3f}"
         )
 
-    @torch.no_grad()
-    def _errors(self, split: str) -> tuple[Tensor, Tensor]:
-        """For each class, how many samples of a split the model gets wrong, and how many there are, over all ranks."""
-        network, classes = self.frozen_copy(), self.backbone.num_classes
-        totals = torch.zeros(2, classes, device=self.device)
-        for images, labels in self.data.evaluation_batches(split, self.device):
-            missed = network(images).argmax(1) != labels
-            totals += torch.stack([labels[missed].bincount(minlength=classes), labels.bincount(minlength=classes)])
-        wrong, count = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        return wrong, count
+
+@torch.no_grad()
+def count_errors(module: UnlearnModule, network: Backbone, split: str) -> tuple[Tensor, Tensor]:
+    """For each class, how many samples of a split a network gets wrong, and how many there are, over all ranks."""
+    classes = network.num_classes
+    totals = torch.zeros(2, classes, device=module.device)
+    for images, labels in module.data.evaluation_batches(split, module.device):
+        missed = network(images).argmax(1) != labels
+        totals += torch.stack([labels[missed].bincount(minlength=classes), labels.bincount(minlength=classes)])
+    wrong, count = module.trainer.strategy.reduce(totals, reduce_op="sum")
+    return wrong, count
 
 
 def reference_error(wrong: Tensor, count: Tensor, weights: Tensor) -> float:

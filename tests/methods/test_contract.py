@@ -15,6 +15,7 @@ from lit_unlearn.reports.report import CHECKPOINT, Report
 METHODS = [getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
 OF_SAMPLES = [method for method in METHODS if not method.needs_classes]
 OPTIONS = {"SSD": {"alpha": 1.0}}  # enough for it to dampen something on so little data
+LEAST_EPOCHS = {"UNDO": 2}  # one that suppresses, and one that distils
 SHARED = [kind for kind in methods.UnlearnModule.__mro__ if kind.__module__.startswith("lit_unlearn.")]
 FREE = {  # what the base says a method may override
     *(
@@ -59,8 +60,12 @@ def make(method, backbone, weights):
     return method(backbone, weights=weights, **OPTIONS.get(method.__name__, {}))
 
 
+def least_epochs(method):
+    return {"max_epochs": LEAST_EPOCHS.get(method.__name__, 1)}
+
+
 def run(fit, method, make_backbone, trained_file, data, **settings):
-    report = Report(page=False)
+    report, settings = Report(page=False), least_epochs(method) | settings
     module = make(method, make_backbone(seed=3), trained_file)
     trainer = fit(module, data, Evaluation(), HeadRecovery(), FeatureMapping(), report, **settings)
     return module, report, trainer
@@ -138,7 +143,7 @@ def test_a_single_image_can_be_forgotten(fit, method, make_backbone, one_image, 
 def test_a_forget_set_smaller_than_a_batch_is_trained_on(fit, method, make_backbone, make_data, trained_file, recorder):
     data = make_data(classes=[0], forget_batch_size=20)
     module = make(method, make_backbone(seed=3), trained_file)
-    trainer = fit(module, data, recorder)
+    trainer = fit(module, data, recorder, **least_epochs(method))
     forgotten = sum(int((part[1] == 0).sum()) for batch in recorder.batches for part in batch.values())
     assert (forgotten >= 12) == (method.order != "retain")
     trained(trainer, module)
@@ -151,7 +156,8 @@ def test_no_split_is_touched_that_is_not_in_the_order(
     data, asked = make_data(), set()
     known = data.evaluation_batches
     monkeypatch.setattr(data, "evaluation_batches", lambda split, *more: asked.add(split) or known(split, *more))
-    fit(make(method, make_backbone(seed=3), trained_file), data, recorder, limit_val_batches=0)
+    module = make(method, make_backbone(seed=3), trained_file)
+    fit(module, data, recorder, limit_val_batches=0, **least_epochs(method))
     allowed = PARTS.get(method.order, {"forget", "retain"})
     assert asked <= allowed | ALSO_READ.get(method.__name__, set())
     fed = {label < 2 for batch in recorder.batches for part in batch.values() for label in part[1].tolist()}

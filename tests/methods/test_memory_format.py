@@ -49,7 +49,7 @@ def test_every_method_ends_at_the_same_weights_but_for_rounding(fit, make_backbo
     modules = [in_format(name, make) for name in FORMATS]
     for module in modules:
         seen = Seen()
-        fit(module, make_data(), seen)
+        fit(module, make_data(), seen, max_epochs=2 if method == "UNDO" else 1)  # it suppresses, and then distils
         assert seen.formats == {module.memory_format}
         assert memory_format_of(module.backbone) == "contiguous"  # as it was given
     one, two = (module.backbone.state_dict() for module in modules)
