@@ -301,7 +301,7 @@ def test_the_benchmark_of_the_papers_runs_on_its_second_data(small_files: Path, 
     full = make_runs(Grid(**grid))
     part = {"scenarios": ["class"], "methods": ["opc"], "seeds": Seeds(), "attacks": "attack/recovery"}
     runs = make_runs(Grid(**{**grid, **part, "overrides": small}))
-    assert len(full) == 3 * 2 * (1 + (2 + 2 * 25) + (2 + 2 * 23))
+    assert len(full) == 3 * 2 * (1 + (2 + 2 * 29) + (2 + 2 * 27))
     for each in (run for run in runs if run.scenario.startswith("svhn")):
         write_atomically(tmp_path / "run.yaml", yaml.safe_dump(each.config(tmp_path / "runs")))
         outcome = lit_unlearn(tmp_path, each.subcommand, "--config", tmp_path / "run.yaml")
