@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from lit_unlearn.benchmark.summary import Summary
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.comparisons import KNOWN, MARGINS, Margins, compare, deviations
+from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, deviations, known_deviation
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Level, judge_models
 
@@ -60,7 +60,8 @@ class Calibration:
         null: rates at which Retrains are said to leak: they should be at most 5 %.
         positive: rates at which Original and the methods are said to.
         power: (seeds of the method, excess) → share that is said to leak.
-        deviations: beginning of an attack's name → largest deviation of its numbers between Retrains.
+        deviations: beginning of an attack's name → largest deviation of its numbers between these Retrains, and the one
+            that is known.
     """
 
     title: str
@@ -68,19 +69,21 @@ class Calibration:
     null: Sequence[Rate]
     positive: Sequence[Rate]
     power: dict[tuple[int, float], float]
-    deviations: dict[str, float]
+    deviations: dict[str, tuple[float, float]]
 
     def __str__(self) -> str:
         """All of it as text."""
         seeds = sorted({count for count, _ in self.power})
         lines = [f"{self.title}: calibration with {self.retrains} Retrains", "  Said to leak:"]
         lines += [f"    {rate}" for rate in (*self.null, *self.positive)]
-        lines.append("  Said to leak, with an excess in one attack of " + ", ".join(f"{e:.0%}" for e in EXCESSES) + ":")
+        points = ", ".join(f"{100 * excess:g}" for excess in EXCESSES)
+        lines.append(f"  Said to leak, with an excess in one attack of {points} points:")
         for count in seeds:
             shares = ", ".join(f"{100 * self.power[count, excess]:.0f} %" for excess in EXCESSES)
             lines.append(f"    {count} of the method, {self.retrains - count} Retrains: {shares}")
-        known = ", ".join(f"{name} {value:.4f} (known: {KNOWN[name]:g})" for name, value in self.deviations.items())
-        return "\n".join([*lines, f"  Largest deviation between Retrains: {known}"])
+        lines.append("  Largest deviation between Retrains:")
+        lines += [f"    {name}: {own:.4f} (known: {known:g})" for name, (own, known) in self.deviations.items()]
+        return "\n".join(lines)
 
 
 def calibrate(summary: Summary, margins: Margins = MARGINS) -> Calibration:
@@ -115,7 +118,7 @@ def calibrate(summary: Summary, margins: Margins = MARGINS) -> Calibration:
         null,
         positive,
         dict(_power(retrains, originals, margins)),
-        deviations(retrains),
+        {name: (own, known_deviation(name, retrains[0])) for name, own in deviations(retrains).items()},
     )
 
 

@@ -1,5 +1,7 @@
 """Error rates of the verdict, on rows with known noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,11 @@ from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports import Row, write_rows
+from lit_unlearn.reports import Row, read_rows, write_rows
+from lit_unlearn.reports.comparisons import KNOWN
+from lit_unlearn.reports.figures import power_lines, standalone
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"forget": 6000, "retain": 14000, "test_forget": 3000, "test_retain": 7000}
 
 
@@ -63,8 +68,51 @@ def test_the_deviations_are_those_of_the_retrains():
         name: np.std([r.attacks[f"recovery/{name}/test_forget_acc"] for r in rows()[:8]], ddof=1)
         for name in ("hr", "fm", "worst", "worst/stages")
     }
-    assert found["recovery/"] == pytest.approx(max(values.values()))
-    assert found["no attack"] == 0
+    assert found["recovery/"] == (pytest.approx(max(values.values())), KNOWN["recovery/"][0])
+    assert found["no attack"] == (0, KNOWN["no attack"][0])
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """The calibration on the eight Retrains of Fashion-MNIST, and its rows."""
+    read = read_rows(ROOT / "docs/results/calibration/rows.json")
+    return {summary.scenario: (calibrate(summary), summary) for summary in summarise(read)}
+
+
+@pytest.mark.parametrize("scenario", ["class", "random"])
+def test_on_fashion_mnist_retrains_hardly_ever_leak_and_what_must_be_found_out_always_is(committed, scenario):
+    found, summary = committed[scenario]
+    pairs, rest = found.null
+    assert (found.retrains, pairs.of, rest.of) == (8, 56, 8)
+    assert pairs.said / pairs.of <= 0.05
+    assert rest.said == 0
+    caught = {rate.what: rate.said / rate.of for rate in found.positive}
+    controls = {"Original", "FineTune"} | ({"HeadOnly", "Rescale"} if scenario == "class" else set())
+    assert caught == dict.fromkeys(controls, 1.0)
+    assert all(len(line.rows) >= 3 for line in summary.lines)
+
+
+@pytest.mark.parametrize(("scenario", "least"), [("class", 0.8), ("random", 0.6)])
+def test_on_fashion_mnist_ten_points_are_found_and_what_is_not_there_is_not(committed, scenario, least):
+    power = committed[scenario][0].power
+    for count in (1, 3, 5):
+        shares = [power[count, excess] for excess in (0.0, 0.01, 0.02, 0.05, 0.10)]
+        assert shares == sorted(shares)
+        assert shares[0] == 0
+        assert shares[-1] >= least
+
+
+def test_no_deviation_between_committed_retrains_is_larger_than_the_known_one(committed):
+    for found, _ in committed.values():
+        assert all(own <= known for own, known in found.deviations.values())
+
+
+def test_the_page_shows_the_calibration_of_the_committed_rows(committed):
+    page = (ROOT / "docs/verdict.md").read_text()
+    for scenario, (found, _) in committed.items():
+        assert f"<!-- calibration: {scenario} -->\n```text\n{found}\n```\n" in page
+        drawn = standalone(power_lines(found.power))
+        assert (ROOT / f"docs/results/calibration/power-{scenario}.svg").read_text() == drawn
 
 
 def test_the_command_prints_it_and_says_what_it_lacks(tmp_path, capsys):
