@@ -121,18 +121,14 @@ class OPC(UnlearnModule):
         self._released = self._contracted = False
         self._variance: dict[str, tuple[float, float]] = {}
 
-    @property
-    def order_changes(self) -> bool:
-        """Whether the order depends on the epoch: with release, contraction's is paired, and the rest retain alone."""
-        return self.release > 0 or self.stop_at is not None
-
     def order_in(self, epoch: int) -> str:
         """Pairs of batches, and the retain set alone after release."""
         return "retain" if self._released or self._contracted or epoch >= self._contraction_epochs() else self.order
 
     def saved_state(self) -> dict[str, Any]:
         """Whether release has begun or is to begin, and how far contraction went."""
-        return {"released": self._released, "contracted": self._contracted, "variance": self._variance}
+        known = {"released": self._released, "contracted": self._contracted, "variance": self._variance}
+        return known if any(known.values()) else {}
 
     def load_saved_state(self, state: dict[str, Any]) -> None:
         """Takes it up."""

@@ -206,9 +206,15 @@ def test_the_description_holds_plain_values_and_every_own_option(make_backbone, 
         "target": "origin",
         "norm": "l2",
         "weight": 2.0,
+        "schedule": "constant",
         "freeze_head": False,
         "distill": 0.0,
         "temperature": 2.0,
+        "release": 0,
+        "stop_at": None,
+        "blend": 0.0,
+        "redraw": 0.0,
+        "release_distill": None,
     }
     assert told["optimizer"]["class"] == "SGD"
     assert told["optimizer"]["lr"] == trainer.optimizers[0].defaults["lr"]
