@@ -21,6 +21,7 @@ from lit_unlearn.reports.templates import environment
 TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
 HERE = Path(__file__).parent
 _PANELS, _PICTURES = 2, 8
+_DISTANCE, _RELEARNT = "representation/distance/retrain_ratio", "relearn/few/auc"
 
 Artifacts = Mapping[str, Mapping[str, Artifact]]
 """Key of a row's run and its method, as ``<key>/<method>`` → name → a picture or map of an attack."""
@@ -62,6 +63,7 @@ class Section:
     summary: Summary
     headline: str
     scatter: str
+    resistance: str
     table: Sequence[tuple[Line, Entry | None, Sequence[Number]]]
     cards: Sequence[Card]
     seeds: int
@@ -122,7 +124,8 @@ def _section(number: int, summary: Summary, artifacts: Artifacts) -> Section:
     cards = [_card(line, entry, summary, artifacts) for line, entry, _ in table if entry is not None]
     methods = [line for line in summary.lines if line.verdict is not None] or summary.lines
     seeds = len({row.benchmark["seeds"].get("original") for line in methods for row in line.rows})
-    return Section(f"s{number}", summary, _headline(summary), Markup(scatter(summary)), table, cards, seeds)
+    drawn = Markup(scatter(summary)), Markup(resistance(summary))
+    return Section(f"s{number}", summary, _headline(summary), *drawn, table, cards, seeds)
 
 
 def _by_depth(summary: Summary) -> list[Line]:
@@ -177,18 +180,34 @@ def _headline(summary: Summary) -> str:
 
 def scatter(summary: Summary) -> str:
     """Utility against depth as SVG, or an empty text where no method has both."""
-    points = []
-    for line in summary.lines:
-        x, y = summary.value(line, "utility"), summary.value(line, "depth")
-        if x is not None and y is not None:
-            judged = line.verdict
-            damaged = judged is not None and judged.utility == "damaged"
-            held = judged is not None and judged.level == "as Retrain" and not damaged
-            points.append(figures.Point(line.label, x.mean, y.mean, x.std, y.std, held, damaged))
+    found = [(line, summary.value(line, "utility"), summary.value(line, "depth")) for line in summary.lines]
+    points = [_point(line, x, y) for line, x, y in found if x is not None and y is not None]
     titles = {column.role: column.title for column in summary.columns}
     if not points:
         return ""
     return figures.tradeoff(points, "TA: accuracy on retained test images, %", f"{titles['depth']}, %: ↓ deeper")
+
+
+def resistance(summary: Summary) -> str:
+    """Relearning against the distance of the weights as SVG, or an empty text where no method has both."""
+    points = []
+    for line in summary.lines:
+        known = {} if line.mean is None else line.mean.attacks
+        if _DISTANCE in known and _RELEARNT in known:
+            x, y = (Value(100 * known[name], None, len(line.rows)) for name in (_DISTANCE, _RELEARNT))
+            points.append(_point(line, x, y))
+    if not any(point.label not in (ORIGINAL, RETRAIN) for point in points):
+        return ""
+    return figures.tradeoff(
+        points, "Distance from Original in the weights, % of Retrain's", "Relearnt, mean over the steps, %: ↓ slower"
+    )
+
+
+def _point(line: Line, x: Value, y: Value) -> figures.Point:
+    judged = line.verdict
+    damaged = judged is not None and judged.utility == "damaged"
+    held = judged is not None and judged.level == "as Retrain" and not damaged
+    return figures.Point(line.label, x.mean, y.mean, x.std, y.std, held, damaged)
 
 
 def _card(line: Line, entry: Entry, summary: Summary, artifacts: Artifacts) -> Card:

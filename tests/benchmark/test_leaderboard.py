@@ -11,7 +11,7 @@ from browser import needs_browser, open_page
 
 from lit_unlearn.artifacts import ImageGrid, PointMap
 from lit_unlearn.benchmark.command import report
-from lit_unlearn.benchmark.leaderboard import render, scatter, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import render, resistance, scatter, write_leaderboard
 from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.reports import Row, write_rows
@@ -185,6 +185,21 @@ def test_figures_are_files_of_their_own_a_scenario(tmp_path):
     write_rows(tmp_path / "rows.json", found)
     report([str(tmp_path), "--figures", str(tmp_path / "figures")])
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["..-class.svg", "class.svg"]
+
+
+def test_relearning_is_drawn_against_the_distance_of_the_weights_where_both_are_known(tmp_path):
+    found = rows()
+    assert resistance(summarise(found)[0]) == ""
+    for each, ratio in zip(found, 2 * (0.0, 1.0, 0.4, 0.1, 0.5), strict=True):
+        each.attacks |= {"representation/distance/retrain_ratio": ratio, "relearn/few/auc": 0.9 - 0.3 * ratio}
+    write_rows(tmp_path / "rows.json", found)
+    report([str(tmp_path), "--figures", str(tmp_path / "figures"), "--html", str(tmp_path / "page.html")])
+    drawn = (tmp_path / "figures/class-distance.svg").read_text()
+    assert "Distance from Original in the weights, % of Retrain" in drawn
+    assert all(label in drawn for label in ("Original", "Retrain", "OPC", "HeadOnly"))
+    assert "what is near Original was found to relearn soon" in (tmp_path / "page.html").read_text()
+    alone = [each for each in found if each.method in ("Original", "Retrain")]
+    assert resistance(summarise(alone)[0]) == ""
 
 
 ACTIONS = """
