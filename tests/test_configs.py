@@ -32,6 +32,14 @@ SCENARIOS = ("class", "random")
 SAMPLE = ("opc", "pretrain", "retrain", "ssd")
 """Experiments that run by default: a method, the two that train from scratch, and one without an optimizer."""
 
+SHORTER: dict[str, dict[str, Any]] = {
+    "GradientInversion": {"steps": 20},
+    "AdaptiveRelearn": {"steps": 100, "learning_rates": [0.1], "measured": 100},
+    "SpatialRecovery": {"cells": [2]},
+    "TransformedRecovery": {"transforms": ["transpose", "invert"]},
+}
+"""Options with which slow attacks are tried."""
+
 Settings = dict[str, Any]
 
 
@@ -317,8 +325,8 @@ def test_an_attack_runs_composed(name: str, tmp_path: Path) -> None:
     settings = read_config(name)
     wanted = settings["trainer"]["callbacks"]
     for attack in wanted:
-        if attack["class_path"] == "GradientInversion":
-            attack["init_args"]["steps"] = 20
+        if attack["class_path"] in SHORTER:
+            attack.setdefault("init_args", {}).update(SHORTER[attack["class_path"]])
     model = ("--config", "base/digits_class", "--config", "model/finetune", "--evaluation.retrain=null")
     assert run(tmp_path, *model, "--config", json.dumps(settings)) == ["Original", "FineTune"]
     for row in read_rows(tmp_path / "runs/FineTune/version_0/results.json"):
