@@ -286,3 +286,31 @@ def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw
 def test_a_release_as_long_as_the_run_is_refused_before_it_begins(fit, make_backbone, make_data):
     with pytest.raises(UsageError, match=r"release is 2, but must be below trainer.max_epochs, 2"):
         fit(OPC(make_backbone(), release=2), make_data(), max_epochs=2)
+
+
+class EveryEpoch(Callback):
+    """Saves a checkpoint to resume from after each epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer, module):
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
+
+
+@pytest.mark.parametrize("settings", [{"release": 2}, {"stop_at": 0.7}])
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(
+    fit, make_trainer, make_backbone, make_data, sgd, tmp_path, settings
+):
+    def method():
+        return OPC(make_backbone(), optimizer=sgd, contract="features", weight=5.0, redraw=0.5, **settings)
+
+    whole = method()
+    fit(whole, make_data(), EveryEpoch(tmp_path), max_epochs=4, limit_val_batches=0)
+    assert whole._released
+    for epoch in range(3):
+        resumed = method()
+        trainer = make_trainer(max_epochs=4, limit_val_batches=0)
+        trainer.fit(resumed, datamodule=make_data(), ckpt_path=tmp_path / f"{epoch}.ckpt", weights_only=True)
+        for name, value in whole.backbone.state_dict().items():
+            assert torch.equal(value, resumed.backbone.state_dict()[name]), (epoch, name)
