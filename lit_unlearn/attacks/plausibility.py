@@ -62,7 +62,8 @@ def after_run(trainer: Trainer, module: Any) -> Iterator[str]:
     change = _relative_change(module)
     if change is not None and change < UNCHANGED:
         yield f"the weights hardly differ from Original's (relative change {change:.1e}): nothing may have been learnt"
-    yield from _cut_short(trainer)
+    if not module.finished:
+        yield from _cut_short(trainer)
 
 
 def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[str]:

@@ -56,6 +56,7 @@ class UnlearnModule(BackboneModule):
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
         diverged: None, or where and how the run diverged.
+        finished: whether the method ended the run itself, with :meth:`finish`.
         pruned: None, or why a search ended the run early.
         seconds: seconds of unlearning so far; evaluation in between does not count.
         images_seen: images in the batches of training so far, over all devices, each as often as it came.
@@ -86,6 +87,7 @@ class UnlearnModule(BackboneModule):
         self.make_lr_scheduler = lr_scheduler
         self.diverged: str | None = None
         self.pruned: str | None = None
+        self.finished = False
         self.seconds = 0.0
         self.images_seen = 0
         self.split_of_checkpoint: str | None = None
@@ -99,6 +101,11 @@ class UnlearnModule(BackboneModule):
     def order_changes(self) -> bool:
         """Whether the order depends on the epoch, so that the loader has to be made for each."""
         return type(self).order_in is not UnlearnModule.order_in
+
+    def finish(self) -> None:
+        """Ends the run after this epoch, because the method has nothing more to do; a row does not warn of that."""
+        self.finished = True
+        self.trainer.should_stop = True
 
     def check_data(self, data: UnlearnData) -> None:
         """A method's own checks before ``fit`` writes anything; it raises a UsageError."""

@@ -63,7 +63,7 @@ class GradientAscent(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """Stops where the forget accuracy over the epoch's batches is low enough."""
         if self.stop_at is not None and self.trainer.callback_metrics["train/forget_acc"] <= self.stop_at:
-            self.trainer.should_stop = True
+            self.finish()
 
 
 def ascent(logits: Tensor, labels: Tensor, clip: float | None) -> Tensor:

@@ -82,7 +82,7 @@ class LEACE(UnlearnModule):
 
     def on_train_epoch_end(self) -> None:
         """Ends the run."""
-        self.trainer.should_stop = True
+        self.finish()
 
     def architecture_change(self) -> str | None:
         """The maps, which the network's own class has no place for."""

@@ -98,7 +98,7 @@ class Projection(UnlearnModule):
 
     def on_train_epoch_end(self) -> None:
         """Ends the run."""
-        self.trainer.should_stop = True
+        self.finish()
 
     def saved_state(self) -> dict[str, Any]:
         """Whether the weights are projected."""

@@ -106,7 +106,7 @@ class PruneRegrow(UnlearnModule):
         steps, whole = int(self.trainer.num_training_batches), (self.trainer.max_epochs or 1) - 1
         before = self.current_epoch * steps + batch_idx
         if self.last_epoch < 1 and before >= int(steps * (whole + self.last_epoch)):
-            self.trainer.should_stop = True
+            self.finish()
 
     def on_train_epoch_end(self) -> None:
         """Rounds to half precision after the last epoch."""

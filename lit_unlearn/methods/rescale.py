@@ -57,7 +57,7 @@ class Rescale(UnlearnModule):
 
     def on_train_epoch_end(self) -> None:
         """Ends the run."""
-        self.trainer.should_stop = True
+        self.finish()
 
     def architecture_change(self) -> str | None:
         """The gate, which a state dict of the network has no place for."""

@@ -83,7 +83,8 @@ class SSD(UnlearnModule):
     def on_train_start(self) -> None:
         """Starts to measure the network as it answers, in eval mode."""
         self.backbone.eval()
-        self.trainer.should_stop |= self.current_epoch > 0  # a run that had dampened is resumed
+        if self.current_epoch > 0:  # a run that had dampened is resumed
+            self.finish()
         self._weights = {name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad}
         self._full, self._forget = MeanSquares(self._weights), MeanSquares(self._weights)
         self._waiting: tuple[Tensor, ...] = ()
@@ -108,7 +109,7 @@ class SSD(UnlearnModule):
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(dampened(weight, full[name], forget[name], self.alpha, self.dampening))
-        self.trainer.should_stop = True
+        self.finish()
 
     def _measure_samples(self, images: Tensor, labels: Tensor, is_forget: Tensor) -> Tensor:
         losses = []

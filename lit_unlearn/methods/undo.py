@@ -142,7 +142,7 @@ class UNDO(UnlearnModule):
             if self._teachers_error is None:
                 self._teachers_error = self._retained_error(self._teacher)
             if self._retained_error(self.frozen_copy()) <= self._teachers_error + self.tolerance:
-                self.trainer.should_stop = True
+                self.finish()
 
     def _retained_error(self, network: Backbone) -> float:
         wrong, count = count_errors(self, network, "retain")

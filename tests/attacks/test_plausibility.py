@@ -118,6 +118,23 @@ def test_a_run_that_ended_early_says_so_in_its_row(make_trainer, make_data, make
         assert ended == [f"training ended after {report.rows[-1].epochs} of 6 epochs: {reason}"]
 
 
+def test_a_run_that_its_method_ended_has_nothing_to_warn_of(make_trainer, make_data, make_backbone):
+    class Done(FineTune):
+        def on_train_epoch_end(self):
+            if self.by_rule:
+                self.finish()
+            else:
+                self.trainer.should_stop = True
+
+    for by_rule in (True, False):
+        report, method = Report(checkpoint=False, page=False), Done(make_backbone())
+        method.by_rule = by_rule
+        make_trainer(Evaluation(), report, max_epochs=6).fit(method, datamodule=make_data())
+        assert report.rows[-1].epochs == 1
+        warned = [text for text in report.rows[-1].warnings if text.startswith("training ended after 1 of 6 epochs")]
+        assert len(warned) == (not by_rule)
+
+
 @pytest.mark.parametrize("setting", ["max_epochs", "max_steps", "limit_train_batches"])
 def test_a_run_that_trains_nothing_is_refused(fit, make_data, make_backbone, tmp_path, setting):
     with pytest.raises(UsageError, match=f"trainer.{setting} is 0"):
