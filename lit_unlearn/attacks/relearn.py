@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import all_labels, batches_with_index, own_share, pick
-from lit_unlearn.attacks.target import Target
+from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
@@ -185,7 +185,7 @@ class Relearn(Attack):
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """This rank's share of what is measured during training, forgotten and retained, and how many are forgotten."""
         known, eval_subset, count = target.data.split_names, [], 0
-        for split in ("test_forget" if "test_forget" in known else "forget", "test_retain"):
+        for split in (forgotten_split(known), "test_retain"):
             if split in known:
                 order = torch.randperm(len(all_labels(target.data, split, target.device)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order

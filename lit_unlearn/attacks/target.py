@@ -37,6 +37,11 @@ class Encoded(NamedTuple):
     stages: Mapping[str, Tensor]
 
 
+def forgotten_split(splits: Sequence[str]) -> str:
+    """Which split shows what is left of the forgotten: unseen images of forgotten classes, else the forget set."""
+    return "test_forget" if "test_forget" in splits else "forget"
+
+
 class SplitData(Protocol):
     """What a target needs of the data: the classes' names, the splits that have samples, and batches of each."""
 

@@ -109,30 +109,7 @@ def report(args: Sequence[str]) -> None:
         UsageError: if a file cannot be read, or a page has no place for a table; after all is written, if a row could
             not be read.
     """
-    parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
-    parser.add_argument(
-        "rows",
-        type=str,
-        nargs="+",
-        help="Folders of benchmarks (rows.json), of runs of fit (results.json) or of several runs, or these files.",
-    )
-    parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
-    parser.add_argument("--title", type=str, default="", help="What that page compares.")
-    parser.add_argument(
-        "--figures",
-        type=str | None,
-        default=None,
-        help="Folder for figures: <scenario>.svg, utility against depth; <scenario>-distance.svg, relearning against "
-        "distance in the weights; with --calibration power-<scenario>.svg.",
-    )
-    parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
-    parser.add_argument(
-        "--markdown", type=str | None, default=None, help="Page to write the tables into, or the calibration."
-    )
-    parser.add_argument(
-        "--calibration", action="store_true", help="Print how often the verdict is wrong on these rows."
-    )
-    parser.add_argument("--margins", type=Margins, default=MARGINS, help="What counts as a difference from Retrain.")
+    parser = _report_parser()
     settings = parser.instantiate(parser.parse_args(list(args)))
     damaged: list[str] = []
     found = read_all([Path(name) for name in settings.rows], damaged)
@@ -187,6 +164,34 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
         more = f" (and of {len(files) - 1} more seeds)" if len(files) > 1 else ""
         told = verdicts.get(place) or "No result"
         print(f"{'/'.join(place)}: {told}; {f'weights: {files[0]}{more}' if files else 'no weights'}")
+
+
+def _report_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
+    parser.add_argument(
+        "rows",
+        type=str,
+        nargs="+",
+        help="Folders of benchmarks (rows.json), of runs of fit (results.json) or of several runs, or these files.",
+    )
+    parser.add_argument("--html", type=str | None, default=None, help="Page for a browser to write.")
+    parser.add_argument("--title", type=str, default="", help="What that page compares.")
+    parser.add_argument(
+        "--figures",
+        type=str | None,
+        default=None,
+        help="Folder for figures: <scenario>.svg, utility against depth; <scenario>-distance.svg, relearning against "
+        "distance in the weights; with --calibration power-<scenario>.svg.",
+    )
+    parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
+    parser.add_argument(
+        "--markdown", type=str | None, default=None, help="Page to write the tables into, or the calibration."
+    )
+    parser.add_argument(
+        "--calibration", action="store_true", help="Print how often the verdict is wrong on these rows."
+    )
+    parser.add_argument("--margins", type=Margins, default=MARGINS, help="What counts as a difference from Retrain.")
+    return parser
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

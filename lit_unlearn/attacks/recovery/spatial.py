@@ -13,12 +13,11 @@ from typing import ClassVar
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.image_view import ImageView
-from lit_unlearn.attacks.images import all_labels
 from lit_unlearn.attacks.recovery.base import Calibration
 from lit_unlearn.attacks.recovery.linear import StageRecovery
 from lit_unlearn.attacks.recovery.readouts import CapacityRecovery
-from lit_unlearn.attacks.recovery.worst import WorstRecovery, decisive_split, standard_calibration
-from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.attacks.recovery.worst import WorstRecovery, standard_calibration
+from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.results import AttackResult
 
@@ -67,7 +66,7 @@ class SpatialRecovery(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """Fits and scores all readouts for each number of cells."""
         view = ImageView(target.data, most=self.most)
-        decisive, suite = decisive_split(view.split_names), self._suite(standard_calibration(view.split_names))
+        decisive, suite = forgotten_split(view.split_names), self._suite(standard_calibration(view.split_names))
         numbers: dict[str, float] = {}
         best: dict[str, float] = {}
         strongest = ""
@@ -83,7 +82,7 @@ class SpatialRecovery(Attack):
             numbers |= {f"{key}/cells{cells}": value for key, value in worst.items()}
             if not best or worst[f"{decisive}_acc"] > best[f"{decisive}_acc"]:
                 best, strongest = worst, f"cells{cells}/{found.notes['stages/strongest']}"
-        images = float(len(all_labels(view, decisive, target.device)))
+        images = float(len(encoded.gather(decisive).labels))
         return AttackResult({**best, "images": images, **numbers}, {"strongest": strongest})
 
     def _suite(self, calibration: Calibration) -> WorstRecovery:

@@ -22,15 +22,13 @@ from torch.nn.functional import interpolate
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.image_view import ImageView
-from lit_unlearn.attacks.images import all_labels
 from lit_unlearn.attacks.recovery.base import Calibration
 from lit_unlearn.attacks.recovery.worst import (
     WorstRecovery,
-    decisive_split,
     standard_calibration,
     standard_suite,
 )
-from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
@@ -52,7 +50,7 @@ class TransformedRecovery(Attack):
 
     Numbers, for each transform: ``<transform>/answers/<split>_acc``, the model as it is;
     ``<transform>/features/<split>_acc`` and ``<transform>/stages/<split>_acc``, of the strongest readout of these; and
-    beside each ``images``, how many decide. Notes: ``<transform>/features/strongest`` and likewise of stages.
+    beside each ``images``, how many decide. Notes: ``<transform>/features/strongest``, ``…/stages/…``.
 
     Args:
         transforms: names of :data:`TRANSFORMS`. Where H and W differ, an image that is turned on its side is resized.
@@ -93,7 +91,6 @@ class TransformedRecovery(Attack):
             view = ImageView(target.data, _of_one_size(TRANSFORMS[transform]), self.most)
             encoded = EncodedData(target.model.backbone, view, target.device)
             seen = replace(target, model=encoded, original=None, data=view)
-            images = float(len(all_labels(view, decisive_split(view.split_names), target.device)))
             answers = seen.accuracies(lambda batch: batch.logits)
             found = suite.evaluate(seen)
             numbers |= {f"{transform}/answers/{key}": value for key, value in answers.items()}
@@ -103,6 +100,7 @@ class TransformedRecovery(Attack):
                     numbers |= {} if value is None else {f"{transform}/{title}/{split}_acc": value}
                 strongest = found.notes.get(f"{group}/strongest".lstrip("/"))
                 notes |= {} if strongest is None else {f"{transform}/{title}/strongest": strongest}
+            images = float(len(encoded.gather(forgotten_split(view.split_names)).labels))
             numbers |= {f"{transform}/{title}/images": images for title in ("answers", *_GROUPS.values())}
         return AttackResult(numbers, notes)
 

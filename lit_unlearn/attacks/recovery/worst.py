@@ -38,7 +38,7 @@ from lit_unlearn.attacks.recovery.readouts import (
     LinearDiscriminant,
     NearestMean,
 )
-from lit_unlearn.attacks.target import Target
+from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import AttackResult
 
@@ -152,7 +152,7 @@ class WorstRecovery(Attack):
         """Fits and scores all members, and picks the strongest of each group."""
         splits = target.data.split_names
         members = [m for m in self._suite(splits) if target.original is not None or not m.needs_original]
-        decisive = decisive_split(splits)
+        decisive = forgotten_split(splits)
         numbers: dict[str, float] = {}
         notes: dict[str, str] = {}
         for group in dict.fromkeys(member.group for member in members):
@@ -174,7 +174,7 @@ class WorstRecovery(Attack):
         return {f"{group}/{name}".lstrip("/"): text for name, text in texts.items()}
 
     def _suite(self, splits: Sequence[str]) -> list[Recovery]:
-        decisive = decisive_split(splits)
+        decisive = forgotten_split(splits)
         members = self.members
         if members is None:
             calibration = self.calibration or standard_calibration(splits)
@@ -188,14 +188,9 @@ class WorstRecovery(Attack):
         return members
 
 
-def decisive_split(splits: Sequence[str]) -> str:
-    """The split whose accuracy decides which readout is the strongest."""
-    return "test_forget" if "test_forget" in splits else "forget"
-
-
 def standard_calibration(splits: Sequence[str]) -> Calibration:
     """What readouts are fitted on, so that the split that decides is not among it."""
-    return "train" if decisive_split(splits) == "test_forget" else "rest"
+    return "train" if forgotten_split(splits) == "test_forget" else "rest"
 
 
 def _best(accuracies: Mapping[str, float]) -> str:

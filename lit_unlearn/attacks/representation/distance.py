@@ -31,8 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import draw, draw_own_share, sum_over_ranks
-from lit_unlearn.attacks.representation.grafting import forgotten_split
-from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics import relative_change, weight_distance
 from lit_unlearn.results import AttackResult
@@ -108,7 +107,7 @@ class Distance(Attack):
         return target.shared.once(key, lambda: self._measure(target, other))
 
     def _measure(self, target: Target, other: EncodedData) -> dict[str, float]:
-        sets = {"forgotten": self._chosen(target, forgotten_split(target.data))}
+        sets = {"forgotten": self._chosen(target, forgotten_split(target.data.split_names))}
         sets["retained"] = self._chosen(target, "test_retain")
         known = {kind: images for kind, images in sets.items() if images is not None}
         calibration = draw(target, "retain", self.recalibrate, self.seed)[0].float() if self.recalibrate else None

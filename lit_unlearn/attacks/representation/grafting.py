@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import draw_own_share
-from lit_unlearn.attacks.target import EncodedData, SplitData, Target
+from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import UsageError, check_at_least
@@ -120,7 +120,7 @@ class Grafting(Attack):
         assert target.original is not None
         known, networks = target.data.split_names, (source.backbone, target.original.backbone)
         found: list[dict[str, float]] = []
-        for split in (forgotten_split(target.data), "test_retain"):
+        for split in (forgotten_split(target.data.split_names), "test_retain"):
             chosen = [draw_own_share(target, split, self.images, self.seed)] if split in known else []
             found.append(graft_accuracies(*networks, chosen))
         return {stage: Graft(forgotten, found[1][stage]) for stage, forgotten in found[0].items()}
@@ -141,11 +141,6 @@ def depth_score(base: Mapping[str, float], own: Mapping[str, float]) -> tuple[fl
         return math.nan, "no graft of Retrain loses accuracy on the forgotten images, so there is no depth to compare"
     shared = math.fsum(min(max(own[stage], 0.0), value) for stage, value in lost.items())
     return shared / math.fsum(lost.values()), None
-
-
-def forgotten_split(data: SplitData) -> str:
-    """Unseen images of forgotten classes where there are, else the forget set."""
-    return "test_forget" if "test_forget" in data.split_names else "forget"
 
 
 @torch.no_grad()
