@@ -45,12 +45,7 @@ def pointwise_information(
     Raises:
         UsageError: if a set has fewer than two samples, or the widths differ.
     """
-    for one, other in zip(yes, no, strict=True):
-        if min(len(one), len(other)) < 2 or one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-            raise UsageError(
-                f"representations have shapes {tuple(one.shape)} and {tuple(other.shape)}: expected (N, d) and (M, d) "
-                "with at least two samples each"
-            )
+    _check_shapes(yes, no)
     most = max(x.shape[1] for x in yes)
     trained, held_out = [], []
     for both in zip(yes, no, strict=True):
@@ -68,6 +63,15 @@ def pointwise_information(
             margin = sign * _logits(critic, x[None])[0]
             into[place // 2, 1 - place % 2 :: 2] = 1 - softplus(-margin.double()) / math.log(2)
     return torch.cat(bits, 1)
+
+
+def _check_shapes(yes: Sequence[Tensor], no: Sequence[Tensor]) -> None:
+    for one, other in zip(yes, no, strict=True):
+        if min(len(one), len(other)) < 2 or one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+            raise UsageError(
+                f"representations have shapes {tuple(one.shape)} and {tuple(other.shape)}: expected (N, d) and (M, d) "
+                "with at least two samples each"
+            )
 
 
 def balanced_mean(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
