@@ -21,7 +21,8 @@ def run(args: list[str]) -> None:
     folder = Path(logger["save_dir"], logger["name"], logger["version"])
     root = Path(logger["save_dir"])
     wish = settings["model"]["init_args"].get("wish")
-    needed = [settings["model"]["init_args"].get("weights"), settings["evaluation"]["retrain"]]
+    evaluation = settings["evaluation"]
+    needed = [settings["model"]["init_args"].get("weights"), evaluation["retrain"], *evaluation.get("pool", ())]
     for weights in [*needed, settings.get("ckpt_path")]:
         assert weights is None or Path(weights).suffix == ".pt" or Path(weights).read_text() == "weights"
     if wish == "fail":
