@@ -1,4 +1,4 @@
-"""The convolution kernels of a network, for methods that change them before they train."""
+"""The kernels and weight matrices of a network, for methods that change them before or while they train."""
 
 import math
 from collections.abc import Sequence
@@ -37,21 +37,45 @@ def kaiming(kernel: Tensor, generator: torch.Generator) -> Tensor:
     return deviation * torch.randn(kernel.shape, dtype=kernel.dtype, generator=generator).to(kernel.device)
 
 
-@torch.no_grad()
-def renew(kernels: Sequence[nn.Parameter], blend: float, redraw: float, generator: torch.Generator) -> None:
-    """Mixes kernels with fresh ones, then draws some of their entries anew.
+def learning_weights(backbone: Backbone, what: str) -> list[str]:
+    """The names of the kernels (out, in, height, width) and weight matrices (out, in) that learn; a shared one once.
 
     Args:
-        kernels: (out, in, height, width) each; changed in place.
-        blend: weight of the fresh kernel in the mixture, in [0, 1].
-        redraw: share of each kernel's entries that becomes fresh, in [0, 1], to the nearest number of them.
+        backbone: the network.
+        what: what is done to them, for the error.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    names = [name for name, value in backbone.named_parameters() if value.ndim in (2, 4) and value.requires_grad]
+    if not names:
+        raise UsageError(f"{what}, but a {type(backbone).__name__} has none that learns")
+    return names
+
+
+def fresh(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Fresh weights like these: kernels as :func:`kaiming`, matrices normal with variance 1 / (3 · in), as torch's."""
+    if weights.ndim == 4:
+        return kaiming(weights, generator)
+    drawn = torch.randn(weights.shape, dtype=weights.dtype, generator=generator)
+    return (drawn / math.sqrt(3 * weights.shape[1])).to(weights.device)
+
+
+@torch.no_grad()
+def renew(weights: Sequence[nn.Parameter], blend: float, redraw: float, generator: torch.Generator) -> None:
+    """Mixes weights with fresh ones, then draws some of their entries anew.
+
+    Args:
+        weights: kernels (out, in, height, width) and matrices (out, in); changed in place.
+        blend: share of the fresh weights in the mixture, in [0, 1].
+        redraw: share of the entries of each that becomes fresh, in [0, 1], to the nearest number of them.
         generator: on the CPU, the same on every rank.
     """
-    for kernel in kernels:
+    for each in weights:
         if blend:
-            kernel.lerp_(kaiming(kernel, generator), blend)
+            each.lerp_(fresh(each, generator), blend)
         if redraw:
-            order = torch.rand(kernel.numel(), dtype=torch.float64, generator=generator).argsort()
-            mask = torch.zeros(kernel.numel(), dtype=torch.bool)
-            mask[order[: round(redraw * kernel.numel())]] = True
-            kernel.copy_(torch.where(mask.view(kernel.shape).to(kernel.device), kaiming(kernel, generator), kernel))
+            order = torch.rand(each.numel(), dtype=torch.float64, generator=generator).argsort()
+            mask = torch.zeros(each.numel(), dtype=torch.bool)
+            mask[order[: round(redraw * each.numel())]] = True
+            each.copy_(torch.where(mask.view(each.shape).to(each.device), fresh(each, generator), each))

@@ -8,7 +8,7 @@ in evaluation.
 
 Contraction, then release, is ours. What is contracted to a point stands out as such, and forgotten images are found by
 it. So the last epochs may train on the retain set alone (``release``): what contracted is free to move, and no longer
-pushed anywhere. Before that, kernels may be mixed with fresh ones, or partly drawn anew, so that training does not find
+pushed anywhere. Before that, weights may be mixed with fresh ones, or partly drawn anew, so that training does not find
 its way back.
 """
 
@@ -29,7 +29,7 @@ from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.contraction import ContractionPoint, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.fading import linear_decay, planned_epochs
-from lit_unlearn.methods.kernels import learning_kernels, renew
+from lit_unlearn.methods.kernels import learning_weights, renew
 from lit_unlearn.methods.protocols import UnlearnData
 from lit_unlearn.seed import generator, run_seed
 
@@ -63,8 +63,9 @@ class OPC(UnlearnModule):
         stop_at: contraction ends early, and release begins, when the variance of the forget samples in a batch has
             fallen to this share of what it was, in (0, 1), at every place; None contracts to the end. Contraction of
             stages that goes on too long collapses a network.
-        blend: when release begins, weight in [0, 1] of fresh kernels (Kaiming normal) that convolutions are mixed with.
-        redraw: when release begins, share of each kernel's entries that is drawn anew, in [0, 1].
+        blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, the head's too, are
+            mixed with.
+        redraw: when release begins, share in [0, 1] of the entries of each of them that is drawn anew.
         release_distill: the weight of distillation after that; None is ``distill``.
 
     Raises:
@@ -108,14 +109,15 @@ class OPC(UnlearnModule):
         if freeze_head and not any(p.requires_grad for p in backbone.encoder.parameters()):
             raise UsageError("freeze_head leaves nothing to train: the encoder is frozen already")
         if (blend or redraw) and not release and stop_at is None:
-            raise UsageError("blend and redraw change kernels when release begins: set release or stop_at")
+            raise UsageError("blend and redraw change weights when release begins: set release or stop_at")
         self.target, self.norm, self.schedule, self.stop_at = target, norm, schedule, stop_at
         self.distill, self.temperature = distill, temperature
         self.release, self.blend, self.redraw = release, blend, redraw
         self.release_distill = distill if release_distill is None else release_distill
         if freeze_head:
             backbone.head.requires_grad_(False)
-        self._kernels = learning_kernels(backbone, "blend and redraw change convolutions") if blend or redraw else []
+        renewed = "blend and redraw change kernels and weight matrices"
+        self._renewed = learning_weights(backbone, renewed) if blend or redraw else []
         if distill > 0 or self.release_distill > 0:
             self.teacher = self.original_copy()
         self._released = self._contracted = False
@@ -150,11 +152,11 @@ class OPC(UnlearnModule):
         """Begins release: in the first epoch of it, or at the step after contraction went as far as it should."""
         if not self._released and (self._contracted or "forget" not in batch):
             self._released = True
-            kernels = [self.backbone.get_parameter(name) for name in self._kernels]
-            renew(kernels, self.blend, self.redraw, generator(run_seed(), "release"))
+            weights = [self.backbone.get_parameter(name) for name in self._renewed]
+            renew(weights, self.blend, self.redraw, generator(run_seed(), "release"))
             for optimizer in self.trainer.optimizers:
-                for kernel in kernels:
-                    optimizer.state.pop(kernel, None)  # momentum of weights that are gone
+                for each in weights:
+                    optimizer.state.pop(each, None)  # momentum of weights that are gone
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Cross-entropy (and distillation) on retain, and until release contraction on forget."""

@@ -173,7 +173,7 @@ def test_no_forget_sample_is_surer_than_the_floor_allows(fit, make_backbone, mak
         ({"stop_at": 0.0}, r"stop_at is 0.0, but must lie in \(0, 1\)"),
         ({"release": 1, "blend": 1.5}, "blend is 1.5"),
         ({"release": 1, "redraw": -0.5}, "redraw is -0.5"),
-        ({"redraw": 0.5}, "blend and redraw change kernels when release begins: set release or stop_at"),
+        ({"redraw": 0.5}, "blend and redraw change weights when release begins: set release or stop_at"),
         ({"distill": -0.5}, "distill is -0.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
     ],
@@ -261,15 +261,15 @@ class AtRelease(Callback):
 
 @pytest.mark.parametrize(("blend", "redraw"), [(0.0, 0.5), (0.7, 0.0), (0.0, 1.0)])
 def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw):
-    """A share of each kernel is fresh, or all of it is mixed with fresh values; nothing else changes."""
+    """A share of each kernel and of the head is fresh, or all of it is mixed with fresh values; nothing else changes."""
     seen, again = AtRelease(), AtRelease()
     for callback in (seen, again):
         module = OPC(make_backbone(), optimizer=sgd, contract="stages", release=1, blend=blend, redraw=redraw)
         fit(module, make_data(), callback, max_epochs=2, limit_val_batches=0)
     for name, kernel in seen.after.items():
         assert torch.equal(kernel, again.after[name])
-        assert (name in seen.momentum) == (kernel.ndim < 4)
-        if kernel.ndim < 4:
+        assert (name in seen.momentum) == (kernel.ndim == 1)
+        if kernel.ndim == 1:
             assert torch.equal(kernel, seen.before[name])
             continue
         kept = float((kernel == seen.before[name]).double().mean())
@@ -279,7 +279,8 @@ def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw
         else:
             assert kept == pytest.approx(1 - redraw, abs=0.5 / kernel.numel())
             fresh = kernel[kernel != seen.before[name]]
-        deviation = math.sqrt(2 / (kernel.shape[0] * kernel.shape[2] * kernel.shape[3]))
+        size = kernel.shape[0] * kernel[0, 0].numel()
+        deviation = math.sqrt(2 / size if kernel.ndim == 4 else 1 / (3 * kernel.shape[1]))
         assert float(fresh.std()) == pytest.approx(deviation, rel=4 / math.sqrt(fresh.numel()))
 
 
