@@ -125,9 +125,22 @@ class Choice:
 Axis = Range | Choice
 
 
-def axes_of(ranges: Ranges) -> tuple[Axis, ...]:
-    """The axes that a method declares."""
-    return tuple(Choice(*entry) if len(entry) == 2 else Range(*entry) for entry in ranges)
+def axes_of(ranges: Ranges, epochs: float = math.inf) -> tuple[Axis, ...]:
+    """The axes that a method declares.
+
+    Args:
+        ranges: what it declares.
+        epochs: the most that are searched; the fewest declared always are.
+    """
+    axes = tuple(Choice(*entry) if len(entry) == 2 else Range(*entry) for entry in ranges)
+    return tuple(_affordable(axis, epochs) if axis.name == "epochs" else axis for axis in axes)
+
+
+def _affordable(axis: Axis, most: float) -> Axis:
+    if isinstance(axis, Range):
+        high = int(min(axis.high, max(axis.low, most)))
+        return replace(axis, high=high, limits=(axis.limits[0], min(axis.limits[1], high)))
+    return replace(axis, values=tuple(value for value in axis.values if value <= max(most, min(axis.values))))
 
 
 def two_digits(value: float) -> float:

@@ -5,21 +5,26 @@ scenario: experiments of one class share it. One set of trials has two scores. *
 that same data. *Under attack*: the gap and what attacks find more than on that Retrain.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Search, Trial, Tuning, winners
 from lit_unlearn.benchmark.search_space import Ranges, axes_of, own_values, values_of, variant_of
-from lit_unlearn.benchmark.settings import merged
+from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import largest_excess
 from lit_unlearn.reports.rows import RETRAIN, Row
 from lit_unlearn.reports.scores import gap_to_retrain
+
+_LONGEST = 2
+"""So many times the epochs of Retrain are searched at most: who trains longer is better off to start over."""
 
 
 def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dict[tuple[str, str], Search]:
@@ -35,10 +40,12 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         settings = {name: experiments.settings(scenario, name) for name in names}
         classes = {name: str(own["model"]["class_path"]).rpartition(".")[2] for name, own in settings.items()}
         counts = Counter(classes.values())
+        retrain = look_up(experiments.settings(scenario, RETRAIN_SECTION), "trainer.max_epochs")
+        most = math.inf if retrain is None else _LONGEST * retrain
         for name, method in classes.items():
             shared = tuple(other for other in names if classes[other] == method)
             part = max(1, tuning.trials // counts[method])
-            found[scenario, name] = Search(method, axes_of(ranges.get(method, ())), part, shared, tuning)
+            found[scenario, name] = Search(method, axes_of(ranges.get(method, ()), most), part, shared, tuning)
     return found
 
 

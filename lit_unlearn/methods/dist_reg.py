@@ -38,7 +38,7 @@ class DistReg(UnlearnModule):
     """
 
     order = "retain"
-    search = (("lr", 3e-6, 0.01), ("weight", 0.1, 10.0), ("epochs", (3, 10, 30)))
+    search = (("lr", 3e-6, 0.01), ("weight", 0.1, 10.0), ("epochs", (3, 10, 30, 100)))
 
     def __init__(
         self,

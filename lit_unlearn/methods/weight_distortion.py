@@ -35,7 +35,7 @@ class WeightDistortion(FineTune):
         UsageError: if ``sigma`` is negative.
     """
 
-    search: ClassVar[SearchSpace] = (("lr", 3e-6, 0.01), ("sigma", 0.005, 0.2), ("epochs", (3, 10, 30)))
+    search: ClassVar[SearchSpace] = (("lr", 3e-6, 0.01), ("sigma", 0.005, 0.2), ("epochs", (3, 10, 30, 100)))
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.search import EXTENSIONS, Search, Trial, winners
-from lit_unlearn.benchmark.search_space import Choice, Range, Ranges, Values, axes_of, own_values, variant_of
+from lit_unlearn.benchmark.search_space import Axis, Choice, Range, Ranges, Values, axes_of, own_values, variant_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config, shipped_names
 
@@ -260,6 +260,19 @@ def test_every_method_has_something_to_tune_but_for_the_reference_models_and_a_c
         "Rescale",
         "UnlearnModule",
     }
+
+
+@pytest.mark.parametrize(
+    ("declared", "most", "left"),
+    [
+        (("epochs", (3, 10, 30, 100)), 20, Choice("epochs", (3, 10))),
+        (("epochs", (3, 10)), 1, Choice("epochs", (3,))),
+        (("epochs", 2, 50), 20, Range("epochs", 2, 20, (0.0, 20))),
+        (("weight", 2.0, 50.0), 20, Range("weight", 2.0, 50.0)),
+    ],
+)
+def test_epochs_are_searched_up_to_a_limit(declared: Any, most: float, left: Axis) -> None:
+    assert axes_of([declared], most) == (left,)
 
 
 @pytest.mark.parametrize("name", [name.removeprefix("model/") for name in shipped_names() if name.startswith("model/")])

@@ -12,6 +12,7 @@ from lit_unlearn.benchmark import Grid, Launcher, Run, Tuning, execute
 from lit_unlearn.benchmark.command import tune
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.search import Search, Trial
+from lit_unlearn.benchmark.search_space import Choice
 from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.benchmark.tuning import judge, searches_of, trial_runs
 from lit_unlearn.benchmark.tuning_log import tables, write_log
@@ -143,6 +144,12 @@ def test_settings_of_one_scenario_go_on_top_of_it_alone(experiments: Experiments
     assert limits == {("class", 7), ("random", None)}
     with pytest.raises(UsageError, match=r"scenario_overrides 'clas'; did you mean 'class'"):
         searched(Grid(**experiments(opc=OWN), scenario_overrides={"clas": {}}), qmc(2))
+
+
+def test_no_more_than_twice_the_epochs_of_retrain_are_searched(experiments: Experiments) -> None:
+    ranges = {"OPC": (("epochs", (2, 4, 5)),)}
+    found = searches_of(Grid(**experiments(opc=OWN, retrain={})), qmc(2), ranges)
+    assert found["class", "opc"].axes == (Choice("epochs", (2, 4)),), "Retrain has two epochs"
 
 
 def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments: Experiments) -> None:
