@@ -63,8 +63,8 @@ class OPC(UnlearnModule):
         stop_at: contraction ends early, and release begins, when the variance of the forget samples in a batch has
             fallen to this share of what it was, in (0, 1), at every place; None contracts to the end. Contraction of
             stages that goes on too long collapses a network.
-        blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, the head's too, are
-            mixed with.
+        blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, with the head's,
+            are mixed with.
         redraw: when release begins, share in [0, 1] of the entries of each of them that is drawn anew.
         release_distill: the weight of distillation after that; None is ``distill``.
 

@@ -261,7 +261,7 @@ class AtRelease(Callback):
 
 @pytest.mark.parametrize(("blend", "redraw"), [(0.0, 0.5), (0.7, 0.0), (0.0, 1.0)])
 def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw):
-    """A share of each kernel and of the head is fresh, or all of it is mixed with fresh values; nothing else changes."""
+    """A share of kernels and head is fresh, or all of them are mixed with fresh values; nothing else changes."""
     seen, again = AtRelease(), AtRelease()
     for callback in (seen, again):
         module = OPC(make_backbone(), optimizer=sgd, contract="stages", release=1, blend=blend, redraw=redraw)
