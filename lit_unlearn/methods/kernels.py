@@ -62,20 +62,23 @@ def fresh(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def renew(weights: Sequence[nn.Parameter], blend: float, redraw: float, generator: torch.Generator) -> None:
-    """Mixes weights with fresh ones, then draws some of their entries anew.
+def renew(
+    weights: Sequence[nn.Parameter], blend: float, redraw: float, generator: torch.Generator, shuffled: bool = False
+) -> None:
+    """Mixes weights with fresh ones, then replaces some of their entries.
 
     Args:
         weights: kernels (out, in, height, width) and matrices (out, in); changed in place.
         blend: share of the fresh weights in the mixture, in [0, 1].
-        redraw: share of the entries of each that becomes fresh, in [0, 1], to the nearest number of them.
+        redraw: share of the entries of each that are replaced, in [0, 1], to the nearest number of them.
         generator: on the CPU, the same on every rank.
+        shuffled: the entries change places at random among themselves; otherwise they become fresh.
     """
     for each in weights:
         if blend:
             each.lerp_(fresh(each, generator), blend)
         if redraw:
             order = torch.rand(each.numel(), dtype=torch.float64, generator=generator).argsort()
-            mask = torch.zeros(each.numel(), dtype=torch.bool)
-            mask[order[: round(redraw * each.numel())]] = True
-            each.copy_(torch.where(mask.view(each.shape).to(each.device), fresh(each, generator), each))
+            chosen = order[: round(redraw * each.numel())].to(each.device)
+            values, places = (each, chosen.sort().values) if shuffled else (fresh(each, generator), chosen)
+            each.copy_(each.flatten().scatter(0, chosen, values.flatten()[places]).view(each.shape))

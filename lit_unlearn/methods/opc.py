@@ -8,8 +8,8 @@ in evaluation.
 
 Contraction, then release, is ours. What is contracted to a point stands out as such, and forgotten images are found by
 it. So the last epochs may train on the retain set alone (``release``): what contracted is free to move, and no longer
-pushed anywhere. Before that, weights may be mixed with fresh ones, or partly drawn anew, so that training does not find
-its way back.
+pushed anywhere. Before that, weights may be mixed with fresh ones, or partly drawn anew or shuffled, so that training
+does not find its way back.
 """
 
 import math
@@ -34,8 +34,14 @@ from lit_unlearn.methods.protocols import UnlearnData
 from lit_unlearn.seed import generator, run_seed
 
 Schedule = Literal["constant", "linear"]
+Redraw = Literal["fresh", "shuffled"]
 
-_CHOICES = {"target": get_args(ContractionPoint), "norm": ("l2", "squared"), "schedule": get_args(Schedule)}
+_CHOICES = {
+    "target": get_args(ContractionPoint),
+    "norm": ("l2", "squared"),
+    "schedule": get_args(Schedule),
+    "redraw_as": get_args(Redraw),
+}
 _SMOOTHING = 0.8
 """Weight of the steps before in the variance that ends contraction: about five steps count."""
 
@@ -65,7 +71,8 @@ class OPC(UnlearnModule):
             stages that goes on too long collapses a network.
         blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, with the head's,
             are mixed with.
-        redraw: when release begins, share in [0, 1] of the entries of each of them that is drawn anew.
+        redraw: when release begins, share in [0, 1] of the entries of each of them that is replaced.
+        redraw_as: by what: ``fresh`` values, or, ``shuffled``, each other's in a random order.
         release_distill: the weight of distillation after that; None is ``distill``.
 
     Raises:
@@ -93,6 +100,7 @@ class OPC(UnlearnModule):
         stop_at: float | None = None,
         blend: float = 0.0,
         redraw: float = 0.0,
+        redraw_as: Redraw = "fresh",
         release_distill: float | None = None,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
@@ -103,7 +111,7 @@ class OPC(UnlearnModule):
             check_fraction(name, share, zero=True, one=True)
         if stop_at is not None:
             check_fraction("stop_at", stop_at)
-        _check_choices(target=target, norm=norm, schedule=schedule)
+        _check_choices(target=target, norm=norm, schedule=schedule, redraw_as=redraw_as)
         self.taps = tap_names(contract, backbone.stages)
         self.weights = weights_of(weight, self.taps)
         if freeze_head and not any(p.requires_grad for p in backbone.encoder.parameters()):
@@ -112,7 +120,7 @@ class OPC(UnlearnModule):
             raise UsageError("blend and redraw change weights when release begins: set release or stop_at")
         self.target, self.norm, self.schedule, self.stop_at = target, norm, schedule, stop_at
         self.distill, self.temperature = distill, temperature
-        self.release, self.blend, self.redraw = release, blend, redraw
+        self.release, self.blend, self.redraw, self.redraw_as = release, blend, redraw, redraw_as
         self.release_distill = distill if release_distill is None else release_distill
         if freeze_head:
             backbone.head.requires_grad_(False)
@@ -153,7 +161,8 @@ class OPC(UnlearnModule):
         if not self._released and (self._contracted or "forget" not in batch):
             self._released = True
             weights = [self.backbone.get_parameter(name) for name in self._renewed]
-            renew(weights, self.blend, self.redraw, generator(run_seed(), "release"))
+            draw = generator(run_seed(), "release")
+            renew(weights, self.blend, self.redraw, draw, shuffled=self.redraw_as == "shuffled")
             for optimizer in self.trainer.optimizers:
                 for each in weights:
                     optimizer.state.pop(each, None)  # momentum of weights that are gone

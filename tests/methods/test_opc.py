@@ -284,6 +284,25 @@ def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw
         assert float(fresh.std()) == pytest.approx(deviation, rel=4 / math.sqrt(fresh.numel()))
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_kernels_that_are_shuffled_at_release_keep_their_values_and_not_their_places(
+    fit, make_backbone, make_data, sgd, share
+):
+    seen, again = AtRelease(), AtRelease()
+    for callback in (seen, again):
+        settings = {"release": 1, "redraw": share, "redraw_as": "shuffled"}
+        module = OPC(make_backbone(), optimizer=sgd, contract="stages", **settings)
+        fit(module, make_data(), callback, max_epochs=2, limit_val_batches=0)
+    for name, value in seen.after.items():
+        before = seen.before[name]
+        assert torch.equal(value, again.after[name])
+        assert torch.equal(value.flatten().sort().values, before.flatten().sort().values)
+        moved = float((value != before).double().mean())
+        # of n entries in a random order one stays on average
+        expected = share - 1 / value.numel() if value.ndim in (2, 4) else 0
+        assert moved == pytest.approx(expected, abs=5 / value.numel())
+
+
 def test_a_release_as_long_as_the_run_is_refused_before_it_begins(fit, make_backbone, make_data):
     with pytest.raises(UsageError, match=r"release is 2, but must be below trainer.max_epochs, 2"):
         fit(OPC(make_backbone(), release=2), make_data(), max_epochs=2)
