@@ -21,7 +21,7 @@ class Column:
         of: the quantity.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
-        role: ``utility``, ``gap`` or ``depth`` where the page plots it or ranks by it.
+        role: ``utility``, ``gap``, ``depth`` or ``cost`` where the page plots it or ranks by it.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Column:
     of: Quantity
     better: Literal["↑", "↓", "≈"]
     classes: bool | None = None
-    role: Literal["utility", "gap", "depth"] | None = None
+    role: Literal["utility", "gap", "depth", "cost"] | None = None
 
     @property
     def heading(self) -> str:
@@ -106,7 +106,7 @@ COLUMNS = (
     Column("IDI", "%", _percent("representation/idi/index"), "↓"),
     Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
     Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),
-    Column("Images seen", "% of Retrain", _cost(lambda row: row.images_seen), "↓"),
+    Column("Images seen", "% of Retrain", _cost(lambda row: row.images_seen), "↓", role="cost"),
     Column("Time", "% of Retrain", _cost(lambda row: row.seconds.get("unlearn")), "↓"),
     Column("Seconds", "s", _seconds, "↓"),
 )

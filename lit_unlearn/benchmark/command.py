@@ -12,7 +12,7 @@ from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
-from lit_unlearn.benchmark.leaderboard import resistance, scatter, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import frontier, resistance, scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
@@ -126,6 +126,7 @@ def report(args: Sequence[str]) -> None:
         kind, texts = "table", [(summary.scenario, markdown(summary)) for summary in summaries]
         drawings = [(summary.scenario, scatter(summary)) for summary in summaries]
         drawings += [(f"{summary.scenario}-distance", resistance(summary)) for summary in summaries]
+        drawings += [(f"{summary.scenario}-cost", frontier(summary)) for summary in summaries]
     if settings.markdown is not None:
         insert_texts(Path(settings.markdown), kind, texts)
     if settings.figures is not None:
@@ -181,7 +182,8 @@ def _report_parser() -> ArgumentParser:
         type=str | None,
         default=None,
         help="Folder for figures: <scenario>.svg, utility against depth; <scenario>-distance.svg, relearning against "
-        "distance in the weights; with --calibration power-<scenario>.svg.",
+        "distance in the weights; <scenario>-cost.svg, depth and utility against cost, of a grid with epochs; with "
+        "--calibration power-<scenario>.svg.",
     )
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument(

@@ -16,6 +16,7 @@ from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN, WEIGHTS_OF, Exp
 from lit_unlearn.benchmark.given import Given, given
 from lit_unlearn.benchmark.pooling import pooled
 from lit_unlearn.benchmark.runs import Run, make_run
+from lit_unlearn.benchmark.search_space import variant_of
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.shipped import is_config, is_own, read_config
@@ -85,6 +86,9 @@ class Grid:
             unlearned models of its experiment, of all training seeds.
         scenario_overrides: scenario → settings merged on top of that for its experiments, such as
             ``{class: {data: {init_args: {train_limit: 10000}}}}``.
+        epochs: every experiment is run once for each of these numbers of epochs, as ``<name>@<epochs>``; a cosine over
+            its epochs goes with them. None leaves each experiment its own. A figure of depth against cost is drawn of
+            it.
     """
 
     bases: dict[str, str]
@@ -99,6 +103,14 @@ class Grid:
     overrides: dict[str, Any] = field(default_factory=dict)
     pool: bool = False
     scenario_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    epochs: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for epochs in self.epochs or ():
+            check_at_least("grid.epochs", epochs, 1)
+        if self.epochs is not None and (not self.epochs or len(set(self.epochs)) < len(self.epochs)):
+            raise UsageError(f"grid.epochs is {self.epochs}, but must have at least one number, and each once")
 
     def overridden(self, scenario: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an experiment of a scenario with all that goes on top of them."""
@@ -219,8 +231,9 @@ class _Scenario:
             settings["trainer"]["callbacks"] = []
         yield from self._attacked(REFERENCES, self.seeds, settings, needs)
         for name in methods:
-            for seed in _nested(self.seed, self.grid.seeds.unlearnings):
-                yield from self._unlearned(name, {**self.seeds, "unlearning": seed}, needs, variants)
+            for epochs in self.grid.epochs or (None,):
+                for seed in _nested(self.seed, self.grid.seeds.unlearnings):
+                    yield from self._unlearned(name, epochs, {**self.seeds, "unlearning": seed}, needs, variants)
 
     def _given_retrain(self) -> Given | None:
         """The Retrain whose weights a base names beside a given original."""
@@ -235,9 +248,16 @@ class _Scenario:
         return given(f"{self.base}: evaluation.retrain", retrain)
 
     def _unlearned(
-        self, name: str, seeds: Mapping[str, int], needs: Mapping[str, Run | Given], variants: Variants | None
+        self,
+        name: str,
+        epochs: int | None,
+        seeds: Mapping[str, int],
+        needs: Mapping[str, Run | Given],
+        variants: Variants | None,
     ) -> Iterator[Run]:
-        bare = self._without_attacks(name, seeds["unlearning"])
+        bare = _for_epochs(self._without_attacks(name, seeds["unlearning"]), epochs)
+        attacked = _for_epochs(self._settings(name, 0), epochs)
+        name = name if epochs is None else f"{name}@{epochs}"
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
         original = {"model.init_args.weights": self.original}
         for variant in [{}] if variants is None else variants(Experiment(self.name, name, method, bare)):
@@ -248,9 +268,8 @@ class _Scenario:
             unlearned = make_run("fit", self.name, name, seeds, settings, original, variant, reports=tried)
             yield unlearned
         if variants is None:
-            settings = self._settings(name, 0)
-            settings["evaluation"] = {**settings.get("evaluation", {}), "reference_models": False}
-            yield from self._attacked(name, seeds, settings, {**needs, "ckpt_path": unlearned})
+            attacked["evaluation"] = {**attacked.get("evaluation", {}), "reference_models": False}
+            yield from self._attacked(name, seeds, attacked, {**needs, "ckpt_path": unlearned})
 
     def _attacked(
         self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Run | Given]
@@ -280,6 +299,13 @@ class _Scenario:
         below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
         own = self.experiments.settings(self.base, name, self.grid.data)
         return {**merged(below, self.grid.overridden(self.base, own)), "seed_everything": seed}
+
+
+def _for_epochs(settings: dict[str, Any], epochs: int | None) -> dict[str, Any]:
+    """The settings with another number of epochs, where one is given."""
+    for place, value in variant_of(settings, {} if epochs is None else {"epochs": epochs}).items():
+        put(settings, place, value)
+    return settings
 
 
 def _nested(seed: int, count: int) -> range:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ class Section:
     headline: str
     scatter: str
     resistance: str
+    frontier: str
     table: Sequence[tuple[Line, Entry | None, Sequence[Number]]]
     cards: Sequence[Card]
     seeds: int
@@ -124,8 +126,8 @@ def _section(number: int, summary: Summary, artifacts: Artifacts) -> Section:
     cards = [_card(line, entry, summary, artifacts) for line, entry, _ in table if entry is not None]
     methods = [line for line in summary.lines if line.verdict is not None] or summary.lines
     seeds = len({row.benchmark["seeds"].get("original") for line in methods for row in line.rows})
-    drawn = Markup(scatter(summary)), Markup(resistance(summary))
-    return Section(f"s{number}", summary, _headline(summary), *drawn, table, cards, seeds)
+    depth, distance, cost = (Markup(draw(summary)) for draw in (scatter, resistance, frontier))
+    return Section(f"s{number}", summary, _headline(summary), depth, distance, cost, table, cards, seeds)
 
 
 def _by_depth(summary: Summary) -> list[Line]:
@@ -201,6 +203,26 @@ def resistance(summary: Summary) -> str:
     return figures.tradeoff(
         points, "Distance from Original in the weights, % of Retrain's", "Relearnt, mean over the steps, %: ↓ slower"
     )
+
+
+def frontier(summary: Summary) -> str:
+    """Utility and depth against cost as SVG, or an empty text where no method was run for several numbers of epochs."""
+    tracks: dict[str, list[figures.Stop]] = {}
+    for line in summary.lines:
+        cost, utility = summary.value(line, "cost"), summary.value(line, "utility")
+        judged = line.verdict
+        if judged is None or judged.depth is None or cost is None or utility is None:
+            continue
+        name, _, epochs = str(line.rows[0].benchmark["experiment"]).rpartition("@")
+        if epochs.isdecimal() and name:
+            excess = 100 * judged.depth * judged.comparisons[0].margins.same
+            stop = figures.Stop(cost.mean, utility.mean, excess, judged.utility == "damaged")
+            tracks.setdefault(f"{line.rows[0].method} ({name})", []).append(stop)
+    methods = {label: label.partition(" ")[0] for label in tracks}
+    names = Counter(methods.values())
+    drawn = [figures.Track(m if names[m] == 1 else label, tracks[label]) for label, m in methods.items()]
+    retrain = next((summary.value(line, "utility") for line in summary.lines if line.label == RETRAIN), None)
+    return figures.frontier(drawn, None if retrain is None else retrain.mean)
 
 
 def _point(line: Line, x: Value, y: Value) -> figures.Point:

@@ -61,8 +61,11 @@ def trial_runs(
         known: the trials so far.
 
     Raises:
-        UsageError: if the grid is given an original, which has seen the images that are held out.
+        UsageError: if the grid is given an original, which has seen the images that are held out, or epochs, which the
+            search sets.
     """
+    if grid.epochs is not None:
+        raise UsageError(f"grid.epochs is {grid.epochs}, but a search sets the epochs itself: leave it out")
     if grid.original is not None:
         raise UsageError(
             f"grid.original is {grid.original!r}, but it was trained on the images that a search holds out: leave it "

@@ -166,6 +166,8 @@ class OPC(UnlearnModule):
             for optimizer in self.trainer.optimizers:
                 for each in weights:
                     optimizer.state.pop(each, None)  # momentum of weights that are gone
+        if self._released:
+            batch.pop("forget", None)  # of an epoch in which contraction ended early: not trained on, and not counted
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Cross-entropy (and distillation) on retain, and until release contraction on forget."""

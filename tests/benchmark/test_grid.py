@@ -269,3 +269,28 @@ def test_a_scenario_without_a_base_is_no_experiment_of_another() -> None:
     names = Experiments({"class": "base/fashion_mnist_class"}, "tuned/fashion_mnist").names("class")
     assert {"opc", "scrub", "head_only"} <= set(names)
     assert not {"class", "random"} & set(names)
+
+
+def test_every_experiment_is_run_at_each_number_of_epochs_and_a_cosine_goes_with_them(experiments, tmp_path):
+    cosine = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 2}}
+    step = {"class_path": "StepLR", "init_args": {"step_size": 2}}
+    folder = experiments(("class",), opc={"lr_scheduler": cosine}, ga={"lr_scheduler": step})
+    runs = make_runs(Grid(**folder, epochs=[1, 5]))
+    made = {run.name: run.config(tmp_path) for run in runs if run.subcommand == "fit"}
+    assert list(made) == ["pretrain", "retrain", "ga@1", "ga@5", "opc@1", "opc@5"]
+    assert [made[name]["trainer"]["max_epochs"] for name in list(made)[2:]] == [1, 5, 1, 5]
+    ends = [look_up(made[f"opc@{epochs}"], "model.init_args.lr_scheduler.init_args.T_max") for epochs in (1, 5)]
+    assert ends == [1, 5]
+    assert made["ga@5"]["model"]["init_args"]["lr_scheduler"] == step
+    attacks = [run for run in runs if run.subcommand == "validate"]
+    assert [run.name for run in attacks] == ["references", "ga@1", "ga@5", "opc@1", "opc@5"]
+    assert look_up(attacks[-1].settings, "model.init_args.lr_scheduler.init_args.T_max") == 5
+    assert len({run.key for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"), [([], "at least one"), ([3, 3], "each once"), ([0], "grid.epochs is 0, but must be at least 1")]
+)
+def test_epochs_that_make_no_grid_are_one_line(experiments, epochs, said):
+    with pytest.raises(UsageError, match=said):
+        Grid(**experiments(("class",), opc={}), epochs=epochs)

@@ -11,7 +11,7 @@ from browser import needs_browser, open_page
 
 from lit_unlearn.artifacts import ImageGrid, PointMap
 from lit_unlearn.benchmark.command import report
-from lit_unlearn.benchmark.leaderboard import render, resistance, scatter, write_leaderboard
+from lit_unlearn.benchmark.leaderboard import frontier, render, resistance, scatter, write_leaderboard
 from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.reports import Row, write_rows
@@ -200,6 +200,33 @@ def test_relearning_is_drawn_against_the_distance_of_the_weights_where_both_are_
     assert "what is near Original was found to relearn soon" in (tmp_path / "page.html").read_text()
     alone = [each for each in found if each.method in ("Original", "Retrain")]
     assert resistance(summarise(alone)[0]) == ""
+
+
+def test_depth_and_utility_are_drawn_against_cost_where_methods_were_run_for_several_numbers_of_epochs(tmp_path):
+    found = rows()
+    assert frontier(summarise(found)[0]) == ""
+    for each in found:
+        each.images_seen = 1000
+    references = [each for each in found if each.method in ("Original", "Retrain")]
+    for method, epochs, test, worst in (
+        ("CT", 1, 0.86, 0.9),
+        ("CT", 3, 0.9, 0.8),
+        ("MSG", 1, 0.88, 0.62),
+        ("MSG", 3, 0.9, 0.58),
+        ("GradientAscent", 1, 0.3, 0.4),
+    ):
+        for seed in (0, 1):
+            own = row(method, seed, test, worst)
+            own.benchmark |= {"experiment": f"{method.lower()}@{epochs}", "key": f"{method}{epochs}{seed}"}
+            own.images_seen = 100 * epochs
+            references.append(own)
+    write_rows(tmp_path / "rows.json", references)
+    report([str(tmp_path), "--figures", str(tmp_path / "figures"), "--html", str(tmp_path / "page.html")])
+    drawn = (tmp_path / "figures/class-cost.svg").read_text()
+    assert "worst excess, points" in drawn
+    assert all(label in drawn for label in (">CT<", ">MSG<", ">GradientAscent<"))
+    assert "What more epochs buy" in (tmp_path / "page.html").read_text()
+    assert "What more epochs buy" not in page(rows())
 
 
 ACTIONS = """

@@ -146,6 +146,11 @@ def test_settings_of_one_scenario_go_on_top_of_it_alone(experiments: Experiments
         searched(Grid(**experiments(opc=OWN), scenario_overrides={"clas": {}}), qmc(2))
 
 
+def test_a_search_over_a_grid_with_epochs_is_refused(experiments: Experiments) -> None:
+    with pytest.raises(UsageError, match=r"grid.epochs is \[1, 2\], but a search sets the epochs itself"):
+        searched(Grid(**experiments(opc=OWN), epochs=[1, 2]), qmc(2))
+
+
 def test_no_more_than_twice_the_epochs_of_retrain_are_searched(experiments: Experiments) -> None:
     ranges = {"OPC": (("epochs", (2, 4, 5)),)}
     found = searches_of(Grid(**experiments(opc=OWN, retrain={})), qmc(2), ranges)

@@ -2,6 +2,7 @@
 
 from lit_unlearn.reports.figures.bars import hidden_states, recovery_bars
 from lit_unlearn.reports.figures.curves import curve_groups, curves
+from lit_unlearn.reports.figures.frontier import Stop, Track, frontier
 from lit_unlearn.reports.figures.intervals import interval_plot
 from lit_unlearn.reports.figures.maps import MAX_POINTS, feature_map
 from lit_unlearn.reports.figures.power import power_lines
@@ -12,9 +13,12 @@ from lit_unlearn.reports.figures.tradeoff import Point, spread, tradeoff
 __all__ = [
     "MAX_POINTS",
     "Point",
+    "Stop",
+    "Track",
     "curve_groups",
     "curves",
     "feature_map",
+    "frontier",
     "hidden_states",
     "interval_plot",
     "power_lines",
