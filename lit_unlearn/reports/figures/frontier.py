@@ -66,7 +66,7 @@ def frontier(tracks: Sequence[Track], retrain: float | None) -> str:
             axes.set_ylim(low - margin, high + margin)
             for place, track in enumerate(tracks):
                 stops = sorted(track.stops, key=lambda stop: stop.cost)
-                colour, marker = PALETTE[place % 7], MARKERS[(place + place // 7) % len(MARKERS)]
+                colour, marker = PALETTE[place % 7], MARKERS[place % len(MARKERS)]
                 x = [stop.cost for stop in stops]
                 y = [min(max(getattr(stop, name), low - margin), high + margin) for stop in stops]
                 line = {"color": colour, "linewidth": 1.4, "linestyle": "-" if place < 7 else (0, (4, 2))}
