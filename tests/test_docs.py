@@ -181,14 +181,15 @@ def test_the_quickstart_keeps_its_promises(folder):
     main(["fit", "--config", "quickstart", "--trainer.enable_progress_bar", "false"])
     original, *retrains, unlearned = read_rows(folder / "runs/OPC/version_0/results.json")
     assert (len(retrains), unlearned.verdict["retrains"]) == (5, 5)
-    assert unlearned.verdict["level"] in ("inconclusive", "as Retrain", "leaks")
+    assert unlearned.verdict["level"] in ("inconclusive", "as Retrain")
+    assert unlearned.verdict["utility"] != "damaged"
     assert {"relearn/few", "membership/lira", "detectability/samples"} <= unlearned.verdict["intervals"].keys()
     assert unlearned.metrics["forget_acc"] <= 0.05
     assert unlearned.metrics["test_forget_acc"] <= 0.05
     assert unlearned.metrics["test_retain_acc"] >= original.metrics["test_retain_acc"] - 0.02
-    for attack in ("hr", "fm"):
-        assert unlearned.attacks[f"recovery/{attack}/test_forget_acc"] <= 0.45
-        assert all(retrain.attacks[f"recovery/{attack}/test_forget_acc"] >= 0.8 for retrain in retrains)
+    for attack in ("hr", "fm", "worst", "worst/stages"):
+        name = f"recovery/{attack}/test_forget_acc"
+        assert unlearned.attacks[name] <= max(retrain.attacks[name] for retrain in retrains) + 0.02
 
 
 def test_the_first_block_of_the_readme_is_the_installation():
