@@ -27,6 +27,7 @@ QUICK = "attack/quick"
 REFERENCES = "references"
 """The run that measures Original and Retrain, in place of an experiment's name."""
 
+_FORGET = "data.init_args.forget"
 _WATCH = "lit_unlearn.methods.pruning.NoEffectWatch"
 
 
@@ -298,7 +299,10 @@ class _Scenario:
         quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
         below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
         own = self.experiments.settings(self.base, name, self.grid.data)
-        return {**merged(below, self.grid.overridden(self.base, own)), "seed_everything": seed}
+        settings = {**merged(below, self.grid.overridden(self.base, own)), "seed_everything": seed}
+        if name == PRETRAIN and look_up(settings, _FORGET) is not None:
+            put(settings, _FORGET, look_up(own, _FORGET))  # an original forgets nothing, whatever its scenario does
+        return settings
 
 
 def _for_epochs(settings: dict[str, Any], epochs: int | None) -> dict[str, Any]:

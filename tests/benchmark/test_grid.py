@@ -294,3 +294,14 @@ def test_every_experiment_is_run_at_each_number_of_epochs_and_a_cosine_goes_with
 def test_epochs_that_make_no_grid_are_one_line(experiments, epochs, said):
     with pytest.raises(UsageError, match=said):
         Grid(**experiments(("class",), opc={}), epochs=epochs)
+
+
+def test_scenarios_that_differ_in_what_is_forgotten_share_an_original(experiments):
+    folder = experiments(("class", "random"), opc={})
+    other = {"random": {"data": {"init_args": {"forget": {"classes": [5, 7]}}}}}
+    runs = make_runs(Grid(**folder, scenario_overrides=other))
+    originals = [run for run in runs if run.name == "pretrain"]
+    assert len(originals) == 1
+    assert look_up(originals[0].settings, "data.init_args.forget") is None
+    forgets = {run.scenario: look_up(run.settings, "data.init_args.forget") for run in runs if run.name == "opc"}
+    assert forgets == {"class": None, "random": {"classes": [5, 7]}}
