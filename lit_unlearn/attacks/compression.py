@@ -89,6 +89,9 @@ class Prune(Compression):
     def compress(self, network: nn.Module) -> None:
         """Sets the smallest weights to zero."""
         found = list(weights(network))
+        for module, name in found:
+            weight = getattr(module, name)
+            weight.data = weight.data.contiguous()  # torch flattens them by a view
         prune.global_unstructured(found, prune.L1Unstructured, amount=self.amount)
         for module, name in found:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
