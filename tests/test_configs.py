@@ -170,9 +170,11 @@ def test_the_search_begins_with_every_method_at_its_reference() -> None:
     """Only how the references are trained, and what has no reference of its own, is set in its experiments."""
     sections = read_config("experiments/fashion_mnist")
     of_class = sections.pop("class")
-    of_random = sections.pop("random")
-    assert {name for name, section in sections.items() if section} == {"opc_features"}
-    assert {name for name, section in of_class.items() if section} == {"pretrain", "retrain"} == of_random.keys()
+    of_random, of_vit = sections.pop("random"), sections.pop("vit")
+    references = {"pretrain", "retrain"}
+    assert {name for name, section in sections.items() if section} == {"opc_features", *references}
+    assert {name for name, section in of_class.items() if section} == set()
+    assert of_random.keys() == of_vit.keys() == references
     table = read_config("tuned/fashion_mnist")
     since = {"retrain_short", "distilled_retrain", "ct", "kernel_shuffle", "prune_regrow", "projection", "leace"}
     since |= {"dist_reg", "weight_distortion", "mode_connectivity", "undo"}  # not in the tables yet

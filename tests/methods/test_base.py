@@ -214,6 +214,7 @@ def test_the_description_holds_plain_values_and_every_own_option(make_backbone, 
         "stop_at": None,
         "blend": 0.0,
         "redraw": 0.0,
+        "redraw_as": "fresh",
         "release_distill": None,
     }
     assert told["optimizer"]["class"] == "SGD"
