@@ -257,20 +257,20 @@ class _Scenario:
         variants: Variants | None,
     ) -> Iterator[Run]:
         bare = _for_epochs(self._without_attacks(name, seeds["unlearning"]), epochs)
-        attacked = _for_epochs(self._settings(name, 0), epochs)
-        name = name if epochs is None else f"{name}@{epochs}"
+        label = name if epochs is None else f"{name}@{epochs}"
         method = str(bare["model"]["class_path"]).rpartition(".")[2]
         original = {"model.init_args.weights": self.original}
-        for variant in [{}] if variants is None else variants(Experiment(self.name, name, method, bare)):
+        for variant in [{}] if variants is None else variants(Experiment(self.name, label, method, bare)):
             tried = variants is not None
             settings = self._trial(bare) if tried else copy.deepcopy(bare)
             for place, value in variant.items():
                 put(settings, place, value)
-            unlearned = make_run("fit", self.name, name, seeds, settings, original, variant, reports=tried)
+            unlearned = make_run("fit", self.name, label, seeds, settings, original, variant, reports=tried)
             yield unlearned
         if variants is None:
-            attacked["evaluation"] = {**attacked.get("evaluation", {}), "reference_models": False}
-            yield from self._attacked(name, seeds, attacked, {**needs, "ckpt_path": unlearned})
+            settings = _for_epochs(self._settings(name, 0), epochs)
+            settings["evaluation"] = {**settings.get("evaluation", {}), "reference_models": False}
+            yield from self._attacked(label, seeds, settings, {**needs, "ckpt_path": unlearned})
 
     def _attacked(
         self, name: str, seeds: Mapping[str, int], settings: dict[str, Any], needs: Mapping[str, Run | Given]

@@ -207,7 +207,7 @@ def resistance(summary: Summary) -> str:
 
 def frontier(summary: Summary) -> str:
     """Utility and depth against cost as SVG, or an empty text where no method was run for several numbers of epochs."""
-    tracks: dict[str, list[figures.Stop]] = {}
+    tracks: dict[tuple[str, str], list[figures.Stop]] = {}
     for line in summary.lines:
         cost, utility = summary.value(line, "cost"), summary.value(line, "utility")
         judged = line.verdict
@@ -217,10 +217,12 @@ def frontier(summary: Summary) -> str:
         if epochs.isdecimal() and name:
             excess = 100 * judged.depth * judged.comparisons[0].margins.same
             stop = figures.Stop(cost.mean, utility.mean, excess, judged.utility == "damaged")
-            tracks.setdefault(f"{line.rows[0].method} ({name})", []).append(stop)
-    methods = {label: label.partition(" ")[0] for label in tracks}
-    names = Counter(methods.values())
-    drawn = [figures.Track(m if names[m] == 1 else label, tracks[label]) for label, m in methods.items()]
+            tracks.setdefault((line.rows[0].method, name), []).append(stop)
+    counts = Counter(method for method, _ in tracks)
+    drawn = [
+        figures.Track(method if counts[method] == 1 else f"{method} ({name})", stops)
+        for (method, name), stops in tracks.items()
+    ]
     retrain = next((summary.value(line, "utility") for line in summary.lines if line.label == RETRAIN), None)
     return figures.frontier(drawn, None if retrain is None else retrain.mean)
 
