@@ -10,6 +10,7 @@ from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, SPLITS, Row, read_rows, 
 from lit_unlearn.reports.wording import as_json
 
 RESULTS, ROWS = "results.json", "rows.json"
+PACKED = f"{ROWS}.xz"
 
 
 def collect(runs: Sequence[Run], root: Path) -> list[Row]:
@@ -97,8 +98,8 @@ def _identity(row: Row) -> tuple[str, ...]:
 
 
 def kept_rows(root: Path) -> list[Row]:
-    """The rows gathered so far in the benchmark's own folder."""
-    return read_rows(root / ROWS) if (root / ROWS).exists() else []
+    """The rows gathered so far in the benchmark's own folder; packed ones count where no others are there."""
+    return next((read_rows(root / name) for name in (ROWS, PACKED) if (root / name).exists()), [])
 
 
 def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.artifacts import Artifact
-from lit_unlearn.benchmark.gathering import RESULTS, ROWS
+from lit_unlearn.benchmark.gathering import PACKED, RESULTS, ROWS
 from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.gallery import read_artifacts
@@ -66,7 +66,7 @@ def _files(place: Path) -> list[Path]:
     """The files of rows that a path stands for."""
     if not place.is_dir():
         return [place]
-    for name in (ROWS, RESULTS):
+    for name in (ROWS, PACKED, RESULTS):
         if (place / name).exists():
             return [place / name]
     if found := list(_runs_below(place, _DEPTH)):
@@ -81,7 +81,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (inner / RESULTS).exists():
             yield inner / RESULTS
-        elif depth > 1 and not (inner / ROWS).exists():
+        elif depth > 1 and not any((inner / name).exists() for name in (ROWS, PACKED)):
             yield from _runs_below(inner, depth - 1)
 
 

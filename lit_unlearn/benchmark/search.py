@@ -71,7 +71,8 @@ class Trial:
         values: the settings that were searched over.
         drawn: where they come from.
         gap: to Retrain on held-out data, mean of |ΔUA|, |ΔRA| and |ΔTA| in percentage points; None without a result.
-        excess: what attacks find more than on Retrain, in points; None without attacks.
+        excess: what attacks find more than on Retrain, in points; None without attacks. Of a run that was pruned, what
+            they find in the original that it leaves.
         metrics: the accuracies behind the gap, as fractions; ``test_…`` are of the held-out part of the training set.
         status: how the run ended.
         reason: why it did not end well.
@@ -168,10 +169,13 @@ class Search:
         return [one for _, found in self._rounds(tried) for one in found]
 
     def _estimated(self, tried: Sequence[Trial]) -> Values:
+        """A setting by what was measured: a run that was pruned was not attacked."""
         criterion = self.tuning.criteria[len(tried) % len(self.tuning.criteria)]
         scored = []
         for trial in tried:
             score = trial.score(criterion)
+            if criterion == "attack" and trial.status == "pruned":
+                continue
             if trial.status == "diverged" or score is not None:
                 scored.append((trial.values, WORST if score is None else score))
         return estimated(self.axes, self.tuning.seed + len(tried), scored)

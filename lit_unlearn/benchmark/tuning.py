@@ -20,7 +20,7 @@ from lit_unlearn.benchmark.search_space import Ranges, axes_of, own_values, valu
 from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import largest_excess
-from lit_unlearn.reports.rows import RETRAIN, Row
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.scores import gap_to_retrain
 
 _LONGEST = 2
@@ -95,14 +95,16 @@ def judge(runs: Sequence[Run], rows: Sequence[Row], searches: Mapping[tuple[str,
     A run that diverged or failed cannot win; one that was pruned counts as the original that it leaves.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
-    retrains = {row.benchmark["scenario"]: row for row in rows if row.method == RETRAIN and is_reference(row)}
+    references = {(row.benchmark["scenario"], row.method): row for row in rows if is_reference(row)}
     groups: dict[tuple[str, str], list[Trial]] = {}
     for run in runs:
         if not is_trial(run):
             continue
         own = groups.setdefault((run.scenario, run.name), [])
         drawn = searches[base_of(run.scenario), run.name].drawn(len(own))
-        own.append(_judged(Trial(run.scenario, run.name, values_of(run.variant), drawn, key=run.key), found, retrains))
+        trial = Trial(run.scenario, run.name, values_of(run.variant), drawn, key=run.key)
+        original, retrain = (references.get((run.scenario, method)) for method in (ORIGINAL, RETRAIN))
+        own.append(_judged(trial, found.get(run.key), original, retrain))
     for (scenario, name), own in groups.items():
         for criterion, trial in winners(own, searches[base_of(scenario), name].tuning.criteria).items():
             trial.won.append(criterion)
@@ -125,9 +127,11 @@ def measured(row: Row, retrain: Row | None) -> tuple[float | None, float | None]
     return None if gap is None else gap.by_accuracy, largest_excess(row, retrain)
 
 
-def _judged(trial: Trial, found: Mapping[str, Row], retrains: Mapping[str, Row]) -> Trial:
-    row, retrain = found.get(trial.key), retrains.get(trial.scenario)
+def _judged(trial: Trial, row: Row | None, original: Row | None, retrain: Row | None) -> Trial:
+    """The trial with its scores; one that was pruned was not attacked, and attacks find in it what Original holds."""
     if row is None:
         return trial
     gap, excess = (None, None) if row.status == "diverged" else measured(row, retrain)
+    if row.status == "pruned" and original is not None:
+        excess = measured(original, retrain)[1]
     return replace(trial, status=row.status, reason=row.reason, metrics=row.metrics, gap=gap, excess=excess)

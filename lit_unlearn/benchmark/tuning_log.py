@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.experiments import PRETRAIN, Experiments
+from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.grid import Grid
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import ADDED, Criterion, Search, Trial, Tuning
@@ -52,10 +53,20 @@ def write_log(
         "searches": [_of_search(*name, own, searches) for name, own in _grouped(trials).items()],
         "trials": [asdict(trial) for trial in trials],
     }
-    write_atomically(root / LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(root / LOG, _one_line_each(log))
     write_atomically(root / PAGE, "\n\n".join(tables(trials, searches)) + "\n")
     for criterion in tuning.criteria:
         write_atomically(root / TUNED[criterion], _sections(grid, runs, trials, criterion))
+
+
+def _one_line_each(log: Mapping[str, Any]) -> str:
+    """JSON with a line for each member, and for each member of a list."""
+    parts = []
+    for name, value in log.items():
+        lines = [json.dumps(each, ensure_ascii=False) for each in (value if isinstance(value, list) else [value])]
+        text = ",\n".join(lines)
+        parts.append(f"{json.dumps(name)}: " + (f"[\n{text}\n]" if isinstance(value, list) else text))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
@@ -136,14 +147,35 @@ def _trial_text(trial: Trial) -> str:
 
 
 def _sections(grid: Grid, runs: Sequence[Run], trials: Sequence[Trial], criterion: Criterion) -> str:
-    """An experiments file of the winners: what the search set, on top of what the experiments file of the grid adds."""
+    """An experiments file of the winners: what the search set, on top of what the experiments file of the grid adds.
+
+    It says how the reference models are trained, too, so that a grid can take it as it is.
+    """
     experiments, tuned = Experiments(grid.bases, grid.experiments), dict[str, Any]()
-    winners = {trial.key for trial in trials if criterion in trial.won}
+    winners = {trial.key: trial for trial in trials if criterion in trial.won}
+    for scenario in dict.fromkeys(trial.scenario for trial in winners.values()):
+        for name in (PRETRAIN, RETRAIN_SECTION):
+            if section := experiments.section(base_of(scenario), name):
+                put(tuned, ".".join((*scenario.split("/"), name)), _plain(section))
     for run in runs:
         if is_trial(run) and run.key in winners:
             section = copy.deepcopy(experiments.section(base_of(run.scenario), run.name))
             for place, value in run.variant.items():
                 put(section, place, value)
-            put(tuned, ".".join((*run.scenario.split("/"), run.name)), section)
-    plain = json.loads(json.dumps(tuned))  # without YAML's anchors for values that sections share
-    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+            put(tuned, ".".join((*run.scenario.split("/"), run.name)), _plain(section))
+    return str(yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, width=120))
+
+
+class _Section(dict[str, Any]):
+    """What YAML shows within one pair of braces."""
+
+
+def _plain(section: Mapping[str, Any]) -> _Section:
+    """A copy without values that other sections share, for which YAML would write anchors."""
+    return _Section(json.loads(json.dumps(section)))
+
+
+yaml.SafeDumper.add_representer(
+    _Section,
+    lambda dumper, section: dumper.represent_mapping("tag:yaml.org,2002:map", section.items(), flow_style=True),
+)

@@ -1,4 +1,5 @@
 import json
+import lzma
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_runs
 from lit_unlearn.benchmark.gathering import collect, finished
+from lit_unlearn.benchmark.reading import read_all
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import read_rows, write_rows
 
@@ -165,6 +167,17 @@ def test_a_broken_rows_file_is_told_and_left_alone(experiments, tmp_path):
     with pytest.raises(UsageError, match=r"rows\.json: not JSON"):
         go(runs, tmp_path)
     assert (tmp_path / "rows.json").read_text() == "{"
+
+
+def test_packed_rows_are_finished_too(experiments, tmp_path):
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
+    assert go(runs, tmp_path / "a")[0] == {}
+    (tmp_path / "b").mkdir()
+    packed = tmp_path / "b/rows.json.xz"
+    packed.write_bytes(lzma.compress((tmp_path / "a/rows.json").read_bytes()))
+    assert go(runs, tmp_path / "b")[0] == {}
+    assert not (tmp_path / "b/journal").exists()
+    assert [row for row, _ in read_all([tmp_path / "b"], [])] == read_rows(packed)
 
 
 def test_a_row_of_a_cell_that_stands_elsewhere_stays(experiments, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,23 @@ def test_one_set_of_trials_is_chosen_from_by_accuracy_and_under_attack(experimen
     assert [trial.gap for trial in trials] == pytest.approx([0, 1, 2])
     assert [trial.excess for trial in trials] == pytest.approx([60, 1, 0], abs=1e-9)
     assert [trial.won for trial in trials] == [["accuracy"], [], ["attack"]] or trials[1].won == ["attack"]
-    rows[2].status = "pruned"
-    (pruned,) = [trial for trial in judge(runs, rows, searches) if trial.status == "pruned"]
-    assert (pruned.score("accuracy"), pruned.score("attack")) == pytest.approx((1.0, 2.0)), "as what it leaves"
     rows[2].status = "diverged"
     (diverged,) = [trial for trial in judge(runs, rows, searches) if trial.status == "diverged"]
     assert (diverged.won, diverged.score("accuracy")) == ([], None)
+
+
+def test_a_trial_that_was_pruned_counts_as_the_original_that_it_leaves(experiments: Experiments) -> None:
+    searches, runs = searched(Grid(**experiments(("class",), opc=OWN)), qmc(3, attacks="attack/quick"))
+    retrain, *own = rows_of(runs, {"opc": [0.87, 0.0, 0.84]}, {"opc": [0.0, 0.3, 0.7]})[:4]
+    own[0].status, own[0].attacks = "pruned", {}
+    (unknown, *_) = judge(runs, [retrain, *own], searches)
+    assert unknown.score("accuracy") == pytest.approx(1)
+    assert unknown.score("attack") is None, "no original is measured"
+    original = replace(retrain, method="Original", attacks={"recovery/hr/forget_acc": 0.5})
+    pruned, ruined, leaking = judge(runs, [original, retrain, *own], searches)
+    assert [trial.excess for trial in (pruned, ruined, leaking)] == pytest.approx([20, 0, 40])
+    assert [trial.gap for trial in (pruned, ruined, leaking)] == pytest.approx([1, 30, 2])
+    assert (pruned.won, ruined.won, leaking.won) == (["accuracy", "attack"], [], []), "to ruin the model is no better"
 
 
 def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments: Experiments) -> None:
@@ -176,7 +188,8 @@ def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments: 
 def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
     experiments: Experiments, tmp_path: Path
 ) -> None:
-    grid, tuning = Grid(**experiments(("class",), opc=OWN)), qmc(3, attacks="attack/quick")
+    grid = Grid(**experiments(("class",), opc=OWN, retrain={"epochs": 7}))
+    tuning = qmc(3, attacks="attack/quick")
     searches, runs = searched(grid, tuning)
     rows = rows_of(runs, {"opc": [0.9, 0.87, 0.5]}, {"opc": [0.9, 0.3, 0.3]})
     trials = judge(runs, rows, searches)
@@ -198,7 +211,9 @@ def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
     (line,) = [line for line in page.splitlines() if line.startswith("| opc |")]
     assert line.startswith("| opc | 3 | lr 0.001–0.1; weight 0.1–10 | **lr 0.01, weight 1: 0.00 + 60.00** · _lr ")
     for place, name in enumerate(("accuracy", "attack")):
-        written = read_config(f"{tmp_path}/tuned_{name}.yaml#class/opc")
+        sections = read_config(f"{tmp_path}/tuned_{name}.yaml")["class"]
+        assert sections["retrain"] == read_config(str(grid.experiments))["retrain"], "a grid can take the file as it is"
+        written = sections["opc"]
         assert written["trainer"] == {"max_epochs": 2}
         assert look_up(written, LR) == trials[place].values["lr"]
         assert look_up(written, "model.init_args.weight") == trials[place].values["weight"]

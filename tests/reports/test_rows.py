@@ -1,4 +1,5 @@
 import json
+import lzma
 import os
 import re
 from dataclasses import asdict, replace
@@ -24,6 +25,23 @@ def test_rows_survive_the_file(tmp_path: Path, original: Row, shallow: Row) -> N
     write_rows(path, [original, shallow])
     assert read_rows(path) == [original, shallow]
     assert json.loads(path.read_text())["version"] == 1
+
+
+def test_packed_rows_are_read_and_broken_packs_are_named(
+    tmp_path: Path, original: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.json", [original])
+    packed = tmp_path / "rows.json.xz"
+    packed.write_bytes(lzma.compress((tmp_path / "rows.json").read_bytes()))
+    assert read_rows(packed) == [original]
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_unlearn.reports.rows._UNPACKED", 100)
+        with pytest.raises(UsageError, match=r"rows\.json\.xz: unpacked it has more than"):
+            read_rows(packed)
+    for broken in (b"no archive", packed.read_bytes()[:-20]):
+        packed.write_bytes(broken)
+        with pytest.raises(UsageError, match=r"rows\.json\.xz: cannot be unpacked"):
+            read_rows(packed)
 
 
 def test_values_of_other_types_become_json(tmp_path: Path) -> None:
