@@ -117,7 +117,7 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is replaced completely or not at all; what hinders it is the user's to mend."""
+    """A file that is replaced completely or not at all; what hinders it is told to the user in one line."""
     try:
         with replaced(path) as file:
             yield file

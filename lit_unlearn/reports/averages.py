@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lit_unlearn.reports.rows import RETRAIN, Row
+from lit_unlearn.reports.rows import MEAN_OF, RETRAIN, Row
 
 
 def mean_row(rows: Sequence[Row], **changes: object) -> Row:
@@ -41,7 +41,9 @@ def with_mean_retrains(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         group = groups.get(_task(row), []) if row.method == RETRAIN and row.status == "ok" else [row]
         if row is group[0]:
-            shown.append(row if len(group) == 1 else mean_row(one_a_model(group)))
+            models = one_a_model(group)
+            told = row.benchmark if len(models) == 1 else {**row.benchmark, MEAN_OF: len(models)}
+            shown.append(row if len(group) == 1 else mean_row(models, benchmark=told))
     return shown
 
 

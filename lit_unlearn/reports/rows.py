@@ -24,6 +24,9 @@ VERSION = 1
 ORIGINAL = "Original"
 RETRAIN = "Retrain"
 NO_ATTACK = "no attack"
+MEAN_OF = "mean_of"
+"""In ``Row.benchmark``: how many models a row that is shown is the mean of. No file has it."""
+
 SPLITS = {
     "forget_acc": "Forget",
     "retain_acc": "Retain",
@@ -183,7 +186,9 @@ def labels(rows: Sequence[Row]) -> list[str]:
 
 
 def _distinction(row: Row, rows: Sequence[Row]) -> str:
-    """The hyperparameters, then the seed, in which the rows of this method differ; at most three."""
+    """Of how many models the row is the mean, or up to three settings in which other rows of its method differ."""
+    if count := row.benchmark.get(MEAN_OF):
+        return f"mean of {count}"
     peers = [other for other in rows if other.method == row.method]
     found = [
         f"{name}={value}"

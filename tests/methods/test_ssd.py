@@ -29,13 +29,21 @@ def forget_batches(batches, size):
     return list(zip(images, labels, strict=True))
 
 
-@pytest.mark.parametrize(("importance", "alpha"), [("per_sample", 1.3), ("per_batch", 5.0)])
+@pytest.mark.parametrize(
+    ("importance", "alpha", "dampening"),
+    [
+        ("per_sample", 1.3, 0.7),
+        ("per_batch", 5.0, 0.7),
+        # The released settings: selective-synaptic-dampening, src/forget_full_class_main.py:176-177.
+        ("per_batch", 10.0, 1.0),
+    ],
+)
 @pytest.mark.parametrize("forget_batch_size", [None, 5])
 def test_weights_shrink_where_the_forget_set_matters_more(
-    fit, make_backbone, make_data, recorder, importance, alpha, forget_batch_size
+    fit, make_backbone, make_data, recorder, importance, alpha, dampening, forget_batch_size
 ):
     data = make_data(forget_batch_size=forget_batch_size)
-    module = SSD(make_backbone(), alpha=alpha, dampening=0.7, importance=importance, chunk_size=3)
+    module = SSD(make_backbone(), alpha=alpha, dampening=dampening, importance=importance, chunk_size=3)
     trainer = fit(module, data, recorder, precision="64-true")
     plain = make_backbone().double().eval()
     images, labels, _ = recorder.batches[-1]["mixed"]
@@ -56,10 +64,10 @@ def test_weights_shrink_where_the_forget_set_matters_more(
                 i_d, i_f = float(full[name].view(-1)[i]), float(forget[name].view(-1)[i])
                 if i_f > alpha * i_d:
                     shrunk += 1
-                    parameter.view(-1)[i] = weight * min(0.7 * i_d / i_f, 1)
+                    parameter.view(-1)[i] = weight * min(dampening * i_d / i_f, 1)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=1e-9, msg=name)
-    assert 50 < shrunk < 0.9 * sum(p.numel() for p in plain.parameters())
+    assert (20 if alpha == 10 else 50) < shrunk < 0.9 * sum(p.numel() for p in plain.parameters())
 
 
 def test_no_weight_grows(fit, make_backbone, make_data):

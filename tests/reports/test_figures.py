@@ -74,6 +74,14 @@ def test_two_figures_share_no_id(retrain: Row, shallow: Row) -> None:
     assert not first & second
 
 
+def test_a_drawing_holds_nothing_that_does_not_show(retrain: Row, shallow: Row) -> None:
+    for svg in (recovery_bars([retrain, shallow]), curves(shallow)):
+        defined, used = set(re.findall(r'\bid="([^"]+)"', svg)), set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+        assert defined == used
+        assert not re.search(r"\n|> +<|\.\d{3}|rotate\(-?0 ", re.sub(r'id="[^"]*"', "", svg))
+        assert svg.count("font-family") == 1
+
+
 def test_the_same_rows_give_the_same_drawing(shallow: Row) -> None:
     assert recovery_bars([shallow]) == recovery_bars([shallow])
 

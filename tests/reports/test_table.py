@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -30,6 +31,16 @@ def test_references_come_first_and_each_attack_has_its_line(original: Row, retra
     text = "\n".join(shown([shallow, retrain, original]))
     assert "33.3 %" in text
     assert "No " not in text
+
+
+def test_of_several_retrains_the_mean_is_shown_and_says_of_how_many_it_is(make_row: Callable[..., Row]) -> None:
+    models = [
+        make_row("Retrain", (0.0, 0.9, 0.0, accuracy), seed=seed) for seed, accuracy in enumerate((0.9, 0.92, 0.97))
+    ]
+    assert cells([*models, make_row("GA", (0.0, 0.9, 0.0, 0.9))]) == [
+        ["Retrain (mean of 3)", "no attack", "0.0", "90.0", "0.0", "93.0"],
+        ["GA", "no attack", "0.0", "90.0", "0.0", "90.0"],
+    ]
 
 
 def test_the_unknown_is_a_dash_and_the_failed_is_marked() -> None:

@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
@@ -72,22 +73,47 @@ def as_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\s(width|height)="[^"]*pt"', "", svg, count=2)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
-    svg = svg.replace(INK, "currentColor")
+    svg = _small(svg).replace(INK, "currentColor")
     for i, colour in enumerate(PALETTE):
         svg = svg.replace(colour, f"var(--c{i}, {colour})")
     svg = _named(svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" ', 1)
+    told = f'role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" font-family="system-ui, sans-serif"'
+    return svg.replace("<svg ", f"<svg {told} ", 1)
 
 
 def standalone(svg: str) -> str:
     """The drawing as a file of its own, whose text colour follows light and dark mode."""
     style = "<style>svg{color:#1a1f26}@media (prefers-color-scheme:dark){svg{color:#e6eaef}}</style>"
-    compact = re.sub(r">\s+<", "><", svg)
-    return compact.replace(">", f">{style}", 1) + "\n" if svg else ""
+    return svg.replace(">", f">{style}", 1) + "\n" if svg else ""
+
+
+def _small(svg: str) -> str:
+    """The same drawing in a third of the bytes: no ids that nothing refers to, hundredths of a point, no line ends.
+
+    A page holds hundreds of drawings.
+    """
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    replacements = (
+        (r"font-family: [^;\"]*;? ?", ""),
+        (r' transform="rotate\(-?0 [^)]*\)"', ""),
+        (r"(\.\d\d)\d+", r"\1"),
+        (r"\s+", " "),
+    )
+
+    def shortened(tag: str) -> str:
+        for pattern, text in replacements:
+            tag = re.sub(pattern, text, tag)
+        return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
+
+    return re.sub(r">\s+<", "><", _in_tags(svg.strip(), shortened))
 
 
 def _named(svg: str) -> str:
     """The same drawing with ids that no other drawing of the page has."""
     prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    return re.sub(r"<[^<>]*>", lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", tag[0]), svg)
+    return _in_tags(svg, lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", tag))
+
+
+def _in_tags(svg: str, change: Callable[[str], str]) -> str:
+    """The drawing with each tag changed, and text as it is."""
+    return re.sub(r"<[^<>]*>", lambda tag: change(tag[0]), svg)
