@@ -6,9 +6,12 @@ from lit_unlearn.data.datamodule import UnlearnDataModule
 from lit_unlearn.data.digits import Digits
 from lit_unlearn.data.forget_spec import ForgetSpec
 from lit_unlearn.data.image_folder import ImageFolder
+from lit_unlearn.data.map_style import MapStyle
+from lit_unlearn.data.reading import Samples, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.data.splits import ForgetSplit, make_split
 from lit_unlearn.data.torchvision_sources import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from lit_unlearn.data.transforms import ImageNetTransforms, Transforms
 
 __all__ = [
     "CIFAR10",
@@ -24,9 +27,14 @@ __all__ = [
     "ForgetSpec",
     "ForgetSplit",
     "ImageFolder",
+    "ImageNetTransforms",
+    "MapStyle",
     "Order",
     "OrderSampler",
+    "Samples",
     "Source",
+    "Streamed",
+    "Transforms",
     "UnlearnDataModule",
     "make_split",
 ]

@@ -1,7 +1,7 @@
 """The orders in which a method is trained on forget and retain batches, and exact evaluation batches.
 
-Everything here is a pure function of (seed, epoch, rank, world): no worker processes, no per-sample Python, nothing
-dropped. A batch is cut out of one uint8 tensor by ``index_select``.
+Everything here is a pure function of (seed, epoch, rank, world), and nothing is dropped. A batch is cut out of one
+uint8 tensor by ``index_select``; images that are streamed or transformed are read one by one, with the same indices.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_unlearn.data.reading import Images, Reading
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.seed import generator
 
+IN_THE_LOOP = Reading()
 Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
 
 
@@ -150,18 +152,21 @@ class Batches:
     """The training loader: iterates over one epoch of an :class:`OrderSampler`.
 
     Yields ``{"forget": (images, labels), ...}`` with the keys of the order; in the mixed order
-    ``{"mixed": (images, labels, is_forget)}``. Images are uint8 (B, C, H, W), labels int64 (B,), is_forget bool (B,).
+    ``{"mixed": (images, labels, is_forget)}``. Images are (B, C, H, W), uint8 or what a transform makes of them, labels
+    int64 (B,), is_forget bool (B,).
 
     Args:
-        images: all training images, uint8 (N, C, H, W).
+        images: all training images (N, C, H, W).
         labels: all training labels, int64 (N,).
         sampler: which samples come when. Lightning finds it under this name and sets its epoch.
+        reading: how they are read.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, sampler: OrderSampler) -> None:
+    def __init__(self, images: Images, labels: Tensor, sampler: OrderSampler, reading: Reading = IN_THE_LOOP) -> None:
         self.images = images
         self.labels = labels
         self.sampler = sampler
+        self.reading = reading
         self.is_forget = torch.zeros(len(labels), dtype=torch.bool)
         self.is_forget[sampler.forget] = True
 
@@ -171,11 +176,18 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, tuple[Tensor, ...]]]:
         """Yield the batches of the sampler's epoch."""
-        for step in self.sampler:
-            yield {name: self._take(name, indices) for name, indices in step.items()}
+        yield from self.reading.ahead(self.images, enumerate(self.sampler), self._batch)
 
-    def _take(self, name: str, indices: Tensor) -> tuple[Tensor, ...]:
-        batch = (self.images.index_select(0, indices), self.labels[indices])
+    def _batch(self, numbered: tuple[int, dict[str, Tensor]]) -> dict[str, tuple[Tensor, ...]]:
+        number, step = numbered
+        return {name: self._take(name, indices, number) for name, indices in step.items()}
+
+    def _take(self, name: str, indices: Tensor, number: int) -> tuple[Tensor, ...]:
+        of, seeds = self.sampler, indices
+        if self.reading.transform is not None:
+            key = generator(of.seed, "transform", of.epoch, number, name, of.rank)
+            seeds = torch.randint(2**62, (len(indices),), generator=key)
+        batch = (self.reading.take(self.images, indices, seeds), self.labels[indices])
         return (*batch, self.is_forget[indices]) if name == "mixed" else batch
 
 
@@ -186,21 +198,30 @@ class EvaluationBatches:
     samples than there are batches.
 
     Args:
-        images: all images, uint8 (N, C, H, W).
+        images: all images (N, C, H, W).
         labels: all labels, int64 (N,).
         indices: the samples to evaluate, int64 (n,).
         batch_size: most samples in a batch of this rank.
         rank: this process.
         world: number of processes.
+        reading: how they are read.
 
     Raises:
         UsageError: for a batch size below 1.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int, rank: int = 0, world: int = 1
+        self,
+        images: Images,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        reading: Reading = IN_THE_LOOP,
     ) -> None:
         check_at_least("eval_batch_size", batch_size, 1)
+        self.reading = reading
         self.images = images
         self.labels = labels
         self.indices = indices[rank::world]
@@ -212,8 +233,10 @@ class EvaluationBatches:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images (B, C, H, W) and int64 labels (B,)."""
+        """Yield images (B, C, H, W) and int64 labels (B,)."""
         if self.steps == 0:
             return
-        for indices in self.indices.tensor_split(self.steps):
-            yield self.images.index_select(0, indices), self.labels[indices]
+        yield from self.reading.ahead(self.images, self.indices.tensor_split(self.steps), self._batch)
+
+    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.reading.take(self.images, indices, seeds=indices), self.labels[indices]

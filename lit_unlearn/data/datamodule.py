@@ -1,5 +1,6 @@
 """The LightningDataModule that every method, attack and report shares."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
@@ -9,9 +10,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
+from lit_unlearn.data.batches import IN_THE_LOOP, Batches, EvaluationBatches, Order, OrderSampler
 from lit_unlearn.data.forget_spec import ForgetSpec, spec_of
-from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited
+from lit_unlearn.data.reading import Images, Reading, Streamed
+from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited, shape_of
 from lit_unlearn.data.splits import (
     SPLIT_NAMES,
     TRAINING_SPLITS,
@@ -21,11 +23,13 @@ from lit_unlearn.data.splits import (
     left_out_hash,
     make_split,
 )
+from lit_unlearn.data.transforms import Transforms
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.seed import run_seed
 
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
 HOLDOUT = "holdout"
+_MOST_WORKERS = 8
 
 
 class UnlearnMethod(Protocol):
@@ -57,9 +61,12 @@ class UnlearnDataModule(LightningDataModule):
             on: the split ``validation``, to stop early or choose a model by ``val/validation_acc``.
         forgotten_before: what earlier requests made the original forget, oldest first. Nothing is trained on these
             images; they are the split ``forgotten_before``.
+        transforms: of single images, read one by one, in place of ``augment``, such as ``ImageNetTransforms``.
+        workers: processes that read images which are streamed or transformed, ahead of the training; None is one for
+            each processor, shared among the devices of the machine and 8 at most; 0 reads them in the loop itself.
 
     Raises:
-        UsageError: for a size or share out of range.
+        UsageError: for a size or share out of range, or transforms beside ``augment``.
     """
 
     def __init__(
@@ -75,9 +82,15 @@ class UnlearnDataModule(LightningDataModule):
         test_from_train: float | None = None,
         val_from_train: float | None = None,
         forgotten_before: list[ForgetSpec] | None = None,
+        transforms: Transforms | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
+        if workers is not None:
+            check_at_least("workers", workers, 0)
+        if augment is not None and transforms is not None:
+            raise UsageError("augment and transforms both change training images: give the one or the other")
         for name, value in {"test_from_train": test_from_train, "val_from_train": val_from_train}.items():
             if value is not None:
                 check_fraction(name, value)
@@ -93,6 +106,8 @@ class UnlearnDataModule(LightningDataModule):
         self.forget_batch_size = forget_batch_size
         self.eval_batch_size = eval_batch_size
         self.augment = augment
+        self.transforms = transforms
+        self.workers = workers
         self.train_limit = train_limit
         self.test_from_train = test_from_train
         self.val_from_train = val_from_train
@@ -116,7 +131,8 @@ class UnlearnDataModule(LightningDataModule):
 
     def _load(self) -> tuple[Dataset, ForgetSplit]:
         if self._loaded is None:
-            data = limited(self.source.load(), self.train_limit, self.split_seed)
+            data = self.source.load() if self.transforms is None else self.source.load_raw()
+            data = limited(data, self.train_limit, self.split_seed)
             data = held_out_of_training(data, self.test_from_train, self.split_seed)
             split = make_split(
                 data.train_labels,
@@ -178,8 +194,12 @@ class UnlearnDataModule(LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.data.train_images.shape[1:]
+        """Channels, height, width of an image as it is evaluated."""
+        images, (channels, height, width) = self.data.train_images, (0, 0, 0)
+        if (shape := shape_of(images)) is None or self.transforms is not None:
+            first = torch.zeros(1, dtype=torch.int64)
+            shape = self._reading(training=False).take(images, first, first).shape[1:]
+        channels, height, width = shape
         return channels, height, width
 
     @property
@@ -218,7 +238,7 @@ class UnlearnDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        return Batches(self.data.train_images, self.data.train_labels, sampler)
+        return Batches(self.data.train_images, self.data.train_labels, sampler, self._reading(training=True))
 
     def val_dataloader(self) -> list[EvaluationBatches]:
         """One loader for each of :attr:`split_names`."""
@@ -277,7 +297,7 @@ class UnlearnDataModule(LightningDataModule):
         some = indices[torch.randperm(len(indices), generator=draw)[:most]]
         order: Order = "forget" if split == "forget" else "retain"
         sampler = OrderSampler(order, some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
-        for batch in Batches(images, labels, sampler):
+        for batch in Batches(images, labels, sampler, self._reading(training=False)):
             pixels, classes = batch[order]
             yield self._to_float(pixels.to(device), training=False), classes.to(device)
 
@@ -294,6 +314,8 @@ class UnlearnDataModule(LightningDataModule):
             "test_from_train": self.test_from_train,
             **({} if self.val_from_train is None else {"val_from_train": self.val_from_train}),
             "augment": None if self.augment is None else dict(vars(self.augment)),
+            **({} if self.transforms is None else {"transforms": self.transforms.describe()}),
+            **({"streamed": True} if isinstance(self.data.train_images, Streamed) else {}),
         }
 
     def _sha256(self) -> str:
@@ -313,9 +335,20 @@ class UnlearnDataModule(LightningDataModule):
         indices = indices[PARTS[part]]
         if most is not None and most < len(indices):
             indices = indices[torch.arange(most) * len(indices) // most]
-        return EvaluationBatches(images, labels, indices, self.eval_batch_size, *self._rank_and_world())
+        ranks, reading = self._rank_and_world(), self._reading(training=False)
+        return EvaluationBatches(images, labels, indices, self.eval_batch_size, *ranks, reading)
 
-    def _part(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _reading(self, training: bool) -> Reading:
+        if self.transforms is None and not isinstance(self.data.train_images, Streamed):
+            return IN_THE_LOOP
+        transform = None if self.transforms is None else self.transforms.of(training)
+        devices, on_gpu = 1, False
+        if self.trainer is not None:
+            devices, on_gpu = self.trainer.num_devices, self.trainer.strategy.root_device.type == "cuda"
+        workers = max(1, min(_processors() // devices, _MOST_WORKERS)) if self.workers is None else self.workers
+        return Reading(transform, workers, pin=on_gpu)
+
+    def _part(self, name: str) -> tuple[Images, Tensor, Tensor]:
         """All images and labels of the set that a split is of, and the split's indices in it."""
         indices: Tensor = self.holdout if name == HOLDOUT else getattr(self.split, name)
         if name in (*TRAINING_SPLITS, HOLDOUT):
@@ -328,9 +361,14 @@ class UnlearnDataModule(LightningDataModule):
     def _to_float(self, images: Tensor, training: bool) -> Tensor:
         if training and self.augment is not None:
             images = self.augment(images)
-        pixels = images / 255
+        pixels = images if images.is_floating_point() else images / 255
         # Lightning converts a batch to the run's true precision while the images are still uint8, to no effect.
         return pixels if self.trainer is None else cast(Tensor, self.trainer.precision_plugin.convert_input(pixels))
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:

@@ -1,31 +1,42 @@
 """Your own images, one folder per class."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_unlearn.data.decoding import (
+    BrokenImageError,
+    Files,
+    broken_among,
+    cached,
+    decode,
+    decode_all,
+    decode_and_cut,
+    named,
+    refusal,
+    size_of,
+)
+from lit_unlearn.data.memory import free_memory
+from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SIZES_READ = 20
 _FAR_LARGER = 4
-EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+
+ImagesOf = Callable[[Sequence[Path]], Images]
 
 
 class ImageFolder(Source):
     """Images under ``<root>/train/<class>/``, and ``<root>/test/<class>/`` or ``<root>/val/<class>/``.
 
-    Every image is decoded once. An index file may name training images by their path below ``train``, as in
+    Every image is decoded once. Where the decoded images need too much memory, or transforms are given, an image is
+    decoded each time that a batch has it. An index file may name training images by their path below ``train``, as in
     ``cat/001.png``.
 
     Args:
@@ -37,6 +48,12 @@ class ImageFolder(Source):
         test_seed: decides which images are held out.
         cache: file to keep the decoded images in; it is mapped into memory, shared by the processes of a run, and
             made again when an image or a setting has changed. None decodes into memory, in every process again.
+        memory: share of the free memory that decoded images may take in each process; where they need more, they are
+            streamed. 0 streams them always. A ``cache`` takes no memory.
+        check: whether images that are streamed are all decoded once before the run, so that a broken file stops it then
+            and not when it is met.
+        leave_out_broken: leave out files that cannot be decoded, and say how many and which, for which all are decoded
+            once. Otherwise they stop the run.
 
     Raises:
         UsageError: for a size, channel count or share out of range.
@@ -50,6 +67,9 @@ class ImageFolder(Source):
         test_fraction: float | None = None,
         test_seed: int = 0,
         cache: str | Path | None = None,
+        memory: float = 0.5,
+        check: bool = False,
+        leave_out_broken: bool = False,
     ) -> None:
         if image_size is not None:
             check_at_least("image_size", image_size, 1)
@@ -57,15 +77,28 @@ class ImageFolder(Source):
             raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
         if test_fraction is not None:
             check_fraction("test_fraction", test_fraction)
+        check_fraction("memory", memory, zero=True, one=True)
         self.root = root
         self.image_size = image_size
         self.channels = channels
         self.test_fraction = test_fraction
         self.test_seed = test_seed
         self.cache = cache
+        self.memory = memory
+        self.check = check
+        self.leave_out_broken = leave_out_broken
 
     def load(self) -> Dataset:
-        """List, decode (or map the cache) and label all images."""
+        """List and label all images, and decode them, map the cache, or leave them to be streamed."""
+        return self._listed(self._images)
+
+    def load_raw(self) -> Dataset:
+        """The same with all images to be streamed, in sizes of their own if ``image_size`` is None."""
+        return self._listed(
+            lambda paths: self._streamed(paths, None if self.image_size is None else self._shape(paths))
+        )
+
+    def _listed(self, images_of: ImagesOf) -> Dataset:
         folder = Path(self.root) / "train"
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}; images belong into {folder}/<class>/")
@@ -73,22 +106,48 @@ class ImageFolder(Source):
         if not class_names:
             raise UsageError(f"{folder} has no class folders; images belong into {folder}/<class>/")
         train = [_list_images(folder / name) for name in class_names]
-        test = self._list_test(class_names)
+        test, warnings = self._list_test(class_names), list[str]()
+        if self.leave_out_broken:
+            train, test = self._without_broken(train, test, warnings)
         if test is None:
             train, test = self._hold_out(train)
         paths = [path for part in (train, test) for of_class in part for path in of_class]
         count = sum(map(len, train))
-        images = self._images(paths)
-        names = [path.relative_to(folder).as_posix() for path in paths[:count]]
-        warnings = list(self._warnings(paths))
-        return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
+        images = images_of(paths)
+        at, names = torch.arange(len(paths)), [path.relative_to(folder).as_posix() for path in paths[:count]]
+        warnings += self._warnings(paths)
+        return Dataset(
+            images[at[:count]] if isinstance(images, Streamed) else images[:count],
+            _labels(train),
+            images[at[count:]] if isinstance(images, Streamed) else images[count:],
+            _labels(test),
+            class_names,
+            names,
+            warnings,
+        )
+
+    def _without_broken(
+        self, train: list[list[Path]], test: list[list[Path]] | None, warnings: list[str]
+    ) -> tuple[list[list[Path]], list[list[Path]] | None]:
+        """Both parts without files that cannot be decoded, which a warning names."""
+        paths = [path for part in (train, test or []) for of_class in part for path in of_class]
+        broken = broken_among(paths, self.channels)
+        if not broken:
+            return train, test
+        warnings.append(f"{len(broken):,} of {len(paths):,} images cannot be decoded and are left out: {named(broken)}")
+        gone = {error.path for error in broken}
+        kept = [[[path for path in of_class if path not in gone] for of_class in part] for part in (train, test or [])]
+        return kept[0], None if test is None else kept[1]
 
     def _warnings(self, paths: Sequence[Path]) -> Iterator[str]:
         """Says that the images are far larger than what is kept of them, by a few of the files."""
         if self.image_size is None:
             return
-        some = paths[:: max(1, len(paths) // _SIZES_READ)]
-        median = sorted(min(_size(path)) for path in some)[len(some) // 2]
+        sides = []
+        for path in paths[:: max(1, len(paths) // _SIZES_READ)]:
+            with suppress(BrokenImageError):  # told when it is decoded
+                sides.append(min(size_of(path)))
+        median = sorted(sides)[len(sides) // 2] if sides else 0
         if median >= _FAR_LARGER * self.image_size:
             yield (
                 f"image_size is {self.image_size}, but the files have {median} pixels on the shorter side (median): "
@@ -120,15 +179,40 @@ class ImageFolder(Source):
             held.append([path for index, path in enumerate(paths) if index in out])
         return kept, held
 
-    def _images(self, paths: Sequence[Path]) -> Tensor:
-        width, height = _size(paths[0]) if self.image_size is None else (self.image_size, self.image_size)
-        shape = (len(paths), self.channels, height, width)
-        decode = _decode if self.image_size is None else _decode_and_cut
-        if self.cache is None:
-            images = torch.empty(shape, dtype=torch.uint8)
-            _decode_all(paths, images, decode)
-            return images
-        return _cached(paths, Path(self.cache), shape, decode)
+    def _images(self, paths: Sequence[Path]) -> Images:
+        shape = self._shape(paths)
+        whole = (len(paths), *shape)
+        if self.cache is not None:
+            return cached(paths, Path(self.cache), whole, self._decode())
+        needed, free = torch.Size(whole).numel(), free_memory()
+        if self.memory == 0:
+            return self._streamed(paths, shape)
+        if needed > self.memory * free:
+            gib = f"{needed / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB"
+            rank_zero_info(
+                f"{len(paths):,} decoded images take {gib[0]}, more than a share of {self.memory:g} (memory) of the "
+                f"{gib[1]} that are free: each is decoded when it is needed"
+            )
+            return self._streamed(paths, shape)
+        images = torch.empty(whole, dtype=torch.uint8)
+        decode_all(paths, images, self._decode())
+        return images
+
+    def _streamed(self, paths: Sequence[Path], shape: tuple[int, int, int] | None) -> Streamed:
+        if self.check and not self.leave_out_broken and (broken := broken_among(paths, self.channels)):
+            raise refusal(broken, len(paths))
+        return Streamed(Files(paths, self.channels, self._decode(), shape), shape)
+
+    def _shape(self, paths: Sequence[Path]) -> tuple[int, int, int]:
+        """(C, H, W) of every image: that of the first, unless all are brought to one size."""
+        try:
+            width, height = size_of(paths[0]) if self.image_size is None else (self.image_size, self.image_size)
+        except BrokenImageError as error:
+            raise refusal([error], len(paths)) from error
+        return self.channels, height, width
+
+    def _decode(self) -> Callable[[Path, Tensor], None]:
+        return decode if self.image_size is None else decode_and_cut
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -141,95 +225,3 @@ def _list_images(folder: Path) -> list[Path]:
 
 def _labels(part: Sequence[Sequence[Path]]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(part)), torch.tensor([len(paths) for paths in part]))
-
-
-def _decode_all(paths: Sequence[Path], into: Tensor, decode: Callable[[Path, Tensor], None]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(decode, paths, into):
-            pass
-
-
-def _decode(path: Path, into: Tensor) -> None:
-    image, (_, height, width) = _open(path, len(into)), into.shape
-    if image.size != (width, height):
-        sizes = f"{image.width}x{image.height} pixels, but others have {width}x{height}"
-        raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
-    _copy(image, into)
-
-
-def _decode_and_cut(path: Path, into: Tensor) -> None:
-    from PIL.Image import Resampling
-
-    image, size = _open(path, len(into)), into.shape[1]
-    short = min(image.size)
-    width, height = (size * side // short for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    _copy(image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size)), into)
-
-
-def _copy(image: "Image.Image", into: Tensor) -> None:
-    import numpy as np
-
-    channels, height, width = into.shape
-    into.copy_(torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height, from the head of the file alone."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return opened.size
-    except Exception as error:
-        raise UsageError(f"cannot decode the image {path}: {error}") from error
-
-
-def _open(path: Path, channels: int) -> "Image.Image":
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.mode not in EIGHT_BIT_MODES:
-                raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
-            return opened.convert("L" if channels == 1 else "RGB")
-    # Pillow's decoders raise many kinds of error for a broken file.
-    except Exception as error:
-        raise UsageError(f"cannot decode the image {path}: {error}") from error
-
-
-def _cached(
-    paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: Callable[[Path, Tensor], None]
-) -> Tensor:
-    size = torch.Size(shape).numel()
-    digest = _fingerprint(paths, f"{decode.__name__} {shape}")
-    try:
-        if not _is_valid(cache, size, digest):
-            temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-            try:
-                _decode_all(paths, torch.from_file(str(temporary), True, size, dtype=torch.uint8).view(shape), decode)
-                with temporary.open("ab") as file:
-                    file.write(digest)
-                temporary.replace(cache)
-            finally:
-                temporary.unlink(missing_ok=True)
-        # Not shared: a write to the tensor stays in this process and never reaches the file.
-        return torch.from_file(str(cache), False, size, dtype=torch.uint8).view(shape)
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"cannot use the image cache {cache}: {error}") from error
-
-
-def _is_valid(cache: Path, size: int, digest: bytes) -> bool:
-    if not cache.is_file():
-        return False
-    with cache.open("rb") as file:
-        file.seek(size)
-        return file.read(len(digest) + 1) == digest
-
-
-def _fingerprint(paths: Sequence[Path], settings: str) -> bytes:
-    digest = hashlib.sha256(settings.encode())
-    for path in paths:
-        state = path.stat()
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    return digest.digest()

@@ -1,4 +1,4 @@
-"""What a data source hands over: every image of a training and a test set as uint8 tensors."""
+"""What a data source hands over: the images of a training and a test set, in memory or to be read on demand."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.errors import UsageError
 
 _HASHED_AT_ONCE = 1000
+_STREAMED_HASHED = 256
 
 
 @dataclass(eq=False)
@@ -18,9 +20,9 @@ class Dataset:
     """Images and labels of a training and a test set.
 
     Args:
-        train_images: uint8 (N, C, H, W).
+        train_images: uint8 (N, C, H, W), or N images that are streamed.
         train_labels: int64 (N,), from 0 to ``len(class_names) - 1``.
-        test_images: uint8 (M, C, H, W).
+        test_images: M images, likewise.
         test_labels: int64 (M,).
         class_names: one name per class index, all different.
         train_names: one name per training image, so that an index file can name images.
@@ -30,9 +32,9 @@ class Dataset:
         UsageError: if any of this does not hold.
     """
 
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     class_names: list[str]
     train_names: list[str] | None = None
@@ -42,29 +44,48 @@ class Dataset:
         """Check shapes, types and ranges."""
         _check_part("training", self.train_images, self.train_labels, len(self.class_names))
         _check_part("test", self.test_images, self.test_labels, len(self.class_names))
-        if self.train_images.shape[1:] != self.test_images.shape[1:]:
-            shapes = f"{tuple(self.train_images.shape[1:])} and {tuple(self.test_images.shape[1:])}"
-            raise UsageError(f"data: training and test images differ in shape: {shapes}")
+        train, test = (shape_of(images) for images in (self.train_images, self.test_images))
+        if train != test:
+            raise UsageError(f"data: training and test images differ in shape: {train} and {test}")
         if len(set(self.class_names)) != len(self.class_names):
             raise UsageError(f"data: class names repeat: {self.class_names}")
         if self.train_names is not None and len(self.train_names) != len(self.train_images):
             raise UsageError(f"data: {len(self.train_names)} names for {len(self.train_images)} training images")
 
     def sha256(self) -> str:
-        """Names these images and labels: the sha256 over both sets, as hexadecimal digits."""
+        """Names these images and labels: the sha256 over both sets, as hexadecimal digits.
+
+        Of images that are streamed, 256 of each set count, evenly spread.
+        """
         digest = hashlib.sha256()
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            digest.update(str(tuple(images.shape)).encode())
-            for start in range(0, len(images), _HASHED_AT_ONCE):
-                digest.update(images[start : start + _HASHED_AT_ONCE].contiguous().numpy().data)
+            _hash(digest, images)
             digest.update(labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
 
-def _check_part(part: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4:
+def shape_of(images: Images) -> tuple[int, ...] | None:
+    """(C, H, W) of each image; None where they differ."""
+    return tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
+
+
+def _hash(digest: "hashlib._Hash", images: Images) -> None:
+    if isinstance(images, Streamed):
+        count = len(images)
+        for place in range(0, count, max(1, count // _STREAMED_HASHED)):
+            image = images.read(place)
+            digest.update(f"{place}{tuple(image.shape)}".encode())
+            digest.update(image.contiguous().numpy().data)
+        return
+    digest.update(str(tuple(images.shape)).encode())
+    for start in range(0, len(images), _HASHED_AT_ONCE):
+        digest.update(images[start : start + _HASHED_AT_ONCE].contiguous().numpy().data)
+
+
+def _check_part(part: str, images: Images, labels: Tensor, num_classes: int) -> None:
+    if isinstance(images, Tensor) and (images.dtype != torch.uint8 or images.ndim != 4):
         raise UsageError(f"data: {part} images are {images.dtype} {tuple(images.shape)}, allowed: uint8 (N, C, H, W)")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
         raise UsageError(
             f"data: {part} labels are {labels.dtype} {tuple(labels.shape)}, allowed: int64 ({len(images)},)"
         )
@@ -85,6 +106,10 @@ class Source(ABC):
         Raises:
             UsageError: if files are missing or broken; the line says which and what to do.
         """
+
+    def load_raw(self) -> Dataset:
+        """The same for transforms: images may have sizes of their own. Raises as :meth:`load`."""
+        return self.load()
 
     def describe(self) -> dict[str, object]:
         """Name and arguments as plain values, for a result row."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_unlearn.data import ForgetSpec, ImageFolder, UnlearnDataModule, image_folder
+from lit_unlearn.data import ForgetSpec, ImageFolder, UnlearnDataModule, decoding
 from lit_unlearn.errors import UsageError
 
 
@@ -134,7 +134,7 @@ def test_the_cache_gives_the_same_images_without_decoding_again(root: Path, monk
     plain = ImageFolder(root, image_size=6).load()
     first = ImageFolder(root, image_size=6, cache=cache).load()
     assert cache.stat().st_size == 14 * 3 * 6 * 6 + 32
-    monkeypatch.setattr(image_folder, "_open", None)
+    monkeypatch.setattr(decoding, "open_image", None)
     again = ImageFolder(root, image_size=6, cache=cache).load()
     for data in (first, again):
         assert torch.equal(data.train_images, plain.train_images)
@@ -173,8 +173,8 @@ def test_a_cache_that_is_out_of_date_is_made_anew(root: Path, change: object, mo
     ImageFolder(root, image_size=6, cache=cache).load()
     change(root)  # type: ignore[operator]
     calls: list[Path] = []
-    known = image_folder._open
-    monkeypatch.setattr(image_folder, "_open", lambda path, channels: calls.append(path) or known(path, channels))
+    known = decoding.open_image
+    monkeypatch.setattr(decoding, "open_image", lambda path, channels: calls.append(path) or known(path, channels))
     data = ImageFolder(root, image_size=6, cache=cache).load()
     assert len(calls) == len(data.train_images) + len(data.test_images)
     assert torch.equal(data.train_images, ImageFolder(root, image_size=6).load().train_images)

@@ -1,0 +1,224 @@
+"""Image files as uint8 tensors: decoded at once, into a file that is mapped, or one by one when they are wanted."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from lit_unlearn.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Result = TypeVar("Result")
+
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+_NAMED = 5
+
+Decode = Callable[[Path, Tensor], None]
+"""Decodes a file into uint8 (C, H, W)."""
+
+
+class BrokenImageError(UsageError):
+    """A file that cannot be decoded.
+
+    Args:
+        path: of the file.
+        reason: why not.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot decode the image {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Files:
+    """Image files to be decoded on demand.
+
+    Args:
+        paths: of the files.
+        channels: 3 for colour, 1 for grey.
+        decode: decodes a file into a tensor of ``shape``.
+        shape: (C, H, W) of every image; None decodes each in its own size.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], channels: int, decode: Decode, shape: tuple[int, int, int] | None
+    ) -> None:
+        self.paths = [str(path) for path in paths]
+        self.channels = channels
+        self.decode = decode
+        self.shape = shape
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """An image, uint8 (C, H, W).
+
+        Raises:
+            BrokenImageError: if it cannot be decoded.
+        """
+        path = Path(self.paths[index])
+        if self.shape is None:
+            return _pixels(open_image(path, self.channels), self.channels)
+        image = torch.empty(self.shape, dtype=torch.uint8)
+        self.decode(path, image)
+        return image
+
+
+def decode(path: Path, into: Tensor) -> None:
+    """Decodes an image that must have the size of the tensor."""
+    image, (_, height, width) = open_image(path, len(into)), into.shape
+    if image.size != (width, height):
+        sizes = f"{image.width}x{image.height} pixels, but others have {width}x{height}"
+        raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
+    into.copy_(_pixels(image, len(into)))
+
+
+def decode_and_cut(path: Path, into: Tensor) -> None:
+    """Decodes an image, resizes its shorter side to that of the square tensor, and cuts the centre out."""
+    from PIL.Image import Resampling
+
+    image, size = open_image(path, len(into)), into.shape[1]
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    box = (left, top, left + size, top + size)
+    into.copy_(_pixels(image.resize((width, height), Resampling.BILINEAR).crop(box), len(into)))
+
+
+def decode_all(paths: Sequence[Path], into: Tensor, decode: Decode) -> None:
+    """Decodes all files into (N, C, H, W).
+
+    Raises:
+        UsageError: naming files that cannot be decoded, all of them together.
+    """
+    broken = []
+
+    def attempt(path: Path, place: Tensor) -> None:
+        try:
+            decode(path, place)
+        except BrokenImageError as error:
+            broken.append(error)
+
+    _in_threads(attempt, paths, into)
+    if broken:
+        raise refusal(broken, len(paths))
+
+
+def broken_among(paths: Sequence[Path], channels: int) -> list[BrokenImageError]:
+    """The files that cannot be decoded, in their order; all are decoded for it."""
+
+    def attempt(path: Path) -> BrokenImageError | None:
+        try:
+            open_image(path, channels)
+        except BrokenImageError as error:
+            return error
+        return None
+
+    return [error for error in _in_threads(attempt, paths) if error is not None]
+
+
+def refusal(broken: Sequence[BrokenImageError], count: int) -> UsageError:
+    """One line on files that cannot be decoded, of so many."""
+    how = "leave_out_broken: true leaves such files out"
+    if len(broken) == 1:
+        return UsageError(f"{broken[0]}; {how}")
+    return UsageError(f"{len(broken):,} of {count:,} images cannot be decoded: {named(broken)}; {how}")
+
+
+def named(broken: Sequence[BrokenImageError]) -> str:
+    """The first of them with their reasons."""
+    first = sorted(broken, key=lambda error: error.path)[:_NAMED]
+    more = f", and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+    return ", ".join(f"{error.path} ({error.reason})" for error in first) + more
+
+
+def cached(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: Decode) -> Tensor:
+    """All images, mapped from a file, which is made where it is missing or of other images.
+
+    Args:
+        paths: of the images.
+        cache: the file.
+        shape: (N, C, H, W).
+        decode: decodes one image.
+
+    Raises:
+        UsageError: if the file cannot be written or read, or an image cannot be decoded.
+    """
+    size = torch.Size(shape).numel()
+    digest = _fingerprint(paths, f"{decode.__name__} {shape}")
+    try:
+        if not _is_valid(cache, size, digest):
+            temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+            try:
+                decode_all(paths, torch.from_file(str(temporary), True, size, dtype=torch.uint8).view(shape), decode)
+                with temporary.open("ab") as file:
+                    file.write(digest)
+                temporary.replace(cache)
+            finally:
+                temporary.unlink(missing_ok=True)
+        # Not shared: a write to the tensor stays in this process and never reaches the file.
+        return torch.from_file(str(cache), False, size, dtype=torch.uint8).view(shape)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"cannot use the image cache {cache}: {error}") from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height, from the head of the file alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except Exception as error:
+        raise BrokenImageError(path, str(error)) from error
+
+
+def open_image(path: Path, channels: int) -> "Image.Image":
+    """The decoded image, in colour or grey."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in EIGHT_BIT_MODES:
+                raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
+            return opened.convert("L" if channels == 1 else "RGB")
+    # Pillow's decoders raise many kinds of error for a broken file.
+    except Exception as error:
+        raise BrokenImageError(path, str(error)) from error
+
+
+def _pixels(image: "Image.Image", channels: int) -> Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)
+
+
+def _in_threads(attempt: Callable[..., Result], *given: Sequence[object] | Tensor) -> list[Result]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(attempt, *given))
+
+
+def _is_valid(cache: Path, size: int, digest: bytes) -> bool:
+    if not cache.is_file():
+        return False
+    with cache.open("rb") as file:
+        file.seek(size)
+        return file.read(len(digest) + 1) == digest
+
+
+def _fingerprint(paths: Sequence[Path], settings: str) -> bytes:
+    digest = hashlib.sha256(settings.encode())
+    for path in paths:
+        state = path.stat()
+        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.digest()

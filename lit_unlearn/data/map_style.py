@@ -1,0 +1,180 @@
+"""Data sets that others have made: torchvision's, Hugging Face's, your own. Images are read when a batch has them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from lit_unlearn.data.reading import Streamed
+from lit_unlearn.data.sources import Dataset, Source
+from lit_unlearn.errors import UsageError
+
+_LABELS = ("targets", "labels", "_labels")
+"""Where data sets of torchvision keep the labels of all samples."""
+
+
+class MapStyle(Source):
+    """A training and a test set, each with ``len()`` and samples by index.
+
+    A sample is ``(image, label, ...)`` or a mapping. An image is a picture of Pillow, an array of uint8 (H, W) or
+    (H, W, C), or a tensor (C, H, W), uint8 or float in [0, 1]; images of several sizes need transforms of the data
+    module. Data sets are sent to worker processes, so that an open file in them must survive it.
+
+    Args:
+        train: the training set, such as ``{class_path: torchvision.datasets.Food101, init_args: {root: data}}``.
+        test: the test set, likewise.
+        channels: of pictures: 3 for colour, 1 for grey.
+        image: the key of the image, where samples are mappings.
+        label: the key of the label, likewise.
+        class_names: one name for each class; None takes ``classes`` of the training set, or else the numbers.
+
+    Raises:
+        UsageError: while loading: if labels are not whole numbers from 0 on, or an image is none of these.
+    """
+
+    def __init__(
+        self,
+        train: torch_data.Dataset,  # type: ignore[type-arg]  # jsonargparse knows no argument of a Dataset[Any]
+        test: torch_data.Dataset,  # type: ignore[type-arg]
+        channels: int = 3,
+        image: str = "image",
+        label: str = "label",
+        class_names: list[str] | None = None,
+    ) -> None:
+        if channels not in (1, 3):
+            raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
+        self.train = train
+        self.test = test
+        self.channels = channels
+        self.image = image
+        self.label = label
+        self.class_names = class_names
+
+    def load(self) -> Dataset:
+        """Find all labels, and leave the images to be streamed."""
+        train, test = (labels_of(part, self.label) for part in (self.train, self.test))
+        names = self.class_names or [str(name) for name in getattr(self.train, "classes", ())]
+        names = names or [str(number) for number in range(int(max(train.max(), test.max())) + 1)]
+        shape = self._shape()
+        return Dataset(self._streamed(self.train, shape), train, self._streamed(self.test, shape), test, names)
+
+    def load_raw(self) -> Dataset:
+        """The same, with images in sizes of their own."""
+        loaded = self.load()
+        for images in (loaded.train_images, loaded.test_images):
+            assert isinstance(images, Streamed)
+            images.shape = None
+        return loaded
+
+    def describe(self) -> dict[str, object]:
+        """The classes of both sets, for a result row."""
+        sets = {f"{name}_set": type(part).__name__ for name, part in (("train", self.train), ("test", self.test))}
+        return {"source": type(self).__name__, "channels": self.channels, **sets}
+
+    def _streamed(self, samples: Any, shape: tuple[int, int, int]) -> Streamed:
+        return Streamed(ImagesOf(samples, self.image, self.channels), shape)
+
+    def _shape(self) -> tuple[int, int, int]:
+        channels, height, width = ImagesOf(self.train, self.image, self.channels)[0].shape
+        return channels, height, width
+
+
+class ImagesOf:
+    """The images of a data set alone.
+
+    Args:
+        samples: the data set.
+        image: the key of the image, where samples are mappings.
+        channels: of pictures.
+    """
+
+    def __init__(self, samples: Any, image: str, channels: int) -> None:
+        self.samples = samples
+        self.image = image
+        self.channels = channels
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """An image (C, H, W), uint8 or float.
+
+        Raises:
+            UsageError: if the sample cannot be read, or holds no image.
+        """
+        try:
+            sample = self.samples[index]
+        except Exception as error:
+            raise UsageError(f"sample {index} of {type(self.samples).__name__} cannot be read: {error}") from error
+        given = _part(sample, self.image, 0, index)
+        made = as_image(given, self.channels)
+        if made is None:
+            raise UsageError(f"sample {index} of {type(self.samples).__name__} holds {_told(given)}, which is no image")
+        return made
+
+
+def as_image(given: Any, channels: int) -> Tensor | None:
+    """A picture, an array or a tensor as (C, H, W), uint8 or float; None for anything else."""
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(given, Image.Image):
+        given = np.array(given.convert("L" if channels == 1 else "RGB"))
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3):
+        given = torch.from_numpy(given)
+        given = given[None] if given.ndim == 2 else given.permute(2, 0, 1)
+    if isinstance(given, Tensor) and given.ndim == 3 and (given.dtype == torch.uint8 or given.is_floating_point()):
+        return given
+    return None
+
+
+def labels_of(samples: Any, label: str) -> Tensor:
+    """The labels of a data set, int64 (N,): those that it keeps together, or else those of its samples, one by one.
+
+    Args:
+        samples: the data set.
+        label: the key of the label, where samples are mappings.
+
+    Raises:
+        UsageError: if they are not whole numbers from 0 on.
+    """
+    kept = [value for name in _LABELS if _length(value := getattr(samples, name, None)) == len(samples)]
+    if kept:
+        found = kept[0]
+    else:
+        rank_zero_info(
+            f"{type(samples).__name__} has no {' or '.join(_LABELS)}: its samples are all read for their labels"
+        )
+        found = [_part(samples[index], label, 1, index) for index in range(len(samples))]
+    try:
+        labels = torch.as_tensor(found)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"labels of {type(samples).__name__} are not whole numbers: {error}") from error
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool or int(labels.min()) < 0:
+        raise UsageError(
+            f"labels of {type(samples).__name__} are {_told(labels)}, allowed: whole numbers from 0 on, one each"
+        )
+    return labels.to(torch.int64)
+
+
+def _length(value: Any) -> int | None:
+    """Its length; None where it has none."""
+    return len(value) if hasattr(value, "__len__") else None
+
+
+def _part(sample: Any, key: str, place: int, index: int) -> Any:
+    try:
+        return sample[key] if isinstance(sample, Mapping) else sample[place]
+    except (KeyError, IndexError, TypeError) as error:
+        has = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else _told(sample)
+        raise UsageError(f"sample {index} has no {key!r}: it has {has}") from error
+
+
+def _told(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return type(value).__name__

@@ -1,0 +1,159 @@
+"""Where the images of a batch come from: cut out of a tensor, or read one by one, ahead of the loop, by processes.
+
+Which samples a batch has is known before anything is read, and random transforms draw from a seed of their own for
+every sample. So the number of processes changes no batch, and no other random number of the run.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_unlearn.errors import UsageError
+
+Transform = Callable[[Tensor], Tensor]
+Step = TypeVar("Step")
+Batch = TypeVar("Batch")
+
+_AHEAD = 2
+"""Batches that each process reads ahead, PyTorch's own number."""
+
+
+class Samples(Sized, Protocol):
+    """A data set of images without labels; it must be possible to send it to another process."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image of an index: uint8 (C, H, W)."""
+
+
+class Streamed:
+    """Images that are read when a batch has them, in place of a tensor (N, C, H, W).
+
+    Args:
+        samples: where they are read.
+        shape: (C, H, W) of every image; None where they differ, and transforms make them alike.
+        indices: which of the samples, int64 (N,); None is all.
+    """
+
+    def __init__(
+        self, samples: Samples, shape: tuple[int, int, int] | None = None, indices: Tensor | None = None
+    ) -> None:
+        self.samples = samples
+        self.shape = shape
+        self.indices = torch.arange(len(samples)) if indices is None else indices
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.indices)
+
+    def __getitem__(self, chosen: Tensor) -> "Streamed":
+        """Some of the images: int64 (n,)."""
+        return Streamed(self.samples, self.shape, self.indices[chosen])
+
+    def read(self, place: int) -> Tensor:
+        """One image, uint8 (C, H, W)."""
+        return self.samples[int(self.indices[place])]
+
+
+Images = Tensor | Streamed
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read.
+
+    Args:
+        transform: of each image, uint8 (C, H, W), before they become a batch.
+        workers: processes that read ahead where images are streamed or transformed; 0 reads in the loop itself.
+        pin: whether batches are to lie in pinned memory, from which they reach a GPU while it computes.
+    """
+
+    transform: Transform | None = None
+    workers: int = 0
+    pin: bool = False
+
+    def take(self, images: Images, indices: Tensor, seeds: Tensor) -> Tensor:
+        """The images of a batch (B, C, H, W): uint8, or what the transform makes of them.
+
+        Args:
+            images: all images of the set.
+            indices: int64 (B,).
+            seeds: of the transform of each of them, int64 (B,).
+
+        Raises:
+            UsageError: if the images of the batch differ in size.
+        """
+        if isinstance(images, Tensor) and self.transform is None:
+            return images.index_select(0, indices)
+        found = [images[i] if isinstance(images, Tensor) else images.read(i) for i in indices.tolist()]
+        if self.transform is not None:
+            found = _transformed(found, seeds.tolist(), self.transform)
+        if len(shapes := {tuple(image.shape) for image in found}) > 1:
+            raise UsageError(
+                f"images of one batch have the shapes {' and '.join(map(str, sorted(shapes)[:2]))}: the last transform "
+                "must give all of them one size, as CenterCrop does"
+            )
+        return torch.stack(found) if found else torch.empty(0, *_no_shape(images), dtype=torch.uint8)
+
+    def ahead(self, images: Images, steps: Iterable[Step], batch: Callable[[Step], Batch]) -> Iterator[Batch]:
+        """The batch of each step, in order.
+
+        Args:
+            images: what is read; a tensor without a transform is cut in the loop itself.
+            steps: what each batch consists of.
+            batch: makes a batch of a step, in any process.
+
+        Raises:
+            UsageError: as ``batch`` does.
+        """
+        if self.workers == 0 or (isinstance(images, Tensor) and self.transform is None):
+            yield from map(batch, steps)
+            return
+        loader = DataLoader(
+            cast(Any, _InWorker(batch)),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.workers,
+            prefetch_factor=_AHEAD,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # the global one is the run's
+        )
+        for made in loader:
+            if isinstance(made, _Refused):
+                raise UsageError(made.reason)
+            yield made
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """Hands an error of the user over as it is: PyTorch would put a traceback into its text."""
+
+    batch: Callable[[Any], Any]
+
+    def __getitem__(self, step: Any) -> Any:
+        try:
+            return self.batch(step)
+        except UsageError as error:
+            return _Refused(str(error))
+
+
+@dataclass(frozen=True)
+class _Refused:
+    reason: str
+
+
+def _transformed(images: list[Tensor], seeds: list[int], transform: Transform) -> list[Tensor]:
+    """Each image after the transform, which draws from torch's generator of the CPU."""
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for image, seed in zip(images, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            found.append(transform(image))
+    return found
+
+
+def _no_shape(images: Images) -> tuple[int, ...]:
+    return tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape or (0, 0, 0)

@@ -1,0 +1,87 @@
+"""What is done to each image before it joins a batch: torchvision's transforms, version 2."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_unlearn.errors import UsageError, check_at_least
+
+
+class Transforms:
+    """Transforms of single images, which stand in place of crop and flip of whole batches.
+
+    Each gets uint8 (C, H, W) and returns uint8, or float in [0, 1]; normalisation belongs to the backbone. Random ones
+    draw from torch's generator, which is seeded for each sample by the run's seed, the epoch and the step.
+
+    Args:
+        train: of training images, one after the other, such as
+            ``[{class_path: torchvision.transforms.v2.RandomResizedCrop, init_args: {size: 224}}]``.
+        evaluation: of images that are evaluated, likewise. The last of both must give all images one size.
+    """
+
+    def __init__(self, train: list[nn.Module] | None = None, evaluation: list[nn.Module] | None = None) -> None:
+        self.train = list(train or ())
+        self.evaluation = list(evaluation or ())
+
+    def of(self, training: bool) -> "OneAfterTheOther":
+        """The transforms of training images, or of images that are evaluated."""
+        return OneAfterTheOther(self.train if training else self.evaluation)
+
+    def describe(self) -> dict[str, list[str]]:
+        """The transforms as text, for a result row."""
+        return {"train": [str(each) for each in self.train], "evaluation": [str(each) for each in self.evaluation]}
+
+
+class ImageNetTransforms(Transforms):
+    """The usual ones for photographs: a random part of random shape, mirrored or not; the centre in evaluation.
+
+    Args:
+        size: pixels of a side.
+        resize: pixels of the shorter side from which evaluation cuts the centre.
+
+    Raises:
+        UsageError: if ``resize`` is smaller than ``size``.
+    """
+
+    def __init__(self, size: int = 224, resize: int = 256) -> None:
+        from torchvision.transforms import v2
+
+        check_at_least("size", size, 1)
+        check_at_least(f"resize, for a size of {size},", resize, size)
+        super().__init__(
+            [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
+            [v2.Resize(resize, antialias=True), v2.CenterCrop(size)],
+        )
+
+
+class OneAfterTheOther:
+    """A chain of transforms, checked.
+
+    Args:
+        transforms: each takes what the one before returned.
+    """
+
+    def __init__(self, transforms: Sequence[nn.Module]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """An image (C, H, W), uint8 or float.
+
+        Raises:
+            UsageError: if a transform fails, or returns anything else.
+        """
+        made = image
+        for transform in self.transforms:
+            try:
+                made = transform(made)
+            except Exception as error:
+                raise UsageError(f"transforms: {transform} failed on {tuple(made.shape)}: {error}") from error
+        if (
+            not isinstance(made, Tensor)
+            or made.ndim != 3
+            or not (made.dtype == torch.uint8 or made.is_floating_point())
+        ):
+            what = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise UsageError(f"transforms return {what}, allowed: uint8 or float (C, H, W)")
+        return made
