@@ -35,11 +35,23 @@ class Shares:
         self.split_names = list(splits)
         self.class_names = [f"kind {number}" for number in range(CLASSES)]
 
+    def labels(self, split: str) -> Tensor:
+        return self.splits[split][1]
+
     def evaluation_batches(
-        self, split: str, device: torch.device, part: str = "all", most: int | None = None
+        self,
+        split: str,
+        device: torch.device,
+        part: str = "all",
+        most: int | None = None,
+        wanted: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         assert part == "all"
         assert most is None
+        if wanted is not None:
+            own = wanted[wanted % self.world == self.rank]
+            yield self.splits[split][0][own], self.splits[split][1][own]
+            return
         count = -(-len(self.splits[split][1]) // self.world // 7) + 1
         pieces = (tensor[self.rank :: self.world].tensor_split(count) for tensor in self.splits[split])
         yield from zip(*pieces, strict=True)

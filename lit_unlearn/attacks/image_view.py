@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.target import SplitData
+from lit_unlearn.errors import UsageError
 
 
 class ImageView:
@@ -32,8 +33,19 @@ class ImageView:
         """Those of the data."""
         return self.data.split_names
 
+    def labels(self, split: str) -> Tensor:
+        """The labels (N,) of the samples that the view has of a split, in order."""
+        labels = self.data.labels(split)
+        most = min(self.most or len(labels), len(labels))
+        return labels[torch.arange(most) * len(labels) // most] if len(labels) else labels
+
     def evaluation_batches(
-        self, split: str, device: torch.device, part: str = "all", most: int | None = None
+        self,
+        split: str,
+        device: torch.device,
+        part: str = "all",
+        most: int | None = None,
+        wanted: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields this rank's batches of a split, as a data module does.
 
@@ -42,7 +54,13 @@ class ImageView:
             device: where the batches are to be.
             part: of the split.
             most: fewer samples than those of the view.
+            wanted: positions in the view's split, sorted; None takes all.
+
+        Raises:
+            UsageError: if positions are wanted of a view that has fewer samples than the split.
         """
+        if wanted is not None and self.most is not None:
+            raise UsageError("an ImageView of fewer samples knows no positions")
         limits = [limit for limit in (self.most, most) if limit is not None]
-        for images, labels in self.data.evaluation_batches(split, device, part, min(limits, default=None)):
+        for images, labels in self.data.evaluation_batches(split, device, part, min(limits, default=None), wanted):
             yield images if self.change is None else self.change(images), labels

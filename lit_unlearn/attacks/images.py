@@ -51,13 +51,6 @@ def pick(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> t
     return images[order], labels[order]
 
 
-def all_labels(data: SplitData, split: str, device: torch.device) -> Tensor:
-    """Labels (N,) of a whole split in order, the same on every rank."""
-    shares = [(index, labels) for index, _, labels in batches_with_index(data, split, device)]
-    index, labels = (_gather_ranks(torch.cat(share)) for share in zip(*shares, strict=True))
-    return labels[index.argsort()]
-
-
 def split_fingerprint(data: SplitData, split: str, device: torch.device) -> str:
     """A key made of the images and labels of a split, of those that are on this rank."""
     digest = hashlib.blake2b(digest_size=16)
@@ -88,16 +81,16 @@ def draw_own_share(target: Target, split: str, count: int, seed: int) -> tuple[T
 
 
 def _drawn(target: Target, split: str, count: int, seed: int) -> Tensor:
-    total = len(all_labels(target.data, split, target.device))
+    total = len(target.data.labels(split))
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> list[Tensor]:
-    wanted, found = wanted.to(device), []
-    for index, images, labels in batches_with_index(data, split, device):
-        here = torch.isin(index, wanted)
-        found.append((index[here], images[here], labels[here]))
-    return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
+    rank, world = rank_and_world()
+    positions = wanted.cpu().unique()
+    batches = data.evaluation_batches(split, device, wanted=positions)
+    images, labels = (torch.cat(pieces) for pieces in zip(*batches, strict=True))
+    return [positions[positions % world == rank].to(device), images, labels]
 
 
 def _gather_ranks(share: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import all_labels, batches_with_index, own_share, pick
+from lit_unlearn.attacks.images import batches_with_index, own_share, pick
 from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
@@ -128,7 +128,7 @@ class Relearn(Attack):
     def _repeat(self, target: Target, seed: int) -> dict[str, float]:
         """The numbers of one choice of forget samples and batches."""
         draw = torch.Generator().manual_seed(seed)
-        held = balanced(labels := all_labels(target.data, "forget", target.device).cpu(), self._held(len(labels)), draw)
+        held = balanced(labels := target.data.labels("forget"), self._held(len(labels)), draw)
         batches, (eval_subset, images) = self._batches(target, held, draw), self._eval_subset(target, held, draw)
         ticks = self._ticks()
         runs = self._runs(target, batches, eval_subset, ticks)
@@ -171,7 +171,7 @@ class Relearn(Attack):
 
     def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
-        retained = len(all_labels(target.data, "retain", target.device))
+        retained = len(target.data.labels("retain"))
         old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
         parts = [(split, chosen) for split, chosen in (("forget", held), ("retain", old)) if len(chosen)]
         found = [pick(target.data, split, chosen, target.device) for split, chosen in parts]
@@ -187,7 +187,7 @@ class Relearn(Attack):
         known, eval_subset, count = target.data.split_names, [], 0
         for split in (forgotten_split(known), "test_retain"):
             if split in known:
-                order = torch.randperm(len(all_labels(target.data, split, target.device)), generator=draw)
+                order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
                 images, labels = own_share(target.data, split, left[: self.measured], target.device)
                 eval_subset.append((images.float(), labels))

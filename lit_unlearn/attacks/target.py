@@ -43,7 +43,11 @@ def forgotten_split(splits: Sequence[str]) -> str:
 
 
 class SplitData(Protocol):
-    """What a target needs of the data: the classes' names, the splits that have samples, and batches of each."""
+    """What a target needs of the data: the classes' names, and of each split that has samples labels and batches.
+
+    Rank r of W has the samples r, r + W, r + 2W, … of a split. Where positions in it are ``wanted``, sorted, batches
+    have those of them that this rank has, and there is at least one batch.
+    """
 
     @property
     def class_names(self) -> Sequence[str]: ...  # noqa: D102
@@ -51,8 +55,15 @@ class SplitData(Protocol):
     @property
     def split_names(self) -> Sequence[str]: ...  # noqa: D102
 
+    def labels(self, split: str) -> Tensor: ...  # noqa: D102
+
     def evaluation_batches(  # noqa: D102
-        self, split: str, device: torch.device, part: str = "all", most: int | None = None
+        self,
+        split: str,
+        device: torch.device,
+        part: str = "all",
+        most: int | None = None,
+        wanted: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 

@@ -205,6 +205,7 @@ class EvaluationBatches:
         rank: this process.
         world: number of processes.
         reading: how they are read.
+        fewest: batches at least, where there may be no sample.
 
     Raises:
         UsageError: for a batch size below 1.
@@ -219,6 +220,7 @@ class EvaluationBatches:
         rank: int = 0,
         world: int = 1,
         reading: Reading = IN_THE_LOOP,
+        fewest: int = 0,
     ) -> None:
         check_at_least("eval_batch_size", batch_size, 1)
         self.reading = reading
@@ -226,7 +228,7 @@ class EvaluationBatches:
         self.labels = labels
         self.indices = indices[rank::world]
         largest_share = -(-len(indices) // world)
-        self.steps = -(-largest_share // batch_size)
+        self.steps = max(fewest, -(-largest_share // batch_size))
 
     def __len__(self) -> int:
         """Number of batches, the same on every rank."""

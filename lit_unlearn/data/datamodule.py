@@ -256,8 +256,25 @@ class UnlearnDataModule(LightningDataModule):
         images, *rest = batch
         return (self._to_float(images, training), *rest)
 
+    def labels(self, split: str) -> Tensor:
+        """All labels of one split in order, int64 (N,), on every rank.
+
+        Args:
+            split: one of ``SPLIT_NAMES``; or ``holdout``, the part of retain of that name.
+
+        Raises:
+            UsageError: for an unknown split.
+        """
+        _, labels, indices = self._part(split)
+        return labels[indices]
+
     def evaluation_batches(
-        self, split: str, device: torch.device | str, part: str = "all", most: int | None = None
+        self,
+        split: str,
+        device: torch.device | str,
+        part: str = "all",
+        most: int | None = None,
+        wanted: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in [0, 1] and labels of one split, this rank's share, on a device and without augmentation.
 
@@ -266,15 +283,15 @@ class UnlearnDataModule(LightningDataModule):
             device: where the batches are to lie.
             part: ``calibration`` takes the samples at even positions of the split, ``evaluation`` the others.
             most: how many samples at most, evenly spread over the split; None takes all.
+            wanted: positions in the whole split, int64, sorted: batches have those of them that this rank has, and
+                there is at least one batch. None takes all.
 
         Raises:
             UsageError: for an unknown split or part.
         """
-        if split not in (*SPLIT_NAMES, HOLDOUT):
-            raise unknown("split", split, (*SPLIT_NAMES, HOLDOUT))
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-        for images, labels in self._evaluation_loader(split, part, most):
+        for images, labels in self._evaluation_loader(split, part, most, wanted):
             yield self._to_float(images.to(device), training=False), labels.to(device)
 
     def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -290,8 +307,6 @@ class UnlearnDataModule(LightningDataModule):
         Raises:
             UsageError: for an unknown split, or one without samples.
         """
-        if split not in SPLIT_NAMES:
-            raise unknown("split", split, SPLIT_NAMES)
         images, labels, indices = self._part(split)
         draw = torch.Generator().manual_seed(run_seed())
         some = indices[torch.randperm(len(indices), generator=draw)[:most]]
@@ -330,13 +345,18 @@ class UnlearnDataModule(LightningDataModule):
             raise UsageError(f"UnlearnDataModule needs an UnlearnModule as model, but got {type(module).__name__}")
         return cast(UnlearnMethod, module)
 
-    def _evaluation_loader(self, name: str, part: str = "all", most: int | None = None) -> EvaluationBatches:
+    def _evaluation_loader(
+        self, name: str, part: str = "all", most: int | None = None, wanted: Tensor | None = None
+    ) -> EvaluationBatches:
         images, labels, indices = self._part(name)
         indices = indices[PARTS[part]]
         if most is not None and most < len(indices):
             indices = indices[torch.arange(most) * len(indices) // most]
-        ranks, reading = self._rank_and_world(), self._reading(training=False)
-        return EvaluationBatches(images, labels, indices, self.eval_batch_size, *ranks, reading)
+        (rank, world), reading = self._rank_and_world(), self._reading(training=False)
+        if wanted is None:
+            return EvaluationBatches(images, labels, indices, self.eval_batch_size, rank, world, reading)
+        own = indices[wanted[wanted % world == rank]]
+        return EvaluationBatches(images, labels, own, self.eval_batch_size, reading=reading, fewest=1)
 
     def _reading(self, training: bool) -> Reading:
         if self.transforms is None and not isinstance(self.data.train_images, Streamed):
@@ -350,6 +370,8 @@ class UnlearnDataModule(LightningDataModule):
 
     def _part(self, name: str) -> tuple[Images, Tensor, Tensor]:
         """All images and labels of the set that a split is of, and the split's indices in it."""
+        if name not in (*SPLIT_NAMES, HOLDOUT):
+            raise unknown("split", name, (*SPLIT_NAMES, HOLDOUT))
         indices: Tensor = self.holdout if name == HOLDOUT else getattr(self.split, name)
         if name in (*TRAINING_SPLITS, HOLDOUT):
             return self.data.train_images, self.data.train_labels, indices

@@ -30,11 +30,14 @@ class Splits:
     def split_names(self) -> list[str]:
         return list(self.splits)
 
+    def labels(self, split: str) -> Tensor:
+        return self.splits[split][1]
+
     def evaluation_batches(
-        self, split: str, device: Any, part: str = "all", most: int | None = None
+        self, split: str, device: Any, part: str = "all", most: int | None = None, wanted: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         cut = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}[part]
-        x, y = (tensor[cut][:most] for tensor in self.splits[split])
+        x, y = (tensor[cut][:most] if wanted is None else tensor[wanted] for tensor in self.splits[split])
         yield from zip(x.split(7), y.split(7), strict=True)
 
 

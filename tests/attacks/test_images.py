@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_unlearn.attacks.images import all_labels, batches_with_index, own_share, pick
+from lit_unlearn.attacks.images import batches_with_index, own_share, pick
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_a_process_alone_owns_every_sample(data):
     images, labels = whole(data, "retain")
     own = own_share(data, "retain", torch.tensor([17, 0, 3]), CPU)
     assert torch.equal(own[0], images[[0, 3, 17]])
-    assert torch.equal(all_labels(data, "retain", CPU), labels)
+    assert torch.equal(data.labels("retain"), labels)
     index = torch.cat([index for index, _, _ in batches_with_index(data, "retain", CPU)])
     assert index.tolist() == list(range(len(labels)))
 

@@ -275,6 +275,23 @@ def test_ranks_share_the_evaluation_of_a_split(tiny: Source) -> None:
     assert sorted(seen) == data.split.retain.tolist()
 
 
+@pytest.mark.parametrize("wanted", [[0, 3, 4, 8, 11, 12], [5], []])
+def test_wanted_positions_are_read_alone_each_on_the_rank_that_has_it(tiny: Source, wanted: list[int]) -> None:
+    data = UnlearnDataModule(tiny, ForgetSpec(classes=["dog"]), eval_batch_size=2)
+    assert torch.equal(data.labels("retain"), data.data.train_labels[data.split.retain])
+    with pytest.raises(UsageError, match="unknown split 'retained'; did you mean 'retain'"):
+        data.labels("retained")
+    for rank in range(3):
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank, world_size=3, precision_plugin=SimpleNamespace(convert_input=lambda images: images)
+        )
+        batches = list(data.evaluation_batches("retain", "cpu", wanted=torch.tensor(wanted, dtype=torch.int64)))
+        own = [position for position in wanted if position % 3 == rank]
+        found = torch.cat([images for images, _ in batches])
+        assert indices(found) == data.split.retain[own].tolist()
+        assert found.shape[1:] == data.image_shape
+
+
 def test_a_part_of_the_training_set_takes_the_place_of_the_test_set(named: Source) -> None:
     whole = UnlearnDataModule(named).data
     data = UnlearnDataModule(named, ForgetSpec(classes=[2]), test_from_train=0.25).data
