@@ -87,7 +87,7 @@ def _drawn(target: Target, split: str, count: int, seed: int) -> Tensor:
 
 def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> list[Tensor]:
     rank, world = rank_and_world()
-    positions = wanted.cpu().unique()
+    positions = torch.unique(wanted.cpu())
     batches = data.evaluation_batches(split, device, wanted=positions)
     images, labels = (torch.cat(pieces) for pieces in zip(*batches, strict=True))
     return [positions[positions % world == rank].to(device), images, labels]

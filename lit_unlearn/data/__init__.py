@@ -5,6 +5,7 @@ from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSam
 from lit_unlearn.data.datamodule import UnlearnDataModule
 from lit_unlearn.data.digits import Digits
 from lit_unlearn.data.forget_spec import ForgetSpec
+from lit_unlearn.data.hugging_face import HuggingFace
 from lit_unlearn.data.image_folder import ImageFolder
 from lit_unlearn.data.map_style import MapStyle
 from lit_unlearn.data.reading import Samples, Streamed
@@ -26,6 +27,7 @@ __all__ = [
     "FashionMNIST",
     "ForgetSpec",
     "ForgetSplit",
+    "HuggingFace",
     "ImageFolder",
     "ImageNetTransforms",
     "MapStyle",

@@ -55,31 +55,24 @@ class MapStyle(Source):
 
     def load(self) -> Dataset:
         """Find all labels, and leave the images to be streamed."""
-        train, test = (labels_of(part, self.label) for part in (self.train, self.test))
-        names = self.class_names or [str(name) for name in getattr(self.train, "classes", ())]
-        names = names or [str(number) for number in range(int(max(train.max(), test.max())) + 1)]
-        shape = self._shape()
-        return Dataset(self._streamed(self.train, shape), train, self._streamed(self.test, shape), test, names)
+        shape = ImagesOf(self.train, self.image, self.channels)[0].shape
+        return self._streamed((int(shape[0]), int(shape[1]), int(shape[2])))
 
     def load_raw(self) -> Dataset:
         """The same, with images in sizes of their own."""
-        loaded = self.load()
-        for images in (loaded.train_images, loaded.test_images):
-            assert isinstance(images, Streamed)
-            images.shape = None
-        return loaded
+        return self._streamed(None)
+
+    def _streamed(self, shape: tuple[int, int, int] | None) -> Dataset:
+        labels = [labels_of(part, self.label) for part in (self.train, self.test)]
+        images = [Streamed(ImagesOf(part, self.image, self.channels), shape) for part in (self.train, self.test)]
+        names = self.class_names or [str(name) for name in getattr(self.train, "classes", ())]
+        names = names or [str(number) for number in range(int(max(own.max() for own in labels)) + 1)]
+        return Dataset(images[0], labels[0], images[1], labels[1], names)
 
     def describe(self) -> dict[str, object]:
         """The classes of both sets, for a result row."""
         sets = {f"{name}_set": type(part).__name__ for name, part in (("train", self.train), ("test", self.test))}
         return {"source": type(self).__name__, "channels": self.channels, **sets}
-
-    def _streamed(self, samples: Any, shape: tuple[int, int, int]) -> Streamed:
-        return Streamed(ImagesOf(samples, self.image, self.channels), shape)
-
-    def _shape(self) -> tuple[int, int, int]:
-        channels, height, width = ImagesOf(self.train, self.image, self.channels)[0].shape
-        return channels, height, width
 
 
 class ImagesOf:

@@ -323,7 +323,7 @@ def test_a_data_set_of_torchvision_is_read() -> None:
         (Pairs(lambda index: "cat.png", [0, 1]), "sample 0 of Pairs holds str, which is no image"),
         (Pairs(lambda index: torch.zeros(2, 3), [0, 1]), r"holds torch\.float32 \(2, 3\), which is no image"),
         (Pairs(lambda index: 1 / 0, [0, 1], targets=[0, 1]), "sample 0 of Pairs cannot be read: division by zero"),
-        (Mappings(picture, [0, 1]), "sample 0 has no 'label': it has picture, kind"),
+        (Mappings(picture, [0, 1]), "sample 0 has no 'image': it has picture, kind"),
     ],
 )
 def test_a_data_set_that_does_not_fit_is_one_line(samples: Any, says: str) -> None:
