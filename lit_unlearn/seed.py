@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor, distributed
 
 
 def run_seed() -> int:
@@ -23,3 +25,21 @@ def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generat
 def seed_epoch(epoch: int, rank: int) -> None:
     """Seeds torch's global generators by the run's seed, the epoch and the rank."""
     torch.manual_seed((run_seed() * 1_000_003 + epoch) * 4_099 + rank)
+
+
+def random_states(world: int) -> list[Mapping[str, Tensor]]:
+    """The state of torch's global generators on each of so many ranks, which must all call this."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        own["cuda"] = torch.cuda.get_rng_state()
+    found: list[Mapping[str, Tensor]] = [own] * world
+    if world > 1 and distributed.is_available() and distributed.is_initialized():
+        distributed.all_gather_object(found, own)
+    return found
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Sets torch's global generators of this process as one of :func:`random_states` says."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -66,6 +66,27 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
     assert row_of(tmp_path / "killed").epochs == row_of(tmp_path / "whole").epochs
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_killed_within_an_epoch_goes_on_at_its_step(tmp_path: Path, streamed: bool) -> None:
+    words = [*experiment("opc"), *SMALL, "--data.init_args.augment={crop: 1, flip: true}", "--data.batch_size=32"]
+    if streamed:
+        crop = "{class_path: torchvision.transforms.v2.RandomCrop, init_args: {size: 8, padding: 1}}"
+        words[-2] = f"--data.init_args.transforms={{class_path: Transforms, init_args: {{train: [{crop}]}}}}"
+        words.append("--data.init_args.workers=2")
+    kept = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2")
+    words += [*kept, "--trainer.callbacks.save_top_k=-1"]
+    assert launched(tmp_path, "whole", *words) == 0, (tmp_path / "whole/run.log").read_text()
+    words += ["--trainer.callbacks+=killed_runs.Killer", "--trainer.callbacks.epoch=1"]
+    assert launched(tmp_path, "killed", *words) == -SIGKILL
+    assert launched(tmp_path, "killed", *words, "--ckpt_path=last") == 0, (tmp_path / "killed/run.log").read_text()
+    said = (tmp_path / "killed/run.log").read_text()
+    epoch, step = map(int, re.findall(r"epoch=(\d+)-step=(\d+)", said)[-1])
+    steps = torch.load(next((tmp_path / "killed").rglob("epoch=0*.ckpt")), weights_only=True)["global_step"]
+    assert epoch == 1
+    assert step > steps
+    ends_alike(tmp_path)
+
+
 def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Path) -> None:
     words = (*experiment("finetune"), *SMALL)
     assert launched(tmp_path, "whole", *words) == 0

@@ -5,14 +5,15 @@ uint8 tensor by ``index_select``; images that are streamed or transformed are re
 """
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from itertools import islice
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lit_unlearn.data.reading import Images, Reading
 from lit_unlearn.errors import UsageError, check_at_least, unknown
-from lit_unlearn.seed import generator
+from lit_unlearn.seed import generator, random_states, set_random_state
 
 IN_THE_LOOP = Reading()
 Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
@@ -155,6 +156,9 @@ class Batches:
     ``{"mixed": (images, labels, is_forget)}``. Images are (B, C, H, W), uint8 or what a transform makes of them, labels
     int64 (B,), is_forget bool (B,).
 
+    Lightning keeps :meth:`state_dict` in each checkpoint. A run that goes on from one within an epoch begins at the
+    step after it, with the random numbers that would have come next.
+
     Args:
         images: all training images (N, C, H, W).
         labels: all training labels, int64 (N,).
@@ -169,14 +173,36 @@ class Batches:
         self.reading = reading
         self.is_forget = torch.zeros(len(labels), dtype=torch.bool)
         self.is_forget[sampler.forget] = True
+        self._yielded = 0
+        self._left: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         """Number of steps of one epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, tuple[Tensor, ...]]]:
-        """Yield the batches of the sampler's epoch."""
-        yield from self.reading.ahead(self.images, enumerate(self.sampler), self._batch)
+        """Yield the batches of the sampler's epoch, or those of it that are left."""
+        self._yielded = self._go_on()
+        steps = islice(enumerate(self.sampler), self._yielded, None)
+        for batch in self.reading.ahead(self.images, steps, self._batch):
+            self._yielded += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, number of batches that it has yielded, and the state of every rank's random numbers."""
+        return {"epoch": self.sampler.epoch, "step": self._yielded, "random": random_states(self.sampler.world)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave, when the next iteration begins."""
+        self._left = state
+
+    def _go_on(self) -> int:
+        """The step to begin with."""
+        left, self._left = self._left, None
+        if left is None or left["epoch"] != self.sampler.epoch or not 0 < left["step"] < len(self):
+            return 0
+        set_random_state(left["random"][self.sampler.rank])
+        return int(left["step"])
 
     def _batch(self, numbered: tuple[int, dict[str, Tensor]]) -> dict[str, tuple[Tensor, ...]]:
         number, step = numbered

@@ -6,6 +6,7 @@ every sample. So the number of processes changes no batch, and no other random n
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from multiprocessing import current_process
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -109,7 +110,8 @@ class Reading:
         Raises:
             UsageError: as ``batch`` does.
         """
-        if self.workers == 0 or (isinstance(images, Tensor) and self.transform is None):
+        at_once = isinstance(images, Tensor) and self.transform is None
+        if self.workers == 0 or at_once or current_process().daemon:  # which may not have processes of its own
             yield from map(batch, steps)
             return
         loader = DataLoader(

@@ -24,6 +24,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.adversarial import nearest_adversarial
 from lit_unlearn.methods.base import UnlearnModule
+from lit_unlearn.seed import seed_epoch
 
 
 class AMUN(UnlearnModule):
@@ -92,11 +93,19 @@ class AMUN(UnlearnModule):
     def training_step(self, batch: dict[str, tuple[Tensor, ...]], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch with its share of the adversarial examples."""
         ((images, labels, *_),) = batch.values()
+        if not self._adversarial_batches:
+            self._shuffle_again()
         moved, answers = self._adversarial_batches[batch_idx]
         images, labels = torch.cat([images, moved]), torch.cat([labels, answers])
         loss = cross_entropy(self(images), labels)
         self.log("train/loss", loss, batch_size=len(labels))
         return loss
+
+    def _shuffle_again(self) -> None:
+        """In a run that goes on within an epoch, as at its start."""
+        with torch.random.fork_rng():
+            seed_epoch(self.current_epoch, self.global_rank)
+            self.on_train_epoch_start()
 
     def on_train_end(self) -> None:
         """Frees the adversarial examples."""

@@ -40,7 +40,7 @@ class SSD(UnlearnModule):
 
     Raises:
         UsageError: for an unknown importance, or a number out of range; before training, for α or λ with which
-            ``per_sample`` importances can change no weight.
+            ``per_sample`` importances can change no weight, and for a checkpoint from within the pass.
     """
 
     order = "mixed"
@@ -82,6 +82,8 @@ class SSD(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Starts to measure the network as it answers, in eval mode."""
+        if self.current_epoch == 0 and self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            raise UsageError("SSD has a single pass, which cannot go on from its middle: leave ckpt_path out")
         self.backbone.eval()
         if self.current_epoch > 0:  # a run that had dampened is resumed
             self.finish()

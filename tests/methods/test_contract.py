@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lit_unlearn import methods
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.data import Augment
+from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.report import CHECKPOINT, Report
 
 METHODS = [getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
@@ -178,6 +180,41 @@ def test_a_run_resumed_from_the_middle_ends_as_an_uninterrupted_one(
     assert ended.keys() == whole.backbone.state_dict().keys()
     assert all(torch.equal(value, ended[name]) for name, value in whole.backbone.state_dict().items())
     assert trainer.global_step == end.global_step
+
+
+class KeepSteps(Checkpoint):
+    """Saves after each step."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}-{batch_idx}.ckpt")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_resumed_within_an_epoch_ends_as_an_uninterrupted_one(
+    fit, make_trainer, method, make_backbone, make_data, trained_file, tmp_path, recorder
+):
+    def data():
+        return make_data(augment=Augment(crop=1, flip=True), batch_size=7)
+
+    whole = make(method, make_backbone(seed=3), trained_file)
+    fit(whole, data(), KeepSteps(tmp_path), max_epochs=3, enable_checkpointing=True)
+    made = sorted([int(part) for part in path.stem.split("-")] for path in tmp_path.glob("*.ckpt"))
+    last = {epoch: max(step for other, step in made if other == epoch) for epoch, _ in made}
+    within = [place for place in made if place[0] <= 1 and place[1] < last[place[0]]]
+    middle = "-".join(map(str, within[-1]))
+    resumed, trainer = make(method, make_backbone(seed=4), trained_file), make_trainer(recorder, max_epochs=3)
+    go_on = {"datamodule": data(), "ckpt_path": tmp_path / f"{middle}.ckpt", "weights_only": True}
+    if method is methods.SSD:
+        with pytest.raises(UsageError, match="SSD has a single pass, which cannot go on from its middle"):
+            trainer.fit(resumed, **go_on)
+        return
+    trainer.fit(resumed, **go_on)
+    ended = resumed.backbone.state_dict()
+    assert [name for name, value in whole.backbone.state_dict().items() if not torch.equal(value, ended[name])] == []
+    assert len(recorder.batches) == len(made) - made.index(within[-1]) - 1, "it begins at the next step"
 
 
 @pytest.mark.parametrize("method", METHODS)
