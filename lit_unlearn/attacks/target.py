@@ -1,7 +1,8 @@
 """What an attack is given: frozen copies of the networks, with their features and logits on each split.
 
 All attacks of a run share one pass per network and split. Features stay where they were computed, sharded per rank and
-in order, as long as they fit the budget; beyond it each use is a fresh pass, so memory does not grow with the data.
+in order, as long as they fit the budget; beyond it they go to disk, or where that has no room each use is a fresh pass.
+So memory does not grow with the data.
 """
 
 import copy
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_unlearn.attacks.pool import Pool
+from lit_unlearn.attacks.scratch import Scratch, Stored
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES, Network
@@ -25,7 +27,11 @@ HALVES = {"calibration": 0, "evaluation": 1}
 """The halves of a split, and whether they are its samples of even or of odd index."""
 
 CACHE_BYTES = 2**30
-"""Features that one network may keep in memory, over all its splits."""
+"""Features that one network may keep in memory, over all its splits; more are kept on disk."""
+
+
+_Tapped = Mapping[str, Tensor]
+_TappedOnDisk = Mapping[str, Stored]
 
 
 class Encoded(NamedTuple):
@@ -84,7 +90,7 @@ class EncodedData:
         backbone: a frozen copy in eval mode; nothing else may change it.
         data: the splits.
         device: where to compute.
-        budget: bytes of features that may be kept.
+        budget: bytes of features that may be kept in memory; 0 keeps none, in memory or on disk.
         cells: stages are averaged over cells × cells parts of their positions, side by side in what is handed on; 1
             averages over all positions.
     """
@@ -97,7 +103,8 @@ class EncodedData:
         self.device = device
         self.room = budget
         self.cells = cells
-        self._kept: dict[str, list[tuple[Mapping[str, Tensor], Tensor]]] = {}
+        self._scratch = Scratch() if budget else None
+        self._kept: dict[str, list[tuple[_Tapped | _TappedOnDisk, Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:
         """Yields this rank's batches of a split, or of its ``calibration`` or ``evaluation`` half, in a fixed order.
@@ -108,9 +115,8 @@ class EncodedData:
 
     def batches_with_index(self, split: str, part: str = "all") -> Iterator[tuple[Tensor, Encoded]]:
         """Yields the same, each batch with the index (B,) of its samples in the split or the half."""
-        kept = self._kept.get(split)
         position, world = rank_and_world()
-        for tapped, labels in self._pass(split) if kept is None else kept:
+        for tapped, labels in self._again(split) if split in self._kept else self._pass(split):
             own = position + world * torch.arange(len(labels), device=labels.device)
             position += world * len(labels)
             if part != "all":
@@ -141,21 +147,38 @@ class EncodedData:
             {name: _gather_ranks([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
         )
 
-    def _pass(self, split: str) -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
-        kept: list[tuple[Mapping[str, Tensor], Tensor]] = []
-        size = 0
+    def _again(self, split: str) -> Iterator[tuple[_Tapped, Tensor]]:
+        for tapped, labels in self._kept[split]:
+            yield {name: self._loaded(each) for name, each in tapped.items()}, labels
+
+    def _loaded(self, kept: Tensor | Stored) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        assert self._scratch is not None
+        return self._scratch.get(kept, self.device)
+
+    def _pass(self, split: str) -> Iterator[tuple[_Tapped, Tensor]]:
+        kept: list[tuple[_Tapped | _TappedOnDisk, Tensor]] | None = []
+        room = self.room
         for images, labels in self.data.evaluation_batches(split, self.device):
             with torch.no_grad():
                 tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES], self.cells)
-            size += sum(tensor.nbytes for tensor in tapped.values())
-            if size <= self.room:
-                kept.append((tapped, labels))
+            room -= sum(tensor.nbytes for tensor in tapped.values())
+            stored = tapped if room >= 0 else self._on_disk(tapped)
+            if kept is not None and stored is not None:
+                kept.append((stored, labels))
             else:
-                kept.clear()
+                kept = None
             yield tapped, labels
-        if size <= self.room:
-            self.room -= size
+        if kept is not None:
+            self.room = max(0, room)
             self._kept[split] = kept
+
+    def _on_disk(self, tapped: _Tapped) -> _TappedOnDisk | None:
+        """The tensors on disk; None where they may not be there, or have no room."""
+        found = {} if self._scratch is None else {name: self._scratch.put(each) for name, each in tapped.items()}
+        stored = {name: each for name, each in found.items() if each is not None}
+        return stored if len(stored) == len(tapped) else None
 
 
 def rank_and_world() -> tuple[int, int]:
