@@ -24,7 +24,7 @@ class Custom(SplitBackbone):
         in_channels: channels of the images.
         mean: per-channel mean of images in [0, 1]; None is 0: the network sees the images as they are.
         std: per-channel standard deviation; None is 1.
-        stages: dotted paths inside the network; None is its top-level children that have parameters.
+        stages: dotted paths inside the network; None is its blocks in five groups.
 
     Raises:
         UsageError: if there is no such head or stage, or the number of values does not fit in_channels.

@@ -23,7 +23,7 @@ class Torchvision(SplitBackbone):
         mean: per-channel mean of images in [0, 1]; None is ImageNet's (the average over its channels unless there
             are 3).
         std: per-channel standard deviation; None is ImageNet's, as for mean.
-        stages: dotted paths inside the network; None is its top-level children that have parameters.
+        stages: dotted paths inside the network; None is its blocks in five groups.
         pretrained: start from torchvision's ImageNet weights, downloaded on first use; the head is then fresh unless
             num_classes is 1000.
         options: further arguments of the model's constructor, such as ``image_size`` for vision transformers.
@@ -73,7 +73,7 @@ class Timm(SplitBackbone):
         mean: per-channel mean of images in [0, 1]; None is what the model was trained with, ImageNet's for most (the
             average over its channels unless there are 3).
         std: per-channel standard deviation; None is what the model was trained with, as for mean.
-        stages: dotted paths inside the network; None is its top-level children that have parameters.
+        stages: dotted paths inside the network; None is its blocks in five groups.
         pretrained: start from timm's weights, downloaded on first use; the head is then fresh unless the class
             counts agree.
         options: further arguments of the model's constructor, such as ``img_size`` for vision transformers.

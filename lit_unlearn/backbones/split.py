@@ -1,6 +1,6 @@
 """Any classifier that ends in a linear layer, split into an encoder and that layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -8,6 +8,12 @@ from torch import Tensor, nn
 
 from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt, import_path
 from lit_unlearn.errors import UsageError, check_at_least, unknown
+
+_GROUPS = 5
+"""How many stages a network has by default: as many as a ResNet, so that attacks on stages cost what they do there."""
+
+_FEW = 4
+_NEARLY_ALL = 0.8
 
 
 class SplitBackbone(Backbone):
@@ -21,8 +27,8 @@ class SplitBackbone(Backbone):
         head: dotted path of the last linear layer; None looks for it.
         mean: per-channel mean of images in [0, 1].
         std: per-channel standard deviation.
-        stages: dotted paths inside the network; None is its top-level children that have parameters. One called
-            ``features`` becomes the stage ``encoder.features``, because that name means the penultimate features.
+        stages: dotted paths inside the network; None is its blocks in five groups, see :func:`default_stages`. One
+            called ``features`` becomes the stage ``encoder.features``: that name means the penultimate features.
         channels_last: whether the stages hand on (B, H, W, C).
 
     Raises:
@@ -129,11 +135,58 @@ def name_stages(encoder: nn.Module, stages: Sequence[str] | None) -> dict[str, s
 
     Args:
         encoder: the network without its head.
-        stages: paths; None is the top-level children that have parameters.
+        stages: paths; None is those of :func:`default_stages`.
     """
-    if stages is None:
-        stages = [name for name, child in encoder.named_children() if any(True for _ in child.parameters())]
-    return {f"encoder.{path}" if path in (FEATURES, LOGITS) else path: path for path in stages}
+    found = default_stages(encoder) if stages is None else stages
+    return {f"encoder.{path}" if path in (FEATURES, LOGITS) else path: path for path in found}
+
+
+def default_stages(encoder: nn.Module) -> list[str]:
+    """Where the network is looked into: the ends of five groups of its blocks, or all of them where they are fewer.
+
+    Blocks are the children that have parameters. While there are few of them, or one has nearly all layers, the one of
+    most layers is replaced by its own blocks, if it is a container: the ``features`` of a MobileNet, the ``blocks`` of
+    a vision transformer.
+
+    Args:
+        encoder: the network without its head.
+    """
+    blocks = _parts(encoder, "")
+    while blocks:
+        path, size = max(blocks.items(), key=lambda item: item[1])
+        inner = _parts(encoder.get_submodule(path), f"{path}.")
+        if (len(blocks) >= _FEW and size <= _NEARLY_ALL * sum(blocks.values())) or not _is_container(
+            encoder, path, inner
+        ):
+            break
+        blocks = {
+            name: count
+            for part, own in blocks.items()
+            for name, count in (inner if part == path else {part: own}).items()
+        }
+    paths = list(blocks)
+    ends = [-(-(number + 1) * len(paths) // _GROUPS) - 1 for number in range(_GROUPS)]
+    return paths if len(paths) <= _GROUPS else [paths[end] for end in ends]
+
+
+def _parts(module: nn.Module, prefix: str) -> dict[str, int]:
+    """The children that have parameters, by path, and how many layers with parameters each has."""
+    layers = {f"{prefix}{name}": sum(map(_is_layer, child.modules())) for name, child in module.named_children()}
+    return {path: count for path, count in layers.items() if count}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def _is_container(encoder: nn.Module, path: str, inner: Mapping[str, int]) -> bool:
+    """Whether a part only holds blocks that run one after the other, or one such container beside little else."""
+    if isinstance(encoder.get_submodule(path), nn.Sequential | nn.ModuleList):
+        return len(inner) > 1
+    largest = max(inner, key=lambda part: inner[part], default=None)
+    if largest is None or inner[largest] <= _NEARLY_ALL * sum(inner.values()):
+        return False
+    return isinstance(encoder.get_submodule(largest), nn.Sequential | nn.ModuleList)
 
 
 def per_channel(

@@ -12,7 +12,7 @@ from torchvision import models
 
 from lit_unlearn.backbones import Backbone, Custom, Timm, Torchvision
 from lit_unlearn.backbones.library import IMAGENET, IMAGENET_GREY, _replace_stem
-from lit_unlearn.backbones.split import SplitBackbone, find_head, name_stages
+from lit_unlearn.backbones.split import SplitBackbone, default_stages, find_head, name_stages
 from lit_unlearn.errors import UsageError
 
 
@@ -42,9 +42,14 @@ def agrees(backbone: SplitBackbone, network: nn.Module, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "head", "stages"),
     [
-        ("resnet18", 32, "fc", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
-        ("vgg11", 32, "classifier.6", ("encoder.features", "classifier")),
-        ("mobilenet_v3_small", 32, "classifier.3", ("encoder.features", "classifier")),
+        ("resnet18", 32, "fc", ("bn1", "layer1", "layer2", "layer3", "layer4")),
+        ("vgg11", 32, "classifier.6", ("features.3", "features.8", "features.13", "features.18", "classifier")),
+        (
+            "mobilenet_v3_small",
+            32,
+            "classifier.3",
+            ("features.2", "features.5", "features.8", "features.11", "classifier"),
+        ),
         ("shufflenet_v2_x0_5", 32, "fc", ("conv1", "stage2", "stage3", "stage4", "conv5")),
     ],
 )
@@ -56,6 +61,45 @@ def test_torchvision_agrees(name: str, size: int, head: str, stages: tuple[str, 
     torch.testing.assert_close(backbone.normalise.mean.flatten(), torch.tensor(IMAGENET[0]))
     torch.testing.assert_close(backbone.normalise.std.flatten(), torch.tensor(IMAGENET[1]))
     agrees(backbone, models.get_model(name, num_classes=6), size)
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "stages"),
+    [
+        (models.get_model, "resnet50", ["bn1", "layer1", "layer2", "layer3", "layer4"]),
+        (models.get_model, "resnet101", ["bn1", "layer1", "layer2", "layer3", "layer4"]),
+        (models.get_model, "efficientnet_b0", [f"features.{number}" for number in (1, 3, 5, 7, 8)]),
+        (models.get_model, "convnext_tiny", [*(f"features.{number}" for number in (1, 3, 5, 7)), "classifier"]),
+        (
+            models.get_model,
+            "vit_b_16",
+            [*(f"encoder.layers.encoder_layer_{number}" for number in (1, 4, 7, 10)), "encoder.ln"],
+        ),
+        ("timm", "efficientnet_b0", ["blocks.0", "blocks.2", "blocks.4", "blocks.6", "bn2"]),
+        ("timm", "vit_small_patch14_dinov2", ["blocks.1", "blocks.4", "blocks.7", "blocks.10", "norm"]),
+        ("timm", "swin_tiny_patch4_window7_224", ["layers.0", "layers.1", "layers.2", "layers.3", "norm"]),
+    ],
+)
+def test_the_stages_of_a_deep_network_are_its_blocks_in_five_groups(of: Any, name: str, stages: list[str]) -> None:
+    if of == "timm":
+        of = pytest.importorskip("timm").create_model
+    with torch.device("meta"):
+        network = of(name, num_classes=4)
+    network.set_submodule(find_head(network, 4), nn.Identity())
+    assert default_stages(network) == stages
+
+
+def test_a_container_is_opened_only_where_it_holds_nearly_all() -> None:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())
+
+    deep = nn.ModuleDict({"stem": block(), "body": nn.Sequential(*(block() for _ in range(7))), "neck": block()})
+    assert default_stages(deep) == ["body.0", "body.2", "body.4", "body.6", "neck"]
+    even = nn.ModuleDict({name: nn.Sequential(block(), block()) for name in "abcd"})
+    assert default_stages(even) == ["a", "b", "c", "d"]
+    assert default_stages(nn.Sequential(nn.ReLU())) == []
+    alone = nn.ModuleDict({"only": nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1), "norm": nn.BatchNorm2d(1)})})
+    assert default_stages(alone) == ["only"], "a block is not taken apart"
 
 
 def tiny_convnext() -> nn.Module:
@@ -96,7 +140,7 @@ def test_timm_vit_agrees() -> None:
     options = {"img_size": 32, "depth": 2}
     backbone = Timm("vit_tiny_patch16_224", 5, options=options)
     assert backbone.head_path == "head"
-    assert backbone.stages == ("patch_embed", "blocks", "norm")
+    assert backbone.stages == ("patch_embed", "blocks.0", "blocks.1", "norm")
     assert torch.all(backbone.normalise.mean == 0.5), "the statistics it was trained with, not ImageNet's"
     network = timm.create_model("vit_tiny_patch16_224", num_classes=5, **options)
     nn.init.normal_(network.head.weight)
