@@ -38,7 +38,7 @@ class BadTeacher(UnlearnModule):
         reduction: ``batchmean``, the mean over samples, or ``elementwise_mean``, over samples and classes.
 
     Raises:
-        UsageError: for an unknown reduction, or a network of which a part cannot be given random weights.
+        UsageError: for an unknown reduction.
     """
 
     order = "mixed"
@@ -57,7 +57,7 @@ class BadTeacher(UnlearnModule):
             raise unknown("reduction", reduction, _REDUCTIONS)
         self.reduction = reduction
         self.teacher = self.original_copy()
-        self.bad_teacher = random_copy(backbone, "BadTeacher", run_seed())
+        self.bad_teacher = random_copy(backbone, run_seed())
 
     def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
         """The divergence from each sample's own teacher."""

@@ -70,23 +70,22 @@ def reinitialise(network: nn.Module) -> None:
             reset()
 
 
-def random_copy(backbone: Backbone, method: str, seed: int) -> Backbone:
+def random_copy(backbone: Backbone, seed: int) -> Backbone:
     """A frozen copy with random weights in eval mode, which the seed alone decides.
+
+    Weights that no layer re-initialises, such as the position embedding of a vision transformer, keep their values, in
+    random order.
 
     Args:
         backbone: the network, on the CPU.
-        method: who asks for it, for the error.
         seed: of the weights.
-
-    Raises:
-        UsageError: naming the weights that cannot be re-initialised.
     """
     random = copy.deepcopy(backbone).eval().requires_grad_(False)
     given = {name: value.clone() for name, value in random.named_parameters()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reinitialise(random)
-    kept = [name for name, value in must_differ(random) if torch.equal(value, given[name])]
-    if kept:
-        raise UsageError(f"{method} cannot give random weights to {', '.join(kept[:3])}: use a network that can")
+        for name, value in must_differ(random):
+            if torch.equal(value, given[name]):
+                value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
     return random

@@ -49,8 +49,8 @@ class UNDO(UnlearnModule):
             this below the teacher's; None distils to the end.
 
     Raises:
-        UsageError: if a number is out of range, a weight cannot be re-initialised, or ``suppressed`` does not fit the
-            network; before training, if it is of another split, or no epoch would be left to distil.
+        UsageError: if a number is out of range, or ``suppressed`` does not fit the network; before training, if it is
+            of another split, or no epoch would be left to distil.
     """
 
     order = "paired"
@@ -81,7 +81,7 @@ class UNDO(UnlearnModule):
         self.hparams["suppressed"] = None if suppressed is None else str(suppressed)
         self.suppress_epochs = 0 if suppressed is not None else suppress_epochs
         self.suppressed = nn.ModuleList([teacher])  # a Backbone by itself would be left out of every checkpoint
-        self.noise = random_copy(backbone, "UNDO", generator(run_seed(), "noise").initial_seed())
+        self.noise = random_copy(backbone, generator(run_seed(), "noise").initial_seed())
         self._teachers_error: float | None = None
 
     def check_data(self, data: UnlearnData) -> None:

@@ -93,7 +93,7 @@ def test_options_out_of_range(make_backbone):
         BadTeacher(make_backbone(), reduction="mean")
 
 
-def test_a_network_that_cannot_be_random_is_refused():
+def test_weights_that_nothing_re_initialises_are_shuffled():
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -103,5 +103,8 @@ def test_a_network_that_cannot_be_random_is_refused():
             return x.flatten(1) @ self.matrix
 
     backbone = Backbone(Own(), nn.Linear(6, 4), [0.5], [0.25], {})
-    with pytest.raises(UsageError, match=r"cannot give random weights to encoder\.matrix"):
-        BadTeacher(backbone)
+    teacher = BadTeacher(backbone).bad_teacher
+    before, after = (network.get_parameter("encoder.matrix").flatten() for network in (backbone, teacher))
+    assert torch.equal(before.sort().values, after.sort().values)
+    assert (before == after).float().mean() < 0.1
+    assert torch.equal(after, BadTeacher(backbone).bad_teacher.get_parameter("encoder.matrix").flatten())
