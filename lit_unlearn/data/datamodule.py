@@ -195,7 +195,7 @@ class UnlearnDataModule(LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of an image as it is evaluated."""
-        images, (channels, height, width) = self.data.train_images, (0, 0, 0)
+        images = self.data.train_images
         if (shape := shape_of(images)) is None or self.transforms is not None:
             first = torch.zeros(1, dtype=torch.int64)
             shape = self._reading(training=False).take(images, first, first).shape[1:]

@@ -94,9 +94,7 @@ class ImageFolder(Source):
 
     def load_raw(self) -> Dataset:
         """The same with all images to be streamed, in sizes of their own if ``image_size`` is None."""
-        return self._listed(
-            lambda paths: self._streamed(paths, None if self.image_size is None else self._shape(paths))
-        )
+        return self._listed(self._raw)
 
     def _listed(self, images_of: ImagesOf) -> Dataset:
         folder = Path(self.root) / "train"
@@ -114,17 +112,9 @@ class ImageFolder(Source):
         paths = [path for part in (train, test) for of_class in part for path in of_class]
         count = sum(map(len, train))
         images = images_of(paths)
-        at, names = torch.arange(len(paths)), [path.relative_to(folder).as_posix() for path in paths[:count]]
+        names = [path.relative_to(folder).as_posix() for path in paths[:count]]
         warnings += self._warnings(paths)
-        return Dataset(
-            images[at[:count]] if isinstance(images, Streamed) else images[:count],
-            _labels(train),
-            images[at[count:]] if isinstance(images, Streamed) else images[count:],
-            _labels(test),
-            class_names,
-            names,
-            warnings,
-        )
+        return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
 
     def _without_broken(
         self, train: list[list[Path]], test: list[list[Path]] | None, warnings: list[str]
@@ -197,6 +187,9 @@ class ImageFolder(Source):
         images = torch.empty(whole, dtype=torch.uint8)
         decode_all(paths, images, self._decode())
         return images
+
+    def _raw(self, paths: Sequence[Path]) -> Images:
+        return self._streamed(paths, None if self.image_size is None else self._shape(paths))
 
     def _streamed(self, paths: Sequence[Path], shape: tuple[int, int, int] | None) -> Streamed:
         if self.check and not self.leave_out_broken and (broken := broken_among(paths, self.channels)):

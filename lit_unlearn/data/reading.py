@@ -50,8 +50,8 @@ class Streamed:
         """N."""
         return len(self.indices)
 
-    def __getitem__(self, chosen: Tensor) -> "Streamed":
-        """Some of the images: int64 (n,)."""
+    def __getitem__(self, chosen: Tensor | slice) -> "Streamed":
+        """Some of the images: by int64 (n,), or a slice."""
         return Streamed(self.samples, self.shape, self.indices[chosen])
 
     def read(self, place: int) -> Tensor:
