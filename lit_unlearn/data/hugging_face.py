@@ -61,7 +61,7 @@ class HuggingFace(Source):
                 raise unknown("column", column, list(train.features))
         names = getattr(train.features[self.label], "names", None)
         parts = [_Part(split, self.image, self.label) for split in (train, test)]
-        return MapStyle(parts[0], parts[1], self.channels, self.image, self.label, names)  # type: ignore[arg-type]
+        return MapStyle(parts[0], parts[1], self.channels, self.image, self.label, names)
 
     def _read(self) -> Any:
         """A mapping from split to data set."""

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils import data as torch_data
 
 from lit_unlearn.data.reading import Streamed
 from lit_unlearn.data.sources import Dataset, Source
@@ -24,7 +23,8 @@ class MapStyle(Source):
     module. Data sets are sent to worker processes, so that an open file in them must survive it.
 
     Args:
-        train: the training set, such as ``{class_path: torchvision.datasets.Food101, init_args: {root: data}}``.
+        train: the training set, or in a config its class and arguments, such as
+            ``{class_path: torchvision.datasets.Food101, init_args: {root: data}}``.
         test: the test set, likewise.
         channels: of pictures: 3 for colour, 1 for grey.
         image: the key of the image, where samples are mappings.
@@ -32,13 +32,14 @@ class MapStyle(Source):
         class_names: one name for each class; None takes ``classes`` of the training set, or else the numbers.
 
     Raises:
-        UsageError: while loading: if labels are not whole numbers from 0 on, or an image is none of these.
+        UsageError: if a class cannot be made; while loading, if labels are not whole numbers from 0 on, or an image is
+            none of these.
     """
 
     def __init__(
         self,
-        train: torch_data.Dataset,  # type: ignore[type-arg]  # jsonargparse knows no argument of a Dataset[Any]
-        test: torch_data.Dataset,  # type: ignore[type-arg]
+        train: Any,
+        test: Any,
         channels: int = 3,
         image: str = "image",
         label: str = "label",
@@ -46,8 +47,8 @@ class MapStyle(Source):
     ) -> None:
         if channels not in (1, 3):
             raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
-        self.train = train
-        self.test = test
+        self.train = _made("train", train)
+        self.test = _made("test", test)
         self.channels = channels
         self.image = image
         self.label = label
@@ -73,6 +74,21 @@ class MapStyle(Source):
         """The classes of both sets, for a result row."""
         sets = {f"{name}_set": type(part).__name__ for name, part in (("train", self.train), ("test", self.test))}
         return {"source": type(self).__name__, "channels": self.channels, **sets}
+
+
+def _made(name: str, given: Any) -> Any:
+    """A data set, or what a class and its arguments make: the command line knows no data sets, and reads none."""
+    from jsonargparse import Namespace
+    from lightning.pytorch.cli import instantiate_class
+
+    if isinstance(given, Namespace):
+        given = given.as_dict()
+    if not isinstance(given, Mapping):
+        return given
+    try:
+        return instantiate_class((), {"init_args": {}, **given})
+    except Exception as error:
+        raise UsageError(f"{name} cannot be made of {dict(given)}: {error}") from error
 
 
 class ImagesOf:

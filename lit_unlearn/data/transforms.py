@@ -1,9 +1,10 @@
 """What is done to each image before it joins a batch: torchvision's transforms, version 2."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_unlearn.errors import UsageError, check_at_least
 
@@ -20,7 +21,10 @@ class Transforms:
         evaluation: of images that are evaluated, likewise. The last of both must give all images one size.
     """
 
-    def __init__(self, train: list[nn.Module] | None = None, evaluation: list[nn.Module] | None = None) -> None:
+    # Callables, and not modules, of which the command line would have to know all that there are.
+    def __init__(
+        self, train: list[Callable[..., Any]] | None = None, evaluation: list[Callable[..., Any]] | None = None
+    ) -> None:
         self.train = list(train or ())
         self.evaluation = list(evaluation or ())
 
@@ -62,7 +66,7 @@ class OneAfterTheOther:
         transforms: each takes what the one before returned.
     """
 
-    def __init__(self, transforms: Sequence[nn.Module]) -> None:
+    def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
         self.transforms = transforms
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -82,7 +82,8 @@ class SSD(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Starts to measure the network as it answers, in eval mode."""
-        if self.current_epoch == 0 and self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+        measured = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self.current_epoch == 0 and 0 < measured < self.trainer.num_training_batches:
             raise UsageError("SSD has a single pass, which cannot go on from its middle: leave ckpt_path out")
         self.backbone.eval()
         if self.current_epoch > 0:  # a run that had dampened is resumed

@@ -331,6 +331,20 @@ def test_a_data_set_that_does_not_fit_is_one_line(samples: Any, says: str) -> No
         MapStyle(samples, samples).load()
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"class_path": "torchvision.datasets.Food"}, r"train cannot be made of .*torchvision\.datasets\.Food"),
+        ({"class_path": "torchvision.datasets.FakeData", "init_args": {"sise": 3}}, "train cannot be made of .*sise"),
+        ({"path": "here"}, "train cannot be made of .*'path': 'here'"),
+    ],
+)
+def test_a_data_set_that_cannot_be_made_is_one_line(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        MapStyle(given, [])
+    assert "\n" not in str(error.value)
+
+
 def test_free_memory_is_that_of_the_machine_or_of_its_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
