@@ -45,7 +45,8 @@ class NetworkFormat(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         method = _method(pl_module)
         self._before = memory_format_of(method.backbone)
-        check_memory_format(method.memory_format, method.backbone, method.data.image_shape)
+        device = trainer.strategy.root_device
+        check_memory_format(method.memory_format, method.backbone, method.data.image_shape, device)
         if method.memory_format != "auto":
             set_memory_format(method, method.memory_format)
         elif not (trainer.fast_dev_run or method.backbone.compiled):  # type: ignore[attr-defined]

@@ -120,12 +120,28 @@ def test_a_probe_takes_times_and_leaves_nothing_behind(monkeypatch, precision):
 
 def test_what_was_asked_for_and_cannot_be_is_told_in_a_line():
     for name in ("auto", "contiguous", "channels_last"):
-        check_memory_format(name, network(), SHAPE)
-    check_memory_format("contiguous", Custom(Viewing()), SHAPE)
+        check_memory_format(name, network(), SHAPE, CPU)
+    check_memory_format("contiguous", Custom(Viewing()), SHAPE, CPU)
     with pytest.raises(UsageError, match=r"^memory_format channels_last: the network cannot take it: view size"):
-        check_memory_format("channels_last", Custom(Viewing()), SHAPE)
+        check_memory_format("channels_last", Custom(Viewing()), SHAPE, CPU)
     with pytest.raises(UsageError, match="'nchw', but must be one of auto, contiguous, channels_last"):
-        check_memory_format("nchw", network(), SHAPE)
+        check_memory_format("nchw", network(), SHAPE, CPU)
+
+
+def test_a_network_that_would_crash_in_channels_last_stays_contiguous(monkeypatch):
+    narrow, wide, photograph = ResNet8(4, width=8), ResNet8(4, width=16), (3, 64, 64)
+    monkeypatch.setattr(memory_format, "_probe", lambda *given: "channels_last")
+    for backbone, shape, device, expected in (
+        (narrow, photograph, CPU, "contiguous"),
+        (narrow, (3, 40, 40), CPU, "channels_last"),
+        (wide, photograph, CPU, "channels_last"),
+        (narrow, photograph, torch.device("meta"), "channels_last"),
+    ):
+        assert faster_format(backbone, shape, 4, device, Precision()) == expected
+    with pytest.raises(
+        UsageError, match=r"channels_last: PyTorch would crash at encoder\.\S+ on a CPU: take contiguous"
+    ):
+        check_memory_format("channels_last", narrow, photograph, CPU)
 
 
 def test_saved_weights_do_not_show_the_format(tmp_path):
