@@ -250,6 +250,30 @@ def test_the_tuned_settings_are_the_winners_of_the_committed_log():
             assert (settings["optimizer"]["init_args"] if name == "lr" else settings)[name] == pytest.approx(value)
 
 
+BESIDE_THE_SEARCH = ("msg_90",)  # a reference with another share, not tuned
+
+
+@pytest.mark.parametrize("criterion", ["accuracy", "attack"])
+def test_the_settings_of_the_new_tables_are_the_winners_of_their_log(criterion):
+    log = json.loads((ROOT / "docs/results/tuning/tuning.json").read_text())
+    won = {(trial["scenario"], trial["experiment"]): trial for trial in log["trials"] if criterion in trial["won"]}
+    tuned = read_config(f"tuned/fashion_mnist_{criterion}")
+    names = {(scenario, name) for scenario in tuned for name in tuned[scenario]}
+    beside = {(scenario, name) for scenario in tuned for name in ("pretrain", "retrain", *BESIDE_THE_SEARCH)}
+    assert names - beside == won.keys()
+    bases = {scenario: read_config("tune/fashion_mnist")["grid"]["bases"][scenario] for scenario in tuned}
+    experiments = Experiments(bases, f"tuned/fashion_mnist_{criterion}")
+    for (scenario, name), trial in won.items():
+        settings = experiments.settings(scenario, name)
+        own = (
+            settings["model"]["init_args"]
+            | settings["data"]["init_args"]
+            | {"epochs": settings["trainer"]["max_epochs"]}
+        )
+        for setting, value in trial["values"].items():
+            assert (own["optimizer"]["init_args"] if setting == "lr" else own)[setting] == pytest.approx(value)
+
+
 def test_citation_and_licence_say_what_the_package_says():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
