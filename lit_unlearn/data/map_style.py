@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_unlearn.data.reading import Streamed
+from lit_unlearn.data.reading import Streamed, is_image, told
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError
 
@@ -122,7 +122,7 @@ class ImagesOf:
         given = _part(sample, self.image, 0, index)
         made = as_image(given, self.channels)
         if made is None:
-            raise UsageError(f"sample {index} of {type(self.samples).__name__} holds {_told(given)}, which is no image")
+            raise UsageError(f"sample {index} of {type(self.samples).__name__} holds {told(given)}, which is no image")
         return made
 
 
@@ -136,9 +136,7 @@ def as_image(given: Any, channels: int) -> Tensor | None:
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3):
         given = torch.from_numpy(given)
         given = given[None] if given.ndim == 2 else given.permute(2, 0, 1)
-    if isinstance(given, Tensor) and given.ndim == 3 and (given.dtype == torch.uint8 or given.is_floating_point()):
-        return given
-    return None
+    return given if is_image(given) else None
 
 
 def labels_of(samples: Any, label: str) -> Tensor:
@@ -165,7 +163,7 @@ def labels_of(samples: Any, label: str) -> Tensor:
         raise UsageError(f"labels of {type(samples).__name__} are not whole numbers: {error}") from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool or int(labels.min()) < 0:
         raise UsageError(
-            f"labels of {type(samples).__name__} are {_told(labels)}, allowed: whole numbers from 0 on, one each"
+            f"labels of {type(samples).__name__} are {told(labels)}, allowed: whole numbers from 0 on, one each"
         )
     return labels.to(torch.int64)
 
@@ -179,11 +177,5 @@ def _part(sample: Any, key: str, place: int, index: int) -> Any:
     try:
         return sample[key] if isinstance(sample, Mapping) else sample[place]
     except (KeyError, IndexError, TypeError) as error:
-        has = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else _told(sample)
+        has = ", ".join(map(str, sample)) if isinstance(sample, Mapping) else told(sample)
         raise UsageError(f"sample {index} has no {key!r}: it has {has}") from error
-
-
-def _told(value: Any) -> str:
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype} {tuple(value.shape)}"
-    return type(value).__name__

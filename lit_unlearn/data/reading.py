@@ -7,7 +7,7 @@ every sample. So the number of processes changes no batch, and no other random n
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from multiprocessing import current_process
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -145,6 +145,18 @@ class _InWorker:
 @dataclass(frozen=True)
 class _Refused:
     reason: str
+
+
+def is_image(value: object) -> TypeGuard[Tensor]:
+    """Whether it is one image, uint8 or float (C, H, W)."""
+    return isinstance(value, Tensor) and value.ndim == 3 and (value.dtype == torch.uint8 or value.is_floating_point())
+
+
+def told(value: Any) -> str:
+    """What a value is that should be an image or labels: type and shape, or its class."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def _transformed(images: list[Tensor], seeds: list[int], transform: Transform) -> list[Tensor]:

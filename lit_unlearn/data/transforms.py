@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lit_unlearn.data.reading import is_image, told
 from lit_unlearn.errors import UsageError, check_at_least
 
 
@@ -81,11 +81,6 @@ class OneAfterTheOther:
                 made = transform(made)
             except Exception as error:
                 raise UsageError(f"transforms: {transform} failed on {tuple(made.shape)}: {error}") from error
-        if (
-            not isinstance(made, Tensor)
-            or made.ndim != 3
-            or not (made.dtype == torch.uint8 or made.is_floating_point())
-        ):
-            what = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-            raise UsageError(f"transforms return {what}, allowed: uint8 or float (C, H, W)")
+        if not is_image(made):
+            raise UsageError(f"transforms return {told(made)}, allowed: uint8 or float (C, H, W)")
         return made
