@@ -163,12 +163,13 @@ class EncodedData:
         for images, labels in self.data.evaluation_batches(split, self.device):
             with torch.no_grad():
                 tapped = self.backbone.taps(images, [*self.backbone.stages, FEATURES], self.cells)
-            room -= sum(tensor.nbytes for tensor in tapped.values())
-            stored = tapped if room >= 0 else self._on_disk(tapped)
-            if kept is not None and stored is not None:
-                kept.append((stored, labels))
-            else:
-                kept = None
+            if kept is not None:
+                room -= sum(tensor.nbytes for tensor in tapped.values())
+                stored = tapped if room >= 0 else self._on_disk(tapped)
+                if stored is None:
+                    kept = None
+                else:
+                    kept.append((stored, labels))
             yield tapped, labels
         if kept is not None:
             self.room = max(0, room)
