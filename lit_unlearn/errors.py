@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the kind of error if it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(value: object, names: Iterable[object]) -> str:
     """A question that offers the names nearest to a wrong one, or an empty text where none is near."""
     folded = {str(name).lower(): str(name) for name in names}

@@ -22,6 +22,7 @@ from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
+from lit_unlearn.methods.networks import FRESH
 from lit_unlearn.shipped import read_config
 
 WEIGHTS, SETTINGS = "retrain.pt", "settings.json"
@@ -64,6 +65,8 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
         split = built.data.split
         resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split.left_out}
+        if "weights" in resolved["model"]["init_args"]:
+            resolved["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
         for name in _SHOWN:
             resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
@@ -86,8 +89,11 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
 def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:
     """What the Retrain is built from: the run's backbone, data and precision, and all else by the config."""
     alike = {name: run["trainer"].get(name) for name in ("accelerator", "precision", *_SHOWN)}
-    backbone = {"backbone": run["model"]["init_args"]["backbone"]}
-    below = {"model": {"class_path": "Retrain", "init_args": backbone}, "trainer": alike, "seed_everything": 0}
+    given = {"backbone": run["model"]["init_args"]["backbone"]}
+    original = run["model"]["init_args"].get("weights")
+    if (given["backbone"].get("init_args") or {}).get("pretrained") and original not in (None, FRESH):
+        given["weights"] = original  # what was trained from pretrained weights, so that Retrain starts from them, too
+    below = {"model": {"class_path": "Retrain", "init_args": given}, "trainer": alike, "seed_everything": 0}
     try:
         own = merged(below, read_config(config))
     except UsageError as error:
@@ -98,7 +104,7 @@ def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_backbone(config: str, own: Namespace, run: Namespace) -> None:
-    """Refuses another architecture before it is trained; ``pretrained`` may differ, for it names no architecture."""
+    """Refuses another architecture before it is trained; what it starts from and which part learns may differ."""
     theirs, ours = (_flat(model.init_args.backbone.as_dict()) for model in (own, run))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
@@ -110,7 +116,8 @@ def _check_backbone(config: str, own: Namespace, run: Namespace) -> None:
 
 def _flat(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Class and arguments of a backbone by name."""
-    arguments = {name: value for name, value in (backbone.get("init_args") or {}).items() if name != "pretrained"}
+    given = (backbone.get("init_args") or {}).items()
+    arguments = {name: value for name, value in given if name not in ("pretrained", "train")}
     return {"class_path": backbone["class_path"], **arguments}
 
 

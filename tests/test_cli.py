@@ -475,6 +475,47 @@ def test_a_retrain_is_found_for_equal_settings_alone(tmp_path: Path, retrain_con
     assert len({first, *others}) == 6
 
 
+def test_a_retrain_starts_from_the_weights_that_the_original_was_fine_tuned_from(
+    tmp_path: Path, retrain_config: Path, own_modules: Callable[[str, str], None]
+) -> None:
+    """Where the head alone learns, the body of Retrain is the pretrained one, to the bit."""
+    own_modules(
+        "own_network",
+        "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))\n",
+    )
+    net = importlib.import_module("own_network").Net()
+    torch.save(net.state_dict(), tmp_path / "pretrained.pt")
+    body = net[1].weight.detach().clone()
+    torch.nn.init.normal_(net[3].weight)
+    torch.save(net.state_dict(), tmp_path / "original.pt")
+    backbone = {"network": "own_network.Net", "in_channels": 1, "pretrained": str(tmp_path / "pretrained.pt")}
+    run = {
+        "model": {"init_args": {"backbone": {"class_path": "Custom", "init_args": {**backbone, "train": "head"}}}},
+        "data": {"class_path": "UnlearnDataModule", "init_args": {"source": "Digits", "forget": {"classes": [4]}}},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+    }
+
+    def held(weights: str | None, train: str = "head") -> tuple[Path, dict[str, torch.Tensor]]:
+        run["model"]["init_args"] |= {"weights": weights}
+        run["model"]["init_args"]["backbone"]["init_args"]["train"] = train
+        path = retrained(str(retrain_config), run, tmp_path / "kept")
+        return path, torch.load(path)["state_dict"]
+
+    found, state = held(str(tmp_path / "original.pt"))
+    assert torch.equal(state["encoder.1.weight"], body)
+    assert not torch.equal(state["head.weight"], net[3].weight)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "original.pt").rename(tmp_path / "elsewhere/original.pt")
+    assert held(str(tmp_path / "elsewhere/original.pt"))[0] == found, "wherever the original lies"
+    # Without weights the pretrained network is the original: Retrain begins from nothing, and all of it learns.
+    with pytest.raises(ValueError, match="starts from random weights"):
+        held(None)
+    other, state = held("fresh", train="all")
+    assert other != found
+    assert not torch.equal(state["encoder.1.weight"], body)
+
+
 def test_a_retrain_whose_training_is_interrupted_is_not_kept(
     tmp_path: Path, retrain_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

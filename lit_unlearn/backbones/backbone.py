@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.backbones.parts import freeze_others, part_of
+from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.recipes import Recipe
 
 Network = Any
 """An ``nn.Module``. Not written as such where a config is read, since shell completion would list every module's
@@ -69,6 +71,16 @@ class Backbone(nn.Module):
     head_path: str | None = None
     """Where the head was in the network that was split, or None if the backbone was constructed in two parts."""
 
+    pretrained: str | None = None
+    """What the network was pretrained as, before it saw any of the user's images; None: its weights are random."""
+
+    recipe: Recipe | None = None
+    """How images were prepared when it was pretrained, where that is known."""
+
+    trained: str = "all"
+    """The part of it that is trained, see :meth:`train_only`."""
+
+    _frozen: tuple[str, ...] = ()
     _compiled: Callable[[Tensor], Tensor] | None = None
     _tapped: bool = False
 
@@ -120,6 +132,33 @@ class Backbone(nn.Module):
     def stage(self, name: str) -> nn.Module:
         """The module that is the stage of that name."""
         return self.encoder.get_submodule(self._stages[name])
+
+    def train_only(self, train: str | Iterable[str]) -> None:
+        """Lets a part of the network learn alone: the parameters and running statistics of all else stay as they are.
+
+        Methods and the optimizer leave out what does not learn. An attack may train all of it.
+
+        Args:
+            train: ``all``; ``head``; ``last_<k>``, the last k blocks and the head, or ``last_<k>_layers`` and
+                ``last_<k>_stages``; or the paths of the part's modules.
+
+        Raises:
+            UsageError: if it is none of these, or the network has fewer than k.
+        """
+        if isinstance(train, str):
+            self.trained, train = train, part_of(self, train)
+        self._frozen = tuple(freeze_others(self, list(train)))
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of the part that learns; all else stays in eval mode."""
+        super().train(mode)
+        for path in self._frozen:
+            self.get_submodule(path).eval()
+        return self
+
+    def stands(self, name: str) -> bool:
+        """Whether a parameter or buffer of that name is outside of the part that learns."""
+        return name.startswith(tuple(f"{path}." for path in self._frozen))
 
     @property
     def compiled(self) -> bool:
@@ -209,6 +248,8 @@ class Backbone(nn.Module):
             "num_classes": self.num_classes,
             "num_features": self.num_features,
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
+            **({} if self.trained == "all" else {"train": self.trained}),
+            **({} if self.pretrained is None else {"pretrained": self.pretrained}),
             **({"compiled": True} if self.compiled else {}),
         }
 
@@ -323,11 +364,6 @@ def attempt(function: Callable[[Tensor], object], images: Tensor) -> object:
         return function(images)
     except Exception as error:
         raise UsageError(f"the backbone cannot take images of {_size(images)}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or the kind of error if it has no message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _size(images: Tensor) -> str:

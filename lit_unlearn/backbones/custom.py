@@ -8,9 +8,10 @@ from torch import nn
 
 from lit_unlearn.backbones.backbone import Backbone, Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
+from lit_unlearn.backbones.weights import start_from
 from lit_unlearn.errors import UsageError
 
-_WRAPPING = {"head", "mean", "std", "stages"}
+_WRAPPING = {"head", "mean", "std", "stages", "train"}
 
 
 class Custom(SplitBackbone):
@@ -25,9 +26,13 @@ class Custom(SplitBackbone):
         mean: per-channel mean of images in [0, 1]; None is 0: the network sees the images as they are.
         std: per-channel standard deviation; None is 1.
         stages: dotted paths inside the network; None is its blocks in five groups.
+        pretrained: file of weights that the network starts from, if its own are not pretrained already; the head starts
+            afresh where the file's has other classes.
+        train: the part that learns, see :meth:`Backbone.train_only`.
 
     Raises:
-        UsageError: if there is no such head or stage, or the number of values does not fit in_channels.
+        UsageError: if there is no such head, stage or part, the number of values does not fit in_channels, or the file
+            is of another network.
 
     Example:
         >>> from torch import nn
@@ -45,12 +50,18 @@ class Custom(SplitBackbone):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         stages: list[str] | None = None,
+        pretrained: str | None = None,
+        train: str = "all",
     ) -> None:
         network = _made(network)
         if not isinstance(network, nn.Module):
             raise UsageError(f"network must be a torch module or its class path, got {str(network)[:80]!r}")
         mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
-        super().__init__(deepcopy(network), num_classes, head, mean, std, stages)
+        network = deepcopy(network)
+        source = None if pretrained is None else start_from(network, pretrained, head)
+        super().__init__(network, num_classes, head, mean, std, stages)
+        self.pretrained = source
+        self.train_only(train)
 
 
 def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes: int, **options: Any) -> Backbone:
@@ -60,7 +71,7 @@ def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes
         network: a backbone, or any ``nn.Module`` that ends in a linear layer.
         image_shape: (C, H, W) of the images that it is to take.
         num_classes: how many logits it must give.
-        **options: further arguments of :class:`Custom` for a plain network: head, mean, std, stages.
+        **options: further arguments of :class:`Custom` for a plain network: head, mean, std, stages, train.
 
     Raises:
         UsageError: for options with a backbone, or an unknown option; if the network is no torch module, or has no

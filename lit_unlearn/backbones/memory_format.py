@@ -17,8 +17,8 @@ from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lit_unlearn.backbones.backbone import Backbone, first_line
-from lit_unlearn.errors import UsageError
+from lit_unlearn.backbones.backbone import Backbone
+from lit_unlearn.errors import UsageError, first_line
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 MemoryFormatChoice = Literal["auto", "contiguous", "channels_last"]

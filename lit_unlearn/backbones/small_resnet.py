@@ -67,9 +67,10 @@ class SmallResNet(Backbone):
         blocks: basic blocks in a stage.
         mean: per-channel mean of images in [0, 1]; None is 0.5 for all.
         std: per-channel standard deviation; None is 0.25 for all.
+        train: the part that learns, see :meth:`Backbone.train_only`.
 
     Raises:
-        UsageError: if a size is not positive, or mean and std do not have in_channels values.
+        UsageError: if a size is not positive, mean and std do not have in_channels values, or there is no such part.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SmallResNet(Backbone):
         blocks: int,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
+        train: str,
     ) -> None:
         for name, value in (("num_classes", num_classes), ("width", width)):
             check_at_least(name, value, 1)
@@ -89,6 +91,7 @@ class SmallResNet(Backbone):
         stages = ["stem", *(f"stage{number}" for number in range(1, num_stages + 1))]
         head = nn.Linear(width * 2 ** (num_stages - 1), num_classes)
         super().__init__(encoder, head, mean, std, {name: name for name in stages})
+        self.train_only(train)
 
 
 class ResNet8(SmallResNet):
@@ -100,6 +103,7 @@ class ResNet8(SmallResNet):
         width: channels of the stem and the first stage.
         mean: per-channel mean of images in [0, 1]; None is 0.5 for all.
         std: per-channel standard deviation; None is 0.25 for all.
+        train: the part that learns, see :meth:`Backbone.train_only`.
     """
 
     def __init__(
@@ -109,8 +113,9 @@ class ResNet8(SmallResNet):
         width: int = 16,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        train: str = "all",
     ) -> None:
-        super().__init__(num_classes, in_channels, width, num_stages=3, blocks=1, mean=mean, std=std)
+        super().__init__(num_classes, in_channels, width, num_stages=3, blocks=1, mean=mean, std=std, train=train)
 
 
 class ResNet20(SmallResNet):
@@ -122,6 +127,7 @@ class ResNet20(SmallResNet):
         width: channels of the stem and the first stage.
         mean: per-channel mean of images in [0, 1]; None is 0.5 for all.
         std: per-channel standard deviation; None is 0.25 for all.
+        train: the part that learns, see :meth:`Backbone.train_only`.
     """
 
     def __init__(
@@ -131,8 +137,9 @@ class ResNet20(SmallResNet):
         width: int = 16,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        train: str = "all",
     ) -> None:
-        super().__init__(num_classes, in_channels, width, num_stages=3, blocks=3, mean=mean, std=std)
+        super().__init__(num_classes, in_channels, width, num_stages=3, blocks=3, mean=mean, std=std, train=train)
 
 
 class ResNet18(SmallResNet):
@@ -144,6 +151,7 @@ class ResNet18(SmallResNet):
         width: channels of the stem and the first stage.
         mean: per-channel mean of images in [0, 1]; None is 0.5 for all.
         std: per-channel standard deviation; None is 0.25 for all.
+        train: the part that learns, see :meth:`Backbone.train_only`.
     """
 
     def __init__(
@@ -153,8 +161,9 @@ class ResNet18(SmallResNet):
         width: int = 64,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        train: str = "all",
     ) -> None:
-        super().__init__(num_classes, in_channels, width, num_stages=4, blocks=2, mean=mean, std=std)
+        super().__init__(num_classes, in_channels, width, num_stages=4, blocks=2, mean=mean, std=std, train=train)
 
 
 def _encoder(in_channels: int, width: int, num_stages: int, blocks: int) -> nn.Sequential:

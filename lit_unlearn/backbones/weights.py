@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_unlearn import shipped
-from lit_unlearn.backbones.backbone import Backbone, first_line
-from lit_unlearn.backbones.saving import KEY, SAFETENSORS, own_name
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.backbones.backbone import Backbone
+from lit_unlearn.backbones.hub import HUB, downloaded
+from lit_unlearn.backbones.saving import KEY, SAFETENSORS, own_name, own_names
+from lit_unlearn.backbones.split import find_head
+from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.files import file_sha256
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model")
@@ -55,14 +57,16 @@ class LoadedWeights:
 
 
 def resolve(weights: str | Path) -> Path:
-    """The file behind a path or a name in the manifest; a file goes before a name.
+    """The file behind a path, a name in the manifest or one on Hugging Face's hub; a file goes before a name.
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: if it is none of these, or cannot be downloaded.
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return path
+    if str(weights).startswith(HUB):
+        return downloaded(str(weights))
     entries = shipped.manifest()
     if str(weights) not in entries:
         raise unknown("weights, neither a file nor a name in the manifest:", weights, entries)
@@ -111,20 +115,22 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     Args:
         backbone: changed in place. The mean and standard deviation come with the weights, unless the file is one
             of the network that was split (torchvision's, timm's or the user's own), which has none.
-        weights: a file, or a name in the manifest, whose sha256 is then checked.
+        weights: a file; a name in the manifest, whose sha256 is then checked; or ``hf-hub:owner/repository``, see
+            :func:`lit_unlearn.backbones.hub.downloaded`.
 
     Raises:
         UsageError: for an unreadable file, missing or unexpected keys, other shapes, values that are not finite,
             or a wrong sha256.
     """
     path = resolve(weights)
-    entry = {} if Path(weights).expanduser().is_file() else shipped.manifest()[str(weights)]
+    entry = {} if Path(weights).expanduser().is_file() else shipped.manifest().get(str(weights), {})
     sha256 = file_sha256(path)
     if entry and entry.get("sha256") != sha256:
         raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
     state, metadata = read_state(path)
     current = backbone.state_dict()
-    state = _own_names(backbone, _without_prefix(path, state, backbone, current), current, metadata)
+    state = _without_prefix(path, state, {*current, *_names(backbone, current)})
+    state = _own_names(backbone, state, current, metadata)
     _verify(path, state, current)
     backbone.load_state_dict(state, strict=True)
     split = metadata.get("split", entry.get("split"))
@@ -147,6 +153,35 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
         seconds=float(took) if isinstance(took, int | float) else None,
         images_seen=seen if isinstance(seen := metadata.get("images_seen"), int) else None,
     )
+
+
+def start_from(network: nn.Module, path: str | Path, head: str | None = None) -> str:
+    """Gives a network the weights of a file; its last layer keeps its own where the file's has other classes.
+
+    Args:
+        network: as it was constructed, not yet split; changed in place.
+        path: a file as for :func:`read_state`.
+        head: dotted path of the last linear layer; None looks for it.
+
+    Returns:
+        The file and its sha256, for a result row.
+
+    Raises:
+        UsageError: for an unreadable file, missing or unexpected keys, other shapes, or values that are not finite.
+    """
+    path, head, current = Path(path), find_head(network, None, head), network.state_dict()
+    state = read_state(path)[0]
+    if "normalise.mean" in state:  # a file of save_weights, from which the normalisation is left out
+        state = own_names(state, head)
+    state = _without_prefix(path, state, set(current))
+    other = f"{head}.weight" in state and state[f"{head}.weight"].shape != current[f"{head}.weight"].shape
+    if other:
+        rank_zero_info(f"{path}: the last layer, {head}, has other classes and starts afresh")
+    own = {key for key in current if other and key.startswith(f"{head}.")}
+    state = _counters(current) | {**state, **{key: current[key] for key in own}}
+    _verify(path, state, current, "network")
+    network.load_state_dict(state, strict=True)
+    return f"{path.name} (sha256 {file_sha256(path)})"
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -211,11 +246,9 @@ def _names(backbone: Backbone, current: Mapping[str, Tensor]) -> dict[str, str]:
     return {own_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
 
 
-def _without_prefix(
-    path: Path, state: dict[str, Tensor], backbone: Backbone, current: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _without_prefix(path: Path, state: dict[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
     """Takes off what DataParallel, a wrapping module or a compiler puts before every name, if no name fits with it."""
-    known, taken = {*current, *_names(backbone, current)}, ""
+    taken = ""
     while not known & state.keys():
         prefix = next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None)
         if prefix is None:
@@ -235,9 +268,12 @@ def _own_names(
         state = {native.get(key, key): value for key, value in state.items()}
         own = {key: value for key, value in current.items() if key.startswith("normalise.")}
         state = own | _normalisation(metadata, own) | state
-    # Batch norm's counter is absent from old files; torch fills it in, too, and eval mode does not read it.
-    counters = {key: value for key, value in current.items() if key.endswith(".num_batches_tracked")}
-    return counters | state
+    return _counters(current) | state
+
+
+def _counters(current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Batch norm's counter is absent from old files; torch fills it in, too, and eval mode does not read it."""
+    return {key: value for key, value in current.items() if key.endswith(".num_batches_tracked")}
 
 
 def _normalisation(metadata: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,7 +288,7 @@ def _normalisation(metadata: Mapping[str, Any], own: Mapping[str, Tensor]) -> di
     return found
 
 
-def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tensor], kind: str = "backbone") -> None:
     """Raise a UsageError unless names and shapes agree and all values are finite."""
     wrong = []
     for what, keys in (("missing", current.keys() - state.keys()), ("unexpected", state.keys() - current.keys())):
@@ -260,7 +296,7 @@ def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tenso
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             wrong.append(f"{what} {', '.join(sorted(keys)[:3])}{more}")
     if wrong:
-        raise UsageError(f"{path}: its weights are of another backbone: {'; '.join(wrong)}")
+        raise UsageError(f"{path}: its weights are of another {kind}: {'; '.join(wrong)}")
     # The head first: a wrong class count is the most common mistake, and the easiest to name.
     for key in sorted(current, key=lambda name: (not name.startswith(("head.", "normalise.")), name)):
         if state[key].shape != current[key].shape:

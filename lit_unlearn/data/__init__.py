@@ -12,7 +12,7 @@ from lit_unlearn.data.reading import Samples, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.data.splits import ForgetSplit, make_split
 from lit_unlearn.data.torchvision_sources import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
-from lit_unlearn.data.transforms import ImageNetTransforms, Transforms
+from lit_unlearn.data.transforms import ImageNetTransforms, PretrainedTransforms, Transforms
 
 __all__ = [
     "CIFAR10",
@@ -33,6 +33,7 @@ __all__ = [
     "MapStyle",
     "Order",
     "OrderSampler",
+    "PretrainedTransforms",
     "Samples",
     "Source",
     "Streamed",

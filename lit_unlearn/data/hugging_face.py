@@ -5,7 +5,7 @@ from typing import Any
 
 from lit_unlearn.data.map_style import MapStyle
 from lit_unlearn.data.sources import Dataset, Source
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, first_line, unknown
 
 
 class HuggingFace(Source):
@@ -78,8 +78,7 @@ class HuggingFace(Source):
             return datasets.load_dataset(self.path, self.name)
         # A missing name, a broken file and a hub out of reach raise errors of many kinds.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UsageError(f"HuggingFace cannot read {self.path!r}: {reason or type(error).__name__}") from error
+            raise UsageError(f"HuggingFace cannot read {self.path!r}: {first_line(error)}") from error
 
 
 class _Part:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lit_unlearn.data.reading import is_image, told
 from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.recipes import timm_recipe, torchvision_recipe
+
+_TIMM = "timm/"
 
 
 class Transforms:
@@ -56,6 +59,34 @@ class ImageNetTransforms(Transforms):
         super().__init__(
             [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()],
             [v2.Resize(resize, antialias=True), v2.CenterCrop(size)],
+        )
+
+
+class PretrainedTransforms(Transforms):
+    """Those of a pretrained network's own recipe: its size, its resizing and its interpolation.
+
+    Training takes a random part of random shape, mirrored or not; evaluation cuts the centre.
+
+    Args:
+        network: torchvision's name of the network, such as ``resnet50``; or timm's behind ``timm/``, such as
+            ``timm/vit_small_patch14_dinov2.lvd142m`` or ``timm/hf-hub:owner/name``.
+        weights: a member of torchvision's enumeration, such as ``IMAGENET1K_V2``; None is its default.
+
+    Raises:
+        UsageError: for an unknown network or weights.
+    """
+
+    def __init__(self, network: str, weights: str | None = None) -> None:
+        from torchvision.transforms import v2
+
+        of_timm = network.startswith(_TIMM)
+        if of_timm and weights is not None:
+            raise UsageError(f"weights is {weights!r}, but timm's networks have theirs in their name: {network}")
+        recipe = timm_recipe(network.removeprefix(_TIMM)) if of_timm else torchvision_recipe(network, weights)
+        how: dict[str, Any] = {"interpolation": v2.InterpolationMode(recipe.interpolation), "antialias": True}
+        super().__init__(
+            [v2.RandomResizedCrop(recipe.size, **how), v2.RandomHorizontalFlip()],
+            [v2.Resize(recipe.resize, **how), v2.CenterCrop(recipe.size)],
         )
 
 

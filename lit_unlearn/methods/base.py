@@ -17,7 +17,7 @@ from lit_unlearn.backbones.memory_format import MemoryFormatChoice, memory_forma
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.checks import check_run, check_trains
+from lit_unlearn.methods.checks import check_run, check_steps, check_trains
 from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings, describe_weights
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
@@ -36,7 +36,8 @@ class UnlearnModule(BackboneModule):
 
     Args:
         backbone: the network, as constructed; its normalisation is inside, so images stay in [0, 1].
-        weights: the original weights θo: a file, or a name in the manifest of ``checkpoints/``. None takes the
+        weights: the original weights θo: a file, a name in the manifest of ``checkpoints/``, or
+            ``hf-hub:owner/repository`` on Hugging Face's hub. None takes the
             backbone as it is for the original; so does ``fresh``, which the command line asks for.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
@@ -179,6 +180,7 @@ class UnlearnModule(BackboneModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""
+        check_steps(self)  # here, since Lightning checks the same next, in words of its own
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         present = {type(callback) for callback in callbacks}
         return [kind() for kind in CALLBACKS if kind not in present]

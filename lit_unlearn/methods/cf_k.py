@@ -12,8 +12,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.parts import Unit, last_k
+from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.finetune import FineTune
-from lit_unlearn.methods.last_k import Unit, freeze_others, last_k
 
 
 class CFk(FineTune):
@@ -29,7 +30,7 @@ class CFk(FineTune):
             ``stage``, both with the head besides.
 
     Raises:
-        UsageError: if the unit is unknown, or the network has fewer than k of it.
+        UsageError: if the unit is unknown, the network has fewer than k of it, or trains a part of itself only.
     """
 
     search = (("lr", 3e-3, 1.0),)
@@ -44,9 +45,9 @@ class CFk(FineTune):
         unit: Unit = "layers",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
-        self._frozen = freeze_others(backbone, last_k(backbone, k, unit))
-
-    def on_train_start(self) -> None:
-        """Keeps frozen layers in eval mode."""
-        for module in self._frozen:
-            module.eval()
+        if backbone.trained != "all":
+            raise UsageError(
+                f"{type(self).__name__} chooses itself what is trained: set its k and unit, and the backbone's train, "
+                f"which is {backbone.trained}, to all"
+            )
+        backbone.train_only(last_k(backbone, k, unit))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lit_unlearn.errors import UsageError
@@ -34,6 +35,12 @@ def check_run(module: "UnlearnModule", data: "UnlearnData", fits: bool) -> None:
     if fits and module.needs_classes and not data.split.forgotten_classes:
         raise UsageError(f"{name} can only forget whole classes: set data.forget.classes alone")
     module.unwrapped_backbone().check(data.image_shape, data.num_classes)
+    recipe = module.backbone.recipe
+    if recipe is not None and set(data.image_shape[1:]) != {recipe.size}:
+        rank_zero_warn(
+            f"the backbone was pretrained on {recipe.size}x{recipe.size} pixels, but images have "
+            f"{data.image_shape[1]}x{data.image_shape[2]}: the transforms PretrainedTransforms give it its own size"
+        )
     try:
         module.make_optimizer([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
@@ -53,6 +60,27 @@ def check_trains(trainer: Trainer) -> None:
         value = getattr(trainer, name)
         if value == 0 and not isinstance(value, bool):
             raise UsageError(f"trainer.{name} is 0: nothing would be trained; give at least 1, or take validate")
+
+
+def check_steps(module: "UnlearnModule") -> None:
+    """Refuses what the Trainer does at its own optimizer steps, for a method that changes the weights itself.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    if module.automatic_optimization:
+        return
+    trainer = module.trainer
+    given = {
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches if trainer.accumulate_grad_batches > 1 else None,
+    }
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"trainer.{name} is {value}, but {type(module).__name__} changes the weights itself and not in the "
+                "Trainer's steps: leave it out"
+            )
 
 
 def check_requests(module: "UnlearnModule", data: "UnlearnData") -> None:

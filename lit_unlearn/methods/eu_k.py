@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.parts import Unit, last_k
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.cf_k import CFk
-from lit_unlearn.methods.last_k import Unit, last_k
 from lit_unlearn.methods.retrain import must_differ, reinitialise
 
 

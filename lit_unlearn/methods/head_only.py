@@ -14,6 +14,7 @@ from torch.nn.functional import kl_div, log_softmax
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.parts import part_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.distillation import softmax_without
@@ -46,12 +47,8 @@ class HeadOnly(UnlearnModule):
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         if not any(parameter.requires_grad for parameter in backbone.head.parameters()):
             raise UsageError("HeadOnly has nothing to train: the head is frozen")
-        backbone.encoder.requires_grad_(False)
+        backbone.train_only(part_of(backbone, "head"))
         self.teacher = self.original_copy()
-
-    def on_train_start(self) -> None:
-        """Keeps the encoder's running statistics and dropout still."""
-        self.backbone.encoder.eval()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """The divergence of the head from the original head, whose features are the same."""

@@ -29,7 +29,7 @@ from torch.nn.functional import conv2d, linear
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
-from lit_unlearn.errors import check_at_least
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
 
 _WEIGHT, _BIAS = "eraser_weight", "eraser_bias"
@@ -53,6 +53,8 @@ class LEACE(UnlearnModule):
     def __init__(self, backbone: Backbone, weights: str | Path | None = None, tolerance: float = 0.01) -> None:
         super().__init__(backbone, weights)
         check_at_least("tolerance", tolerance, 0)
+        if backbone.trained != "all":
+            raise UsageError(f"LEACE changes every stage, so that train must be all, but is {backbone.trained}")
         self.tolerance = tolerance
         self.automatic_optimization = False
 

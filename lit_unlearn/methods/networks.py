@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.scoring import SplitScoring
 
 FRESH = "fresh"
@@ -21,8 +22,11 @@ class BackboneModule(SplitScoring):
 
     Args:
         backbone: the network, as constructed.
-        weights: the original weights: a file, or a name in the manifest; None takes the backbone as it is, and so does
-            ``fresh``, which says that this is meant.
+        weights: the original weights: a file, a name in the manifest or on the hub; None takes the backbone
+            as it is, and so does ``fresh``, which says that this is meant.
+
+    Raises:
+        UsageError: for weights that do not fit, or if training would leave random weights as they are.
 
     Attributes:
         from_scratch: whether training starts from the backbone's fresh initialisation and not from the original.
@@ -40,11 +44,25 @@ class BackboneModule(SplitScoring):
         weights = None if weights == FRESH else weights
         self.backbone = backbone
         self.teacher = None
+        if self.from_scratch and backbone.pretrained is None:
+            self.check_all_learns(backbone)
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
         self.loaded = load_weights(backbone, weights) if weights is not None else None
         self._original = None if self.from_scratch and weights is None else _clone(backbone.state_dict())
         if fresh is not None:
             backbone.load_state_dict(fresh)
+
+    def check_all_learns(self, backbone: Backbone) -> None:
+        """Refuses to leave random weights untrained.
+
+        Raises:
+            UsageError: if the backbone trains a part of itself only.
+        """
+        if backbone.trained != "all":
+            raise UsageError(
+                f"{type(self).__name__} starts from random weights, and the backbone trains a part of them alone "
+                f"(train is {backbone.trained}): give it train all, or pretrained weights to start from"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, C, H, W) in [0, 1]."""

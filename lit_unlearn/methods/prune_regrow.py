@@ -111,8 +111,8 @@ class PruneRegrow(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """Rounds to half precision after the last epoch."""
         if self.half_precision and is_last_epoch(self):
-            for value in self.backbone.state_dict().values():
-                if value.is_floating_point():
+            for name, value in self.backbone.state_dict().items():
+                if value.is_floating_point() and not self.backbone.stands(name):
                     value.copy_(value.half())
 
 

@@ -1,7 +1,8 @@
 """Retrain: the reference model that never saw the forget set.
 
 L = E_Dr[CE(z(x), y)] from a fresh initialisation. A well-known "retrain" resets only the children of the network that
-own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original.
+own a reset function and so keeps most of a ResNet trained; here every weight is checked against the original. A network
+that was pretrained on other images starts from these weights, as the original did.
 """
 
 import copy
@@ -22,13 +23,15 @@ class Retrain(FineTune):
     """Trains on the retain set from scratch.
 
     Args:
-        backbone: the network, freshly constructed.
+        backbone: the network, freshly constructed. Where it is pretrained and ``weights`` are given, which were trained
+            from there, training starts from the pretrained weights.
         weights: the original weights, of the Original in the table, and for the check that nothing of them is left.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
     Raises:
-        UsageError: if a weight cannot be re-initialised and would keep the original's values.
+        UsageError: if a weight cannot be re-initialised and would keep the original's values, or would stay random
+            since the backbone trains a part of itself only.
     """
 
     from_scratch = True
@@ -45,8 +48,17 @@ class Retrain(FineTune):
         original = self.original_copy()
         if original is not None:
             given = dict(original.named_parameters())
-        reinitialise(backbone)
-        kept = [name for name, value in must_differ(backbone) if torch.equal(value, given[name])]
+        pretrained = backbone.pretrained is not None and original is not None
+        if not pretrained:
+            self.check_all_learns(backbone)
+            reinitialise(backbone)
+        differ = (each for each in must_differ(backbone) if each[1].requires_grad or not pretrained)
+        kept = [name for name, value in differ if torch.equal(value, given[name])]
+        if kept and pretrained:
+            raise UsageError(
+                f"{type(self).__name__} would start from the original: {', '.join(kept[:3])} are pretrained and the "
+                "same in its weights; leave out the backbone's pretrained, and it starts from scratch"
+            )
         if kept:
             raise UsageError(
                 f"Retrain cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone "

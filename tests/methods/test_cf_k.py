@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from lit_unlearn.backbones import Custom
+from lit_unlearn.backbones.parts import last_k
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import CFk
-from lit_unlearn.methods.last_k import last_k
 
 ENCODER = "encoder.stage3.0."
 LAST_THREE = (f"{ENCODER}conv2", f"{ENCODER}bn2", f"{ENCODER}shortcut", "head")

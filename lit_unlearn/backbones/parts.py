@@ -1,0 +1,109 @@
+"""Parts of a network: what "the last k" are, and how one part is trained while the others stand."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from lit_unlearn.errors import UsageError, check_at_least, unknown
+
+if TYPE_CHECKING:
+    from lit_unlearn.backbones.backbone import Backbone
+
+Unit = Literal["layers", "blocks", "stage"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def last_k(backbone: "Backbone", k: int, unit: Unit) -> dict[str, nn.Module]:
+    """The modules, by path, from the k-th last unit on, in the order in which the network defines them.
+
+    Args:
+        backbone: the network.
+        k: how many units, at least 1.
+        unit: ``layers``, modules with a weight matrix or kernel, the head and shortcuts among them; ``blocks``,
+            residual or transformer blocks: modules with parts of their own that stand in a sequence; or ``stage``, the
+            backbone's stages. What follows the k-th last of them belongs to it, so blocks and stages bring the head.
+
+    Raises:
+        UsageError: if the unit is unknown, or the network has fewer than k of it.
+    """
+    if unit not in _UNITS:
+        raise unknown("unit", unit, tuple(_UNITS))
+    check_at_least("k", k, 1)
+    found = {id(module) for module in _UNITS[unit](backbone)}
+    modules = list(backbone.named_modules())
+    starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]
+    if k > len(starts):
+        raise UsageError(f"k is {k}, but a {type(backbone).__name__} has {len(starts)} {unit.removesuffix('s')}(s)")
+    return dict(modules[starts[-k] :])
+
+
+def part_of(backbone: "Backbone", train: str) -> dict[str, nn.Module]:
+    """The modules, by path, of the part that is named.
+
+    Args:
+        backbone: the network.
+        train: ``all``; ``head``, the last linear layer; or ``last_<k>``, the last k blocks (residual or transformer
+            blocks) and what follows them, ``last_<k>_layers`` or ``last_<k>_stages``, as :func:`last_k` counts them.
+
+    Raises:
+        UsageError: if it is none of these, or the network has fewer than k.
+    """
+    if train in ("all", "head"):
+        return {
+            path: each for path, each in backbone.named_modules() if train == "all" or f"{path}.".startswith("head.")
+        }
+    match = re.fullmatch(r"last_(\d+)(?:_(layers|blocks|stages))?", train)
+    if match is None:
+        raise UsageError(
+            f"train is {train!r}, but must be all, head, or last_<k>, such as last_2: the last two blocks (or "
+            "last_2_layers, last_2_stages)"
+        )
+    units: dict[str | None, Unit] = {"layers": "layers", "blocks": "blocks", "stages": "stage", None: "blocks"}
+    return last_k(backbone, int(match[1]), units[match[2]])
+
+
+def freeze_others(backbone: "Backbone", trained: Collection[str]) -> list[str]:
+    """Takes every parameter outside of a part out of training.
+
+    Args:
+        backbone: the network.
+        trained: paths of the modules of the part.
+
+    Returns:
+        The paths of the modules that hold nothing of the part; their running statistics stand in eval mode.
+    """
+    others = {path: module for path, module in backbone.named_modules() if path not in trained}
+    for module in others.values():
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return [path for path in others if path and not any(each.startswith(f"{path}.") for each in trained)]
+
+
+def _layers(backbone: "Backbone") -> Iterator[nn.Module]:
+    for module in backbone.modules():
+        own = module.named_parameters(recurse=False)
+        if any(name.endswith("weight") and parameter.dim() > 1 for name, parameter in own):
+            yield module
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        composed = bool(list(child.children())) and not isinstance(child, _CONTAINERS)
+        if isinstance(module, _CONTAINERS) and composed:
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _stages(backbone: "Backbone") -> Iterator[nn.Module]:
+    yield from (backbone.stage(name) for name in backbone.stages)
+
+
+_UNITS: dict[str, Callable[["Backbone"], Iterator[nn.Module]]] = {
+    "layers": _layers,
+    "blocks": _blocks,
+    "stage": _stages,
+}
