@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _NAMED = 5
 
-Decode = Callable[[Path, Tensor], None]
+Decode = Callable[[str, Tensor], None]
 """Decodes a file into uint8 (C, H, W)."""
 
 
@@ -32,7 +32,7 @@ class BrokenImageError(UsageError):
         reason: why not.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot decode the image {path}: {reason}")
         self.path = path
         self.reason = reason
@@ -48,10 +48,8 @@ class Files:
         shape: (C, H, W) of every image; None decodes each in its own size.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], channels: int, decode: Decode, shape: tuple[int, int, int] | None
-    ) -> None:
-        self.paths = [str(path) for path in paths]
+    def __init__(self, paths: Sequence[str], channels: int, decode: Decode, shape: tuple[int, int, int] | None) -> None:
+        self.paths = paths
         self.channels = channels
         self.decode = decode
         self.shape = shape
@@ -66,7 +64,7 @@ class Files:
         Raises:
             BrokenImageError: if it cannot be decoded.
         """
-        path = Path(self.paths[index])
+        path = self.paths[index]
         if self.shape is None:
             return _pixels(open_image(path, self.channels), self.channels)
         image = torch.empty(self.shape, dtype=torch.uint8)
@@ -74,7 +72,7 @@ class Files:
         return image
 
 
-def decode(path: Path, into: Tensor) -> None:
+def decode(path: str, into: Tensor) -> None:
     """Decodes an image that must have the size of the tensor."""
     image, (_, height, width) = open_image(path, len(into)), into.shape
     if image.size != (width, height):
@@ -83,7 +81,7 @@ def decode(path: Path, into: Tensor) -> None:
     into.copy_(_pixels(image, len(into)))
 
 
-def decode_and_cut(path: Path, into: Tensor) -> None:
+def decode_and_cut(path: str, into: Tensor) -> None:
     """Decodes an image, resizes its shorter side to that of the square tensor, and cuts the centre out."""
     from PIL.Image import Resampling
 
@@ -95,7 +93,7 @@ def decode_and_cut(path: Path, into: Tensor) -> None:
     into.copy_(_pixels(image.resize((width, height), Resampling.BILINEAR).crop(box), len(into)))
 
 
-def decode_all(paths: Sequence[Path], into: Tensor, decode: Decode) -> None:
+def decode_all(paths: Sequence[str], into: Tensor, decode: Decode) -> None:
     """Decodes all files into (N, C, H, W).
 
     Raises:
@@ -103,7 +101,7 @@ def decode_all(paths: Sequence[Path], into: Tensor, decode: Decode) -> None:
     """
     broken = []
 
-    def attempt(path: Path, place: Tensor) -> None:
+    def attempt(path: str, place: Tensor) -> None:
         try:
             decode(path, place)
         except BrokenImageError as error:
@@ -114,10 +112,10 @@ def decode_all(paths: Sequence[Path], into: Tensor, decode: Decode) -> None:
         raise refusal(broken, len(paths))
 
 
-def broken_among(paths: Sequence[Path], channels: int) -> list[BrokenImageError]:
+def broken_among(paths: Sequence[str], channels: int) -> list[BrokenImageError]:
     """The files that cannot be decoded, in their order; all are decoded for it."""
 
-    def attempt(path: Path) -> BrokenImageError | None:
+    def attempt(path: str) -> BrokenImageError | None:
         try:
             open_image(path, channels)
         except BrokenImageError as error:
@@ -142,7 +140,7 @@ def named(broken: Sequence[BrokenImageError]) -> str:
     return ", ".join(f"{error.path} ({error.reason})" for error in first) + more
 
 
-def cached(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: Decode) -> Tensor:
+def cached(paths: Sequence[str], cache: Path, shape: tuple[int, ...], decode: Decode) -> Tensor:
     """All images, mapped from a file, which is made where it is missing or of other images.
 
     Args:
@@ -172,7 +170,7 @@ def cached(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], decode: D
         raise UsageError(f"cannot use the image cache {cache}: {error}") from error
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(path: str) -> tuple[int, int]:
     """Width and height, from the head of the file alone."""
     from PIL import Image
 
@@ -183,7 +181,7 @@ def size_of(path: Path) -> tuple[int, int]:
         raise BrokenImageError(path, str(error)) from error
 
 
-def open_image(path: Path, channels: int) -> "Image.Image":
+def open_image(path: str, channels: int) -> "Image.Image":
     """The decoded image, in colour or grey."""
     from PIL import Image
 
@@ -216,9 +214,9 @@ def _is_valid(cache: Path, size: int, digest: bytes) -> bool:
         return file.read(len(digest) + 1) == digest
 
 
-def _fingerprint(paths: Sequence[Path], settings: str) -> bytes:
+def _fingerprint(paths: Sequence[str], settings: str) -> bytes:
     digest = hashlib.sha256(settings.encode())
     for path in paths:
-        state = path.stat()
+        state = os.stat(path)
         digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.digest()

@@ -1,5 +1,6 @@
 """Your own images, one folder per class."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lit_unlearn.data.decoding import (
     BrokenImageError,
+    Decode,
     Files,
     broken_among,
     cached,
@@ -20,16 +22,16 @@ from lit_unlearn.data.decoding import (
     refusal,
     size_of,
 )
+from lit_unlearn.data.listing import Listing
 from lit_unlearn.data.memory import free_memory
 from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SIZES_READ = 20
 _FAR_LARGER = 4
 
-ImagesOf = Callable[[Sequence[Path]], Images]
+ImagesOf = Callable[[Sequence[str]], Images]
 
 
 class ImageFolder(Source):
@@ -52,6 +54,8 @@ class ImageFolder(Source):
             streamed. 0 streams them always. A ``cache`` takes no memory.
         check: whether images that are streamed are all decoded once before the run, so that a broken file stops it then
             and not when it is met.
+        listing: file to keep the names of all images in, so that they need not be listed again while no folder has
+            changed; worth it where folders lie far away. None lists them each time.
         leave_out_broken: leave out files that cannot be decoded, and say how many and which, for which all are decoded
             once. Otherwise they stop the run.
 
@@ -70,6 +74,7 @@ class ImageFolder(Source):
         memory: float = 0.5,
         check: bool = False,
         leave_out_broken: bool = False,
+        listing: str | Path | None = None,
     ) -> None:
         if image_size is not None:
             check_at_least("image_size", image_size, 1)
@@ -87,6 +92,7 @@ class ImageFolder(Source):
         self.memory = memory
         self.check = check
         self.leave_out_broken = leave_out_broken
+        self.listing = listing
 
     def load(self) -> Dataset:
         """List and label all images, and decode them, map the cache, or leave them to be streamed."""
@@ -97,14 +103,15 @@ class ImageFolder(Source):
         return self._listed(self._raw)
 
     def _listed(self, images_of: ImagesOf) -> Dataset:
-        folder = Path(self.root) / "train"
+        folder, listing = Path(self.root) / "train", Listing(self.listing)
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}; images belong into {folder}/<class>/")
-        class_names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        class_names = _class_folders(folder)
         if not class_names:
             raise UsageError(f"{folder} has no class folders; images belong into {folder}/<class>/")
-        train = [_list_images(folder / name) for name in class_names]
-        test, warnings = self._list_test(class_names), list[str]()
+        train = [listing.images(folder / name) for name in class_names]
+        test, warnings = self._list_test(class_names, listing), list[str]()
+        listing.save()
         if self.leave_out_broken:
             train, test = self._without_broken(train, test, warnings)
         if test is None:
@@ -112,13 +119,14 @@ class ImageFolder(Source):
         paths = [path for part in (train, test) for of_class in part for path in of_class]
         count = sum(map(len, train))
         images = images_of(paths)
-        names = [path.relative_to(folder).as_posix() for path in paths[:count]]
+        below = len(str(folder)) + 1
+        names = [path[below:].replace(os.sep, "/") for path in paths[:count]]
         warnings += self._warnings(paths)
         return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
 
     def _without_broken(
-        self, train: list[list[Path]], test: list[list[Path]] | None, warnings: list[str]
-    ) -> tuple[list[list[Path]], list[list[Path]] | None]:
+        self, train: list[list[str]], test: list[list[str]] | None, warnings: list[str]
+    ) -> tuple[list[list[str]], list[list[str]] | None]:
         """Both parts without files that cannot be decoded, which a warning names."""
         paths = [path for part in (train, test or []) for of_class in part for path in of_class]
         broken = broken_among(paths, self.channels)
@@ -129,7 +137,7 @@ class ImageFolder(Source):
         kept = [[[path for path in of_class if path not in gone] for of_class in part] for part in (train, test or [])]
         return kept[0], None if test is None else kept[1]
 
-    def _warnings(self, paths: Sequence[Path]) -> Iterator[str]:
+    def _warnings(self, paths: Sequence[str]) -> Iterator[str]:
         """Says that the images are far larger than what is kept of them, by a few of the files."""
         if self.image_size is None:
             return
@@ -144,7 +152,7 @@ class ImageFolder(Source):
                 "the network must have been trained at that image_size"
             )
 
-    def _list_test(self, class_names: Sequence[str]) -> list[list[Path]] | None:
+    def _list_test(self, class_names: Sequence[str], listing: Listing) -> list[list[str]] | None:
         folders = [Path(self.root) / name for name in ("test", "val")]
         folder = next((path for path in folders if path.is_dir()), None)
         if (folder is None) == (self.test_fraction is None):
@@ -152,16 +160,15 @@ class ImageFolder(Source):
             raise UsageError(f"test_fraction is {self.test_fraction} and {problem}: give the one or the other")
         if folder is None:
             return None
-        strange = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        strange -= set(class_names)
+        strange = set(_class_folders(folder)) - set(class_names)
         if strange:
             raise UsageError(f"{folder} has classes that train has not: {', '.join(sorted(strange)[:5])}")
-        return [_list_images(folder / name) if (folder / name).is_dir() else [] for name in class_names]
+        return [listing.images(folder / name) if (folder / name).is_dir() else [] for name in class_names]
 
-    def _hold_out(self, train: list[list[Path]]) -> tuple[list[list[Path]], list[list[Path]]]:
+    def _hold_out(self, train: list[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
         generator = torch.Generator().manual_seed(self.test_seed)
-        kept: list[list[Path]] = []
-        held: list[list[Path]] = []
+        kept: list[list[str]] = []
+        held: list[list[str]] = []
         for paths in train:
             order = torch.randperm(len(paths), generator=generator).tolist()
             out = set(order[: round((self.test_fraction or 0.0) * len(paths))])
@@ -169,7 +176,7 @@ class ImageFolder(Source):
             held.append([path for index, path in enumerate(paths) if index in out])
         return kept, held
 
-    def _images(self, paths: Sequence[Path]) -> Images:
+    def _images(self, paths: Sequence[str]) -> Images:
         shape = self._shape(paths)
         whole = (len(paths), *shape)
         if self.cache is not None:
@@ -188,15 +195,15 @@ class ImageFolder(Source):
         decode_all(paths, images, self._decode())
         return images
 
-    def _raw(self, paths: Sequence[Path]) -> Images:
+    def _raw(self, paths: Sequence[str]) -> Images:
         return self._streamed(paths, None if self.image_size is None else self._shape(paths))
 
-    def _streamed(self, paths: Sequence[Path], shape: tuple[int, int, int] | None) -> Streamed:
+    def _streamed(self, paths: Sequence[str], shape: tuple[int, int, int] | None) -> Streamed:
         if self.check and not self.leave_out_broken and (broken := broken_among(paths, self.channels)):
             raise refusal(broken, len(paths))
         return Streamed(Files(paths, self.channels, self._decode(), shape), shape)
 
-    def _shape(self, paths: Sequence[Path]) -> tuple[int, int, int]:
+    def _shape(self, paths: Sequence[str]) -> tuple[int, int, int]:
         """(C, H, W) of every image: that of the first, unless all are brought to one size."""
         try:
             width, height = size_of(paths[0]) if self.image_size is None else (self.image_size, self.image_size)
@@ -204,17 +211,13 @@ class ImageFolder(Source):
             raise refusal([error], len(paths)) from error
         return self.channels, height, width
 
-    def _decode(self) -> Callable[[Path, Tensor], None]:
+    def _decode(self) -> Decode:
         return decode if self.image_size is None else decode_and_cut
 
 
-def _list_images(folder: Path) -> list[Path]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    visible = [path for path in paths if not path.name.startswith(".")]
-    if not visible:
-        raise UsageError(f"{folder} has no images (looked for {', '.join(sorted(SUFFIXES))})")
-    return visible
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _labels(part: Sequence[Sequence[Path]]) -> Tensor:
+def _labels(part: Sequence[Sequence[str]]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(part)), torch.tensor([len(paths) for paths in part]))

@@ -1,0 +1,99 @@
+"""Lists the images in folders, and keeps the lists in a file as long as the folders do not change."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMAT = 1
+_RECENT = 2_000_000_000
+"""Nanoseconds. What changed within them may change again without a new time of the folder."""
+
+Entries = tuple[list[str], list[str]]
+"""The names of the folders and of the images in a folder."""
+
+
+class Listing:
+    """What folders hold, each listed once.
+
+    Args:
+        kept: file of earlier lists, from which a folder is taken whose time of change is the same; None keeps none.
+    """
+
+    def __init__(self, kept: str | Path | None = None) -> None:
+        self._kept = None if kept is None else Path(kept)
+        self._before = self._read()
+        self._now: dict[str, tuple[int, Entries]] = {}
+
+    def images(self, folder: str | Path) -> list[str]:
+        """The paths of all images below a folder, without hidden ones, sorted by their parts.
+
+        Raises:
+            UsageError: if there are none.
+        """
+        found = list(self._below(os.path.abspath(folder), str(folder)))
+        if not found:
+            raise UsageError(f"{folder} has no images (looked for {', '.join(SUFFIXES)})")
+        return found
+
+    def save(self) -> None:
+        """Writes the file anew, if one was given and any folder has changed.
+
+        Raises:
+            UsageError: if it cannot be written.
+        """
+        if self._kept is None:
+            return
+        old = time.time_ns() - _RECENT
+        settled = {folder: (changed, entries) for folder, (changed, entries) in self._now.items() if changed < old}
+        if settled == self._before:
+            return
+        try:
+            write_atomically(self._kept, json.dumps({"format": _FORMAT, "folders": settled}))
+        except OSError as error:
+            raise UsageError(f"cannot write the listing {self._kept}: {error.strerror or error}") from error
+
+    def _below(self, folder: str, shown: str) -> Iterator[str]:
+        folders, images = self._entries(folder)
+        for name in sorted([*folders, *images]) if folders else images:
+            if name in folders:
+                yield from self._below(f"{folder}{os.sep}{name}", f"{shown}{os.sep}{name}")
+            else:
+                yield f"{shown}{os.sep}{name}"
+
+    def _entries(self, folder: str) -> Entries:
+        if folder not in self._now:
+            changed = os.stat(folder).st_mtime_ns
+            before = self._before.get(folder)
+            same = before is not None and before[0] == changed
+            self._now[folder] = before if before is not None and same else (changed, _scanned(folder))
+        return self._now[folder][1]
+
+    def _read(self) -> dict[str, tuple[int, Entries]]:
+        """The lists in the file; none where it is missing, broken, or of another version."""
+        if self._kept is None:
+            return {}
+        try:
+            held = json.loads(self._kept.read_text())
+            if held["format"] != _FORMAT:
+                return {}
+            return {folder: (int(changed), (list(a), list(b))) for folder, (changed, (a, b)) in held["folders"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+
+def _scanned(folder: str) -> Entries:
+    """Folders that are links are left out, since they may lead in a circle."""
+    folders, images = list[str](), list[str]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                images.append(entry.name)
+    return sorted(folders), sorted(images)
