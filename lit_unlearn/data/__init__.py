@@ -8,6 +8,7 @@ from lit_unlearn.data.forget_spec import ForgetSpec
 from lit_unlearn.data.hugging_face import HuggingFace
 from lit_unlearn.data.image_folder import ImageFolder
 from lit_unlearn.data.map_style import MapStyle
+from lit_unlearn.data.object_store import ObjectStore
 from lit_unlearn.data.reading import Samples, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.data.splits import ForgetSplit, make_split
@@ -31,6 +32,7 @@ __all__ = [
     "ImageFolder",
     "ImageNetTransforms",
     "MapStyle",
+    "ObjectStore",
     "Order",
     "OrderSampler",
     "PretrainedTransforms",

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -66,7 +67,7 @@ class Files:
         """
         path = self.paths[index]
         if self.shape is None:
-            return _pixels(open_image(path, self.channels), self.channels)
+            return pixels(open_image(path, self.channels), self.channels)
         image = torch.empty(self.shape, dtype=torch.uint8)
         self.decode(path, image)
         return image
@@ -78,19 +79,23 @@ def decode(path: str, into: Tensor) -> None:
     if image.size != (width, height):
         sizes = f"{image.width}x{image.height} pixels, but others have {width}x{height}"
         raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
-    into.copy_(_pixels(image, len(into)))
+    into.copy_(pixels(image, len(into)))
 
 
 def decode_and_cut(path: str, into: Tensor) -> None:
     """Decodes an image, resizes its shorter side to that of the square tensor, and cuts the centre out."""
+    into.copy_(pixels(cut(open_image(path, len(into)), into.shape[1]), len(into)))
+
+
+def cut(image: "Image.Image", size: int) -> "Image.Image":
+    """A picture whose shorter side is resized, and whose centre, size × size, is cut out."""
     from PIL.Image import Resampling
 
-    image, size = open_image(path, len(into)), into.shape[1]
     short = min(image.size)
     width, height = (size * side // short for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     box = (left, top, left + size, top + size)
-    into.copy_(_pixels(image.resize((width, height), Resampling.BILINEAR).crop(box), len(into)))
+    return image.resize((width, height), Resampling.BILINEAR).crop(box)
 
 
 def decode_all(paths: Sequence[str], into: Tensor, decode: Decode) -> None:
@@ -181,21 +186,31 @@ def size_of(path: str) -> tuple[int, int]:
         raise BrokenImageError(path, str(error)) from error
 
 
-def open_image(path: str, channels: int) -> "Image.Image":
-    """The decoded image, in colour or grey."""
+def open_image(file: str | BytesIO, channels: int, name: str | None = None) -> "Image.Image":
+    """The decoded image, in colour or grey.
+
+    Args:
+        file: its path, or its content.
+        channels: 3 for colour, 1 for grey.
+        name: in place of a path, for the error.
+
+    Raises:
+        BrokenImageError: if it cannot be decoded.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if opened.mode not in EIGHT_BIT_MODES:
                 raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
             return opened.convert("L" if channels == 1 else "RGB")
     # Pillow's decoders raise many kinds of error for a broken file.
     except Exception as error:
-        raise BrokenImageError(path, str(error)) from error
+        raise BrokenImageError(name or str(file), str(error)) from error
 
 
-def _pixels(image: "Image.Image", channels: int) -> Tensor:
+def pixels(image: "Image.Image", channels: int) -> Tensor:
+    """A picture as uint8 (C, H, W)."""
     import numpy as np
 
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)

@@ -54,9 +54,11 @@ class Streamed:
         """Some of the images: by int64 (n,), or a slice."""
         return Streamed(self.samples, self.shape, self.indices[chosen])
 
-    def read(self, place: int) -> Tensor:
-        """One image, uint8 (C, H, W)."""
-        return self.samples[int(self.indices[place])]
+    def read(self, places: Tensor) -> list[Tensor]:
+        """Images, uint8 (C, H, W), int64 (n,) of them; at once where the data set can, with ``__getitems__``."""
+        indices = self.indices[places].tolist()
+        at_once = getattr(self.samples, "__getitems__", None)
+        return [self.samples[index] for index in indices] if at_once is None else list(at_once(indices))
 
 
 Images = Tensor | Streamed
@@ -89,7 +91,7 @@ class Reading:
         """
         if isinstance(images, Tensor) and self.transform is None:
             return images.index_select(0, indices)
-        found = [images[i] if isinstance(images, Tensor) else images.read(i) for i in indices.tolist()]
+        found = images.read(indices) if isinstance(images, Streamed) else list(images[indices])
         if self.transform is not None:
             found = _transformed(found, seeds.tolist(), self.transform)
         if len(shapes := {tuple(image.shape) for image in found}) > 1:

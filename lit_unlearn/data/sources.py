@@ -73,7 +73,7 @@ def _hash(digest: "hashlib._Hash", images: Images) -> None:
     if isinstance(images, Streamed):
         count = len(images)
         for place in range(0, count, max(1, count // _STREAMED_HASHED)):
-            image = images.read(place)
+            image = images.read(torch.tensor([place]))[0]
             digest.update(f"{place}{tuple(image.shape)}".encode())
             digest.update(image.contiguous().numpy().data)
         return
