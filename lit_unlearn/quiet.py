@@ -1,4 +1,4 @@
-"""Lines of Lightning that would mislead a user of this package, each with the reason why it is left out."""
+"""Lines of Lightning and Pillow that would mislead a user of this package, each with the reason why it is left out."""
 
 import logging
 import warnings
@@ -11,6 +11,7 @@ _WARNINGS = (
     # Accuracies are those of all processes; curves of training are of the first one's share, which costs no exchange.
     r"It is recommended to use `self\.log\(.*sync_dist=True",
     "Found .* in eval mode at the start",  # frozen teachers should be, and the student is put into train mode
+    "Image size .* exceeds limit",  # from half of the pixels on that Pillow refuses; what it refuses is told by name
 )
 
 

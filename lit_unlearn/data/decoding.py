@@ -1,6 +1,5 @@
 """Image files as uint8 tensors: decoded at once, into a file that is mapped, or one by one when they are wanted."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from lit_unlearn.data.listing import fingerprint
 from lit_unlearn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def cached(paths: Sequence[str], cache: Path, shape: tuple[int, ...], decode: De
         UsageError: if the file cannot be written or read, or an image cannot be decoded.
     """
     size = torch.Size(shape).numel()
-    digest = _fingerprint(paths, f"{decode.__name__} {shape}")
+    digest = bytes.fromhex(fingerprint(paths, f"{decode.__name__} {shape}"))
     try:
         if not _is_valid(cache, size, digest):
             temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
@@ -203,7 +203,9 @@ def open_image(file: str | BytesIO, channels: int, name: str | None = None) -> "
         with Image.open(file) as opened:
             if opened.mode not in EIGHT_BIT_MODES:
                 raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
-            return opened.convert("L" if channels == 1 else "RGB")
+            # Pillow warns of a palette with transparency, though it gives the same colours by this detour.
+            whole = opened.convert("RGBA") if opened.mode == "P" and "transparency" in opened.info else opened
+            return whole.convert("L" if channels == 1 else "RGB")
     # Pillow's decoders raise many kinds of error for a broken file.
     except Exception as error:
         raise BrokenImageError(name or str(file), str(error)) from error
@@ -227,11 +229,3 @@ def _is_valid(cache: Path, size: int, digest: bytes) -> bool:
     with cache.open("rb") as file:
         file.seek(size)
         return file.read(len(digest) + 1) == digest
-
-
-def _fingerprint(paths: Sequence[str], settings: str) -> bytes:
-    digest = hashlib.sha256(settings.encode())
-    for path in paths:
-        state = os.stat(path)
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    return digest.digest()

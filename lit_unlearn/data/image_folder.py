@@ -54,8 +54,8 @@ class ImageFolder(Source):
             streamed. 0 streams them always. A ``cache`` takes no memory.
         check: whether images that are streamed are all decoded once before the run, so that a broken file stops it then
             and not when it is met.
-        listing: file to keep the names of all images in, so that they need not be listed again while no folder has
-            changed; worth it where folders lie far away. None lists them each time.
+        listing: file to keep the names of all images in, and which of them are broken, so that they need not be listed
+            or checked again while nothing has changed. None does it each time.
         leave_out_broken: leave out files that cannot be decoded, and say how many and which, for which all are decoded
             once. Otherwise they stop the run.
 
@@ -111,9 +111,9 @@ class ImageFolder(Source):
             raise UsageError(f"{folder} has no class folders; images belong into {folder}/<class>/")
         train = [listing.images(folder / name) for name in class_names]
         test, warnings = self._list_test(class_names, listing), list[str]()
-        listing.save()
         if self.leave_out_broken:
-            train, test = self._without_broken(train, test, warnings)
+            train, test = self._without_broken(train, test, listing, warnings)
+        listing.save()
         if test is None:
             train, test = self._hold_out(train)
         paths = [path for part in (train, test) for of_class in part for path in of_class]
@@ -125,15 +125,18 @@ class ImageFolder(Source):
         return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
 
     def _without_broken(
-        self, train: list[list[str]], test: list[list[str]] | None, warnings: list[str]
+        self, train: list[list[str]], test: list[list[str]] | None, listing: Listing, warnings: list[str]
     ) -> tuple[list[list[str]], list[list[str]] | None]:
         """Both parts without files that cannot be decoded, which a warning names."""
         paths = [path for part in (train, test or []) for of_class in part for path in of_class]
-        broken = broken_among(paths, self.channels)
+        broken = listing.broken(
+            paths, lambda: [(error.path, error.reason) for error in broken_among(paths, self.channels)]
+        )
         if not broken:
             return train, test
-        warnings.append(f"{len(broken):,} of {len(paths):,} images cannot be decoded and are left out: {named(broken)}")
-        gone = {error.path for error in broken}
+        told = named([BrokenImageError(*each) for each in broken])
+        warnings.append(f"{len(broken):,} of {len(paths):,} images cannot be decoded and are left out: {told}")
+        gone = {path for path, _ in broken}
         kept = [[[path for path in of_class if path not in gone] for of_class in part] for part in (train, test or [])]
         return kept[0], None if test is None else kept[1]
 

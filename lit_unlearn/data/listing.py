@@ -1,9 +1,10 @@
-"""Lists the images in folders, and keeps the lists in a file as long as the folders do not change."""
+"""Lists the images in folders, and keeps in a file what was found as long as nothing changes."""
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lit_unlearn.errors import UsageError
@@ -17,18 +18,23 @@ _RECENT = 2_000_000_000
 Entries = tuple[list[str], list[str]]
 """The names of the folders and of the images in a folder."""
 
+Broken = list[tuple[str, str]]
+"""Path and reason of each image that cannot be decoded."""
+
 
 class Listing:
     """What folders hold, each listed once.
 
     Args:
-        kept: file of earlier lists, from which a folder is taken whose time of change is the same; None keeps none.
+        kept: file of what was found earlier: a folder is taken from it whose time of change is the same. None keeps
+            nothing.
     """
 
     def __init__(self, kept: str | Path | None = None) -> None:
         self._kept = None if kept is None else Path(kept)
-        self._before = self._read()
+        self._before, self._broken_before = self._read()
         self._now: dict[str, tuple[int, Entries]] = {}
+        self._broken_now = self._broken_before
 
     def images(self, folder: str | Path) -> list[str]:
         """The paths of all images below a folder, without hidden ones, sorted by their parts.
@@ -41,8 +47,21 @@ class Listing:
             raise UsageError(f"{folder} has no images (looked for {', '.join(SUFFIXES)})")
         return found
 
+    def broken(self, paths: Sequence[str], find: Callable[[], Broken]) -> Broken:
+        """Which of the images cannot be decoded, from the file while all of them are the same.
+
+        Args:
+            paths: of all images.
+            find: decodes all of them, and returns path and reason of each that cannot be decoded.
+        """
+        digest = fingerprint(paths)
+        if self._broken_before is None or self._broken_before[0] != digest:
+            self._broken_now = digest, find()
+        assert self._broken_now is not None
+        return self._broken_now[1]
+
     def save(self) -> None:
-        """Writes the file anew, if one was given and any folder has changed.
+        """Writes the file anew, if one was given and anything has changed.
 
         Raises:
             UsageError: if it cannot be written.
@@ -51,10 +70,11 @@ class Listing:
             return
         old = time.time_ns() - _RECENT
         settled = {folder: (changed, entries) for folder, (changed, entries) in self._now.items() if changed < old}
-        if settled == self._before:
+        if (settled, self._broken_now) == (self._before, self._broken_before):
             return
         try:
-            write_atomically(self._kept, json.dumps({"format": _FORMAT, "folders": settled}))
+            held = {"format": _FORMAT, "folders": settled, "broken": self._broken_now}
+            write_atomically(self._kept, json.dumps(held))
         except OSError as error:
             raise UsageError(f"cannot write the listing {self._kept}: {error.strerror or error}") from error
 
@@ -74,17 +94,30 @@ class Listing:
             self._now[folder] = before if before is not None and same else (changed, _scanned(folder))
         return self._now[folder][1]
 
-    def _read(self) -> dict[str, tuple[int, Entries]]:
-        """The lists in the file; none where it is missing, broken, or of another version."""
+    def _read(self) -> tuple[dict[str, tuple[int, Entries]], tuple[str, Broken] | None]:
+        """What the file holds; nothing where it is missing, broken, or of another version."""
         if self._kept is None:
-            return {}
+            return {}, None
         try:
             held = json.loads(self._kept.read_text())
             if held["format"] != _FORMAT:
-                return {}
-            return {folder: (int(changed), (list(a), list(b))) for folder, (changed, (a, b)) in held["folders"].items()}
+                return {}, None
+            folders = {name: (int(changed), (list(a), list(b))) for name, (changed, (a, b)) in held["folders"].items()}
+            if held["broken"] is None:
+                return folders, None
+            digest, broken = held["broken"]
+            return folders, (str(digest), [(str(path), str(reason)) for path, reason in broken])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
+            return {}, None
+
+
+def fingerprint(paths: Iterable[str], settings: str = "") -> str:
+    """Names files as they are now, by path, size and time of change, and settings: hexadecimal digits."""
+    digest = hashlib.sha256(settings.encode())
+    for path in paths:
+        state = os.stat(path)
+        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _scanned(folder: str) -> Entries:

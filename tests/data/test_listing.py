@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lit_unlearn.data import ImageFolder, listing
+from lit_unlearn.data import ImageFolder, image_folder, listing
 from lit_unlearn.data.listing import Listing
 from lit_unlearn.errors import UsageError
 
@@ -119,3 +119,27 @@ def test_an_image_folder_keeps_a_list(tmp_path: Path) -> None:
     found = [ImageFolder(tmp_path / "images", listing=tmp_path / "kept.json").load() for _ in range(2)]
     assert found[0].train_names == found[1].train_names == ImageFolder(tmp_path / "images").load().train_names
     assert (tmp_path / "kept.json").is_file()
+
+
+def test_broken_images_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train/cat/0.png", "train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/3.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    broken = tmp_path / "images/train/cat/1.png"
+    broken.write_bytes(b"no picture")
+    looked = []
+    look = image_folder.broken_among
+    monkeypatch.setattr(image_folder, "broken_among", lambda *args: looked.append(1) or look(*args))
+
+    def warnings() -> list[str]:
+        source = ImageFolder(tmp_path / "images", leave_out_broken=True, listing=tmp_path / "kept.json")
+        return list(source.load().warnings)
+
+    first = warnings()
+    assert "1 of 5 images cannot be decoded" in first[0]
+    assert warnings() == first
+    assert len(looked) == 1
+    Image.new("RGB", (4, 4)).save(broken)
+    assert warnings() == []
+    assert len(looked) == 2

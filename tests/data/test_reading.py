@@ -110,7 +110,7 @@ def test_a_part_of_what_is_streamed_is_streamed(folder: Path) -> None:
     )
     for name in ("train", "test"):
         of, other = getattr(whole, f"{name}_images"), getattr(streamed, f"{name}_images")
-        assert torch.equal(of, torch.stack([other.read(place) for place in range(len(other))]))
+        assert torch.equal(of, torch.stack(other.read(torch.arange(len(other)))))
     assert whole.train_names == streamed.train_names
 
 
