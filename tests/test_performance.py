@@ -71,3 +71,30 @@ def test_a_trial_prints_a_row(script, capsys, name):
     row = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
     assert len(row) == 7
     assert float(row[4].removesuffix(" ×")) > 0
+
+
+def test_the_figures_of_a_gpu_take_less_than_nine_minutes(script, monkeypatch, capsys):
+    """Each script has its share; what takes longer is stopped and named, and nothing begins after the end."""
+    module = script("on_gpu")
+    assert all((FOLDER / name.split()[0]).is_file() for name, _ in module.SCRIPTS)
+    assert sum(share for _, share in module.SCRIPTS) <= module.SECONDS < 540
+    clock, ran = [0.0], []
+
+    def run(command, timeout, check):
+        ran.append((Path(command[1]).name, *command[2:]))
+        clock[0] += timeout if "suite.py" in command[1] else 60
+        if "suite.py" in command[1]:
+            raise module.subprocess.TimeoutExpired(command, timeout)
+        return module.subprocess.CompletedProcess(command, int("compiled" in command[1]))
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    missed = module.main(["--write"])
+    assert clock[0] < 600
+    assert ran[0] == ("epoch.py", "--device", "cuda", "--write")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "epoch.py: 60 s"
+    assert told[1] == "suite.py: stopped after 70 s"
+    assert told[3] == "compiled.py: failed with status 1 after 60 s"
+    assert told[-1] == "inversion.py: no time left"
+    assert missed == 2 + sum("no time left" in line for line in told)

@@ -292,7 +292,10 @@ class UnlearnDataModule(LightningDataModule):
         if part not in PARTS:
             raise unknown("part", part, PARTS)
         for images, labels in self._evaluation_loader(split, part, most, wanted):
-            yield self._to_float(images.to(device), training=False), labels.to(device)
+            yield (
+                self._to_float(images.to(device, non_blocking=True), training=False),
+                labels.to(device, non_blocking=True),
+            )
 
     def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Random samples of one split in batches of training's size, on a device and without augmentation.
