@@ -1,7 +1,7 @@
 """The command line: Lightning's, with unlearning methods as models and attacks as callbacks.
 
 ``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the splits.
-``benchmark``, ``tune``, ``report`` and ``export``, which need no model, have parsers of their own.
+``benchmark``, ``tune``, ``report``, ``export`` and ``zoo``, which need no model, have parsers of their own.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import report_of
 from lit_unlearn.resuming import SaveSettings
 from lit_unlearn.run_command import UnlearnCLI
+from lit_unlearn.zoo_command import zoo
 
 _TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
@@ -94,7 +95,7 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
         parser_kwargs={
             "prog": "lit-unlearn",
             "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
-            "Many runs: lit-unlearn benchmark, tune and report. Weights and evidence: lit-unlearn export. "
+            "Many runs: lit-unlearn benchmark, tune and report. Weights and evidence: lit-unlearn export and zoo. "
             "Each has its own --help.",
             "version": __version__,
             **parser,
@@ -133,6 +134,9 @@ def main(args: ArgsType = None) -> None:
                 report(rest)
             case ["export", *rest]:
                 export(rest)
+            case ["zoo", *rest]:
+                if status := zoo(rest):
+                    sys.exit(status)
             case _:
                 _exit_if_diverged(run(args))
     except SIGTERMException:

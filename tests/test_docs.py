@@ -169,6 +169,12 @@ def run_line(line):
         subprocess.run(["bash", "-euc", line], check=True)
         return
     command, *arguments = shlex.split(line)
+    if "=" in command:
+        name, _, value = command.partition("=")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            run_line(shlex.join(arguments))
+        return
     if command == "python":
         run_script(*arguments)
         return

@@ -12,6 +12,7 @@ from lit_unlearn.backbones.weights import (
     read_state,
     resolve,
 )
+from lit_unlearn.backbones.zoo import ZooModel, load_model
 
 __all__ = [
     "Backbone",
@@ -23,7 +24,9 @@ __all__ = [
     "ResNet20",
     "Timm",
     "Torchvision",
+    "ZooModel",
     "check_checkpoint",
+    "load_model",
     "load_weights",
     "read_state",
     "resolve",

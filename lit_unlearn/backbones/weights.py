@@ -19,6 +19,7 @@ from lit_unlearn.backbones.backbone import Backbone
 from lit_unlearn.backbones.hub import HUB, downloaded
 from lit_unlearn.backbones.saving import KEY, SAFETENSORS, own_name, own_names
 from lit_unlearn.backbones.split import find_head
+from lit_unlearn.backbones.zoo import ZOO, open_zoo
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.files import file_sha256
 
@@ -57,7 +58,7 @@ class LoadedWeights:
 
 
 def resolve(weights: str | Path) -> Path:
-    """The file behind a path, a name in the manifest or one on Hugging Face's hub; a file goes before a name.
+    """The file behind a path, a name in the manifest, in the zoo or on Hugging Face's hub; a file goes before a name.
 
     Raises:
         UsageError: if it is none of these, or cannot be downloaded.
@@ -67,6 +68,8 @@ def resolve(weights: str | Path) -> Path:
         return path
     if str(weights).startswith(HUB):
         return downloaded(str(weights))
+    if str(weights).startswith(ZOO):
+        return open_zoo().weights(str(weights).removeprefix(ZOO))
     entries = shipped.manifest()
     if str(weights) not in entries:
         raise unknown("weights, neither a file nor a name in the manifest:", weights, entries)
@@ -116,7 +119,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
         backbone: changed in place. The mean and standard deviation come with the weights, unless the file is one
             of the network that was split (torchvision's, timm's or the user's own), which has none.
         weights: a file; a name in the manifest, whose sha256 is then checked; or ``hf-hub:owner/repository``, see
-            :func:`lit_unlearn.backbones.hub.downloaded`.
+            :func:`lit_unlearn.backbones.hub.downloaded`; or ``zoo:`` and a name in the zoo.
 
     Raises:
         UsageError: for an unreadable file, missing or unexpected keys, other shapes, values that are not finite,
