@@ -6,7 +6,7 @@ results, such as the report.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -16,6 +16,18 @@ Subject = Literal["original", "retrain", "unlearned"]
 """The two reference models, and the model of the run itself."""
 
 Status = Literal["ok", "diverged", "pruned", "interrupted"]
+
+
+class Flag(NamedTuple):
+    """A sign that an evaluation cannot be trusted.
+
+    Attributes:
+        name: a few words, the same wherever it is raised; docs/verdict.md lists all.
+        text: what was found, a sentence without its stop.
+    """
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Results:
         status: ``ok``, ``diverged``, ``pruned`` or ``interrupted``.
         reason: one line on why the status is not ``ok``.
         suite: name and version of the suite of attacks, or None.
-        warnings: signs that the numbers may be wrong, one sentence each.
+        warnings: what the user should know of the data, one sentence each.
+        flags: signs that the numbers may be wrong.
     """
 
     models: dict[Subject, Measurement]
@@ -82,6 +95,7 @@ class Results:
     reason: str = ""
     suite: str | None = None
     warnings: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
 
 
 class Driver(Callback):

@@ -210,8 +210,8 @@ class UnlearnCLI(LightningCLI):
         if config is None:
             return
         check_run(self.model, self.datamodule, fits=True)
-        for warning in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
-            rank_zero_warn(warning)
+        for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
+            rank_zero_warn(flag.text)
         settings = self._settings()
         with isolate_rng():  # the run draws what it would draw without it
             folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains

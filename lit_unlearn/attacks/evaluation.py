@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
-from lit_unlearn.attacks.plausibility import after_run, before_run
+from lit_unlearn.attacks.plausibility import after_run, before_run, random_answers
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import (
     LoadedRetrain,
@@ -27,7 +27,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.results import Driver, Measurement, Results, Subject, TakesResults
+from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesResults
 
 TITLE = "evaluate"
 """The title of what is measured without an attack, beside those of the attacks."""
@@ -87,6 +87,7 @@ class Evaluation(Driver):
         self._pool: Pool | None = None
         self._results: Results | None = None
         self._warnings: list[str] = []
+        self._flags: list[Flag] = []
 
     @classmethod
     def ensure(cls, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,7 +109,7 @@ class Evaluation(Driver):
             raise UsageError("the Trainer's callbacks have two Evaluations: give one")
         # A new list, since Lightning is iterating over the old one.
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
-        self.began, self._results, self._warnings = False, None, []
+        self.began, self._results, self._warnings, self._flags = False, None, [], []
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._retrains = load_retrains(self.retrain, pl_module, data)
         pool = self.pool or as_pool(self._retrains)
@@ -173,16 +174,19 @@ class Evaluation(Driver):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         with isolated(module.device):
             retrains = [each.backbone for each in self._retrains]
-            found = list(before_run(data, module.original_copy(), retrains, module.device))
-        for warning in found:
-            rank_zero_warn(warning)
-        self._warnings = [*data.warnings, *found]
+            self._flags = list(before_run(data, module.original_copy(), retrains, module.device))
+        for flag in self._flags:
+            rank_zero_warn(flag.text)
+        self._warnings = list(data.warnings)
 
-    def _warn_after(self, trainer: Trainer, module: Any) -> list[str]:
+    def _warn_after(self, trainer: Trainer, module: Any, target: Target) -> list[Flag]:
         """Says what is doubtful once a model is trained."""
-        found = list(after_run(trainer, module)) if trainer.state.fn == "fit" else []
-        for warning in found:
-            rank_zero_warn(warning)
+        with isolated(module.device):
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            found = list(random_answers(target.model.backbone, data, module.device))
+        found += after_run(trainer, module) if trainer.state.fn == "fit" else ()
+        for flag in found:
+            rank_zero_warn(flag.text)
         return found
 
     def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
@@ -199,7 +203,7 @@ class Evaluation(Driver):
             results.status, results.reason = "pruned", module.pruned
             measure(targets["unlearned"], [], results.models["unlearned"])
         else:
-            results.warnings += self._warn_after(trainer, module)
+            results.flags += self._warn_after(trainer, module, targets["unlearned"])
             measure(targets["unlearned"], attacks, results.models["unlearned"])
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
@@ -224,7 +228,9 @@ class Evaluation(Driver):
             yield found
 
     def _new_results(self) -> Results:
-        return Results({"unlearned": Measurement()}, suite=self.suite, warnings=list(self._warnings))
+        found = Results({"unlearned": Measurement()}, suite=self.suite)
+        found.warnings, found.flags = list(self._warnings), list(self._flags)
+        return found
 
     def _targets(self, trainer: Trainer, module: Any) -> dict[Subject, Target]:
         original: Backbone | None = module.original_copy()

@@ -1,7 +1,7 @@
-"""Signs that the numbers of a run will be wrong, each a sentence: what a careful reader would ask before the verdict.
+"""Signs that the numbers of a run will be wrong, each a flag: a name, and a sentence on what was found.
 
-Before a run: an Original that is poor on its own training images, and a Retrain that was not trained out. After it:
-weights that hardly changed, and training that ended early.
+Before a run: an Original that is poor on its own training images, a Retrain that was not trained out, and a network
+that answers differently when it is asked again. After it: weights that hardly changed, and training that ended early.
 """
 
 import copy
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.metrics import relative_change
+from lit_unlearn.results import Flag
 
 MOST_IMAGES, LEAST_IMAGES, MOST_PIXELS = 1000, 100, 2**24
 """Images that are looked at before a run: fewer where they are large, since each is passed through a network or two."""
@@ -25,6 +26,8 @@ DOUBTFUL = 0.9
 BETTER = 0.05
 RETRAIN_BELOW = 0.05
 UNCHANGED = 1e-4
+SAME_ANSWER = 1e-3
+_ASKED = 64
 _NORMALISATIONS = {
     "mean 0 and std 1": (0.0, 1.0),
     "mean 0.5 and std 0.5": (0.5, 0.5),
@@ -37,7 +40,7 @@ _NORMALISATIONS = {
 
 def before_run(
     data: Any, original: Backbone | None, retrains: Sequence[Backbone], device: torch.device
-) -> Iterator[str]:
+) -> Iterator[Flag]:
     """What is doubtful before anything is trained.
 
     Args:
@@ -57,16 +60,30 @@ def before_run(
             yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
 
 
-def after_run(trainer: Trainer, module: Any) -> Iterator[str]:
+def after_run(trainer: Trainer, module: Any) -> Iterator[Flag]:
     """What is doubtful once a run has ended: weights that hardly changed, and an early end."""
     change = _relative_change(module)
     if change is not None and change < UNCHANGED:
-        yield f"the weights hardly differ from Original's (relative change {change:.1e}): nothing may have been learnt"
+        text = f"the weights hardly differ from Original's (relative change {change:.1e}): nothing may have been learnt"
+        yield Flag("small change", text)
     if not module.finished:
         yield from _cut_short(trainer)
 
 
-def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[str]:
+def random_answers(network: Backbone, data: Any, device: torch.device) -> Iterator[Flag]:
+    """Whether a network, in eval mode, answers differently when it is asked the same again.
+
+    Attacks then see another model at each step, and their numbers say little.
+    """
+    images = next(iter(data.shuffled_batches("retain", device, _ASKED)))[0]
+    with torch.no_grad():
+        first, second = network(images), network(images)
+    apart = float((first - second).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
+    if not apart <= SAME_ANSWER:
+        yield Flag("random answers", f"the answers to the same images differ from pass to pass, by {100 * apart:.2g} %")
+
+
+def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Flag]:
     accuracy = _accuracy(original, batches)
     if accuracy >= DOUBTFUL:
         return
@@ -74,12 +91,14 @@ def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]])
     tried = {name: _accuracy(other, batches) for name, other in _otherwise_normalised(original, batches)}
     best = max(tried, key=lambda name: tried[name], default="")
     if best and tried[best] > accuracy + BETTER:
-        yield f"{said}; with {best} it names {100 * tried[best]:.0f} %: set the backbone's mean and std"
+        text = f"{said}; with {best} it names {100 * tried[best]:.0f} %: set the backbone's mean and std"
+        yield Flag("poor original", text)
     elif accuracy < POOR:
         mean, std = original.describe()["mean"], original.describe()["std"]
-        yield (
+        yield Flag(
+            "poor original",
             f"{said}: is the normalisation right? The images are in [0, 1]; set the backbone's mean and std (now "
-            f"{mean} and {std}), and check the order of the classes"
+            f"{mean} and {std}), and check the order of the classes",
         )
 
 
@@ -99,14 +118,15 @@ def _otherwise_normalised(
         yield name, other
 
 
-def _poor_retrain(original: Backbone, retrain: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[str]:
+def _poor_retrain(original: Backbone, retrain: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Flag]:
     before, after = (_accuracy(network, batches) for network in (original, retrain))
     count = sum(len(labels) for _, labels in batches)
     error = math.sqrt(sum(p * (1 - p) for p in (before, after)) / max(count, 1))
     if before - after > RETRAIN_BELOW + 2 * error:
-        yield (
+        yield Flag(
+            "poor retrain",
             f"Retrain names {100 * after:.1f} % of the retained test images, Original {100 * before:.1f} %: a Retrain "
-            "that is not trained out makes a poor reference; train it longer"
+            "that is not trained out makes a poor reference; train it longer",
         )
 
 
@@ -122,14 +142,14 @@ def _relative_change(module: Any) -> float | None:
     return None if original is None else relative_change(original, module.unwrapped_backbone())
 
 
-def _cut_short(trainer: Trainer) -> Iterator[str]:
+def _cut_short(trainer: Trainer) -> Iterator[Flag]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     timers = [c for c in callbacks if isinstance(c, Timer)]
     epochs, planned = trainer.current_epoch, trainer.max_epochs or -1
     ended = f"training ended after {epochs} of {planned} epochs" if planned > 0 else f"training ended in epoch {epochs}"
     if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
-        yield f"{ended}: max_time was over"
+        yield Flag("cut short", f"{ended}: max_time was over")
     elif any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in callbacks):
-        yield f"{ended}: stopped early by EarlyStopping"
+        yield Flag("cut short", f"{ended}: stopped early by EarlyStopping")
     elif 0 <= epochs < planned and not 0 < trainer.max_steps <= trainer.global_step:
-        yield ended
+        yield Flag("cut short", ended)

@@ -40,7 +40,7 @@ from lit_unlearn.results import AttackResult
 
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
-RATE, FRESH, RESET = "learning_rate", "fresh_head", "reset"
+RATE, FRESH, RESET, AT_EDGE = "learning_rate", "fresh_head", "reset", "rate_at_edge"
 _CHUNK = 256
 
 
@@ -52,7 +52,8 @@ class Relearn(Attack):
     ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes
     in its place. ``samples`` is the k that were there to take, ``images`` how many forgotten ones ``auc`` is measured
     on. Each is the mean over the repeats (``steps_above`` where one of them does not get there; the learning rate and
-    the head are those of the strongest), and ``auc_std`` the deviation between them.
+    the head are those of the strongest), and ``auc_std`` the deviation between them. Of three learning rates or more,
+    ``rate_at_edge`` is 1 where the best is the smallest or the largest.
 
     Args:
         samples: k, how many forget samples the attacker holds, spread evenly over the classes; at most half of
@@ -123,7 +124,9 @@ class Relearn(Attack):
         means = {name: fmean(numbers[name] for numbers in repeats) for name in names}
         steps = {back: fmean(n[back] for n in repeats) if back == "steps" else float(self.steps)}
         spread = {"auc_std": stdev(n["auc"] for n in repeats)} if self.repeats > 1 else {}
-        return AttackResult({**steps, **means, **spread, **chosen})
+        ends = {min(self.learning_rates), max(self.learning_rates)}
+        edge = {AT_EDGE: float(chosen[RATE] in ends)} if len(set(self.learning_rates)) > 2 else {}
+        return AttackResult({**steps, **means, **spread, **chosen, **edge})
 
     def _repeat(self, target: Target, seed: int) -> dict[str, float]:
         """The numbers of one choice of forget samples and batches."""

@@ -76,6 +76,7 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
                 row.method = made.method  # validate calls what a method has left as it was the original
                 row.hyperparameters, row.seed, row.weights = made.hyperparameters, made.seed, made.weights
                 row.warnings = list(dict.fromkeys([*made.warnings, *row.warnings]))
+                row.flags = {**made.flags, **row.flags}
     return rows
 
 

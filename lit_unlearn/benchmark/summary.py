@@ -144,8 +144,9 @@ def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Co
     terms = _gap_terms(lines, retrains)
     notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains), *_gap_notes(terms)]
     columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
-    summary = Summary(data, scenario, suite, columns, lines, notes)
-    return replace(summary, lines=_ranked(summary, _judged(lines, margins)))
+    lines = _judged(lines, margins)
+    summary = Summary(data, scenario, suite, columns, lines, [*notes, *_flag_notes(lines)])
+    return replace(summary, lines=_ranked(summary, lines))
 
 
 def _retrains(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
@@ -278,6 +279,17 @@ def _left_out_notes(rows: Sequence[Row], suite: str) -> Iterator[str]:
     counts = Counter(str(row.versions.get("suite") or "none") for row in rows)
     for name, count in counts.items():
         yield f"Left out: {count} row(s) of the suite {name!r}; this table is of {suite or 'none'!r}."
+
+
+def _flag_notes(lines: Sequence[Line]) -> Iterator[str]:
+    """A sentence for each flag, with the methods that have it where it says the same of all of them."""
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        for row in line.rows[:1]:
+            for text in wording.flag_lines(row, line.verdict):
+                said.setdefault(text, []).append(line.label)
+    for text, labels in said.items():
+        yield f"{', '.join(labels)}: {text}"
 
 
 def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:

@@ -223,6 +223,7 @@ def _title(methods: Sequence[Entry]) -> str:
 def _warnings(entry: Entry, rows: Sequence[Row]) -> Iterator[str]:
     """What the row itself says is doubtful, and a reference that is of another network."""
     yield from (f"{entry.label}: {text}." for text in entry.row.warnings)
+    yield from (f"{entry.label}: {line}" for line in wording.flag_lines(entry.row, entry.verdict))
     found = {name: reference(entry.row, rows, name) for name in (ORIGINAL, RETRAIN)}
     other = [name for name, row in found.items() if row is not None and row.backbone != entry.row.backbone]
     if other:

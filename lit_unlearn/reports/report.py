@@ -231,6 +231,7 @@ class Report(Callback):
                 **described,
                 **common,
                 warnings=results.warnings,
+                flags={flag.name: flag.text for flag in results.flags},
                 **{**fields, "weights": own_weights},
             ),
         )

@@ -41,6 +41,9 @@ SPLITS = {
 FORGOTTEN = ("test_forget_acc", "forget_acc", "test_forgotten_before_acc", "forgotten_before_acc")
 """Accuracies on what must be forgotten; the first that a row knows decides."""
 
+_LATER = {"flags"}
+"""Fields that rows of earlier versions of this package lack; they are empty there."""
+
 _UNPACKED = 2**30
 _ALWAYS_SHOWN = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 
@@ -75,9 +78,12 @@ class Row:
         started: ISO time in UTC.
         weights: where the original weights came from (``source``, ``sha256``), and the ``result``: its file, sha256,
             the sha256 of its tensors, and how the method changed the architecture, where it did.
-        warnings: signs that the numbers may be wrong, one sentence each.
+        warnings: what is to be known of the data, one sentence each.
+        flags: name → sentence of each sign that the numbers cannot be trusted, as far as the run alone shows it; the
+            verdict has those that other rows show.
         verdict: of a method's row: ``level``, ``utility``, ``worst`` (an attack), ``reason`` (a sentence), ``models``
-            and ``retrains`` (how many), ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``.
+            and ``retrains`` (how many), ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``;
+            and ``flags`` where there are some: name → sentence.
         benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 
@@ -105,6 +111,7 @@ class Row:
     started: str = ""
     weights: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    flags: dict[str, str] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
 
@@ -299,7 +306,7 @@ def _row(text: bytes | msgspec.Raw, where: str) -> Row:
         if method := values.get("method"):
             where = f"{where} ({bytes(method).decode()[1:-1]})"
         names = {f.name for f in fields(Row)}
-        if missing := sorted(names - values.keys()):
+        if missing := sorted(names - _LATER - values.keys()):
             raise UsageError(f"{where}: lacks {', '.join(missing)}")
         if surplus := sorted(values.keys() - names):
             raise UsageError(f"{where}: unknown field {', '.join(surplus)}")

@@ -101,7 +101,8 @@ def verdict_lines(rows: Sequence[Row], margins: Margins = MARGINS) -> list[str]:
         if row.method not in (ORIGINAL, RETRAIN):
             verdict = judge(row, rows, margins)
             line = f"{label}: {wording.title(verdict)}. {wording.headline(row, verdict)}"
-            lines.append(printable(line.replace("\N{NO-BREAK SPACE}", " ")))
+            said = [line, *(f"{label}: {flag}" for flag in wording.flag_lines(row, verdict))]
+            lines += [printable(each.replace("\N{NO-BREAK SPACE}", " ")) for each in said]
     return lines
 
 

@@ -19,7 +19,7 @@ model which leaks is said to be as Retrain with probability alpha at most (an in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lit_unlearn.reports.averages import one_a_model
@@ -34,6 +34,7 @@ from lit_unlearn.reports.comparisons import (
     compared_names,
     forgets,
 )
+from lit_unlearn.reports.flags import flags
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 
 UTILITY_KEPT = 0.02
@@ -84,6 +85,7 @@ class Verdict:
         missing: what the minimum of attacks lacks.
         uncompared: attacks that were not run on Retrain.
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
+        flags: name → sentence of each sign that the evaluation cannot be trusted.
     """
 
     level: Level
@@ -95,6 +97,7 @@ class Verdict:
     missing: Sequence[str] = ()
     uncompared: Sequence[str] = ()
     separated: bool | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def no_attack(self) -> Comparison | None:
@@ -133,9 +136,8 @@ class Verdict:
         }
         worst = None if self.worst is None else self.worst.attack
         counts = {"models": self.models, "retrains": self.retrains}
-        return {"level": self.level, "utility": self.utility, "worst": worst, "reason": reason, **counts} | {
-            "intervals": intervals
-        }
+        found = {"level": self.level, "utility": self.utility, "worst": worst, "reason": reason, **counts}
+        return found | {"intervals": intervals} | ({"flags": dict(self.flags)} if self.flags else {})
 
 
 def judge(row: Row, rows: Sequence[Row], margins: Margins = MARGINS) -> Verdict:
@@ -161,6 +163,7 @@ def judge_models(
     comparisons = sorted(compare(ended, retrains, originals, margins), key=lambda each: -each.severity)
     both, alone = compared_names(ended, retrains)
     before = compare(originals, retrains, originals, margins) if originals else []
+    separated = any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None
     found = Verdict(
         "not judged",
         utility,
@@ -170,7 +173,8 @@ def judge_models(
         len(one_a_model(retrains)),
         [what for what, names in MINIMUM[forgets(ended[0])].items() if not _has(both, names)],
         alone,
-        any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None,
+        separated,
+        flags(ended, retrains, comparisons, separated if retrains else None),
     )
     return replace(found, level=_level(found, ended, retrains))
 

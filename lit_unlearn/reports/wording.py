@@ -108,6 +108,12 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
     return found + [f"{attack} was not run: {why}." for attack, why in row.skipped.items() if not _undefined(why)]
 
 
+def flag_lines(row: Row, verdict: Verdict | None) -> list[str]:
+    """A sentence for each sign that the evaluation of a row cannot be trusted."""
+    flags = {**row.flags, **(verdict.flags if verdict is not None else {})}
+    return [f"Flag, {name}: {text}." for name, text in flags.items()]
+
+
 def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
     """What the row keeps of its verdict."""
     return verdict.as_json(headline(row, verdict).replace(_SPACE, " "))

@@ -12,6 +12,7 @@ from torch.optim import SGD
 
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
+from lit_unlearn.backbones import ResNet8
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Retrain
@@ -44,7 +45,7 @@ def shifted(backbone, mean, std):
 def test_a_wrong_normalisation_is_named_before_training_in_the_row_and_on_the_page(run, make_backbone):
     module = FineTune(shifted(make_backbone(), 90.0, 40.0))
     report, said = run(module)
-    (text,) = report.rows[-1].warnings
+    text = report.rows[-1].flags["poor original"]
     assert text in said
     assert text.startswith("Original names only ")
     assert "of its own training images" in text
@@ -66,29 +67,50 @@ def test_the_right_normalisation_is_found_among_the_usual_ones(make_data, make_b
         torch.nn.functional.cross_entropy(module.backbone(images), labels).backward()
         optimizer.step()
     network = shifted(module.backbone.eval(), mean + 1.0, 0.05)
-    (text,) = before_run(make_data(), network, None, CPU)
+    ((name, text),) = before_run(make_data(), network, None, CPU)
+    assert name == "poor original"
     assert f"with mean [{round(mean, 3)}] and std [{round(std, 3)}]" in text or "it names 100 %" in text
     assert "set the backbone's mean and std" in text
 
 
 def test_a_retrain_that_was_not_trained_out_is_named(run, make_backbone):
     report, said = run(retrain=make_backbone(seed=1))
-    (text,) = [each for each in report.rows[-1].warnings if each.startswith("Retrain names")]
+    (text,) = [each for each in report.rows[-1].flags.values() if each.startswith("Retrain names")]
+    assert report.rows[-1].flags["poor retrain"] == text
     assert text in said
     assert "Original 100.0 %" in text
-    assert run(retrain=make_backbone())[0].rows[-1].warnings == []
+    assert run(retrain=make_backbone())[0].rows[-1].flags == {}
 
 
 def test_weights_that_hardly_change_are_named(run, make_backbone):
     for rate in (0.0, 1e-9):
         report, said = run(FineTune(make_backbone(), optimizer=lambda p, rate=rate: SGD(p, lr=rate)))
-        (text,) = report.rows[-1].warnings
+        ((name, text),) = report.rows[-1].flags.items()
+        assert name == "small change"
         assert "hardly differ from Original's" in text
         assert text in said
 
 
+class Noisy(ResNet8):
+    """A defence: its answers are never twice the same."""
+
+    def features(self, x):
+        found = super().features(x)
+        return found + 0.1 * torch.randn_like(found)
+
+
+def test_answers_that_differ_from_pass_to_pass_are_named(run, make_backbone):
+    for kind in (Noisy, ResNet8):
+        network = kind(4, in_channels=1, width=4)
+        network.load_state_dict(make_backbone().state_dict())
+        report, said = run(FineTune(network))
+        assert ("random answers" in report.rows[-1].flags) == (kind is Noisy)
+        assert any("differ from pass to pass" in text for text in said) == (kind is Noisy)
+        assert ("Flag, random answers" in (report.directory / "report.html").read_text()) == (kind is Noisy)
+
+
 def test_a_new_start_is_compared_with_nothing(run, make_backbone, trained_file):
-    assert run(Retrain(make_backbone(seed=3), weights=trained_file), max_epochs=1)[0].rows[-1].warnings == []
+    assert run(Retrain(make_backbone(seed=3), weights=trained_file), max_epochs=1)[0].rows[-1].flags == {}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +133,11 @@ def test_a_run_that_ended_early_says_so_in_its_row(make_trainer, make_data, make
     make_trainer(Evaluation(), report, *callbacks, max_epochs=6, **settings).fit(
         FineTune(make_backbone()), datamodule=make_data()
     )
-    ended = [text for text in report.rows[-1].warnings if text.startswith("training ended after")]
+    ended = [
+        text
+        for name, text in report.rows[-1].flags.items()
+        if name == "cut short" and text.startswith("training ended after")
+    ]
     if reason is None:
         assert ended == []
     else:
@@ -131,7 +157,9 @@ def test_a_run_that_its_method_ended_has_nothing_to_warn_of(make_trainer, make_d
         method.by_rule = by_rule
         make_trainer(Evaluation(), report, max_epochs=6).fit(method, datamodule=make_data())
         assert report.rows[-1].epochs == 1
-        warned = [text for text in report.rows[-1].warnings if text.startswith("training ended after 1 of 6 epochs")]
+        warned = [
+            text for text in report.rows[-1].flags.values() if text.startswith("training ended after 1 of 6 epochs")
+        ]
         assert len(warned) == (not by_rule)
 
 

@@ -1,0 +1,95 @@
+"""Signs in the rows that an evaluation cannot be trusted. Each has a name, and says what was found.
+
+Those that a run sees by itself are in its row (:mod:`lit_unlearn.attacks.plausibility`); these need rows of references.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from lit_unlearn.reports.comparisons import Comparison
+from lit_unlearn.reports.rows import NO_ATTACK, Row
+
+FADING = 10.0
+"""How many times smaller or larger features of forgotten images are, beside retained ones, than in Retrain."""
+
+KNOWN = 0.6
+"""AUC of telling the forget images from unseen ones with Retrain, which never saw either."""
+
+NORM_RATIO = "representation/stages/features/norm_ratio"
+AT_EDGE = "/rate_at_edge"
+_SHOWN = 3
+
+
+def flags(
+    models: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], separated: bool | None
+) -> dict[str, str]:
+    """The flags of a method: name → sentence, without its stop.
+
+    Args:
+        models: rows of its models.
+        retrains: rows of Retrains.
+        compared: its numbers beside Retrain's.
+        separated: whether the attacks together separate Original from Retrain; None where Original is unknown.
+    """
+    found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models)]
+    found += [*_blind(compared, separated), *_retrain_knows(compared)]
+    return dict(found)
+
+
+def _of_runs(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    for row in models:
+        yield from row.flags.items()
+
+
+def _fading(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    own, theirs = (_mean(rows, NORM_RATIO) for rows in (models, retrains))
+    if own is None or theirs is None or own <= 0 or theirs <= 0:
+        return
+    if (apart := max(own / theirs, theirs / own)) > FADING:
+        size = "smaller" if own < theirs else "larger"
+        yield (
+            "fading features",
+            f"features of forget images are {apart:.0f} times {size} beside those of retained images than in Retrain: "
+            "an attack that depends on their length fails on it, and on nothing else",
+        )
+
+
+def _at_edge(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    names = {name for row in models for name, value in row.attacks.items() if name.endswith(AT_EDGE) and value > 0}
+    if names:
+        titles = ", ".join(sorted(name.removesuffix(AT_EDGE) for name in names))
+        yield (
+            "rate at the edge",
+            f"{titles} got most with the smallest or largest learning rate that was tried: one beyond it may get more",
+        )
+
+
+def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[tuple[str, str]]:
+    attacks = [each for each in compared if each.attack != NO_ATTACK and each.original is not None]
+    if attacks and separated is False:
+        yield "no power", "the attacks do not separate Original from Retrain, so that Original itself would pass"
+        return
+    blind = sorted(each.attack for each in attacks if each.original is not None and each.original <= each.retrain)
+    if blind:
+        more = f" and {len(blind) - _SHOWN} more" if len(blind) > _SHOWN else ""
+        yield (
+            "blind attacks",
+            f"{', '.join(blind[:_SHOWN])}{more} found no more in Original than in Retrain, and so say nothing here",
+        )
+
+
+def _retrain_knows(compared: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
+    known = [each for each in compared if each.attack.startswith("membership/") and each.unit == "AUC"]
+    known = [each for each in known if each.retrain > KNOWN]
+    if known:
+        most = max(known, key=lambda each: each.retrain)
+        yield (
+            "retrain knows",
+            f"{most.attack} tells the forget images from unseen ones on Retrain as well, with an AUC of "
+            f"{most.retrain:.2f}: has Retrain seen them?",
+        )
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row.attacks[name] for row in rows if name in row.attacks]
+    return fmean(values) if values else None

@@ -1,0 +1,100 @@
+"""Flags that rows of references show: each raised by what it is for, and by nothing else."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_unlearn.reports import Row
+from lit_unlearn.reports.flags import AT_EDGE, NORM_RATIO
+from lit_unlearn.reports.table import verdict_lines
+from lit_unlearn.reports.verdict import judge
+
+PAGE = Path(__file__).parents[2] / "docs/verdict.md"
+NAMES = (
+    *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "retrain knows"),
+    *("poor original", "poor retrain", "small change", "cut short"),
+)
+Numbers = dict[str, float]
+
+
+@pytest.fixture
+def flagged(original: Row, retrain: Row, shallow: Row) -> Callable[..., dict[str, str]]:
+    """The flags of a model whose attacks, and those of Original and Retrain, have some numbers more."""
+
+    def found(
+        model: Numbers | None = None,
+        of_retrain: Numbers | None = None,
+        of_original: Numbers | None = None,
+        **fields: Any,
+    ) -> dict[str, str]:
+        rows = [
+            replace(row, attacks={**row.attacks, **(more or {})}, **(fields if row is shallow else {}))
+            for row, more in ((original, of_original), (retrain, of_retrain), (shallow, model))
+        ]
+        judged = judge(rows[-1], rows)
+        assert judged.as_json("").get("flags", {}) == judged.flags
+        lines = [line for line in verdict_lines(rows) if "Flag, " in line]
+        assert [line.partition("Flag, ")[2] for line in lines] == [f"{n}: {t}." for n, t in judged.flags.items()]
+        return dict(judged.flags)
+
+    return found
+
+
+def test_an_honest_row_has_none(flagged: Callable[..., dict[str, str]]) -> None:
+    ratio = {NORM_RATIO: 0.8}
+    assert flagged(ratio, ratio) == {}
+
+
+@pytest.mark.parametrize(("own", "word"), [(0.05, "smaller"), (12.0, "larger")])
+def test_features_that_fade_are_named(flagged: Callable[..., dict[str, str]], own: float, word: str) -> None:
+    found = flagged({NORM_RATIO: own}, {NORM_RATIO: 0.9})
+    assert list(found) == ["fading features"]
+    assert word in found["fading features"]
+    assert flagged({NORM_RATIO: 0.2}, {NORM_RATIO: 0.9}) == {}
+    assert flagged({NORM_RATIO: own}) == {}, "without Retrain's there is nothing to compare with"
+
+
+def test_a_search_that_ends_at_its_edge_is_named(flagged: Callable[..., dict[str, str]]) -> None:
+    found = flagged({f"relearn/adaptive{AT_EDGE}": 1.0, f"relearn/few{AT_EDGE}": 0.0})
+    assert list(found) == ["rate at the edge"]
+    assert found["rate at the edge"].startswith("relearn/adaptive got most")
+
+
+def test_an_attack_that_fails_on_original_is_named(flagged: Callable[..., dict[str, str]]) -> None:
+    name = "recovery/blind/test_forget_acc"
+    found = flagged({name: 0.3}, {name: 0.3}, {name: 0.2})
+    assert list(found) == ["blind attacks"]
+    assert found["blind attacks"].startswith("recovery/blind found no more in Original")
+    assert flagged({name: 0.3}, {name: 0.3}, {name: 0.9}) == {}
+
+
+def test_a_retrain_that_has_seen_forgotten_images_is_named(flagged: Callable[..., dict[str, str]]) -> None:
+    name = "membership/margin/auc"
+    found = flagged({name: 0.9}, {name: 0.8}, {name: 0.9})
+    assert list(found) == ["retrain knows"]
+    assert "membership/margin" in found["retrain knows"]
+    assert "0.80" in found["retrain knows"]
+    assert flagged({name: 0.9}, {name: 0.52}, {name: 0.9}) == {}
+
+
+def test_attacks_without_power_are_named(original: Row, retrain: Row, shallow: Row) -> None:
+    same = replace(original, metrics=retrain.metrics, attacks=retrain.attacks)
+    judged = judge(shallow, [same, retrain, shallow])
+    assert list(judged.flags) == ["no power"]
+    nothing = [replace(row, attacks={}) for row in (same, retrain, shallow)]
+    assert judge(nothing[-1], nothing).flags == {}
+
+
+def test_what_a_run_saw_by_itself_is_among_them(flagged: Callable[..., dict[str, str]]) -> None:
+    assert flagged(flags={"random answers": "the answers differ"}) == {"random answers": "the answers differ"}
+
+
+def test_the_page_names_all_flags() -> None:
+    table = PAGE.read_text().partition("## Flags")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| \*([a-z ]+)\* \|", table, flags=re.MULTILINE)) == NAMES
+    source = "".join(path.read_text() for path in Path(PAGE.parents[1] / "lit_unlearn").rglob("*.py"))
+    assert all(f'"{name}"' in source for name in NAMES)
