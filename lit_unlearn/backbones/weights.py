@@ -172,7 +172,8 @@ def start_from(network: nn.Module, path: str | Path, head: str | None = None) ->
     Raises:
         UsageError: for an unreadable file, missing or unexpected keys, other shapes, or values that are not finite.
     """
-    path, head, current = Path(path), find_head(network, None, head), network.state_dict()
+    path, head = Path(path).expanduser(), find_head(network, None, head)
+    current = network.state_dict()
     state = read_state(path)[0]
     if "normalise.mean" in state:  # a file of save_weights, from which the normalisation is left out
         state = own_names(state, head)
