@@ -3,19 +3,17 @@
 It proves that nothing in it was changed since it was written, by whoever holds its sha256; it is not signed.
 """
 
-import hashlib
-import json
-import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lit_unlearn import __version__
+from lit_unlearn.archives import read_archive, write_archive
 from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import read_state, resolve
 from lit_unlearn.errors import UsageError
-from lit_unlearn.files import file_sha256, replaced
+from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.report import ARTIFACTS, PAGE
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
 from lit_unlearn.reports.run_directory import RESULTS
@@ -23,7 +21,6 @@ from lit_unlearn.reports.run_directory import RESULTS
 FORMAT = "lit_unlearn evidence"
 MANIFEST = "evidence.json"
 CONFIG, RETRAIN_SETTINGS = "config.yaml", "settings.json"
-MOST_BYTES = 2**30
 
 
 def write_evidence(run: Path, to: Path) -> str:
@@ -46,16 +43,9 @@ def write_evidence(run: Path, to: Path) -> str:
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "lit_unlearn": __version__,
-        "files": {name: file_sha256(path) for name, path in found.items()},
         **_identity(rows[-1]),
     }
-    try:
-        with replaced(to) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            for name, path in found.items():
-                archive.write(path, name)
-    except OSError as error:
-        raise UsageError(f"cannot write {to}: {error.strerror or error}") from error
+    write_archive(to, MANIFEST, manifest, found)
     verify_evidence(to)
     return f"Written to {to} (sha256 {file_sha256(to)}): {', '.join([MANIFEST, *found])}. Keep the sha256 elsewhere."
 
@@ -70,7 +60,7 @@ def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
     Raises:
         UsageError: naming what is missing, changed or disagrees.
     """
-    manifest, contents = _read(path)
+    manifest, contents = read_archive(path, MANIFEST, FORMAT, "evidence", [RESULTS])
     row = _rows(contents[RESULTS], path)[-1]
     for name, value in _identity(row).items():
         if manifest.get(name) != value:
@@ -114,40 +104,6 @@ def _identity(row: Row) -> dict[str, Any]:
         "result_sha256": result.get("sha256"),
         "result_tensors_sha256": result.get("tensors_sha256"),
     }
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and every other file, once each is what the manifest says."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) != len(names) or MANIFEST not in names or RESULTS not in names:
-                raise UsageError(f"{path}: no evidence: it must hold {MANIFEST} and {RESULTS}, and each file once")
-            if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
-                raise UsageError(f"{path}: its files are larger than {MOST_BYTES >> 20} MiB together")
-            contents = {name: _member(archive, name) for name in names}
-        manifest = json.loads(contents.pop(MANIFEST))
-        listed = dict(manifest["files"]) if manifest["format"] == FORMAT else None
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path}: no evidence ({' '.join(str(error).split()) or type(error).__name__})") from error
-    if listed is None or listed.keys() != contents.keys():
-        raise UsageError(f"{path}: {MANIFEST} does not list exactly the files that are there")
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != listed[name]:
-            raise UsageError(f"{path}: {name} was changed: its sha256 is not the one in {MANIFEST}")
-    return cast(dict[str, Any], manifest), contents
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A file of a zip, and no more bytes of it than it declares."""
-    size = archive.getinfo(name).file_size
-    with archive.open(name) as file:
-        content = file.read(size + 1)
-    if len(content) != size:
-        raise ValueError(f"{name} is not as long as it says")
-    return content
 
 
 def _rows(content: bytes, path: Path) -> list[Row]:

@@ -170,7 +170,7 @@ def test_changed_evidence_does_not_hold(folder: Path, evidence: Path, change, sa
 
 
 def test_evidence_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_unlearn.evidence.MOST_BYTES", 2**16)
+    monkeypatch.setattr("lit_unlearn.archives.MOST_BYTES", 2**16)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MANIFEST, "{}")
         archive.writestr("results.json", b"0" * 2**20)

@@ -12,6 +12,7 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -203,30 +204,36 @@ def load_model(name: str, place: str | Path | None = None) -> ZooModel:
 
     zoo = open_zoo(place)
     entry, path = zoo.entry(name), zoo.weights(name)
-    backbone = network_of(name, entry)
+    backbone = network_of(f"zoo:{name}", entry.network)
     load_weights(backbone, path)
     return ZooModel(name, backbone.eval(), entry, path)
 
 
-def network_of(name: str, entry: Entry) -> Backbone:
-    """The network of an entry, as it is constructed.
+def network_of(name: str, network: Mapping[str, Any]) -> Backbone:
+    """A network by class and arguments, as it is constructed; what would read other files is refused.
+
+    Args:
+        name: whose network it is, for errors.
+        network: ``class_path``, one of :data:`NETWORKS`, and ``init_args``; ``pretrained`` does not count.
 
     Raises:
         UsageError: if it is none of :data:`NETWORKS`, or cannot be made.
     """
-    kind = str(entry.network.get("class_path")).rpartition(".")[2]
+    kind = str(network.get("class_path")).rpartition(".")[2]
     if kind not in NETWORKS:
-        raise unknown(f"network of zoo:{name}:", entry.network.get("class_path"), NETWORKS)
-    arguments = {key: value for key, value in (entry.network.get("init_args") or {}).items() if key != "pretrained"}
+        raise unknown(f"network of {name}:", network.get("class_path"), NETWORKS)
+    arguments = {key: value for key, value in (network.get("init_args") or {}).items() if key != "pretrained"}
     options = arguments.get("options") or {}
     if foreign := [key for key in options if key.startswith(_READING)]:
-        raise UsageError(f"zoo:{name}: the option {foreign[0]!r} of its network would read other files: it is not made")
+        raise UsageError(f"{name}: the option {foreign[0]!r} of its network would read other files: it is not made")
     if ":" in str(arguments.get("name", "")):
-        raise UsageError(f"zoo:{name}: the network {arguments['name']!r} lies elsewhere: it is not made")
+        raise UsageError(f"{name}: the network {arguments['name']!r} lies elsewhere: it is not made")
     try:
         made: Backbone = getattr(import_module("lit_unlearn.backbones"), kind)(**arguments)
-    except TypeError as error:
-        raise UsageError(f"zoo:{name}: its network cannot be made: {first_line(error)}") from error
+    except UsageError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UsageError(f"{name}: its network cannot be made: {first_line(error)}") from error
     return made
 
 

@@ -17,6 +17,9 @@ KNOWN = 0.6
 
 NORM_RATIO = "representation/stages/features/norm_ratio"
 AT_EDGE = "/rate_at_edge"
+_TRACES = "detectability/"
+"""Attacks that look for traces of unlearning, of which Original has none."""
+
 _SHOWN = 3
 
 
@@ -65,7 +68,7 @@ def _at_edge(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[tuple[str, str]]:
-    attacks = [each for each in compared if each.attack != NO_ATTACK and each.original is not None]
+    attacks = [each for each in compared if not each.attack.startswith((NO_ATTACK, _TRACES))]
     if attacks and separated is False:
         yield "no power", "the attacks do not separate Original from Retrain, so that Original itself would pass"
         return

@@ -1,0 +1,145 @@
+"""The board: verified rows of others, one file a model, as a page and as Markdown.
+
+Rows lie in ``<board>/<data>/<scenario>/<name>.json``. Only rows of one suite are compared: those of an earlier one
+stand apart, and say so.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.reports.page import write_page
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
+from lit_unlearn.reports.verdict import Verdict, judge
+from lit_unlearn.reports.wording import title_with_utility
+
+_NEEDED = ("name", "method", "paper", "code", "licence", "threat_model", "verified", "rows")
+_COLUMNS = (
+    *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
+    "Verified",
+)
+_ORDER = (
+    *("as Retrain", "inconclusive", "cannot tell", "not attacked enough", "leaks", "not forgotten", "ruined"),
+    *("not judged", "failed"),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model on the board.
+
+    Attributes:
+        place: data and scenario, such as ``fashion_mnist/classes_0_1_2``.
+        told: what its authors say of it: ``name``, ``method``, ``paper``, ``code``, ``licence``, ``threat_model``.
+        verified: date, suite, machine and version of the verification.
+        rows: Original, Retrains and the model.
+    """
+
+    place: str
+    told: Mapping[str, str]
+    verified: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the model, beside the Retrains that came with it."""
+        return judge(self.rows[-1], self.rows)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Signs that its evaluation cannot be trusted."""
+        return {**self.rows[-1].flags, **self.verdict.flags}
+
+
+def read_board(folder: Path) -> list[Standing]:
+    """All models of a board, by place, the best verdict first.
+
+    Raises:
+        UsageError: if there is none, or a file is none of a board.
+    """
+    found = [_standing(path, folder) for path in sorted(folder.glob("*/*/*.json"))]
+    if not found:
+        raise UsageError(f"{folder}: no board: there is no <data>/<scenario>/<name>.json in it")
+
+    def place(each: Standing) -> tuple[str, int, float]:
+        judged = each.verdict
+        return each.place, _ORDER.index(judged.level), float("inf") if judged.depth is None else judged.depth
+
+    return sorted(found, key=place)
+
+
+def markdown(standings: Sequence[Standing]) -> str:
+    """A table for each place and suite."""
+    parts = []
+    newest = {each.place: max(o.verified["suite"] for o in standings if o.place == each.place) for each in standings}
+    groups: dict[tuple[str, str], list[Standing]] = {}
+    for each in standings:
+        groups.setdefault((each.place, str(each.verified["suite"])), []).append(each)
+    for place, suite in sorted(groups, key=lambda key: (key[0], key[1] != newest[key[0]])):
+        older = "" if suite == newest[place] else ", an earlier suite: not compared with the rows above"
+        head = f"## {place}\n\nSuite `{suite}`{older}.\n"
+        lines = [
+            f"| {' | '.join(_COLUMNS)} |",
+            f"|{'---|' * len(_COLUMNS)}",
+            *(f"| {' | '.join(_cells(each))} |" for each in groups[place, suite]),
+        ]
+        parts.append(head + "\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def write_pages(standings: Sequence[Standing], folder: Path) -> list[Path]:
+    """The report of every model, ``<folder>/<data>/<scenario>/<name>.html``."""
+    paths = []
+    for each in standings:
+        path = folder / each.place / f"{each.told['name']}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(path, list(each.rows), {})
+        paths.append(path)
+    return paths
+
+
+def _cells(each: Standing) -> list[str]:
+    judged, row = each.verdict, each.rows[-1]
+    worst = judged.worst
+    excess = "" if worst is None else f"{worst.excess:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}]"
+    links = [f"[{name}]({each.told[name]})" for name in ("paper", "code") if each.told[name]]
+    retained = row.metrics.get("test_retain_acc")
+    return [
+        each.told["name"],
+        " ".join([_inert(each.told["method"]), *links]),
+        title_with_utility(judged),
+        "" if worst is None else worst.attack,
+        excess,
+        "" if retained is None else f"{retained:.1%}",
+        str(judged.retrains),
+        ", ".join(each.flags),
+        f"{each.verified['date']}{'' if each.verified['reproduced'] else ', not reproduced'}",
+    ]
+
+
+def _inert(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
+
+
+def _standing(path: Path, folder: Path) -> Standing:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if missing := [name for name in _NEEDED if name not in held]:
+            raise UsageError(f"{path}: no row of a board: it lacks {missing[0]}")
+        rows = [msgspec.convert(row, Row) for row in held["rows"]]
+        methods = [row.method for row in rows]
+        if not {ORIGINAL, RETRAIN} <= set(methods[:-1]) or held["name"] != path.stem:
+            raise UsageError(f"{path}: no row of a board: it must have Original, Retrain and {path.stem}")
+        told = {name: str(held[name]) for name in _NEEDED[:-2]}
+        verified = {name: held["verified"][name] for name in ("date", "suite", "machine", "lit_unlearn", "reproduced")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: no row of a board: {first_line(error)}") from error
+    return Standing(path.parent.relative_to(folder).as_posix(), told, verified, rows)

@@ -1,0 +1,77 @@
+"""``lit-unlearn submit``, ``verify`` and ``board``: a model goes to a board, is checked, and stands there."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from lit_unlearn.board import markdown, read_board, write_pages
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
+from lit_unlearn.submissions import LICENCES, submit
+from lit_unlearn.verification import verify
+
+
+def submit_command(args: Sequence[str]) -> None:
+    """Writes a submission of a run."""
+    parser = _parser("submit", "Write a model, its original, its Retrains and what is claimed of it as one zip file.")
+    parser.add_argument("run", type=str, help="folder of a run of fit, or of validate with Audit, with attack/quick")
+    parser.add_argument("--to", type=str, required=True, help="zip file to write")
+    parser.add_argument("--name", type=str, required=True, help="of the row: lower-case letters, digits and _")
+    parser.add_argument("--method", type=str, required=True, help="as its authors call it")
+    parser.add_argument("--paper", type=str, default="", help="address of the paper")
+    parser.add_argument("--code", type=str, default="", help="address of the code")
+    parser.add_argument("--threat_model", type=str, required=True, help="who may attack it with what, one sentence")
+    parser.add_argument("--licence", type=str, default="MIT", help=f"of the weights: {', '.join(LICENCES)}")
+    given = parser.parse_args(list(args))
+    if Path(given.to).suffix != ".zip":
+        raise UsageError(f"{given.to}: a submission is a .zip file")
+    told = {name: given[name] for name in ("name", "method", "paper", "code", "threat_model", "licence")}
+    print(submit(Path(given.run), Path(given.to), told))
+
+
+def verify_command(args: Sequence[str]) -> int:
+    """Measures a submission again; returns the status to exit with: 1 where it differs from its claim."""
+    parser = _parser("verify", "Check a submission, and measure everything in its claim again.")
+    parser.add_argument("bundle", type=str, help="zip file of submit")
+    parser.add_argument("--suite", type=str, default="quick", help="quick, for the claim; suite, for the board")
+    parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
+    parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the row on")
+    given = parser.parse_args(list(args))
+    found = verify(Path(given.bundle), given.suite, given.root)
+    print(found.result, end="")
+    for line in found.differences:
+        print(f"Differs: {line}")
+    for name, text in found.flags.items():
+        print(f"Flag, {name}: {text}.")
+    print("Reproduced." if found.reproduced else f"Not reproduced: {len(found.differences)} differences.")
+    if given.to is not None:
+        path = Path(given.to) / found.submission.board / f"{found.submission.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(found.board_row(), indent=1) + "\n")
+        print(f"Written to {path}")
+    return int(not found.reproduced)
+
+
+def board_command(args: Sequence[str]) -> None:
+    """Prints a board, or writes it."""
+    parser = _parser("board", "The table of all verified models in a folder.")
+    parser.add_argument("folder", type=str, help="with <data>/<scenario>/<name>.json")
+    parser.add_argument("--markdown", type=str | None, default=None, help="file to write the tables to")
+    parser.add_argument("--pages", type=str | None, default=None, help="folder to write a page of each model to")
+    given = parser.parse_args(list(args))
+    standings = read_board(Path(given.folder))
+    text = markdown(standings)
+    if given.markdown is None:
+        print(text, end="")
+    else:
+        write_atomically(given.markdown, text)
+        print(f"Written to {given.markdown}: {len(standings)} models")
+    if given.pages is not None:
+        paths = write_pages(standings, Path(given.pages))
+        print(f"Written to {given.pages}: {len(paths)} pages")
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"lit-unlearn {command}", description=description, exit_on_error=False)

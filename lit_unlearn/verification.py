@@ -1,0 +1,151 @@
+"""Verifies a submission as a maintainer would: everything in its claim is measured again, on this machine."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from jsonargparse import ArgumentParser
+
+from lit_unlearn import __version__
+from lit_unlearn.api import Result, audit
+from lit_unlearn.data import UnlearnDataModule
+from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.files import file_sha256
+from lit_unlearn.reports.verdict import judge
+from lit_unlearn.submissions import MODEL, ORIGINAL, Claim, Submission, backbone_of, claim_of, read, unpacked
+
+CLEAN, ATTACKED = 0.005, 0.03
+"""By how much an accuracy without an attack, and what an attack gets, may differ: other machines round otherwise."""
+
+_PLACES = ("root", "download")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What came of it.
+
+    Attributes:
+        submission: the manifest.
+        differences: a line for each number that is not the claim's within the tolerance; none: it is reproduced.
+        flags: signs that the evaluation cannot be trusted, by name.
+        result: rows, verdict and table of this machine.
+        suite: the attacks that were run, by name and version.
+        sha256: of the bundle.
+        level: of the verdict.
+    """
+
+    submission: Submission
+    differences: list[str]
+    flags: Mapping[str, str]
+    result: Result
+    suite: str
+    sha256: str
+    level: str
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the claim holds."""
+        return not self.differences
+
+    def board_row(self) -> dict[str, Any]:
+        """What the board keeps of it, in plain types."""
+        told = msgspec.to_builtins(self.submission)
+        kept = ("name", "method", "paper", "code", "threat_model", "licence", "network", "source", "forget", "split")
+        return {
+            **{name: told[name] for name in kept},
+            "verified": {
+                "date": datetime.now(UTC).date().isoformat(),
+                "suite": self.suite,
+                "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
+                "lit_unlearn": __version__,
+                "bundle_sha256": self.sha256,
+                "reproduced": self.reproduced,
+            },
+            "rows": msgspec.to_builtins(self.result.rows),
+        }
+
+
+def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verified:
+    """Measures a submission again.
+
+    Args:
+        path: the bundle. No code in it is run: there is none.
+        suite: config of attacks, ``quick`` for the claim, ``suite`` for the board.
+        root: folder of the data set's files; None is the data set's own.
+
+    Raises:
+        UsageError: if the bundle is broken, forged or hostile: naming what.
+    """
+    submission, contents = read(path)
+    with unpacked(submission, contents) as weights:
+        data = data_of(submission, root)
+        if (found := data.split.hash) != submission.split:
+            raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
+        retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
+        model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
+        result = audit(model, data, original=original, retrain=retrains, attacks=suite, seed=submission.seed)
+    row = result.rows[-1]
+    judged = judge(row, result.rows)
+    return Verified(
+        submission,
+        list(differences(submission.claim, claim_of(row, result.rows))),
+        {**row.flags, **judged.flags},
+        result,
+        str(row.versions.get("suite") or suite),
+        file_sha256(path),
+        judged.level,
+    )
+
+
+def data_of(submission: Submission, root: str | None = None) -> UnlearnDataModule:
+    """The data of a submission: a data set that anybody can have, and a rule.
+
+    Raises:
+        UsageError: if it cannot be made or loaded.
+    """
+    given = (submission.source.get("init_args") or {}).items()
+    plain = {name: value for name, value in given if name not in _PLACES and isinstance(value, bool | int | float)}
+    source = {"class_path": submission.source["class_path"].rpartition(".")[2], "init_args": plain}
+    if root is not None:
+        source["init_args"]["root"] = root
+    settings = {**submission.settings, "source": source, "forget": submission.forget, "eval_batch_size": 500}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(UnlearnDataModule, "data", required=True)
+    try:
+        parsed = parser.parse_object({"data": {"class_path": "UnlearnDataModule", "init_args": settings}})
+        made: UnlearnDataModule = parser.instantiate_classes(parsed).data
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the data of the submission cannot be made: {first_line(error)}") from error
+    return made
+
+
+def differences(claim: Claim, found: Claim) -> list[str]:
+    """What of a claim does not hold, a line each.
+
+    Args:
+        claim: of the submission.
+        found: the same of this machine.
+    """
+    lines = []
+    for claimed, measured, most in (
+        (claim.metrics, found.metrics, CLEAN),
+        (claim.values, found.values, ATTACKED),
+    ):
+        for name in sorted(claimed.keys() | measured.keys()):
+            one, two = claimed.get(name), measured.get(name)
+            if one is None:
+                lines.append(f"{name}: not claimed, measured {two:.3f}")
+            elif two is None:
+                lines.append(f"{name}: claimed {one:.3f}, not measured")
+            elif not abs(one - two) <= most:
+                lines.append(f"{name}: claimed {one:.3f}, measured {two:.3f} (allowed: {most:g} apart)")
+    if claim.level != found.level:
+        lines.append(f"verdict: claimed {claim.level!r}, measured {found.level!r}")
+    return lines

@@ -1,0 +1,253 @@
+"""A model goes through submit, verify and board; bundles that are broken, forged or hostile are refused in one line."""
+
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import lit_unlearn
+from safetensors.torch import load, save
+
+from lit_unlearn import archives
+from lit_unlearn.board import markdown, read_board
+from lit_unlearn.errors import UsageError
+from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, Claim, read
+from lit_unlearn.verification import differences, verify
+
+RETRAIN = "digits_resnet8_retrain_classes_0_1_2"
+AUDIT = (
+    *("validate", "--model", "Audit", "--model.backbone", "ResNet8", "--model.backbone.in_channels", "1"),
+    *("--model.original", "digits_resnet8", "--data.source", "Digits", "--data.forget", "{classes: [0, 1, 2]}"),
+    *("--config", "attack/recovery", "--evaluation.retrain", f"[{RETRAIN}, {RETRAIN}_seed_1]"),
+    *("--trainer.enable_progress_bar=false", "--memory_format=contiguous"),
+)
+TOLD = (
+    *("--name", "plain", "--method", "Plain [PyTorch]", "--paper", "https://arxiv.org/abs/2507.07754"),
+    *("--threat_model", "White box."),
+)
+Contents = dict[str, bytes]
+Change = Callable[[dict[str, Any], Contents], None]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that plain PyTorch left, here a Retrain's weights under plain names, after validate with Audit."""
+    from lit_unlearn.shipped import CHECKPOINTS
+
+    folder = tmp_path_factory.mktemp("run")
+    state = torch.load(CHECKPOINTS / f"{RETRAIN}_seed_2.pt", weights_only=True)["state_dict"]
+    torch.save(state, folder / "mine.pt")
+    outcome = lit_unlearn(folder, *AUDIT, "--model.weights", "mine.pt")
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path) -> Path:
+    outcome = lit_unlearn(run, "submit", "runs/Audit/version_0", "--to", "plain.zip", *TOLD)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == "Written to plain.zip: digits/classes_0_1_2/plain, 2 Retrains\n"
+    return run / "plain.zip"
+
+
+def changed(bundle: Path, to: Path, change: Change) -> Path:
+    """Another bundle, whose hashes agree with what it holds."""
+    with zipfile.ZipFile(bundle) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(contents.pop(MANIFEST))
+    change(manifest, contents)
+    manifest.setdefault("files", {})
+    manifest["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()} | {
+        name: value for name, value in manifest["files"].items() if value == "0" * 64
+    }
+    with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MANIFEST, json.dumps(manifest))
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return to
+
+
+def test_a_bundle_holds_weights_and_words_alone(bundle: Path) -> None:
+    submission, contents = read(bundle)
+    assert set(contents) == {MODEL, ORIGINAL, "results.json", "retrain_0.safetensors", "retrain_1.safetensors"}
+    assert (submission.board, submission.name, submission.licence) == ("digits/classes_0_1_2", "plain", "MIT")
+    assert submission.network["class_path"].endswith("ResNet8")
+    assert submission.claim.metrics["test_forget_acc"] == 0.0
+    assert "recovery/worst" in submission.claim.values
+
+
+def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
+    words = ("verify", str(bundle), "--suite", "recovery", "--to", "board")
+    outcome = lit_unlearn(tmp_path, *words)
+    assert outcome.status == 0, outcome.err + outcome.out
+    assert "Reproduced." in outcome.out
+    held = json.loads((tmp_path / "board/digits/classes_0_1_2/plain.json").read_text())
+    assert held["verified"]["reproduced"]
+    assert held["verified"]["bundle_sha256"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
+    shown = lit_unlearn(tmp_path, "board", "board", "--pages", "pages")
+    assert "## digits/classes_0_1_2" in shown.out
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("| plain |")]
+    assert r"Plain \[PyTorch\] [paper](https://arxiv.org/abs/2507.07754)" in line
+    assert (tmp_path / "pages/digits/classes_0_1_2/plain.html").is_file()
+    lit_unlearn(tmp_path, "board", "board", "--markdown", "board.md")
+    assert (tmp_path / "board.md").read_text() in shown.out
+
+
+def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> None:
+    row = verify(bundle, "recovery").board_row()
+    place = tmp_path / "digits/classes_0_1_2"
+    place.mkdir(parents=True)
+    for name, suite in (("new", "suite 4"), ("old", "suite 3")):
+        row["name"], row["verified"]["suite"] = name, suite
+        (place / f"{name}.json").write_text(json.dumps(row))
+    text = markdown(read_board(tmp_path))
+    assert text.index("Suite `suite 4`.") < text.index("| new |") < text.index("Suite `suite 3`, an earlier suite")
+    assert text.index("an earlier suite") < text.index("| old |")
+    (place / "old.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"old\.json: no row of a board: it lacks name"):
+        read_board(tmp_path)
+    with pytest.raises(UsageError, match="no board"):
+        read_board(tmp_path / "nowhere")
+
+
+def test_a_claim_that_does_not_hold_is_named(bundle: Path, tmp_path: Path) -> None:
+    def flatter(manifest: dict[str, Any], contents: Contents) -> None:
+        del contents
+        manifest["claim"]["values"]["recovery/worst"] -= 0.2
+        manifest["claim"]["level"] = "as Retrain"
+
+    forged = changed(bundle, tmp_path / "forged.zip", flatter)
+    outcome = lit_unlearn(tmp_path, "verify", str(forged), "--suite", "recovery")
+    assert outcome.status == 1
+    assert "Differs: recovery/worst: claimed" in outcome.out
+    assert "Differs: verdict: claimed 'as Retrain'" in outcome.out
+    assert "Not reproduced: 2 differences." in outcome.out
+
+
+def test_what_counts_as_a_difference() -> None:
+    found = Claim({"forget_acc": 0.5}, {"recovery/hr": 0.30}, "leaks")
+    assert differences(Claim({"forget_acc": 0.504}, {"recovery/hr": 0.28}, "leaks"), found) == []
+    lines = differences(Claim({"forget_acc": 0.51}, {"recovery/hr": float("nan"), "other": 0.1}, "ruined"), found)
+    assert [line.partition(":")[0] for line in lines] == ["forget_acc", "other", "recovery/hr", "verdict"]
+    assert differences(Claim({}, {}, "leaks"), found)[0] == "forget_acc: not claimed, measured 0.500"
+
+
+def weights(contents: Contents, name: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    state = load(contents[name])
+    change(state)
+    contents[name] = save(state)
+
+
+def nan(state: dict[str, torch.Tensor]) -> None:
+    state["head.weight"][0, 0] = torch.nan
+
+
+def pickled() -> bytes:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (exec, ("raise SystemExit('code of a stranger ran')",))
+
+    buffer = io.BytesIO()
+    torch.save({"state_dict": Evil()}, buffer, pickle_module=pickle)
+    return buffer.getvalue()
+
+
+def timm(**arguments: Any) -> dict[str, Any]:
+    return {"class_path": "Timm", "init_args": {"name": "test_vit", "num_classes": 10, **arguments}}
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "NaN weights": (lambda m, c: weights(c, MODEL, nan), "not finite"),
+    "weights of another architecture": (
+        lambda m, c: m["network"]["init_args"].update(width=8),
+        "model.safetensors: it holds",
+    ),
+    "a network that fills the memory": (
+        lambda m, c: m["network"]["init_args"].update(width=10**6),
+        r"it holds 7\d,\d+ numbers, but its network has",
+    ),
+    "a network of the stranger's": (lambda m, c: m["network"].update(class_path="os.system"), "unknown network"),
+    "a network that reads a file": (
+        lambda m, c: m.update(network=timm(options={"checkpoint_path": "/etc/passwd"})),
+        "would read other files",
+    ),
+    "a network from elsewhere": (lambda m, c: m.update(network=timm(name="hf-hub:evil/net")), "lies elsewhere"),
+    "pickled code": (lambda m, c: c.update({MODEL: pickled()}), "corrupt, or no file of weights"),
+    "an empty file of weights": (lambda m, c: c.update({ORIGINAL: b""}), "corrupt, or no file of weights"),
+    "a file more": (lambda m, c: c.update({"run.py": b"print()"}), "and nothing else"),
+    "a path that leaves the folder": (lambda m, c: c.update({"../../evil.safetensors": b"x"}), "and nothing else"),
+    "an absolute path": (lambda m, c: c.update({"/tmp/evil": b"x"}), "and nothing else"),
+    "a Retrain less": (lambda m, c: c.pop("retrain_1.safetensors"), "it must hold"),
+    "no Retrain": (lambda m, c: m.update(retrains=0), "retrains is 0"),
+    "another licence": (lambda m, c: m.update(licence="all rights reserved"), "unknown licence"),
+    "a name that is a path": (lambda m, c: m.update(name="../x"), "name is '../x'"),
+    "an address that is none": (lambda m, c: m.update(code="javascript:alert(1)"), "must be an address"),
+    "a text of two lines": (lambda m, c: m.update(threat_model="a\nb"), "must be one line"),
+    "data that nobody has": (lambda m, c: m["source"].update(class_path="ImageFolder"), "unknown data source"),
+    "a rule that names a file": (lambda m, c: m.update(forget={"index_file": "/etc/passwd"}), "forget is"),
+    "a field more": (lambda m, c: m.update(run="rm -rf"), "submission.json: "),
+    "a number that is none": (lambda m, c: m.update(seed="zero"), "submission.json: "),
+    "another format": (lambda m, c: m.update(format="2"), "does not list exactly"),
+    "another split": (lambda m, c: m.update(split="0" * 16), "its split is 0000"),
+    "other classes": (lambda m, c: m.update(forget={"classes": [3]}), "its split is"),
+    "a class that is not there": (lambda m, c: m.update(forget={"classes": ["x"]}), "x"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_bundle_is_refused_in_one_line(case: str, bundle: Path, tmp_path: Path) -> None:
+    change, message = HOSTILE[case]
+    forged = changed(bundle, tmp_path / "forged.zip", change)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=message) as caught:
+        verify(forged, "recovery")
+    assert "\n" not in str(caught.value)
+    assert set(tmp_path.rglob("*")) == before
+    assert not (tmp_path.parent / "evil.safetensors").exists()
+
+
+def test_a_zip_that_is_a_bomb_is_refused(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = changed(bundle, tmp_path / "bomb.zip", lambda m, c: c.update({MODEL: bytes(2**26)}))
+    assert bomb.stat().st_size < 2**22
+    monkeypatch.setattr(archives, "MOST_BYTES", 2**25)
+    with pytest.raises(UsageError, match="larger than 32 MiB"):
+        read(bomb)
+
+
+def test_a_file_that_was_changed_afterwards_is_named(bundle: Path, tmp_path: Path) -> None:
+    wrong = changed(bundle, tmp_path / "wrong.zip", lambda m, c: m.update(files={MODEL: "0" * 64}))
+    with pytest.raises(UsageError, match=r"model\.safetensors was changed"):
+        read(wrong)
+    (tmp_path / "text.zip").write_text("no zip")
+    outcome = lit_unlearn(tmp_path, "verify", "text.zip")
+    assert (outcome.status, "no submission" in outcome.err, outcome.err.count("\n")) == (2, True, 1)
+    with zipfile.ZipFile(bundle) as archive, zipfile.ZipFile(tmp_path / "twice.zip", "w") as twice:
+        for name in [*archive.namelist(), MODEL]:
+            with pytest.warns(UserWarning, match="Duplicate name") if name in twice.namelist() else _nothing():
+                twice.writestr(name, archive.read(name))
+    with pytest.raises(UsageError, match="each file once"):
+        read(tmp_path / "twice.zip")
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_run_that_cannot_be_submitted_says_why(run: Path, tmp_path: Path) -> None:
+    for folder, words, message in (
+        (tmp_path, (), "no run: there is no results.json"),
+        (run / "runs/Audit/version_0", ("--name", "Not A Name"), "name is 'Not A Name'"),
+        (run / "runs/Audit/version_0", ("--licence", "mine"), "unknown licence"),
+        (run / "runs/Audit/version_0", ("--to", "a.tar"), "a submission is a .zip file"),
+    ):
+        outcome = lit_unlearn(run, "submit", str(folder), "--to", "b.zip", *TOLD, *words)
+        assert (outcome.status, message in outcome.err) == (2, True), outcome.err
+        assert not (run / "b.zip").exists()
