@@ -19,6 +19,7 @@ from lit_unlearn.reports.verdict import Verdict, judge
 from lit_unlearn.reports.wording import title_with_utility
 
 _NEEDED = ("name", "method", "paper", "code", "licence", "threat_model", "verified", "rows")
+_VERIFIED = ("date", "suite", "machine", "lit_unlearn", "reproduced", "model_sha256")
 _COLUMNS = (
     *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
     "Verified",
@@ -60,11 +61,17 @@ def read_board(folder: Path) -> list[Standing]:
     """All models of a board, by place, the best verdict first.
 
     Raises:
-        UsageError: if there is none, or a file is none of a board.
+        UsageError: if there is none, a file is none of a board, or two rows of a place are of the same weights.
     """
     found = [_standing(path, folder) for path in sorted(folder.glob("*/*/*.json"))]
     if not found:
         raise UsageError(f"{folder}: no board: there is no <data>/<scenario>/<name>.json in it")
+    known: dict[tuple[str, ...], str] = {}
+    for each in found:
+        key = each.place, str(each.verified["suite"]), str(each.verified["model_sha256"])
+        if key in known:
+            raise UsageError(f"{folder}/{each.place}: {known[key]} and {each.told['name']} have the same weights")
+        known[key] = each.told["name"]
 
     def place(each: Standing) -> tuple[str, int, float]:
         judged = each.verdict
@@ -137,7 +144,7 @@ def _standing(path: Path, folder: Path) -> Standing:
         if not {ORIGINAL, RETRAIN} <= set(methods[:-1]) or held["name"] != path.stem:
             raise UsageError(f"{path}: no row of a board: it must have Original, Retrain and {path.stem}")
         told = {name: str(held[name]) for name in _NEEDED[:-2]}
-        verified = {name: held["verified"][name] for name in ("date", "suite", "machine", "lit_unlearn", "reproduced")}
+        verified = {name: held["verified"][name] for name in _VERIFIED}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UsageError):
             raise

@@ -1,5 +1,6 @@
 """Verifies a submission as a maintainer would: everything in its claim is measured again, on this machine."""
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Verified:
         result: rows, verdict and table of this machine.
         suite: the attacks that were run, by name and version.
         sha256: of the bundle.
+        model_sha256: of the model's weights in it.
         level: of the verdict.
     """
 
@@ -45,6 +47,7 @@ class Verified:
     result: Result
     suite: str
     sha256: str
+    model_sha256: str
     level: str
 
     @property
@@ -64,6 +67,7 @@ class Verified:
                 "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
                 "lit_unlearn": __version__,
                 "bundle_sha256": self.sha256,
+                "model_sha256": self.model_sha256,
                 "reproduced": self.reproduced,
             },
             "rows": msgspec.to_builtins(self.result.rows),
@@ -98,6 +102,7 @@ def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verifie
         result,
         str(row.versions.get("suite") or suite),
         file_sha256(path),
+        hashlib.sha256(contents[MODEL]).hexdigest(),
         judged.level,
     )
 

@@ -122,7 +122,7 @@ def test_validation_is_a_split_of_its_own_to_stop_early_by(tmp_path: Path) -> No
     assert row.metrics["validation_acc"] > 0.8
     assert row.data["val_from_train"] == 0.1
     assert row.epochs < 4
-    assert row.warnings == [f"training ended after {row.epochs} of 4 epochs: stopped early by EarlyStopping"]
+    assert row.flags["cut short"] == f"training ended after {row.epochs} of 4 epochs: stopped early by EarlyStopping"
     assert "Validation" in outcome.out
 
 
@@ -147,7 +147,7 @@ def test_a_retrain_of_ones_own_with_what_it_was_trained_without(tmp_path, make_d
     result = lu.unlearn(make_backbone(), data, "FineTune", attacks=None, retrain=given, max_epochs=1, **QUIET)
     (retrain,) = [row for row in result.rows if row.method == "Retrain"]
     assert retrain.weights["trained_without"] == (str(tmp_path / "gone.txt") if how == "list" else "classes ['bee', 0]")
-    assert any(text.startswith("Retrain names") for text in result.rows[-1].warnings)
+    assert result.rows[-1].flags["poor retrain"].startswith("Retrain names")
 
 
 @pytest.mark.parametrize("method", ["OPC", "Pretrain", "DistilledRetrain", "Retrain"])

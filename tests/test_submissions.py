@@ -109,6 +109,11 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
     text = markdown(read_board(tmp_path))
     assert text.index("Suite `suite 4`.") < text.index("| new |") < text.index("Suite `suite 3`, an earlier suite")
     assert text.index("an earlier suite") < text.index("| old |")
+    row["name"] = "again"
+    (place / "again.json").write_text(json.dumps(row))
+    with pytest.raises(UsageError, match=r"digits/classes_0_1_2: again and old have the same weights"):
+        read_board(tmp_path)
+    (place / "again.json").unlink()
     (place / "old.json").write_text("{}")
     with pytest.raises(UsageError, match=r"old\.json: no row of a board: it lacks name"):
         read_board(tmp_path)
