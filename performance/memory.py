@@ -8,8 +8,8 @@ steps, the four splits scored, head recovery and feature mapping on Original and
 next to no data tells what Python, torch, the network and its activations take; the rest is held against the bytes of
 the images. On a GPU the card's memory counts, which holds batches and features but never the data.
 
-``--large`` takes 200,000 + 10,000 images of 64×64 and the whole quick suite, and tells what the run holds beside the
-images, Python and torch among it.
+``--large`` takes 200,000 + 10,000 images of 64×64, a ResNet-8 of width 8 and the whole quick suite, and tells what the
+run holds beside the images, Python and torch among it.
 """
 
 import os
@@ -53,7 +53,8 @@ def run(samples: int, device: str, large: bool) -> None:
     """One whole run in this process."""
     source = Noise(samples, samples // 20, LARGE) if large else Noise(samples, samples // 5, SIZE)
     rule = ForgetSpec(classes=[0] if large else [0, 1, 2])
-    data = UnlearnDataModule(source, rule, eval_batch_size=250 if large else 1000)
+    batches = {"batch_size": 32, "eval_batch_size": 250} if large else {}  # whose activations would else be the peak
+    data = UnlearnDataModule(source, rule, **batches)
     attacks: list[Attack] = attacks_of_config("attack/quick")[0] if large else [HeadRecovery(), FeatureMapping()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -68,7 +69,7 @@ def run(samples: int, device: str, large: bool) -> None:
             enable_progress_bar=False,
             callbacks=[Evaluation(), *attacks, Report(page=False, checkpoint=False)],
         )
-        trainer.fit(OPC(ResNet8()), datamodule=data)
+        trainer.fit(OPC(ResNet8(width=8 if large else 16)), datamodule=data)
 
 
 def peak(samples: int, options: list[str]) -> int:
