@@ -24,7 +24,7 @@ RETRAIN = "digits_resnet8_retrain_classes_0_1_2"
 AUDIT = (
     *("validate", "--model", "Audit", "--model.backbone", "ResNet8", "--model.backbone.in_channels", "1"),
     *("--model.original", "digits_resnet8", "--data.source", "Digits", "--data.forget", "{classes: [0, 1, 2]}"),
-    *("--config", "attack/recovery", "--evaluation.retrain", f"[{RETRAIN}, {RETRAIN}_seed_1]"),
+    *("--config", "attack/detectability", "--evaluation.retrain", f"[{RETRAIN}, {RETRAIN}_seed_1]"),
     *("--trainer.enable_progress_bar=false", "--memory_format=contiguous"),
 )
 TOLD = (
@@ -79,11 +79,11 @@ def test_a_bundle_holds_weights_and_words_alone(bundle: Path) -> None:
     assert (submission.board, submission.name, submission.licence) == ("digits/classes_0_1_2", "plain", "MIT")
     assert submission.network["class_path"].endswith("ResNet8")
     assert submission.claim.metrics["test_forget_acc"] == 0.0
-    assert "recovery/worst" in submission.claim.values
+    assert "detectability/samples" in submission.claim.values
 
 
 def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
-    words = ("verify", str(bundle), "--suite", "recovery", "--to", "board")
+    words = ("verify", str(bundle), "--suite", "detectability", "--to", "board")
     outcome = lit_unlearn(tmp_path, *words)
     assert outcome.status == 0, outcome.err + outcome.out
     assert "Reproduced." in outcome.out
@@ -100,7 +100,7 @@ def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> None:
-    row = verify(bundle, "recovery").board_row()
+    row = verify(bundle, "detectability").board_row()
     place = tmp_path / "digits/classes_0_1_2"
     place.mkdir(parents=True)
     for name, suite in (("new", "suite 4"), ("old", "suite 3")):
@@ -124,13 +124,13 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
 def test_a_claim_that_does_not_hold_is_named(bundle: Path, tmp_path: Path) -> None:
     def flatter(manifest: dict[str, Any], contents: Contents) -> None:
         del contents
-        manifest["claim"]["values"]["recovery/worst"] -= 0.2
+        manifest["claim"]["values"]["detectability/samples"] -= 0.2
         manifest["claim"]["level"] = "as Retrain"
 
     forged = changed(bundle, tmp_path / "forged.zip", flatter)
-    outcome = lit_unlearn(tmp_path, "verify", str(forged), "--suite", "recovery")
+    outcome = lit_unlearn(tmp_path, "verify", str(forged), "--suite", "detectability")
     assert outcome.status == 1
-    assert "Differs: recovery/worst: claimed" in outcome.out
+    assert "Differs: detectability/samples: claimed" in outcome.out
     assert "Differs: verdict: claimed 'as Retrain'" in outcome.out
     assert "Not reproduced: 2 differences." in outcome.out
 
@@ -211,7 +211,7 @@ def test_a_hostile_bundle_is_refused_in_one_line(case: str, bundle: Path, tmp_pa
     forged = changed(bundle, tmp_path / "forged.zip", change)
     before = set(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=message) as caught:
-        verify(forged, "recovery")
+        verify(forged, "detectability")
     assert "\n" not in str(caught.value)
     assert set(tmp_path.rglob("*")) == before
     assert not (tmp_path.parent / "evil.safetensors").exists()
