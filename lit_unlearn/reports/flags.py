@@ -53,7 +53,7 @@ def _fading(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[st
         yield (
             "fading features",
             f"features of forget images are {apart:.0f} times {size} beside those of retained images than in Retrain: "
-            "an attack that depends on their length fails on it, and on nothing else",
+            "an attack that depends on their length may fail for this alone",
         )
 
 
