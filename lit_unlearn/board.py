@@ -1,7 +1,8 @@
 """The board: verified rows of others, one file a model, as a page and as Markdown.
 
 Rows lie in ``<board>/<data>/<scenario>/<name>.json``. Only rows of one suite are compared: those of an earlier one
-stand apart, and say so.
+stand apart, and say so. An evaluation that breaks a row lies beside it, ``<name>.broken.json``: its attack is the row's
+worst from then on.
 """
 
 import json
@@ -18,12 +19,15 @@ from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
 from lit_unlearn.reports.wording import title_with_utility
 
+BROKEN = ".broken.json"
+_OF_A_BREAK = ("author", "attack", "excess", "low", "high", "date")
 _NEEDED = ("name", "method", "paper", "code", "licence", "threat_model", "verified", "rows")
 _VERIFIED = ("date", "suite", "machine", "lit_unlearn", "reproduced", "model_sha256")
 _COLUMNS = (
     *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
     "Verified",
 )
+_BROKEN_LEVEL = "leaks"
 _ORDER = (
     *("as Retrain", "inconclusive", "cannot tell", "not attacked enough", "leaks", "not forgotten", "ruined"),
     *("not judged", "failed"),
@@ -39,12 +43,14 @@ class Standing:
         told: what its authors say of it: ``name``, ``method``, ``paper``, ``code``, ``licence``, ``threat_model``.
         verified: date, suite, machine and version of the verification.
         rows: Original, Retrains and the model.
+        broken: what broke it: ``author``, ``attack``, ``excess``, ``low``, ``high`` and ``date``; None while it stands.
     """
 
     place: str
     told: Mapping[str, str]
     verified: Mapping[str, Any]
     rows: Sequence[Row]
+    broken: Mapping[str, Any] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -63,7 +69,8 @@ def read_board(folder: Path) -> list[Standing]:
     Raises:
         UsageError: if there is none, a file is none of a board, or two rows of a place are of the same weights.
     """
-    found = [_standing(path, folder) for path in sorted(folder.glob("*/*/*.json"))]
+    paths = sorted(path for path in folder.glob("*/*/*.json") if not path.name.endswith(BROKEN))
+    found = [_standing(path, folder) for path in paths]
     if not found:
         raise UsageError(f"{folder}: no board: there is no <data>/<scenario>/<name>.json in it")
     known: dict[tuple[str, ...], str] = {}
@@ -75,7 +82,8 @@ def read_board(folder: Path) -> list[Standing]:
 
     def place(each: Standing) -> tuple[str, int, float]:
         judged = each.verdict
-        return each.place, _ORDER.index(judged.level), float("inf") if judged.depth is None else judged.depth
+        level = _BROKEN_LEVEL if each.broken else judged.level
+        return each.place, max(map(_ORDER.index, (level, judged.level))), judged.depth or 0.0
 
     return sorted(found, key=place)
 
@@ -113,14 +121,20 @@ def write_pages(standings: Sequence[Standing], folder: Path) -> list[Path]:
 def _cells(each: Standing) -> list[str]:
     judged, row = each.verdict, each.rows[-1]
     worst = judged.worst
-    excess = "" if worst is None else f"{worst.excess:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}]"
-    links = [f"[{name}]({each.told[name]})" for name in ("paper", "code") if each.told[name]]
+    numbers = None if worst is None else (worst.excess, worst.low, worst.high)
+    name, title = "" if worst is None else worst.attack, title_with_utility(judged)
+    if (by := each.broken) is not None:
+        numbers = by["excess"], by["low"], by["high"]
+        name = f"{_inert(by['attack'])} of {_inert(by['author'])}, {_inert(by['date'])}"
+        title = f"Broken (was: {title})"
+    excess = "" if numbers is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*numbers)
+    links = [f"[{link}]({each.told[link]})" for link in ("paper", "code") if each.told[link]]
     retained = row.metrics.get("test_retain_acc")
     return [
         each.told["name"],
         " ".join([_inert(each.told["method"]), *links]),
-        title_with_utility(judged),
-        "" if worst is None else worst.attack,
+        title,
+        name,
         excess,
         "" if retained is None else f"{retained:.1%}",
         str(judged.retrains),
@@ -149,4 +163,21 @@ def _standing(path: Path, folder: Path) -> Standing:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: no row of a board: {first_line(error)}") from error
-    return Standing(path.parent.relative_to(folder).as_posix(), told, verified, rows)
+    return Standing(path.parent.relative_to(folder).as_posix(), told, verified, rows, _broken(path))
+
+
+def _broken(path: Path) -> dict[str, Any] | None:
+    """The evaluation that broke a row, if there is one beside it."""
+    beside = path.with_name(f"{path.stem}{BROKEN}")
+    if not beside.is_file():
+        return None
+    try:
+        held = json.loads(beside.read_text(encoding="utf-8"))
+        if held["name"] != path.stem:
+            raise UsageError(f"{beside}: it is of {held['name']}")
+        found = {name: held[name] for name in _OF_A_BREAK}
+        return {name: float(v) if name in ("excess", "low", "high") else str(v) for name, v in found.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{beside}: no evaluation of a break: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""``lit-unlearn submit``, ``verify`` and ``board``: a model goes to a board, is checked, and stands there."""
+"""``lit-unlearn submit``, ``verify``, ``board`` and ``break``: models of others on a board, and attacks of others."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from lit_unlearn.board import markdown, read_board, write_pages
+from lit_unlearn.attacks import Attack
+from lit_unlearn.board import BROKEN, markdown, read_board, write_pages
+from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.submissions import LICENCES, submit
@@ -52,6 +54,32 @@ def verify_command(args: Sequence[str]) -> int:
         write_atomically(path, json.dumps(found.board_row(), indent=1) + "\n")
         print(f"Written to {path}")
     return int(not found.reproduced)
+
+
+def break_command(args: Sequence[str]) -> int:
+    """Runs an attack on a submission; returns the status to exit with: 1 where it does not break it."""
+    parser = _parser("break", "Try an attack of your own on a submitted model and on its Retrains.")
+    parser.add_argument("bundle", type=str, help="zip file of submit")
+    parser.add_subclass_arguments(Attack, "attack", required=True)
+    parser.add_argument("--author", type=str, required=True, help="of the attack")
+    parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
+    parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the evaluation on")
+    given = parser.parse_args(list(args))
+    made = parser.instantiate_classes(given)
+    found = attempt(Path(given.bundle), made.attack, given.author, given.root)
+    best, before = found.found, found.before
+    print(
+        f"{best.attack}: {best.value:.3f}, Retrain {best.retrain:.3f}, excess {best.excess:+.3f} "
+        f"[{best.low:+.3f}, {best.high:+.3f}] ({best.unit})"
+    )
+    print("Before: " + ("no attack" if before is None else f"{before.attack}, excess {before.excess:+.3f}"))
+    print("It breaks the row." if found.breaks else "It does not break the row.")
+    if given.to is not None and found.breaks:
+        path = Path(given.to) / found.submission.board / f"{found.submission.name}{BROKEN}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(found.as_json(), indent=1) + "\n")
+        print(f"Written to {path}")
+    return int(not found.breaks)
 
 
 def board_command(args: Sequence[str]) -> None:

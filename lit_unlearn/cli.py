@@ -1,8 +1,8 @@
 """The command line: Lightning's, with unlearning methods as models and attacks as callbacks.
 
 ``lit-unlearn fit`` unlearns, attacks and reports; ``validate`` attacks and reports; ``test`` scores the splits.
-``benchmark``, ``tune``, ``report``, ``export``, ``zoo``, ``submit``, ``verify`` and ``board``, which need no model,
-have parsers of their own.
+``benchmark``, ``tune``, ``report``, ``export``, ``zoo``, ``submit``, ``verify``, ``board`` and ``break``, which need
+no model, have parsers of their own.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch import distributed
 
 from lit_unlearn import __version__, methods
 from lit_unlearn.benchmark.command import benchmark, report, tune
-from lit_unlearn.board_command import board_command, submit_command, verify_command
+from lit_unlearn.board_command import board_command, break_command, submit_command, verify_command
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import printable
 from lit_unlearn.explain import explain
@@ -98,7 +98,7 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
             "prog": "lit-unlearn",
             "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
             "Many runs: lit-unlearn benchmark, tune and report. Weights and evidence: lit-unlearn export and zoo. "
-            "Models of others: lit-unlearn submit, verify and board. "
+            "Models of others: lit-unlearn submit, verify, board and break. "
             "Each has its own --help.",
             "version": __version__,
             **parser,
@@ -144,6 +144,11 @@ def main(args: ArgsType = None) -> None:
                     sys.exit(status)
             case ["board", *rest]:
                 board_command(rest)
+            case ["break", *rest]:
+                if os.getcwd() not in sys.path:
+                    sys.path.append(os.getcwd())  # where the attack of the user's own lies
+                if status := break_command(rest):
+                    sys.exit(status)
             case ["zoo", *rest]:
                 if status := zoo(rest):
                     sys.exit(status)

@@ -92,7 +92,7 @@ def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verifie
             raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
         retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
         model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
-        result = audit(model, data, original=original, retrain=retrains, attacks=suite, seed=submission.seed)
+        result = audit(model, data, original, retrains, suite, submission.seed, enable_progress_bar=False)
     row = result.rows[-1]
     judged = judge(row, result.rows)
     return Verified(

@@ -135,6 +135,55 @@ def test_a_claim_that_does_not_hold_is_named(bundle: Path, tmp_path: Path) -> No
     assert "Not reproduced: 2 differences." in outcome.out
 
 
+TURNED = """
+from lit_unlearn.attacks import Attack, AttackResult
+
+class {name}(Attack):
+    family = "recovery"
+    def __init__(self, name: str = "own", mark: int = 0) -> None:
+        super().__init__(name)
+        self.mark = mark
+    def evaluate(self, target):
+        known = float(target.model.backbone.encoder.stem.conv.weight[0, 0, 0, 0]) == {weight!r}
+        return AttackResult({numbers})
+"""
+
+
+def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack that is right on the submitted model alone breaks it; one that gets as much from Retrain does not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    weight = float(load(read(bundle)[1][MODEL])["encoder.stem.conv.weight"][0, 0, 0, 0])
+    for name, numbers in (
+        ("Breaks", '{"test_forget_acc": 0.9 if known else 0.1}'),
+        ("Withstood", '{"test_forget_acc": 0.9}'),
+        ("Says", '{"of_no_use": 1.0}'),
+    ):
+        (tmp_path / f"own_{name.lower()}.py").write_text(TURNED.format(name=name, weight=weight, numbers=numbers))
+    lit_unlearn(tmp_path, "verify", str(bundle), "--suite", "detectability", "--to", "board")
+    words = ("break", str(bundle), "--author", "A. [Nother]", "--to", "board", "--attack")
+    held = lit_unlearn(tmp_path, *words, "own_withstood.Withstood")
+    assert (held.status, "It does not break the row." in held.out) == (1, True)
+    assert not list(tmp_path.glob("board/*/*/*.broken.json"))
+    silent = lit_unlearn(tmp_path, *words, "own_says.Says")
+    assert (silent.status, "gives no number that is compared" in silent.err) == (2, True)
+    broken = lit_unlearn(tmp_path, *words, "own_breaks.Breaks", "--attack.mark", "3")
+    assert broken.status == 0, broken.err
+    assert "recovery/own: 0.900, Retrain 0.100, excess +0.800 [" in broken.out
+    evaluation = json.loads((tmp_path / "board/digits/classes_0_1_2/plain.broken.json").read_text())
+    assert (evaluation["author"], evaluation["attack"]) == ("A. [Nother]", "own_breaks.Breaks")
+    (line,) = [
+        text for text in lit_unlearn(tmp_path, "board", "board").out.splitlines() if text.startswith("| plain |")
+    ]
+    assert "Broken (was: " in line
+    assert r"own\_breaks.Breaks of A. \[Nother\]" in line
+    assert "+0.800 [" in line
+    (tmp_path / "board/digits/classes_0_1_2/plain.broken.json").write_text('{"name": "other"}')
+    with pytest.raises(UsageError, match="it is of other"):
+        read_board(tmp_path / "board")
+
+
 def test_what_counts_as_a_difference() -> None:
     found = Claim({"forget_acc": 0.5}, {"recovery/hr": 0.30}, "leaks")
     assert differences(Claim({"forget_acc": 0.504}, {"recovery/hr": 0.28}, "leaks"), found) == []
