@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -11,7 +12,7 @@ from lit_unlearn.board import BROKEN, markdown, read_board, write_pages
 from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
-from lit_unlearn.submissions import LICENCES, submit
+from lit_unlearn.submissions import LICENCES, Submission, submit
 from lit_unlearn.verification import verify
 
 
@@ -49,10 +50,7 @@ def verify_command(args: Sequence[str]) -> int:
         print(f"Flag, {name}: {text}.")
     print("Reproduced." if found.reproduced else f"Not reproduced: {len(found.differences)} differences.")
     if given.to is not None:
-        path = Path(given.to) / found.submission.board / f"{found.submission.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(found.board_row(), indent=1) + "\n")
-        print(f"Written to {path}")
+        _put(given.to, found.submission, ".json", found.board_row())
     return int(not found.reproduced)
 
 
@@ -75,10 +73,7 @@ def break_command(args: Sequence[str]) -> int:
     print("Before: " + ("no attack" if before is None else f"{before.attack}, excess {before.excess:+.3f}"))
     print("It breaks the row." if found.breaks else "It does not break the row.")
     if given.to is not None and found.breaks:
-        path = Path(given.to) / found.submission.board / f"{found.submission.name}{BROKEN}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(found.as_json(), indent=1) + "\n")
-        print(f"Written to {path}")
+        _put(given.to, found.submission, BROKEN, found.as_json())
     return int(not found.breaks)
 
 
@@ -99,6 +94,14 @@ def board_command(args: Sequence[str]) -> None:
     if given.pages is not None:
         paths = write_pages(standings, Path(given.pages))
         print(f"Written to {given.pages}: {len(paths)} pages")
+
+
+def _put(board: str, submission: Submission, ending: str, content: dict[str, Any]) -> None:
+    """Writes what is known of a submission to its place on a board."""
+    path = Path(board) / submission.board / f"{submission.name}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    print(f"Written to {path}")
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

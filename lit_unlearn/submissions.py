@@ -22,6 +22,7 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
 from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.reports.report import WEIGHTS
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows
 from lit_unlearn.reports.run_directory import RESULTS
 from lit_unlearn.reports.verdict import judge
@@ -134,7 +135,7 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
     if not retrains:
         raise UsageError(f"{run}: no Retrain was given to it (evaluation.retrain), and none can be compared with")
     original = model.get("original") or model.get("weights")
-    own = model.get("weights") if "original" in model else run / "unlearned.safetensors"
+    own = model.get("weights") if "original" in model else run / WEIGHTS
     if original is None or own is None or not Path(str(own)).is_file():
         raise UsageError(f"{run}: its weights or those of its original are not there any more")
     data = config["data"]["init_args"]
@@ -160,8 +161,7 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
         files = {RESULTS: run / RESULTS}
         for number, (name, source) in enumerate(given):
             files[name] = Path(folder) / name
-            backbone = network_of(submission.name, submission.network)
-            load_weights(backbone, source)
+            backbone = backbone_of(submission, source)
             without = {"split": row.split.get("hash"), "left_out": row.split.get("left_out")}
             save_weights(backbone, files[name], {"network": backbone.describe()} | (without if number > 1 else {}))
         manifest: dict[str, Any] = msgspec.to_builtins(submission)
@@ -251,10 +251,10 @@ def _check_sizes(submission: Submission, name: str, path: Path) -> None:
     wanted = sum(value.numel() for value in planned.state_dict().values())
     if not held <= wanted <= held + 2 * planned.in_channels:  # a network that was split has its mean and deviation
         raise UsageError(f"{name}: it holds {held:,} numbers, but its network has {wanted:,}")
-    load_weights(network_of(submission.name, submission.network), path)
+    backbone_of(submission, path)
 
 
-def backbone_of(submission: Submission, path: Path) -> Backbone:
+def backbone_of(submission: Submission, path: str | Path) -> Backbone:
     """The network with the weights of a file."""
     backbone = network_of(submission.name, submission.network)
     load_weights(backbone, path)
