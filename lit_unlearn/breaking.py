@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn import __version__
-from lit_unlearn.api import audit
 from lit_unlearn.attacks import Attack
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import file_sha256
@@ -18,8 +17,8 @@ from lit_unlearn.reports.comparisons import Comparison
 from lit_unlearn.reports.rows import NO_ATTACK, rows_of
 from lit_unlearn.reports.run_directory import RESULTS
 from lit_unlearn.reports.verdict import judge
-from lit_unlearn.submissions import MODEL, ORIGINAL, Submission, backbone_of, read, unpacked
-from lit_unlearn.verification import data_of
+from lit_unlearn.submissions import Submission, read
+from lit_unlearn.verification import measured
 
 _LONGEST = 100
 
@@ -83,11 +82,7 @@ def attempt(path: Path, attack: Attack, author: str, root: str | None = None) ->
     if not 0 < len(author) <= _LONGEST or not author.isprintable():
         raise UsageError(f"author must be one line of 1 to {_LONGEST} characters")
     submission, contents = read(path)
-    with unpacked(submission, contents) as weights:
-        retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
-        model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
-        data = data_of(submission, root)
-        result = audit(model, data, original, retrains, [attack], submission.seed, enable_progress_bar=False)
+    result = measured(path, submission, contents, [attack], root)
     numbers = [each for each in judge(result.rows[-1], result.rows).comparisons if each.attack != NO_ATTACK]
     if not numbers:
         told = result.rows[-1].skipped.get(attack.title)

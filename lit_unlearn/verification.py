@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from lit_unlearn import __version__
 from lit_unlearn.api import Result, audit
+from lit_unlearn.attacks import Attack
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
@@ -86,13 +87,7 @@ def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verifie
         UsageError: if the bundle is broken, forged or hostile: naming what.
     """
     submission, contents = read(path)
-    with unpacked(submission, contents) as weights:
-        data = data_of(submission, root)
-        if (found := data.split.hash) != submission.split:
-            raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
-        retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
-        model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
-        result = audit(model, data, original, retrains, suite, submission.seed, enable_progress_bar=False)
+    result = measured(path, submission, contents, suite, root)
     row = result.rows[-1]
     judged = judge(row, result.rows)
     return Verified(
@@ -105,6 +100,34 @@ def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verifie
         hashlib.sha256(contents[MODEL]).hexdigest(),
         judged.level,
     )
+
+
+def measured(
+    path: Path,
+    submission: Submission,
+    contents: Mapping[str, bytes],
+    attacks: str | Sequence[Attack],
+    root: str | None = None,
+) -> Result:
+    """Attacks the model of a submission beside its original and its Retrains.
+
+    Args:
+        path: of the bundle, for errors.
+        submission: its manifest.
+        contents: its files.
+        attacks: a config of attacks, or attacks.
+        root: folder of the data set's files; None is the data set's own.
+
+    Raises:
+        UsageError: if weights do not fit, or data and rule give another split than the manifest says.
+    """
+    with unpacked(submission, contents) as weights:
+        data = data_of(submission, root)
+        if (found := data.split.hash) != submission.split:
+            raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
+        retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
+        model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
+        return audit(model, data, original, retrains, attacks, submission.seed, enable_progress_bar=False)
 
 
 def data_of(submission: Submission, root: str | None = None) -> UnlearnDataModule:
