@@ -18,6 +18,7 @@ import yaml
 from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
 from lit_unlearn.backbones import Backbone, load_weights
+from lit_unlearn.backbones.gate import CHANGE, add_gate
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
@@ -70,6 +71,7 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         threat_model: who may attack it with what, a sentence.
         licence: of the weights, one of :data:`LICENCES`.
         network: ``class_path``, one of :data:`~lit_unlearn.backbones.zoo.NETWORKS`, and ``init_args``.
+        gate: whether the model, beside that network, has a gate of this package (:mod:`lit_unlearn.backbones.gate`).
         source: ``class_path``, one of :data:`SOURCES`, and ``init_args``.
         forget: ``classes`` or ``fraction``.
         settings: what else decides the split: ``split_seed``, ``train_limit``, ``test_from_train``.
@@ -98,6 +100,7 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     claim: Claim
     retrains: int
     lit_unlearn: str
+    gate: bool = False
 
     @property
     def board(self) -> str:
@@ -129,7 +132,8 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
     row, model = rows[-1], config["model"]["init_args"]
     if row.status != "ok" or not row.attacks:
         raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
-    if change := (row.weights.get("result") or {}).get("change"):
+    change = (row.weights.get("result") or {}).get("change")
+    if change and change != CHANGE:
         raise UsageError(f"{run}: the method changes the architecture ({change}), which a submission cannot hold")
     retrains = [str(each.weights["source"]) for each in rows if each.method == RETRAIN and each.weights.get("source")]
     if not retrains:
@@ -144,6 +148,7 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
         format=FORMAT,
         **told,
         network=model["backbone"],
+        gate=bool(change),
         source=data["source"],
         forget=forget,
         settings={key: data[key] for key in _SPLIT_SETTINGS if data.get(key) is not None},
@@ -161,7 +166,7 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
         files = {RESULTS: run / RESULTS}
         for number, (name, source) in enumerate(given):
             files[name] = Path(folder) / name
-            backbone = backbone_of(submission, source)
+            backbone = backbone_of(submission, name, source)
             without = {"split": row.split.get("hash"), "left_out": row.split.get("left_out")}
             save_weights(backbone, files[name], {"network": backbone.describe()} | (without if number > 1 else {}))
         manifest: dict[str, Any] = msgspec.to_builtins(submission)
@@ -247,17 +252,24 @@ def _check_sizes(submission: Submission, name: str, path: Path) -> None:
     """Before a network takes memory, it must have as many numbers as the file; then names, shapes and values agree."""
     held = sum(value.numel() for value in read_state(path)[0].values())
     with torch.device("meta"):
-        planned = network_of(submission.name, submission.network)
+        planned = _network(submission, name)
     wanted = sum(value.numel() for value in planned.state_dict().values())
     if not held <= wanted <= held + 2 * planned.in_channels:  # a network that was split has its mean and deviation
         raise UsageError(f"{name}: it holds {held:,} numbers, but its network has {wanted:,}")
-    backbone_of(submission, path)
+    backbone_of(submission, name, path)
 
 
-def backbone_of(submission: Submission, path: str | Path) -> Backbone:
-    """The network with the weights of a file."""
-    backbone = network_of(submission.name, submission.network)
+def backbone_of(submission: Submission, name: str, path: str | Path) -> Backbone:
+    """The network of a file of a submission, by its name there, with the weights that lie at ``path``."""
+    backbone = _network(submission, name)
     load_weights(backbone, path)
+    return backbone
+
+
+def _network(submission: Submission, name: str) -> Backbone:
+    backbone = network_of(submission.name, submission.network)
+    if submission.gate and name == MODEL:
+        add_gate(backbone, [], 1.0)
     return backbone
 
 

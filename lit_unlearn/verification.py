@@ -59,7 +59,8 @@ class Verified:
     def board_row(self) -> dict[str, Any]:
         """What the board keeps of it, in plain types."""
         told = msgspec.to_builtins(self.submission)
-        kept = ("name", "method", "paper", "code", "threat_model", "licence", "network", "source", "forget", "split")
+        words = ("name", "method", "paper", "code", "threat_model", "licence")
+        kept = (*words, "network", "gate", "source", "forget", "split")
         return {
             **{name: told[name] for name in kept},
             "verified": {
@@ -126,7 +127,7 @@ def measured(
         if (found := data.split.hash) != submission.split:
             raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
         retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
-        model, original = (backbone_of(submission, weights[name]) for name in (MODEL, ORIGINAL))
+        model, original = (backbone_of(submission, name, weights[name]) for name in (MODEL, ORIGINAL))
         return audit(model, data, original, retrains, attacks, submission.seed, enable_progress_bar=False)
 
 

@@ -184,6 +184,27 @@ def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
         read_board(tmp_path / "board")
 
 
+def test_a_gate_comes_with_its_model_and_the_original_has_none(tmp_path: Path) -> None:
+    words = ("--config", "base/digits_class", "--config", "model/rescale", "--config", "attack/detectability")
+    more = ("--trainer.enable_progress_bar=false", "--memory_format=contiguous")
+    made = lit_unlearn(tmp_path, "fit", *words, *more, "--evaluation.retrain", f"[{RETRAIN}]")
+    assert made.status == 0, made.err
+    told = ("--name", "gated", "--method", "Rescale", "--threat_model", "White box.")
+    assert lit_unlearn(tmp_path, "submit", "runs/Rescale/version_0", "--to", "gated.zip", *told).status == 0
+    submission, contents = read(tmp_path / "gated.zip")
+    held = {name for name, content in contents.items() if name != "results.json" and "gate.factors" in load(content)}
+    assert submission.gate
+    assert held == {MODEL}
+    found = verify(tmp_path / "gated.zip", "detectability")
+    assert found.reproduced
+    assert found.board_row()["gate"]
+    changed(tmp_path / "gated.zip", tmp_path / "without.zip", lambda manifest, _: manifest.update(gate=False))
+    refused = lit_unlearn(tmp_path, "verify", "without.zip")
+    assert refused.status == 2
+    assert "it holds" in refused.err
+    assert refused.err.count("\n") == 1
+
+
 def test_what_counts_as_a_difference() -> None:
     found = Claim({"forget_acc": 0.5}, {"recovery/hr": 0.30}, "leaks")
     assert differences(Claim({"forget_acc": 0.504}, {"recovery/hr": 0.28}, "leaks"), found) == []

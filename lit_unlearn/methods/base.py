@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gate import CHANGE, gate_of
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice, memory_format_of, set_memory_format
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
@@ -120,7 +121,7 @@ class UnlearnModule(BackboneModule):
 
     def architecture_change(self) -> str | None:
         """How the network differs from the original's architecture, in words; a method that changes it says so."""
-        return None
+        return None if gate_of(self.backbone) is None else CHANGE
 
     def subject(self) -> str:
         """The model that ``validate`` or ``test`` scores, in words."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gate import gate_of, without_gate
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.scoring import SplitScoring
@@ -79,7 +80,7 @@ class BackboneModule(SplitScoring):
 
     def unwrapped_backbone(self) -> Backbone:
         """The backbone in the original's shape; a method that changes the architecture overrides this."""
-        return self.backbone
+        return without_gate(self.backbone)
 
     def unwrapped_copy(self) -> Backbone:
         """A copy of the backbone in the original's shape, in eval mode, without gradients."""
@@ -95,7 +96,7 @@ class BackboneModule(SplitScoring):
 
     def is_original(self) -> bool:
         """Whether the model answers as the original does; a method that does not change weights overrides this."""
-        return self.has_original_weights()
+        return gate_of(self.backbone) is None and self.has_original_weights()
 
     def has_original_weights(self) -> bool:
         """Whether the unwrapped backbone's parameters and buffers are, bit for bit, the original's."""

@@ -8,18 +8,15 @@ gate holds that head and one factor a class, lies in the backbone as ``gate`` an
 θo takes for a retained class pass unscaled, and retain samples that it takes for a forgotten class are scaled.
 """
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gate import GATE, add_gate, gate_of, remove_gate
 from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
-
-_GATE = "gate"
 
 
 class Rescale(UnlearnModule):
@@ -59,77 +56,12 @@ class Rescale(UnlearnModule):
         """Ends the run."""
         self.finish()
 
-    def architecture_change(self) -> str | None:
-        """The gate, which a state dict of the network has no place for."""
-        return None if gate_of(self.backbone) is None else "a gate after the encoder scales the features"
-
-    def unwrapped_backbone(self) -> Backbone:
-        """The backbone, or a copy of it without the gate."""
-        if gate_of(self.backbone) is None:
-            return self.backbone
-        plain = copy.deepcopy(self.backbone)
-        remove_gate(plain)
-        return plain
-
-    def is_original(self) -> bool:
-        """Never with the gate, though all weights are the original's."""
-        return gate_of(self.backbone) is None and self.has_original_weights()
-
     def saved_state(self) -> dict[str, Any]:
         """Whether there is a gate."""
-        return {_GATE: gate_of(self.backbone) is not None}
+        return {GATE: gate_of(self.backbone) is not None}
 
     def load_saved_state(self, state: dict[str, Any]) -> None:
         """Makes a gate, open until its factors are loaded, where the checkpoint has one."""
         remove_gate(self.backbone)
-        if state.get(_GATE):
+        if state.get(GATE):
             add_gate(self.backbone, [], 1.0)
-
-
-class Gate(nn.Module):
-    """Multiplies features (B, d) by the factor of the class that a head reads from them.
-
-    Args:
-        head: from features to logits (B, C); a frozen copy is kept.
-        classes: the classes whose factor is not 1.
-        scale: that factor.
-    """
-
-    factors: Tensor
-
-    def __init__(self, head: nn.Module, classes: list[int], scale: float) -> None:
-        super().__init__()
-        self.head = copy.deepcopy(head).requires_grad_(False)
-        weight = next(self.head.parameters())
-        self.register_buffer("factors", weight.detach().new_ones(len(weight)))
-        self.factors[classes] = scale
-        self.removed = False
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Scaled features (B, d)."""
-        return features * self.factors[self.head(features).argmax(1)][:, None]
-
-    def after(self, encoder: nn.Module, images: object, features: Tensor) -> Tensor:
-        """The same as a forward hook of an encoder, so that no path or name in the backbone changes."""
-        return features if self.removed else self.forward(features)
-
-
-def gate_of(backbone: Backbone) -> Gate | None:
-    """The backbone's gate, if it has one."""
-    gate = getattr(backbone, _GATE, None)
-    return gate if isinstance(gate, Gate) else None
-
-
-def add_gate(backbone: Backbone, classes: list[int], scale: float) -> None:
-    """Puts a gate behind the encoder, for whoever asks for features or logits."""
-    gate = Gate(backbone.head, classes, scale)
-    backbone.add_module(_GATE, gate)
-    backbone.encoder.register_forward_hook(gate.after)
-
-
-def remove_gate(backbone: Backbone) -> None:
-    """Takes the gate away again, if there is one."""
-    gate = gate_of(backbone)
-    if gate is not None:
-        gate.removed = True  # its hook stays; a copied hook's handle would remove nothing
-        delattr(backbone, _GATE)

@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lit_unlearn import attacks
 from lit_unlearn.attacks.recovery import worst as worst_case
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
 from lit_unlearn.methods import OPC, HeadOnly
-from lit_unlearn.methods.rescale import add_gate
 
 SUITE = Path(__file__).resolve().parents[2] / "configs/attack/suite.yaml"
 ELSEWHERE = {

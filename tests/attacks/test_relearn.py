@@ -15,10 +15,10 @@ from lit_unlearn.attacks import Relearn
 from lit_unlearn.attacks.relearn import UnitHead, balanced, cycled, useful_accuracy
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones import ResNet8
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.rescale import add_gate
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import torch
 from lit_unlearn.attacks import Target
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import ResNet8
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
-from lit_unlearn.methods.rescale import add_gate
 
 CPU = torch.device("cpu")
 WEIGHTS = {"original": "digits_resnet8", "retrain": "digits_resnet8_retrain_classes_0_1_2", "random": None}

@@ -14,9 +14,9 @@ from lit_unlearn.attacks.representation.distance import barrier, losses_between,
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import ResNet8
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.backbones.memory_format import set_memory_format
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.rescale import add_gate
 
 BARRIERS = [f"barrier_{other}/{kind}" for other in ("original", "retrain") for kind in ("forgotten", "retained")]
 FEW = {"points": 3, "images": 40}

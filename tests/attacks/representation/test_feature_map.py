@@ -7,9 +7,9 @@ from attacked import Keeps, attacked
 from torch import nn
 
 from lit_unlearn.attacks import Evaluation, FeatureMap
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
-from lit_unlearn.methods.rescale import add_gate
 
 
 def shown(attack, target):

@@ -12,8 +12,8 @@ from lit_unlearn.attacks import Grafting
 from lit_unlearn.attacks.representation.grafting import depth_score, graft, stage_outputs
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Custom, ResNet8
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.rescale import add_gate
 from lit_unlearn.reports.rows import SPLITS
 
 STAGES = ("stem", "stage1", "stage2", "stage3")

@@ -10,8 +10,8 @@ from torch import nn
 from lit_unlearn.attacks import IDI, Target
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods.rescale import add_gate
 
 
 @pytest.fixture(scope="module")

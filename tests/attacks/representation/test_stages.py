@@ -10,8 +10,8 @@ from torch import nn
 from lit_unlearn.attacks import Evaluation, Representation, Target
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.methods import FineTune
-from lit_unlearn.methods.rescale import add_gate
 from lit_unlearn.metrics.effective_rank import effective_rank
 from lit_unlearn.reports.report import Report
 
