@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.figures.badge import badge
 from lit_unlearn.reports.page import write_page
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
@@ -28,6 +30,7 @@ _COLUMNS = (
     "Verified",
 )
 _BROKEN_LEVEL = "leaks"
+_TONES = {"as Retrain": "good", "leaks": "bad", "not forgotten": "bad", "ruined": "bad"}
 _ORDER = (
     *("as Retrain", "inconclusive", "cannot tell", "not attacked enough", "leaks", "not forgotten", "ruined"),
     *("not judged", "failed"),
@@ -91,12 +94,16 @@ def read_board(folder: Path) -> list[Standing]:
 def markdown(standings: Sequence[Standing]) -> str:
     """A table for each place and suite."""
     parts = []
-    newest = {each.place: max(o.verified["suite"] for o in standings if o.place == each.place) for each in standings}
+    newest: dict[str, str] = {}
+    for each in standings:
+        newest[each.place] = max(newest.get(each.place, ""), str(each.verified["suite"]), key=_age)
     groups: dict[tuple[str, str], list[Standing]] = {}
     for each in standings:
         groups.setdefault((each.place, str(each.verified["suite"])), []).append(each)
-    for place, suite in sorted(groups, key=lambda key: (key[0], key[1] != newest[key[0]])):
-        older = "" if suite == newest[place] else ", an earlier suite: not compared with the rows above"
+    latest_first = sorted(groups, key=lambda key: _age(key[1]), reverse=True)
+    for place, suite in sorted(latest_first, key=lambda key: key[0]):
+        kind = "an earlier" if _age(suite)[:2] == _age(newest[place])[:2] else "another"
+        older = "" if suite == newest[place] else f", {kind} suite: not compared with the rows above"
         head = f"## {place}\n\nSuite `{suite}`{older}.\n"
         lines = [
             f"| {' | '.join(_COLUMNS)} |",
@@ -116,6 +123,25 @@ def write_pages(standings: Sequence[Standing], folder: Path) -> list[Path]:
         write_page(path, list(each.rows), {})
         paths.append(path)
     return paths
+
+
+def write_badges(standings: Sequence[Standing], folder: Path) -> list[Path]:
+    """A badge of every model, ``<folder>/<data>/<scenario>/<name>.svg``: the suite and the verdict."""
+    paths = []
+    for each in standings:
+        path = folder / each.place / f"{each.told['name']}.svg"
+        level = each.verdict.level
+        value, tone = ("broken", "bad") if each.broken else (level, _TONES.get(level, "open"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, badge(f"lit_unlearn {each.verified['suite']}", value, tone))
+        paths.append(path)
+    return paths
+
+
+def _age(suite: str) -> tuple[bool, str, int]:
+    """What sorts suites: the quick one before any other, then by name, then by version."""
+    name, _, version = suite.rpartition(" ")
+    return name != "quick", name, int(version) if version.isdigit() else 0
 
 
 def _cells(each: Standing) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lit_unlearn.attacks import Attack
-from lit_unlearn.board import BROKEN, markdown, read_board, write_pages
+from lit_unlearn.board import BROKEN, markdown, read_board, write_badges, write_pages
 from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
@@ -83,6 +83,7 @@ def board_command(args: Sequence[str]) -> None:
     parser.add_argument("folder", type=str, help="with <data>/<scenario>/<name>.json")
     parser.add_argument("--markdown", type=str | None, default=None, help="file to write the tables to")
     parser.add_argument("--pages", type=str | None, default=None, help="folder to write a page of each model to")
+    parser.add_argument("--badges", type=str | None, default=None, help="folder to write a badge of each model to")
     given = parser.parse_args(list(args))
     standings = read_board(Path(given.folder))
     text = markdown(standings)
@@ -94,6 +95,9 @@ def board_command(args: Sequence[str]) -> None:
     if given.pages is not None:
         paths = write_pages(standings, Path(given.pages))
         print(f"Written to {given.pages}: {len(paths)} pages")
+    if given.badges is not None:
+        paths = write_badges(standings, Path(given.badges))
+        print(f"Written to {given.badges}: {len(paths)} badges")
 
 
 def _put(board: str, submission: Submission, ending: str, content: dict[str, Any]) -> None:

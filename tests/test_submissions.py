@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -90,7 +91,11 @@ def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
     held = json.loads((tmp_path / "board/digits/classes_0_1_2/plain.json").read_text())
     assert held["verified"]["reproduced"]
     assert held["verified"]["bundle_sha256"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
-    shown = lit_unlearn(tmp_path, "board", "board", "--pages", "pages")
+    shown = lit_unlearn(tmp_path, "board", "board", "--pages", "pages", "--badges", "badges")
+    badge = ElementTree.parse(tmp_path / "badges/digits/classes_0_1_2/plain.svg").getroot()
+    (standing,) = read_board(tmp_path / "board")
+    said = [text.text for text in badge.iter("{http://www.w3.org/2000/svg}text")]
+    assert said == [f"lit_unlearn {standing.verified['suite']}", standing.verdict.level]
     assert "## digits/classes_0_1_2" in shown.out
     (line,) = [line for line in shown.out.splitlines() if line.startswith("| plain |")]
     assert r"Plain \[PyTorch\] [paper](https://arxiv.org/abs/2507.07754)" in line
@@ -103,12 +108,13 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
     row = verify(bundle, "detectability").board_row()
     place = tmp_path / "digits/classes_0_1_2"
     place.mkdir(parents=True)
-    for name, suite in (("new", "suite 4"), ("old", "suite 3")):
+    for name, suite in (("new", "suite 10"), ("small", "quick 11"), ("old", "suite 9")):
         row["name"], row["verified"]["suite"] = name, suite
         (place / f"{name}.json").write_text(json.dumps(row))
     text = markdown(read_board(tmp_path))
-    assert text.index("Suite `suite 4`.") < text.index("| new |") < text.index("Suite `suite 3`, an earlier suite")
-    assert text.index("an earlier suite") < text.index("| old |")
+    wanted = ["Suite `suite 10`.", "| new |", "Suite `suite 9`, an earlier suite", "| old |"]
+    wanted += ["Suite `quick 11`, another suite", "| small |"]
+    assert [text.index(each) for each in wanted] == sorted(text.index(each) for each in wanted)
     row["name"] = "again"
     (place / "again.json").write_text(json.dumps(row))
     with pytest.raises(UsageError, match=r"digits/classes_0_1_2: again and old have the same weights"):
