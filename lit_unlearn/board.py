@@ -24,7 +24,7 @@ from lit_unlearn.reports.wording import title_with_utility
 BROKEN = ".broken.json"
 _OF_A_BREAK = ("author", "attack", "excess", "low", "high", "date")
 _NEEDED = ("name", "method", "paper", "code", "licence", "threat_model", "verified", "rows")
-_VERIFIED = ("date", "suite", "machine", "lit_unlearn", "reproduced", "model_sha256")
+_VERIFIED = ("date", "suite", "seed", "retrains", "machine", "lit_unlearn", "reproduced", "model_sha256")
 _COLUMNS = (
     *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
     "Verified",
@@ -163,7 +163,7 @@ def _cells(each: Standing) -> list[str]:
         name,
         excess,
         "" if retained is None else f"{retained:.1%}",
-        str(judged.retrains),
+        f"{judged.retrains}{', the board’s' if each.verified['retrains'] else ''}",
         ", ".join(each.flags),
         f"{each.verified['date']}{'' if each.verified['reproduced'] else ', not reproduced'}",
     ]

@@ -38,11 +38,15 @@ def verify_command(args: Sequence[str]) -> int:
     """Measures a submission again; returns the status to exit with: 1 where it differs from its claim."""
     parser = _parser("verify", "Check a submission, and measure everything in its claim again.")
     parser.add_argument("bundle", type=str, help="zip file of submit")
-    parser.add_argument("--suite", type=str, default="quick", help="quick, for the claim; suite, for the board")
+    parser.add_argument("--suite", type=str, default="quick", help="attacks of the row: quick, or suite for a board")
+    parser.add_argument("--retrains", type=list[str], default=[], help="weights of Retrains to compare the row with")
+    parser.add_argument("--seed", type=int | None, default=None, help="of the row's attacks, unknown to the authors")
     parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
     parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the row on")
     given = parser.parse_args(list(args))
-    found = verify(Path(given.bundle), given.suite, given.root)
+    if missing := [each for each in given.retrains if not Path(each).is_file()]:
+        raise UsageError(f"retrains: there is no file {missing[0]}")
+    found = verify(Path(given.bundle), given.suite, given.root, given.retrains, given.seed)
     print(found.result, end="")
     for line in found.differences:
         print(f"Differs: {line}")

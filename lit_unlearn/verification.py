@@ -1,4 +1,8 @@
-"""Verifies a submission as a maintainer would: everything in its claim is measured again, on this machine."""
+"""Verifies a submission as a maintainer would: everything in its claim is measured again, on this machine.
+
+The claim is measured with the attacks, the Retrains and the seed that its authors chose. For the row of a board others
+may be taken: a whole suite, Retrains that the authors did not train, and a seed that they did not know.
+"""
 
 import hashlib
 import platform
@@ -20,11 +24,13 @@ from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.submissions import MODEL, ORIGINAL, Claim, Submission, backbone_of, claim_of, read, unpacked
+from lit_unlearn.suites import attacks_of_config
 
 CLEAN, ATTACKED = 0.005, 0.03
 """By how much an accuracy without an attack, and what an attack gets, may differ: other machines round otherwise."""
 
 _PLACES = ("root", "download")
+_SUITES = ("quick", "suite", "tuning")
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,10 @@ class Verified:
         submission: the manifest.
         differences: a line for each number that is not the claim's within the tolerance; none: it is reproduced.
         flags: signs that the evaluation cannot be trusted, by name.
-        result: rows, verdict and table of this machine.
+        result: rows, verdict and table of this machine, with the attacks, Retrains and seed that were asked for.
         suite: the attacks that were run, by name and version.
+        seed: of the attacks.
+        retrains: sha256 of each Retrain that was taken in place of the submission's.
         sha256: of the bundle.
         model_sha256: of the model's weights in it.
         level: of the verdict.
@@ -47,6 +55,8 @@ class Verified:
     flags: Mapping[str, str]
     result: Result
     suite: str
+    seed: int
+    retrains: list[str]
     sha256: str
     model_sha256: str
     level: str
@@ -66,6 +76,8 @@ class Verified:
             "verified": {
                 "date": datetime.now(UTC).date().isoformat(),
                 "suite": self.suite,
+                "seed": self.seed,
+                "retrains": self.retrains,
                 "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}",
                 "lit_unlearn": __version__,
                 "bundle_sha256": self.sha256,
@@ -76,27 +88,43 @@ class Verified:
         }
 
 
-def verify(path: Path, suite: str = "quick", root: str | None = None) -> Verified:
+def verify(
+    path: Path,
+    suite: str = "quick",
+    root: str | None = None,
+    retrains: Sequence[str] = (),
+    seed: int | None = None,
+) -> Verified:
     """Measures a submission again.
 
     Args:
         path: the bundle. No code in it is run: there is none.
-        suite: config of attacks, ``quick`` for the claim, ``suite`` for the board.
+        suite: config of attacks of the result, ``quick`` or ``suite``; the claim is measured with its own suite.
         root: folder of the data set's files; None is the data set's own.
+        retrains: weights of Retrains of the same network and split, in place of the submission's in the result.
+        seed: of the attacks of the result; None is the submission's.
 
     Raises:
         UsageError: if the bundle is broken, forged or hostile: naming what.
     """
     submission, contents = read(path)
-    result = measured(path, submission, contents, suite, root)
+    claimed = next((name for name in _SUITES if attacks_of_config(f"attack/{name}")[1] == submission.suite), suite)
+    again = result = measured(path, submission, contents, claimed, root)
+    if claimed != suite or retrains or seed not in (None, submission.seed):
+        result = measured(path, submission, contents, suite, root, retrains, seed)
+    lines = list(differences(submission.claim, claim_of(again.rows[-1], again.rows)))
+    if (own := str(again.rows[-1].versions.get("suite") or "")) != submission.suite:
+        lines.insert(0, f"suite: claimed {submission.suite!r}, measured {own!r}")
     row = result.rows[-1]
     judged = judge(row, result.rows)
     return Verified(
         submission,
-        list(differences(submission.claim, claim_of(row, result.rows))),
+        lines,
         {**row.flags, **judged.flags},
         result,
         str(row.versions.get("suite") or suite),
+        submission.seed if seed is None else seed,
+        [file_sha256(Path(each)) for each in retrains],
         file_sha256(path),
         hashlib.sha256(contents[MODEL]).hexdigest(),
         judged.level,
@@ -109,6 +137,8 @@ def measured(
     contents: Mapping[str, bytes],
     attacks: str | Sequence[Attack],
     root: str | None = None,
+    retrains: Sequence[str] = (),
+    seed: int | None = None,
 ) -> Result:
     """Attacks the model of a submission beside its original and its Retrains.
 
@@ -118,6 +148,8 @@ def measured(
         contents: its files.
         attacks: a config of attacks, or attacks.
         root: folder of the data set's files; None is the data set's own.
+        retrains: weights that are compared with, in place of those of the submission.
+        seed: of the attacks; None is the submission's.
 
     Raises:
         UsageError: if weights do not fit, or data and rule give another split than the manifest says.
@@ -126,9 +158,10 @@ def measured(
         data = data_of(submission, root)
         if (found := data.split.hash) != submission.split:
             raise UsageError(f"{path}: its split is {submission.split}, but its data and rule give {found}")
-        retrains = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
+        theirs = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
         model, original = (backbone_of(submission, name, weights[name]) for name in (MODEL, ORIGINAL))
-        return audit(model, data, original, retrains, attacks, submission.seed, enable_progress_bar=False)
+        taken, number = list(retrains) or theirs, submission.seed if seed is None else seed
+        return audit(model, data, original, taken, attacks, number, enable_progress_bar=False)
 
 
 def data_of(submission: Submission, root: str | None = None) -> UnlearnDataModule:

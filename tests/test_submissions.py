@@ -15,7 +15,7 @@ import torch
 from command_line import lit_unlearn
 from safetensors.torch import load, save
 
-from lit_unlearn import archives
+from lit_unlearn import archives, verification
 from lit_unlearn.board import markdown, read_board
 from lit_unlearn.errors import UsageError
 from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, Claim, read
@@ -139,6 +139,57 @@ def test_a_claim_that_does_not_hold_is_named(bundle: Path, tmp_path: Path) -> No
     assert "Differs: detectability/samples: claimed" in outcome.out
     assert "Differs: verdict: claimed 'as Retrain'" in outcome.out
     assert "Not reproduced: 2 differences." in outcome.out
+
+
+def test_a_row_may_stand_beside_other_retrains_under_a_seed_that_its_authors_did_not_know(
+    bundle: Path, tmp_path: Path
+) -> None:
+    def kind(_: dict[str, Any], contents: Contents) -> None:
+        """The model stands beside itself, so that nothing is found beyond Retrain."""
+        for name in ("retrain_0.safetensors", "retrain_1.safetensors"):
+            length = int.from_bytes(contents[name][:8], "little")
+            said = json.loads(contents[name][8 : 8 + length])["__metadata__"]
+            contents[name] = save(load(contents[ORIGINAL]), said)
+        weights(contents, MODEL, lambda state: state.update(load(contents[ORIGINAL])))
+        weights(contents, MODEL, lambda state: state["head.bias"].add_(1e-3))
+
+    from lit_unlearn.shipped import CHECKPOINTS
+
+    others = [str(CHECKPOINTS / f"{RETRAIN}{end}.pt") for end in ("_seed_3", "_seed_4")]
+    found = verify(bundle, "detectability", retrains=others, seed=7)
+    assert found.reproduced  # the claim, beside the Retrains and with the seed of its authors
+    row = found.board_row()
+    assert row["verified"]["seed"] == 7
+    assert row["verified"]["retrains"] == [hashlib.sha256(Path(each).read_bytes()).hexdigest() for each in others]
+    assert [each.weights.get("source") for each in found.result.rows if each.method == "Retrain"] == others
+    place = tmp_path / "board/digits/classes_0_1_2"
+    place.mkdir(parents=True)
+    (place / "plain.json").write_text(json.dumps(row))
+    assert "| 2, the board’s |" in markdown(read_board(tmp_path / "board"))
+    flattered = changed(bundle, tmp_path / "kind.zip", kind)
+    theirs, ours = (verify(flattered, "detectability", retrains=each) for each in ((), others))
+    assert theirs.result.rows[-1].metrics["forget_acc"] == ours.result.rows[-1].metrics["forget_acc"] == 1.0
+    assert {each.metrics["forget_acc"] for each in theirs.result.rows if each.method == "Retrain"} == {1.0}
+    assert {each.metrics["forget_acc"] for each in ours.result.rows if each.method == "Retrain"} == {0.0}
+    outcome = lit_unlearn(tmp_path, "verify", str(bundle), "--retrains", "[nowhere.pt]")
+    assert outcome.status == 2
+    assert outcome.err == "lit-unlearn: error: retrains: there is no file nowhere.pt\n"
+
+
+def test_a_claim_is_measured_with_its_own_suite(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suites: list[str] = []
+
+    def measured(path: Path, submission: Any, contents: Contents, attacks: str, *rest: Any) -> Any:
+        suites.append(attacks)
+        return again(path, submission, contents, "detectability", *rest)
+
+    again = verification.measured
+    monkeypatch.setattr(verification, "measured", measured)
+    quick = changed(bundle, tmp_path / "quick.zip", lambda manifest, _: manifest.update(suite="quick 2"))
+    assert verify(quick, "suite").differences == ["suite: claimed 'quick 2', measured ''"]
+    old = changed(bundle, tmp_path / "old.zip", lambda manifest, _: manifest.update(suite="quick 1"))
+    assert verify(old, "quick").differences == ["suite: claimed 'quick 1', measured ''"]
+    assert suites == ["quick", "suite", "quick"]
 
 
 TURNED = """
