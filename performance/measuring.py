@@ -120,9 +120,11 @@ def with_row(page: str, result: Result) -> str:
         ValueError: if the page has no table.
     """
     lines = page.splitlines()
-    rows = [number for number, line in enumerate(lines) if line.startswith("| ") and not line.startswith("| What ")]
-    if not rows:
+    heads = [number for number, line in enumerate(lines) if line == f"| {' | '.join(HEADINGS)} |"]
+    if not heads:
         raise ValueError(f"{PAGE} has no table of results")
+    end = next((number for number in range(heads[0], len(lines)) if not lines[number].startswith("|")), len(lines))
+    rows = list(range(heads[0] + 2, end))
     new = "| " + " | ".join(result.cells()) + " |"
     for number in rows:
         cells = [cell.strip() for cell in lines[number].strip("|").split("|")]
@@ -131,7 +133,7 @@ def with_row(page: str, result: Result) -> str:
             break
     else:
         same = [number for number in rows if lines[number].startswith(f"| {result.what} |")]
-        lines.insert((same or rows)[-1] + 1, new)
+        lines.insert(same[-1] + 1 if same else end, new)
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,10 @@ TABLE = """# Speed
 | two | a |  |  | not measured |  | GPU |
 
 Text | with a bar.
+
+| Network | Images |
+|---|---|
+| another table | 3 |
 """
 
 

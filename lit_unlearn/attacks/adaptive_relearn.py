@@ -55,7 +55,7 @@ class AdaptiveRelearn(Relearn):
             and 0 alone where it names none.
         momentum: of SGD, in [0, 1).
         recovered: share of Original's useful accuracy that counts as back, in (0, 1].
-        measured: of each split, so many samples at most are measured during training; the end is measured on all.
+        measured: of each split, so many samples at most are measured during training; at the end 10,000 at most.
         seed: of the choice of samples, their order, and of what is drawn anew.
         repeats: how often all is repeated, with the next seeds.
         name: metric name prefix.

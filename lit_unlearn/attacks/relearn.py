@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import batches_with_index, own_share, pick
+from lit_unlearn.attacks.images import packed_pick, packed_share, unpacked
 from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
@@ -41,6 +41,9 @@ from lit_unlearn.results import AttackResult
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
 RATE, FRESH, RESET, AT_EDGE = "learning_rate", "fresh_head", "reset", "rate_at_edge"
+AT_END = 10_000
+"""The end of the strongest run is measured on all of a split, or on so many."""
+
 _CHUNK = 256
 
 
@@ -68,7 +71,7 @@ class Relearn(Attack):
         recovered: share of Original's useful accuracy that counts as back, in (0, 1]; without an original, a useful
             accuracy of 1 stands in its place.
         every: steps from one measurement to the next.
-        measured: of each split, so many samples at most are measured during training; the end is measured on all.
+        measured: of each split, so many samples at most are measured during training; at the end 10,000 at most.
         seed: of the choice of samples and their order.
         repeats: how often all is repeated, with the next seeds: which few samples are held makes the end noisy.
         name: metric name prefix.
@@ -177,11 +180,13 @@ class Relearn(Attack):
         retained = len(target.data.labels("retain"))
         old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
         parts = [(split, chosen) for split, chosen in (("forget", held), ("retain", old)) if len(chosen)]
-        found = [pick(target.data, split, chosen, target.device) for split, chosen in parts]
+        found = [packed_pick(target.data, split, chosen, target.device) for split, chosen in parts]
+        if any(images.is_floating_point() for images, _ in found):
+            found = [(unpacked(images), labels) for images, labels in found]
         images, labels = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         new = cycled(len(held), self.steps * fresh, draw).view(self.steps, fresh)
         order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
-        return FineTuneBatches(images.float(), labels, order.to(target.device))
+        return FineTuneBatches(images, labels, order.to(target.device))
 
     def _eval_subset(
         self, target: Target, held: Tensor, draw: torch.Generator
@@ -192,8 +197,7 @@ class Relearn(Attack):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
-                images, labels = own_share(target.data, split, left[: self.measured], target.device)
-                eval_subset.append((images.float(), labels))
+                eval_subset.append(packed_share(target.data, split, left[: self.measured], target.device))
                 count = count or len(left[: self.measured])
         return eval_subset, count
 
@@ -222,7 +226,8 @@ class Relearn(Attack):
             for module in moving:
                 module.train()
             optimizer.zero_grad()
-            torch.autograd.backward(cross_entropy(network(batches.images[chosen]), batches.labels[chosen]))
+            logits = network(unpacked(batches.images[chosen]).float())
+            torch.autograd.backward(cross_entropy(logits, batches.labels[chosen]))
             optimizer.step()
             schedule.step()
             if step in ticks:
@@ -240,7 +245,7 @@ class Relearn(Attack):
 
 
 class FineTuneBatches(NamedTuple):
-    """What is trained on: images (n, C, H, W), labels (n,), and which of them are in each batch (steps, batch size)."""
+    """What is trained on: images (n, C, H, W), packed, labels (n,), and which are in each batch (steps, batch size)."""
 
     images: Tensor
     labels: Tensor
@@ -279,13 +284,13 @@ class UnitHead(nn.Module):
 
 @torch.no_grad()
 def useful_accuracy(network: Backbone, eval_subset: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The lowest accuracy on several sets of images and labels, each spread over the ranks; leaves eval mode on."""
+    """The lowest accuracy on several sets of images, packed or not, and labels, spread over the ranks; in eval mode."""
     network.eval()
     found = []
     for images, labels in eval_subset:
         counter = SplitAccuracy().to(labels.device)
         for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
-            counter.update(network(part), truth)
+            counter.update(network(unpacked(part).float()), truth)
         found.append(counter.value)
     return min(value for value in found if value is not None)
 
@@ -309,14 +314,19 @@ def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, float]:
-    """Accuracy on all of the forget set that was not trained on, and on the test splits."""
+    """Accuracy on the forget set beyond what was trained on, and on the test splits, on so many at most of each."""
     found = {}
     for split in ("forget", "test_forget", "test_retain"):
         if split in target.data.split_names:
-            counter = SplitAccuracy().to(target.device)
-            for index, images, labels in batches_with_index(target.data, split, target.device):
-                unseen = ~torch.isin(index, held.to(target.device)) if split == "forget" else labels >= 0
-                counter.update(network(images[unseen].float()), labels[unseen])
+            counter, left = SplitAccuracy().to(target.device), torch.arange(len(target.data.labels(split)))
+            if split == "forget":
+                left = left[~torch.isin(left, held)]
+            if len(left) > AT_END:
+                left = (
+                    left[torch.randperm(len(left), generator=torch.Generator().manual_seed(0))[:AT_END]].sort().values
+                )
+            for images, labels in target.data.evaluation_batches(split, target.device, wanted=left):
+                counter.update(network(images.float()), labels)
             if (value := counter.value) is not None:
                 found[f"{split}_acc"] = value
     return found

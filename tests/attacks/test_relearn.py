@@ -11,7 +11,7 @@ from relearn_jobs import QUICK
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lit_unlearn.attacks import Relearn
+from lit_unlearn.attacks import Relearn, relearn
 from lit_unlearn.attacks.relearn import UnitHead, balanced, cycled, useful_accuracy
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones import ResNet8
@@ -19,6 +19,7 @@ from lit_unlearn.backbones.gate import add_gate
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.data import Digits, ForgetSpec, UnlearnDataModule
 from lit_unlearn.errors import UsageError
+from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 CPU = torch.device("cpu")
 
@@ -150,6 +151,30 @@ def test_the_measured_samples_are_no_more_than_asked_for(make_target, vectors, f
     found = Relearn(**QUICK, measured=2).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
     assert all(value in (0, 0.5, 1) for name, value in found.items() if name.startswith("after"))
     assert found["images"] == 2
+
+
+def test_the_end_is_measured_on_a_bounded_number_of_samples(make_target, vectors, four_splits, monkeypatch):
+    seen, target = [], make_target(forgetful(vectors), **four_splits)
+
+    class Counted(SplitAccuracy):
+        def update(self, logits, labels):
+            seen.append(len(labels))
+            super().update(logits, labels)
+
+    def ends(most):
+        monkeypatch.setattr(relearn, "AT_END", most)
+        seen.clear()
+        found = Relearn(**QUICK, measured=1).evaluate(target).numbers
+        return {name: found[name] for name in ("forget_acc", "test_forget_acc", "test_retain_acc")}, sum(seen)
+
+    monkeypatch.setattr(relearn, "SplitAccuracy", Counted)
+    sizes = [len(four_splits[split][1]) for split in ("forget", "test_forget", "test_retain")]
+    whole, images = ends(10_000)
+    few, fewer = ends(3)
+    assert images - fewer == sum(sizes) - QUICK["samples"] - 3 * 3
+    assert ends(3)[0] == few
+    assert all(round(3 * value, 6) in (0, 1, 2, 3) for value in few.values())
+    assert ends(max(sizes))[0] == whole
 
 
 def test_a_learning_rate_of_zero_changes_nothing(make_target, vectors, four_splits):
