@@ -179,6 +179,8 @@ def _standing(path: Path, folder: Path) -> Standing:
         held = json.loads(path.read_text(encoding="utf-8"))
         if missing := [name for name in _NEEDED if name not in held]:
             raise UsageError(f"{path}: no row of a board: it lacks {missing[0]}")
+        if missing := [name for name in _VERIFIED if name not in held["verified"]]:
+            raise UsageError(f"{path}: no row of a board: it lacks verified.{missing[0]}")
         rows = [msgspec.convert(row, Row) for row in held["rows"]]
         methods = [row.method for row in rows]
         if not {ORIGINAL, RETRAIN} <= set(methods[:-1]) or held["name"] != path.stem:

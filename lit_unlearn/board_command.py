@@ -108,8 +108,16 @@ def _put(board: str, submission: Submission, ending: str, content: dict[str, Any
     """Writes what is known of a submission to its place on a board."""
     path = Path(board) / submission.board / f"{submission.name}{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    lines = [f"{json.dumps(name)}: {_lines(value)}" for name, value in content.items()]
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     print(f"Written to {path}")
+
+
+def _lines(value: object) -> str:
+    """As JSON; where it is a list of rows, a line each."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(json.dumps(each, allow_nan=False) for each in value) + "\n]"
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
