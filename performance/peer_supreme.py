@@ -22,18 +22,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy
 import torch
 from lightning.fabric import Fabric
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lit_unlearn.backbones.small_resnet import ResNet8
 
 BATCH = 128
 
 
-def data_set(held: "numpy.lib.npyio.NpzFile", *splits: str) -> TensorDataset:
+class Images(Dataset):
     """Images in [0, 1], and the label twice, as SUPREME's own data sets have it."""
-    images = torch.from_numpy(numpy.concatenate([held[f"{split}_images"] for split in splits])).float() / 255
-    labels = torch.from_numpy(numpy.concatenate([held[f"{split}_labels"] for split in splits]))
-    return TensorDataset(images, labels, labels)
+
+    def __init__(self, held: "numpy.lib.npyio.NpzFile", *splits: str) -> None:
+        self.images = torch.from_numpy(numpy.concatenate([held[f"{split}_images"] for split in splits])).float() / 255
+        self.labels = numpy.concatenate([held[f"{split}_labels"] for split in splits]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        return self.images[index], self.labels[index], self.labels[index]
 
 
 def main(method: str, folder: Path) -> None:
@@ -46,9 +53,9 @@ def main(method: str, folder: Path) -> None:
     network.load_state_dict(torch.load(folder / "original.pt", map_location="cpu"))
     parts = {"retain": ("retain",), "forget": ("forget",), "full": ("retain", "forget")}
     loaders = {
-        name: DataLoader(data_set(held, *splits), BATCH, shuffle=True, num_workers=0) for name, splits in parts.items()
+        name: DataLoader(Images(held, *splits), BATCH, shuffle=True, num_workers=0) for name, splits in parts.items()
     }
-    test = DataLoader(Subset(data_set(held, "test_retain"), range(BATCH)), BATCH)  # evaluating is not what is timed
+    test = DataLoader(Subset(Images(held, "test_retain"), range(BATCH)), BATCH)  # evaluating is not what is timed
     unlearn = getattr(import_module(f"supreme.methods.unlearning_methods.{method}"), method)
     started = time.process_time()
     made = unlearn(

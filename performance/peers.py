@@ -3,9 +3,10 @@
     python performance/peers.py PEER_PYTHON --original FILE --retrains FILE FILE --board board
 
 Each method is run by ``PEER_PYTHON``, the Python of an environment that has SUPREME (see peer_supreme.py), on the
-network and images of base/fashion_mnist_memorised. What it leaves is audited, submitted and verified as a stranger's
-model is. Where this package has the same method, it runs with the same settings, each in a process of its own, in turn;
-processor time of the unlearning alone counts, without evaluation, and the most memory that the process has held.
+network and images of base/fashion_mnist_memorised. The original and its Retrains are those of a benchmark on that base.
+What it leaves is audited, submitted and verified as a stranger's model is. Where this package has the same method, it
+runs with the same settings, each in a process of its own, in turn; processor time of the unlearning alone counts,
+without evaluation, and the most memory that the process has held.
 """
 
 import argparse
