@@ -1,17 +1,20 @@
 """Evaluation and the quick suite of attacks against a plain inference pass and a training epoch.
 
     python performance/suite.py
+    python performance/suite.py --copies 4
 
 Fashion-MNIST, three of ten classes forgotten. The plain pass puts every sample of the four splits once through the
 network; the plain epoch trains it on all training images, by hand, without a Trainer. Ours is what ``fit`` does after
 its last step: the four splits are scored, then every attack of ``configs/attack/quick.yaml`` is run. What the original
 and Retrain make of the images is there already then, since they were scored before. Those weights that come with the
 package are used where there are some: Retrain's are under attack. A round of each is timed in turn, and the smallest
-of all rounds counts.
+of all rounds counts. ``--copies`` has each training image so many times, for what relearning costs does not grow with
+the data.
 """
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +30,7 @@ from lit_unlearn.attacks import Attack, Target
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
-from lit_unlearn.data import FashionMNIST, ForgetSpec, UnlearnDataModule
+from lit_unlearn.data import Dataset, FashionMNIST, ForgetSpec, UnlearnDataModule
 
 QUICK = Path(__file__).resolve().parents[1] / "configs" / "attack" / "quick.yaml"
 WEIGHTS = {"ResNet8": ("fashion_mnist_resnet8_retrain_classes_0_1_2", "fashion_mnist_resnet8")}
@@ -73,9 +76,25 @@ def attack(target: Target, times: dict[str, float], device: str) -> None:
         times[each.title] = min(spent, times.get(each.title, spent))
 
 
-def measure(name: str, samples: int, batch: int, rounds: int, device: str) -> list[Result]:
+class Copies(FashionMNIST):
+    """Fashion-MNIST with each training image several times."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def load(self) -> Dataset:
+        """Reads both sets."""
+        data = super().load()
+        images, labels = data.train_images.repeat(self.copies, 1, 1, 1), data.train_labels.repeat(self.copies)
+        return replace(data, train_images=images, train_labels=labels)
+
+
+def measure(name: str, samples: int, copies: int, batch: int, rounds: int, device: str) -> list[Result]:
     seed_everything(0, verbose=False)
-    data = UnlearnDataModule(FashionMNIST(), ForgetSpec(classes=[0, 1, 2]), batch_size=batch, train_limit=samples)
+    data = UnlearnDataModule(
+        Copies(copies), ForgetSpec(classes=[0, 1, 2]), batch_size=batch, train_limit=samples * copies
+    )
     place = torch.device(device)
     network, original, retrain = (each.to(place) for each in networks(name))
     known = [EncodedData(each, data, place) for each in (original, retrain)]
@@ -95,7 +114,7 @@ def measure(name: str, samples: int, batch: int, rounds: int, device: str) -> li
         rows.append(tuple(seconds(each, device) for each in work))
     passing, training, scoring, attacking = least(rows)
     print(", ".join(f"{title} {spent:.2f} s" for title, spent in parts.items()))
-    on, what = machine(device), f"{name}, {samples:,} + {len(data.data.test_labels):,} Fashion-MNIST images"
+    on, what = machine(device), f"{name}, {len(labels):,} + {len(data.data.test_labels):,} Fashion-MNIST images"
     once, all_ours = "one inference pass", scoring + attacking
     return [
         Result(f"scoring the four splits, {what}", once, *_both(passing, scoring), "", on),
@@ -112,12 +131,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--backbone", default="ResNet8")
     parser.add_argument("--samples", type=int, default=60_000)
+    parser.add_argument("--copies", type=int, default=1, help="of each training image")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     options = begin(parser, argv)
     if options.trial:
         options.samples, options.rounds = 500, 1
-    results = measure(options.backbone, options.samples, options.batch, options.rounds, options.device)
+    results = measure(options.backbone, options.samples, options.copies, options.batch, options.rounds, options.device)
     show(results, options.write)
 
 
