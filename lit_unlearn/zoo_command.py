@@ -111,15 +111,16 @@ def build(runs: Path, to: Path, data: str, licence: str) -> str:
             seed=row.seed or 0,
             licence=licence,
             metrics=row.metrics,
-            verdict=row.verdict,
+            verdict={name: value for name, value in row.verdict.items() if name != "intervals"},
             row=f"{name}.json",
             row_sha256=file_sha256(described),
         )
         made += 1
     if not made:
         raise UsageError(f"{runs}: no runs of a benchmark that ended well and left {WEIGHTS}")
-    index = {"format": FORMAT, "place": None, "models": dict(sorted(models.items()))}
-    write_atomically(to / INDEX, msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
+    each = (f"{json.dumps(name)}: {msgspec.json.encode(models[name]).decode()}" for name in sorted(models))
+    lines = ",\n".join(each)
+    write_atomically(to / INDEX, f'{{"format": {FORMAT}, "place": null, "models": {{\n{lines}\n}}}}\n')
     return f"Written to {to}: {made} models, {len(models)} in {INDEX}"
 
 

@@ -224,6 +224,18 @@ def test_what_is_not_there_is_said(place: Path, tmp_path: Path, monkeypatch: pyt
         lu.load_model(NAME)
 
 
+def test_the_index_of_the_package_names_models_that_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIT_UNLEARN_ZOO", raising=False)
+    models = open_zoo().models
+    assert models
+    for name, entry in models.items():
+        network = zoo.network_of(name, entry.network)
+        size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+        assert size < entry.bytes < 1.1 * size + 20_000, name
+        assert entry.verdict["level"]
+        assert "intervals" not in entry.verdict
+
+
 def test_the_command_lists_pulls_and_checks(place: Path, tmp_path: Path) -> None:
     listed = lit_unlearn(tmp_path, "zoo", "list", "--place", str(place))
     assert listed.out.strip() == f"{NAME}  FineTune, leaks: forget 50.0%, retain 90.0%"

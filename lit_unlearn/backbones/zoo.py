@@ -62,7 +62,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: of the run.
         licence: of the weights, as an SPDX expression.
         metrics: accuracies on the splits, fractions.
-        verdict: level, reason and suite, as in a result row.
+        verdict: as in a result row, without the intervals.
         row: file of the whole result row, below the place; empty where there is none.
         row_sha256: of that file.
     """
