@@ -232,7 +232,7 @@ def test_the_index_of_the_package_names_models_that_can_be_made(monkeypatch: pyt
         network = zoo.network_of(name, entry.network)
         size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
         assert size < entry.bytes < 1.1 * size + 20_000, name
-        assert entry.verdict["level"]
+        assert entry.verdict.get("level") or entry.method == "Retrain", name
         assert "intervals" not in entry.verdict
 
 
