@@ -7,7 +7,7 @@ worst from then on.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def markdown(standings: Sequence[Standing]) -> str:
     parts = []
     newest: dict[str, str] = {}
     for each in standings:
-        newest[each.place] = max(newest.get(each.place, ""), str(each.verified["suite"]), key=_age)
+        suite = str(each.verified["suite"])
+        newest[each.place] = max(newest.get(each.place, suite), suite, key=_age)
     groups: dict[tuple[str, str], list[Standing]] = {}
     for each in standings:
         groups.setdefault((each.place, str(each.verified["suite"])), []).append(each)
@@ -120,7 +121,8 @@ def write_pages(standings: Sequence[Standing], folder: Path) -> list[Path]:
     for each in standings:
         path = folder / each.place / f"{each.told['name']}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_page(path, list(each.rows), {})
+        named = replace(each.rows[-1], method=each.told["method"])  # where its own row says Audit
+        write_page(path, [*each.rows[:-1], named], {})
         paths.append(path)
     return paths
 

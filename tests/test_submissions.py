@@ -93,13 +93,17 @@ def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
     assert held["verified"]["bundle_sha256"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
     shown = lit_unlearn(tmp_path, "board", "board", "--pages", "pages", "--badges", "badges")
     badge = ElementTree.parse(tmp_path / "badges/digits/classes_0_1_2/plain.svg").getroot()
+    suite = held["verified"]["suite"]
+    assert f"Suite `{suite}`.\n" in shown.out
     (standing,) = read_board(tmp_path / "board")
     said = [text.text for text in badge.iter("{http://www.w3.org/2000/svg}text")]
     assert said == [f"lit_unlearn {standing.verified['suite']}", standing.verdict.level]
     assert "## digits/classes_0_1_2" in shown.out
     (line,) = [line for line in shown.out.splitlines() if line.startswith("| plain |")]
     assert r"Plain \[PyTorch\] [paper](https://arxiv.org/abs/2507.07754)" in line
-    assert (tmp_path / "pages/digits/classes_0_1_2/plain.html").is_file()
+    page = (tmp_path / "pages/digits/classes_0_1_2/plain.html").read_text(encoding="utf-8")
+    assert "Plain [PyTorch]" in page
+    assert ">Audit<" not in page
     lit_unlearn(tmp_path, "board", "board", "--markdown", "board.md")
     assert (tmp_path / "board.md").read_text() in shown.out
 
@@ -190,6 +194,14 @@ def test_a_claim_is_measured_with_its_own_suite(bundle: Path, tmp_path: Path, mo
     old = changed(bundle, tmp_path / "old.zip", lambda manifest, _: manifest.update(suite="quick 1"))
     assert verify(old, "quick").differences == ["suite: claimed 'quick 1', measured ''"]
     assert suites == ["quick", "suite", "quick"]
+
+
+def test_the_board_of_the_repository_is_shown_as_it_is() -> None:
+    folder = Path(__file__).parents[1] / "board"
+    standings = read_board(folder)
+    assert markdown(standings) in (folder / "README.md").read_text(encoding="utf-8")
+    assert all(each.verified["reproduced"] for each in standings)
+    assert len([each for each in standings if each.told["name"].startswith("supreme_")]) >= 3
 
 
 TURNED = """
