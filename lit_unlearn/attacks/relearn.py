@@ -42,7 +42,7 @@ Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
 RATE, FRESH, RESET, AT_EDGE = "learning_rate", "fresh_head", "reset", "rate_at_edge"
 AT_END = 10_000
-"""The end of the strongest run is measured on all of a split, or on so many."""
+"""At most so many samples of a split measure the end of the strongest run."""
 
 _CHUNK = 256
 
@@ -322,9 +322,8 @@ def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, fl
             if split == "forget":
                 left = left[~torch.isin(left, held)]
             if len(left) > AT_END:
-                left = (
-                    left[torch.randperm(len(left), generator=torch.Generator().manual_seed(0))[:AT_END]].sort().values
-                )
+                order = torch.randperm(len(left), generator=torch.Generator().manual_seed(0))
+                left = left[order[:AT_END]].sort().values
             for images, labels in target.data.evaluation_batches(split, target.device, wanted=left):
                 counter.update(network(images.float()), labels)
             if (value := counter.value) is not None:
