@@ -83,10 +83,12 @@ class Recovery(Attack):
             {f"{name}/{key}".lstrip("/"): value for name, found in scored.items() for key, value in found.items()}
         )
 
-    def score(self, target: Target, readouts: Mapping[str, Readout]) -> dict[str, dict[str, float]]:
-        """Accuracy of fitted readouts on every split, in one pass: ``<split>_acc`` by readout."""
+    def score(
+        self, target: Target, readouts: Mapping[str, Readout], splits: Sequence[str] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Accuracy of fitted readouts on splits, by default all that are scored: ``<split>_acc`` by readout."""
         found: dict[str, dict[str, float]] = {name: {} for name in readouts}
-        for split in self.scored_splits(target):
+        for split in self.scored_splits(target) if splits is None else splits:
             part = self.test_part if split.startswith("test") else "all"
             for name, value in score_part(target, readouts, split, part).items():
                 found[name][f"{split}_acc"] = value

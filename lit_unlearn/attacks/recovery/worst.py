@@ -49,6 +49,9 @@ SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
 _SELECT = ("maximum", "half")
+_LARGE = "retain"
+"""A split that decides nothing and is the largest: the strongest readout alone is scored on it."""
+
 _NORMALISE: tuple[Normalisation, ...] = ("raw", "standard", "l2", "gated")
 
 
@@ -157,11 +160,14 @@ class WorstRecovery(Attack):
         notes: dict[str, str] = {}
         for group in dict.fromkeys(member.group for member in members):
             peers = [member for member in members if member.group == group]
-            readouts, found = _fit_and_score(target, peers)
+            makers, readouts, found = _fit_and_score(target, peers)
             if readouts:
                 fitted_there = any(member.calibrates_on(decisive) for member in peers)
                 halves = None if fitted_there else _halves(target, readouts, decisive)
                 worst, strongest = _strongest(found, halves, decisive, self.select)
+                if _LARGE in makers[strongest].scored_splits(target):
+                    one = {strongest: readouts[strongest]}
+                    worst |= makers[strongest].score(target, one, [_LARGE])[strongest]
                 numbers |= {f"{group}/{name}".lstrip("/"): value for name, value in worst.items()}
                 notes |= self._notes(group, strongest, len(readouts), decisive)
             numbers |= {f"{key}/{name}": value for name, each in found.items() for key, value in each.items()}
@@ -200,15 +206,17 @@ def _best(accuracies: Mapping[str, float]) -> str:
 
 def _fit_and_score(
     target: Target, members: Sequence[Recovery]
-) -> tuple[dict[str, Readout], dict[str, dict[str, float]]]:
-    """Every readout of every member, by name, and its accuracies."""
+) -> tuple[dict[str, Recovery], dict[str, Readout], dict[str, dict[str, float]]]:
+    """Every readout of every member, by name: its member, itself, and its accuracies but that on retained images."""
+    makers: dict[str, Recovery] = {}
     readouts: dict[str, Readout] = {}
     found: dict[str, dict[str, float]] = {}
     for member in members:
         fitted = {f"{member.name}/{name}".rstrip("/"): each for name, each in member.readouts(target).items()}
         readouts |= fitted
-        found |= member.score(target, fitted)
-    return readouts, found
+        makers |= dict.fromkeys(fitted, member)
+        found |= member.score(target, fitted, [split for split in member.scored_splits(target) if split != _LARGE])
+    return makers, readouts, found
 
 
 def _halves(target: Target, readouts: Mapping[str, Readout], decisive: str) -> Halves | None:

@@ -49,6 +49,16 @@ def test_shrunk_features_are_recovered_as_the_originals_and_not_by_plain_attacks
         assert worst(found[scale], f"test_forget_acc/{strong}") >= worst(found["original"]) - 0.03
 
 
+def test_the_strongest_alone_is_scored_on_the_retained_images(found, digits):
+    seen = found["1e-3"]
+    group = {"": "strongest", "stages/": "stages/strongest"}
+    for place, note in group.items():
+        name, _, view = seen.notes[f"recovery/worst/{note}"].partition("/")
+        (member,) = [each for each in standard_suite("train") if each.name == name]
+        alone = member.evaluate(digits("1e-3")).numbers
+        assert worst(seen, f"{place}retain_acc") == alone[f"{view}/retain_acc".lstrip("/")]
+
+
 def test_head_only_is_recovered_as_the_original_and_retrain_is_its_own_baseline(found, tmp_path):
     quick = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
     suite = (*experiment("head_only"), "--config", "attack/recovery")
@@ -104,6 +114,7 @@ def test_every_member_and_what_the_maximum_is_of_are_named(found):
         notes["recovery/worst/reading"] == f"of 22 readout(s), suite {SUITES['heads']}, on test_forget: their maximum"
     )
     assert "recovery/worst/retain_acc/forget_probe" not in numbers  # it has no right answer there
+    assert not any("/retain_acc/" in name for name in numbers)
     assert not any(each.skipped for each in found.values())
 
 
@@ -178,7 +189,7 @@ def test_single_images_are_predicted_by_what_was_fitted_on_all_others(make_targe
         attack = WorstRecovery()
         seen = attacked(attack, make_target(vectors(nn.Identity(), 5, 4), original, **splits))
         found.append(seen.attacks)
-    others = [{name: value for name, value in each.items() if "/retain_acc/" in name} for each in found]
+    others = [{name: value for name, value in each.items() if "/test_retain_acc/" in name} for each in found]
     assert others[0] == others[1]  # no label of the forget set was read
     assert len(others[0]) == FEATURES
     numbers = found[0]
