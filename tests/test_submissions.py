@@ -112,20 +112,20 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
     row = verify(bundle, "detectability").board_row()
     place = tmp_path / "digits/classes_0_1_2"
     place.mkdir(parents=True)
-    for name, suite in (("new", "suite 10"), ("small", "quick 11"), ("old", "suite 9")):
+    for name, suite in (("new", "suite 10"), ("small", "quick 11"), ("early", "suite 9")):
         row["name"], row["verified"]["suite"] = name, suite
         (place / f"{name}.json").write_text(json.dumps(row))
     text = markdown(read_board(tmp_path))
-    wanted = ["Suite `suite 10`.", "| new |", "Suite `suite 9`, an earlier suite", "| old |"]
+    wanted = ["Suite `suite 10`.", "| new |", "Suite `suite 9`, an earlier suite", "| early |"]
     wanted += ["Suite `quick 11`, another suite", "| small |"]
     assert [text.index(each) for each in wanted] == sorted(text.index(each) for each in wanted)
     row["name"] = "again"
     (place / "again.json").write_text(json.dumps(row))
-    with pytest.raises(UsageError, match=r"digits/classes_0_1_2: again and old have the same weights"):
+    with pytest.raises(UsageError, match=r"digits/classes_0_1_2: again and early have the same weights"):
         read_board(tmp_path)
     (place / "again.json").unlink()
-    (place / "old.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"old\.json: no row of a board: it lacks name"):
+    (place / "early.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"early\.json: no row of a board: it lacks name"):
         read_board(tmp_path)
     with pytest.raises(UsageError, match="no board"):
         read_board(tmp_path / "nowhere")
