@@ -1,5 +1,6 @@
 """Suites of attacks by name, as the configs of ``attack/`` hold them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -25,4 +26,14 @@ def attacks_of_config(name: str) -> tuple[list[Attack], str | None]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--attacks", type=list[Attack])
     made: Any = parser.instantiate(parser.parse_object({"attacks": listed}))
-    return made.attacks, (settings.get("evaluation") or {}).get("suite")
+    return made.attacks, _suite_in(settings)
+
+
+def suite_of_config(name: str) -> str | None:
+    """The suite that a config's attacks are, by name and version; None where it names none."""
+    return _suite_in(read_config(name))
+
+
+def _suite_in(settings: Mapping[str, Any]) -> str | None:
+    suite: str | None = (settings.get("evaluation") or {}).get("suite")
+    return suite

@@ -24,7 +24,7 @@ from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.submissions import MODEL, ORIGINAL, Claim, Submission, backbone_of, claim_of, read, unpacked
-from lit_unlearn.suites import attacks_of_config
+from lit_unlearn.suites import suite_of_config
 
 CLEAN, ATTACKED = 0.005, 0.03
 """By how much an accuracy without an attack, and what an attack gets, may differ: other machines round otherwise."""
@@ -108,7 +108,7 @@ def verify(
         UsageError: if the bundle is broken, forged or hostile: naming what.
     """
     submission, contents = read(path)
-    claimed = next((name for name in _SUITES if attacks_of_config(f"attack/{name}")[1] == submission.suite), suite)
+    claimed = next((name for name in _SUITES if suite_of_config(f"attack/{name}") == submission.suite), suite)
     again = result = measured(path, submission, contents, claimed, root)
     if claimed != suite or retrains or seed not in (None, submission.seed):
         result = measured(path, submission, contents, suite, root, retrains, seed)

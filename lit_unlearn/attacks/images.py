@@ -1,7 +1,7 @@
 """Images of a split by their index in it, the same on every rank, though every rank sees its own share only."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ def unpacked(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images / 255
 
 
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Packed pieces as one: bytes where all of them are."""
+    as_bytes = not any(piece.is_floating_point() for piece in pieces)
+    return torch.cat([piece if as_bytes else unpacked(piece) for piece in pieces])
+
+
 def split_fingerprint(data: SplitData, split: str, device: torch.device) -> str:
     """A key made of the images and labels of a split, of those that are on this rank."""
     digest = hashlib.blake2b(digest_size=16)
@@ -116,10 +122,10 @@ def _own(data: SplitData, split: str, wanted: Tensor, device: torch.device) -> l
     for images, truth in data.evaluation_batches(split, device, wanted=positions):
         pieces.append(packed(images))
         labels.append(truth)
-    as_bytes = torch.tensor([not any(piece.is_floating_point() for piece in pieces)], device=device)
-    if not _gather_ranks(as_bytes).all():
-        pieces = [unpacked(piece) for piece in pieces]
-    return [positions[positions % world == rank].to(device), torch.cat(pieces), torch.cat(labels)]
+    found = joined(pieces)
+    if _gather_ranks(torch.tensor([found.is_floating_point()], device=device)).any():
+        found = unpacked(found)
+    return [positions[positions % world == rank].to(device), found, torch.cat(labels)]
 
 
 def _gather_ranks(share: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import packed_pick, packed_share, unpacked
+from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
 from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
@@ -181,9 +181,7 @@ class Relearn(Attack):
         old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
         parts = [(split, chosen) for split, chosen in (("forget", held), ("retain", old)) if len(chosen)]
         found = [packed_pick(target.data, split, chosen, target.device) for split, chosen in parts]
-        if any(images.is_floating_point() for images, _ in found):
-            found = [(unpacked(images), labels) for images, labels in found]
-        images, labels = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        images, labels = joined([each[0] for each in found]), torch.cat([each[1] for each in found])
         new = cycled(len(held), self.steps * fresh, draw).view(self.steps, fresh)
         order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
         return FineTuneBatches(images, labels, order.to(target.device))
