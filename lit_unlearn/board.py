@@ -22,9 +22,13 @@ from lit_unlearn.reports.verdict import Verdict, judge
 from lit_unlearn.reports.wording import title_with_utility
 
 BROKEN = ".broken.json"
-_OF_A_BREAK = ("author", "attack", "excess", "low", "high", "date")
+_NUMBERS = ("excess", "low", "high", "scale")
+_OF_A_BREAK = ("author", "attack", "date", *_NUMBERS)
 _NEEDED = ("name", "method", "paper", "code", "licence", "threat_model", "verified", "rows")
-_VERIFIED = ("date", "suite", "seed", "retrains", "machine", "lit_unlearn", "reproduced", "model_sha256")
+_VERIFIED = (
+    *("date", "suite", "seed", "retrains", "machine", "lit_unlearn", "reproduced"),
+    *("bundle_sha256", "model_sha256"),
+)
 _COLUMNS = (
     *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
     "Verified",
@@ -46,7 +50,8 @@ class Standing:
         told: what its authors say of it: ``name``, ``method``, ``paper``, ``code``, ``licence``, ``threat_model``.
         verified: date, suite, machine and version of the verification.
         rows: Original, Retrains and the model.
-        broken: what broke it: ``author``, ``attack``, ``excess``, ``low``, ``high`` and ``date``; None while it stands.
+        broken: what broke it: ``author``, ``attack``, ``date``, ``excess`` with its bounds ``low`` and ``high``, and
+            ``scale``, what the margins of this number are multiplied by; None while it stands.
     """
 
     place: str
@@ -89,6 +94,23 @@ def read_board(folder: Path) -> list[Standing]:
         return each.place, max(map(_ORDER.index, (level, judged.level))), judged.depth or 0.0
 
     return sorted(found, key=place)
+
+
+def standing_at(folder: Path, place: str, name: str) -> Standing:
+    """One model of a board.
+
+    Args:
+        folder: of the board.
+        place: data and scenario, such as ``fashion_mnist/classes_0_1_2``.
+        name: of the row.
+
+    Raises:
+        UsageError: if there is none, or its file is none of a board.
+    """
+    path = folder / place / f"{name}.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: there is no row {place}/{name}: verify with --to puts it there")
+    return _standing(path, folder)
 
 
 def markdown(standings: Sequence[Standing]) -> str:
@@ -206,7 +228,7 @@ def _broken(path: Path) -> dict[str, Any] | None:
         if held["name"] != path.stem:
             raise UsageError(f"{beside}: it is of {held['name']}")
         found = {name: held[name] for name in _OF_A_BREAK}
-        return {name: float(v) if name in ("excess", "low", "high") else str(v) for name, v in found.items()}
+        return {name: float(value) if name in _NUMBERS else str(value) for name, value in found.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UsageError):
             raise

@@ -44,8 +44,7 @@ def verify_command(args: Sequence[str]) -> int:
     parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
     parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the row on")
     given = parser.parse_args(list(args))
-    if missing := [each for each in given.retrains if not Path(each).is_file()]:
-        raise UsageError(f"retrains: there is no file {missing[0]}")
+    _check_there(given.retrains)
     found = verify(Path(given.bundle), given.suite, given.root, given.retrains, given.seed)
     print(found.result, end="")
     for line in found.differences:
@@ -64,17 +63,21 @@ def break_command(args: Sequence[str]) -> int:
     parser.add_argument("bundle", type=str, help="zip file of submit")
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_argument("--author", type=str, required=True, help="of the attack")
+    parser.add_argument("--retrains", type=list[str], default=[], help="weights of the board's, where the row has them")
     parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
-    parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the evaluation on")
+    parser.add_argument("--to", type=str | None, default=None, help="folder of the board with the row to break")
     given = parser.parse_args(list(args))
+    _check_there(given.retrains)
     made = parser.instantiate_classes(given)
-    found = attempt(Path(given.bundle), made.attack, given.author, given.root)
+    board = None if given.to is None else Path(given.to)
+    found = attempt(Path(given.bundle), made.attack, given.author, given.root, board, given.retrains)
     best, before = found.found, found.before
     print(
         f"{best.attack}: {best.value:.3f}, Retrain {best.retrain:.3f}, excess {best.excess:+.3f} "
         f"[{best.low:+.3f}, {best.high:+.3f}] ({best.unit})"
     )
-    print("Before: " + ("no attack" if before is None else f"{before.attack}, excess {before.excess:+.3f}"))
+    whose = "Before, as its authors say" if board is None else "Before"
+    print(f"{whose}: " + ("no attack" if before is None else f"{before.attack}, excess {before.excess:+.3f}"))
     print("It breaks the row." if found.breaks else "It does not break the row.")
     if given.to is not None and found.breaks:
         _put(given.to, found.submission, BROKEN, found.as_json())
@@ -102,6 +105,11 @@ def board_command(args: Sequence[str]) -> None:
     if given.badges is not None:
         paths = write_badges(standings, Path(given.badges))
         print(f"Written to {given.badges}: {len(paths)} badges")
+
+
+def _check_there(paths: Sequence[str]) -> None:
+    if missing := [each for each in paths if not Path(each).is_file()]:
+        raise UsageError(f"retrains: there is no file {missing[0]}")
 
 
 def _put(board: str, submission: Submission, ending: str, content: dict[str, Any]) -> None:

@@ -230,8 +230,11 @@ def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
         ("Says", '{"of_no_use": 1.0}'),
     ):
         (tmp_path / f"own_{name.lower()}.py").write_text(TURNED.format(name=name, weight=weight, numbers=numbers))
-    lit_unlearn(tmp_path, "verify", str(bundle), "--suite", "detectability", "--to", "board")
     words = ("break", str(bundle), "--author", "A. [Nother]", "--to", "board", "--attack")
+    nowhere = lit_unlearn(tmp_path, *words, "own_breaks.Breaks")
+    assert nowhere.status == 2
+    assert "board: there is no row digits/classes_0_1_2/plain: verify with --to puts it there" in nowhere.err
+    lit_unlearn(tmp_path, "verify", str(bundle), "--suite", "detectability", "--to", "board")
     held = lit_unlearn(tmp_path, *words, "own_withstood.Withstood")
     assert (held.status, "It does not break the row." in held.out) == (1, True)
     assert not list(tmp_path.glob("board/*/*/*.broken.json"))
@@ -248,9 +251,48 @@ def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
     assert "Broken (was: " in line
     assert r"own\_breaks.Breaks of A. \[Nother\]" in line
     assert "+0.800 [" in line
+    again = lit_unlearn(tmp_path, *words, "own_breaks.Breaks")
+    assert again.status == 1
+    assert "Before: own_breaks.Breaks of A. [Nother], excess +0.800\n" in again.out
     (tmp_path / "board/digits/classes_0_1_2/plain.broken.json").write_text('{"name": "other"}')
     with pytest.raises(UsageError, match="it is of other"):
         read_board(tmp_path / "board")
+
+
+def test_what_a_break_is_measured_against_comes_from_the_board(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle whose authors say that an attack of theirs gets everything cannot be broken by their words alone."""
+    monkeypatch.syspath_prepend(tmp_path)
+    weight = float(load(read(bundle)[1][MODEL])["encoder.stem.conv.weight"][0, 0, 0, 0])
+    numbers = '{"test_forget_acc": 0.9 if known else 0.1}'
+    (tmp_path / "own_other.py").write_text(TURNED.format(name="Breaks", weight=weight, numbers=numbers))
+
+    def forge(manifest: dict[str, Any], contents: Contents) -> None:
+        results = json.loads(contents["results.json"])
+        rows = results["rows"]
+        for row in rows:
+            row["attacks"] = {name: float(row is rows[-1]) / 2 + 0.5 for name in row["attacks"]}
+        contents["results.json"] = json.dumps(results).encode()
+
+    forged = changed(bundle, tmp_path / "forged.zip", forge)
+    words = ("--author", "Other", "--attack", "own_other.Breaks")
+    alone = lit_unlearn(tmp_path, "break", str(forged), *words)
+    assert "Before, as its authors say: detectability/samples, excess +0.500\n" in alone.out
+    from lit_unlearn.shipped import CHECKPOINTS
+
+    others = f"[{CHECKPOINTS / f'{RETRAIN}_seed_3.pt'}, {CHECKPOINTS / f'{RETRAIN}_seed_4.pt'}]"
+    put = ("verify", str(forged), "--suite", "detectability", "--seed", "7", "--to", "board", "--retrains", others)
+    assert lit_unlearn(tmp_path, *put).status == 0
+    theirs = lit_unlearn(tmp_path, "break", str(forged), *words, "--to", "board")
+    assert theirs.status == 2
+    assert "retrains: 0 are given, but the row is compared with the board's Retrains, sha256 " in theirs.err
+    other = lit_unlearn(tmp_path, "break", str(bundle), *words, "--to", "board", "--retrains", others)
+    assert other.status == 2
+    assert "the row of the board is of another bundle, sha256 " in other.err
+    broken = lit_unlearn(tmp_path, "break", str(forged), *words, "--to", "board", "--retrains", others)
+    assert broken.status == 0, broken.err + broken.out
+    assert "Before: detectability/samples, excess +0.0" in broken.out
 
 
 def test_a_gate_comes_with_its_model_and_the_original_has_none(tmp_path: Path) -> None:
