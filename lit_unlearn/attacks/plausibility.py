@@ -137,8 +137,8 @@ def _accuracy(network: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> fl
 
 
 def _relative_change(module: Any) -> float | None:
-    """‖θu − θo‖ / ‖θo‖ over all parameters, or None without an original."""
-    original = None if module.from_scratch else module.original_copy()
+    """‖θu − θo‖ / ‖θo‖ over all parameters, or None without an original, or where what changed is the architecture."""
+    original = None if module.from_scratch or module.architecture_change() else module.original_copy()
     return None if original is None else relative_change(original, module.unwrapped_backbone())
 
 

@@ -91,6 +91,14 @@ def test_weights_that_hardly_change_are_named(run, make_backbone):
         assert text in said
 
 
+def test_a_part_that_was_put_into_the_network_is_a_change(run, make_backbone):
+    """Rescale trains no weight; its gate is what it changes."""
+    for change, flags in ((None, ["small change"]), ("a gate", [])):
+        method = FineTune(make_backbone(), optimizer=lambda p: SGD(p, lr=0.0))
+        method.architecture_change = lambda change=change: change
+        assert list(run(method)[0].rows[-1].flags) == flags
+
+
 class Noisy(ResNet8):
     """A defence: its answers are never twice the same."""
 

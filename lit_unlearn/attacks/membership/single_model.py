@@ -67,13 +67,14 @@ class MembershipAttack(Attack):
 class SVCEfficacy(MembershipAttack):
     """MIA-efficacy: the share of forget samples that a support vector machine takes for non-members.
 
-    Members are a class-balanced random subset of the retained samples of the size of the non-members, who are the test
-    samples of the retained classes. Training is quadratic: 10,000 of each take 14 s on one core.
+    Members are a class-balanced random subset of the retained samples, non-members the test samples of the retained
+    classes. There are as many of each: of the larger side a random subset, since a machine that is given few members
+    among many others calls everything a non-member. Training is quadratic: 10,000 of each take 14 s on one core.
 
     Args:
         legacy: the published definition with its mistakes, to compare with papers: ``confidence`` is their MIA column,
             beside ``correctness``, ``entropy``, ``m_entropy`` and ``prob``. Members are the first of the training set.
-        max_samples: how many non-members, and as many members, are used at most, drawn at random; None for all.
+        max_samples: how many of each are used at most; None for all.
         seed: of the subsets.
         name: metric name prefix; the average gap to Retrain reads ``svc``.
     """
@@ -92,12 +93,13 @@ class SVCEfficacy(MembershipAttack):
         """``efficacy``, or with ``legacy`` the five of the published code; fractions."""
         retain, test, forget = (target.model.gather(split) for split in self.splits(target))
         draw = torch.Generator().manual_seed(self.seed)
-        test = _take(test, torch.randperm(len(test.labels), generator=draw)[: self.max_samples].sort().values)
+        count = min(len(retain.labels), len(test.labels), self.max_samples or len(test.labels))
+        test = _take(test, torch.randperm(len(test.labels), generator=draw)[:count].sort().values)
         if not self.legacy:
-            retain = _take(retain, class_balanced(retain.labels.cpu(), len(test.labels), draw))
+            retain = _take(retain, class_balanced(retain.labels.cpu(), count, draw))
             sides = (confidence(side.logits, side.labels) for side in (retain, test, forget))
             return AttackResult({"efficacy": svc_non_member_share(*sides)})
-        retain = _take(retain, torch.arange(min(len(test.labels), len(retain.labels))))
+        retain = _take(retain, torch.arange(count))
         signals = [published_signals(side.logits, side.labels) for side in (retain, test, forget)]
         return AttackResult({name: svc_non_member_share(*(side[name] for side in signals)) for name in signals[0]})
 

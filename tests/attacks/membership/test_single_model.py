@@ -167,6 +167,10 @@ def test_members_are_balanced_and_few_samples_can_be_asked_for(make_target, nets
     for limit, sizes in ((None, (20, 20, 30)), (8, (8, 8, 30)), (1000, (20, 20, 30))):
         assert SVCEfficacy(max_samples=limit).evaluate(make_target(nets_of_four, **splits)).numbers == {"efficacy": 0.5}
         assert tuple(len(side) for side in used[-1]) == sizes
+    few = {**splits, "retain": tuple(part[::2] for part in splits["retain"])}
+    for legacy in (False, True):
+        SVCEfficacy(legacy=legacy).evaluate(make_target(nets_of_four, **few))
+        assert tuple(len(side) for side in used[-1]) == (len(skewed[::2]), len(skewed[::2]), 30)
     confidence = SIGNALS["confidence"]
     with torch.no_grad():
         every = confidence(nets_of_four.head(nets_of_four.features(splits["retain"][0])), splits["retain"][1])
