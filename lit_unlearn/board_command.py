@@ -72,8 +72,9 @@ def break_command(args: Sequence[str]) -> int:
     board = None if given.to is None else Path(given.to)
     found = attempt(Path(given.bundle), made.attack, given.author, given.root, board, given.retrains)
     best, before = found.found, found.before
+    beyond = "" if best.unseen is None else " beyond {:.3f} and {:.3f} on unseen images".format(*best.unseen)
     print(
-        f"{best.attack}: {best.value:.3f}, Retrain {best.retrain:.3f}, excess {best.excess:+.3f} "
+        f"{best.attack}: {best.value:.3f}, Retrain {best.retrain:.3f}{beyond}, excess {best.excess:+.3f} "
         f"[{best.low:+.3f}, {best.high:+.3f}] ({best.unit})"
     )
     whose = "Before, as its authors say" if board is None else "Before"

@@ -123,7 +123,8 @@ def attempt(
         told = result.rows[-1].skipped.get(attack.title)
         raise UsageError(
             f"{attack.title} gives no number that is compared with Retrain{f' ({told})' if told else ''}: it must "
-            "return an accuracy on what was forgotten, such as test_forget_acc, or for membership auc"
+            "return an accuracy on what was forgotten, test_forget_acc, or of single images forget_acc and beside it "
+            "test_retain_acc; or for membership auc"
         )
     named = f"{type(attack).__module__}.{type(attack).__qualname__}"
     found = max(numbers, key=lambda each: each.low / each.scale)

@@ -6,7 +6,7 @@
 An image is recognised again if the model names its class at x or at any step. A large enough change brings any network
 to any answer, Retrain too, so the share is read beside Retrain's: what an unlearned model recognises beyond it is the
 residual knowledge of Hsu et al., arXiv 2601.22359. They draw perturbations at random, or along one gradient; here it
-is a search.
+is a search. Of single images what counts is the share beyond that of unseen images, which are searched alike.
 
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else.
 """
@@ -19,20 +19,19 @@ from torch.nn.functional import cross_entropy
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import sum_over_ranks
-from lit_unlearn.attacks.target import Target
+from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
 
-_SPLITS = ("forget", "test_forget")
-
 
 class PerturbedImages(Attack):
     """The share of forgotten images whose class is named somewhere in a small ball around them.
 
-    Numbers: ``forget_acc`` and, where whole classes are forgotten, ``test_forget_acc``: shares of the images that are
-    recognised; ``images``, how many of the latter, else of the former, were tried.
+    Numbers: shares of the images that are recognised, ``forget_acc`` and, where whole classes are forgotten,
+    ``test_forget_acc``, else ``test_retain_acc``; ``images``, how many of what was forgotten were tried, of unseen ones
+    where there are some; and where single images are forgotten ``unseen``, how many test images.
 
     Args:
         radius: ε > 0, in units of pixels in [0, 1].
@@ -56,14 +55,18 @@ class PerturbedImages(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """Searches around each image."""
         numbers: dict[str, float] = {}
-        for split in (split for split in _SPLITS if split in target.data.split_names):
+        decides = forgotten_split(known := target.data.split_names)
+        for split in dict.fromkeys(("forget", decides, *(("test_retain",) if decides == "forget" else ()))):
+            if split not in known:
+                continue
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
             for images, labels in target.data.evaluation_batches(split, target.device, most=self.most):
                 named = self._recognised(target.model.backbone, images.float(), labels)
                 counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
                 tried += len(labels)
             if (value := counter.value) is not None:
-                numbers |= {f"{split}_acc": value, "images": float(sum_over_ranks(tried))}
+                numbers[f"{split}_acc"] = value
+                numbers["unseen" if split == "test_retain" else "images"] = float(sum_over_ranks(tried))
         return AttackResult(numbers)
 
     def _recognised(self, network: Backbone, images: Tensor, labels: Tensor) -> Tensor:

@@ -1,36 +1,22 @@
-"""What the verdict compares with Retrain: one number of each attack, with bounds on its excess.
+"""What the verdict compares with Retrain: the numbers of a row, with bounds on their excess."""
 
-    accuracy   of an attack on what is to be forgotten: unseen images of the forgotten classes, or where none is
-               forgotten whole the forget images; of relearning classes the mean over the steps, since its end is noisy
-    AUC        of telling forgotten images from others, at least .5: membership/*, detectability/samples
-    IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
-
-Where one class is forgotten, an attack that recovers labels is not compared: the answer is known without the model.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Literal
+from typing import NamedTuple
 
 from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, Key, Number, Unit, forgets, images, numbers, sampling
 from lit_unlearn.reports.rows import NO_ATTACK, Row
-from lit_unlearn.reports.statistics import Difference, auc_variance, difference, share_variance
-
-Unit = Literal["accuracy", "AUC", "IDI"]
-
-IDI = "representation/idi"
-ANSWERS = "recovery/answers"
-DETECTION = "detectability/samples"
-RETAINED = "test_retain_acc"
+from lit_unlearn.reports.statistics import Difference, difference, share_variance
 
 KNOWN: dict[str, tuple[float, float]] = {
-    NO_ATTACK: (0.005, 0.013),
+    NO_ATTACK: (0.005, 0.01),
     ANSWERS: (0.11, 0.11),
     "recovery/": (0.015, 0.017),
     "relearn/retained": (0.01, 0.01),
-    "relearn/": (0.03, 0.02),
+    "relearn/": (0.03, 0.01),
     "compression/": (0.015, 0.015),
     "membership/": (0.006, 0.018),
     "detectability/": (0.02, 0.02),
@@ -75,6 +61,14 @@ class Margins:
 MARGINS = Margins()
 
 
+class Means(NamedTuple):
+    """A mean over the models of the method, the Retrains, and the Originals; of these None where it is unknown."""
+
+    value: float
+    retrain: float
+    original: float | None
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One number of an attack beside the same of Retrain.
@@ -86,7 +80,8 @@ class Comparison:
         value: mean over the models of the method.
         retrain: mean over the Retrains.
         original: mean over the Originals, None where it is unknown.
-        difference: how far the method is above Retrain.
+        difference: how far the method is above Retrain, each beyond its own ``unseen``.
+        unseen: the same on unseen images, which is subtracted where single images are forgotten; else None.
         margins: what counts.
         compared: how many attacks share the probability of an error.
     """
@@ -98,6 +93,7 @@ class Comparison:
     retrain: float
     original: float | None
     difference: Difference
+    unseen: Means | None = None
     margins: Margins = MARGINS
     compared: int = 1
 
@@ -137,6 +133,15 @@ class Comparison:
         return self.difference.high(self.margins.alpha / self.compared) < -self.scale * self.margins.same
 
     @property
+    def blind(self) -> bool:
+        """Whether the attack gets no more from Original than from Retrain."""
+        if self.original is None:
+            return False
+        seen = self.unseen
+        skill = 0.0 if seen is None or seen.original is None else seen.original - seen.retrain
+        return self.original - self.retrain <= skill
+
+    @property
     def severity(self) -> float:
         """Lower bound in larger margins: what attacks are ranked by."""
         return self.low / (self.scale * self.margins.same)
@@ -158,41 +163,63 @@ def compare(
         originals: rows of the models before unlearning.
         margins: what counts as a difference.
     """
-    ours, theirs, before = (_numbers(rows) for rows in (models, retrains, originals))
-    found = []
-    for key, values in ours.items():
-        base, start = theirs.get(key, []), before.get(key, [])
-        zero, lead = (fmean(base), _lead(base, start)) if base and key[2] == "IDI" else (0.0, 1.0)
-        if base and lead is not None:
-            values, base, start = ([(number - zero) / lead for number in group] for group in (values, base, start))
-            sampling = max(_sampling(fmean(group), key, models[0]) for group in (values, base))
-            excess = difference(values, base, known_deviation(key[0], models[0]) / lead, sampling)
-            found.append((*key, fmean(values), fmean(base), fmean(start) if start else None, excess))
-    return [Comparison(*each, margins=margins, compared=len(found)) for each in found]
+    ours, theirs, before = (numbers(rows) for rows in (models, retrains, originals))
+    found = [
+        _compared(key, group, theirs[key], before.get(key, []), models[0], margins)
+        for key, group in ours.items()
+        if key in theirs
+    ]
+    known = [each for each in found if each is not None]
+    return [replace(each, compared=len(known)) for each in known]
+
+
+def _compared(
+    key: Key, ours: list[Number], theirs: list[Number], before: list[Number], row: Row, margins: Margins
+) -> Comparison | None:
+    """One comparison; None where Original's lead over Retrain is too small for a share of it."""
+    lead = 1.0
+    if key.unit == "IDI":
+        zero, lead = _mean(theirs), _mean(before) - _mean(theirs) if before else 0.0
+        if lead <= _LEAST_LEAD:
+            return None
+        ours, theirs, before = (
+            [Number((each.value - zero) / lead) for each in some] for some in (ours, theirs, before)
+        )
+    means = Means(_mean(ours), _mean(theirs), _mean(before) if before else None)
+    unseen = _unseen(ours, theirs, before)
+    others = unseen or (None, None)
+    of_images = max(sampling(key, *each, row) for each in ((means.value, others[0]), (means.retrain, others[1])))
+    leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
+    excess = difference(leads, of_retrain, known_deviation(key.attack, row) / lead, of_images)
+    return Comparison(*key, *means, excess, unseen, margins)
 
 
 def largest_excess(row: Row, retrain: Row | None) -> float | None:
     """How many points the attacks find more than on one Retrain, at most over them, without bounds: 0 where none does.
 
-    The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100. None where
-    no attack is known of both.
+    The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100; of single
+    images the accuracy itself and not its lead over unseen ones. None where no attack is known of both.
     """
     found = [] if retrain is None else compare([row], [retrain], [])
-    excesses = [each.excess for each in found if each.attack != NO_ATTACK]
+    excesses = [each.value - each.retrain for each in found if each.attack != NO_ATTACK]
     return 100 * max(0.0, *excesses) if excesses else None
 
 
-def _lead(retrain: Sequence[float], original: Sequence[float]) -> float | None:
-    """By how many bits Original says more of the forget set than Retrain; None where there is nothing to compare."""
-    lead = fmean(original) - fmean(retrain) if original and retrain else 0.0
-    return lead if lead > _LEAST_LEAD else None
+def _mean(group: Sequence[Number]) -> float:
+    return fmean(each.value for each in group)
+
+
+def _unseen(*groups: Sequence[Number]) -> Means | None:
+    """The means of what is subtracted, where something is."""
+    models, retrains, originals = ([each.unseen for each in group if each.unseen is not None] for group in groups)
+    return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None) if models else None
 
 
 def deviations(models: Sequence[Row]) -> dict[str, float]:
     """The beginning of an attack's name, as in ``KNOWN`` → the largest deviation of one of its numbers over models."""
     found: dict[str, float] = {}
-    numbers = [(attack, values) for (attack, _, _), values in _numbers(models).items()]
-    for attack, values in [*numbers, (RETAINED, _retained(models))]:
+    attacked = [(key.attack, [each.lead for each in group]) for key, group in numbers(models).items()]
+    for attack, values in [*attacked, (RETAINED, _retained(models))]:
         family = _family(attack)
         if family is not None and len(values) > 1:
             found[family] = max(stdev(values), found.get(family, 0.0))
@@ -201,9 +228,9 @@ def deviations(models: Sequence[Row]) -> dict[str, float]:
 
 def compared_names(models: Sequence[Row], retrains: Sequence[Row]) -> tuple[list[str], list[str]]:
     """The attacks whose number both have, and those whose number Retrain lacks."""
-    ours, theirs = _numbers(models), _numbers(retrains)
-    attacks = [key[0] for key in ours if key[0] != NO_ATTACK]
-    known = {key[0] for key in theirs}
+    ours, theirs = numbers(models), numbers(retrains)
+    attacks = [key.attack for key in ours if key.attack != NO_ATTACK]
+    known = {key.attack for key in theirs}
     both, alone = ([name for name in dict.fromkeys(attacks) if (name in known) is wanted] for wanted in (True, False))
     return both, alone
 
@@ -214,90 +241,13 @@ def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | 
     if not ours or not theirs:
         return None
     count = images(models[0]).get("test_retain", 0)
-    sampling = max(share_variance(fmean(group), count) for group in (ours, theirs))
-    return difference(theirs, ours, known_deviation(RETAINED, models[0]), sampling)
+    of_images = max(share_variance(fmean(group), count) for group in (ours, theirs))
+    return difference(theirs, ours, known_deviation(RETAINED, models[0]), of_images)
 
 
 def _retained(models: Sequence[Row]) -> list[float]:
     """Accuracy on retained test images of each model that has it."""
     return [row.metrics[RETAINED] for row in one_a_model(models) if RETAINED in row.metrics]
-
-
-def images(row: Row) -> Mapping[str, int]:
-    """How many images each split has; a split whose size is unknown is left out."""
-    counts = row.split.get("counts", row.split)
-    return {name: n for name, n in counts.items() if isinstance(n, int)} if isinstance(counts, Mapping) else {}
-
-
-def forgets(row: Row) -> Literal["classes", "one class", "images"]:
-    """What a row's run forgets."""
-    classes = row.split.get("forgotten_classes")
-    if not classes:
-        return "images"
-    return "one class" if isinstance(classes, list) and len(classes) == 1 else "classes"
-
-
-def _numbers(rows: Sequence[Row]) -> dict[tuple[str, str, Unit], list[float]]:
-    """(attack, split, unit) → the number of each model that has it."""
-    found: dict[tuple[str, str, Unit], list[float]] = {}
-    for row in one_a_model(rows):
-        for key, value in (*_accuracies(row), *_aucs(row), *_idi(row)):
-            found.setdefault(key, []).append(value)
-    return found
-
-
-def _decisive(row: Row) -> tuple[str, ...]:
-    """The splits that decide: of this request, and of earlier ones."""
-    now = ("test_forget_acc", "forget_acc") if forgets(row) != "images" else ("forget_acc",)
-    before = ("test_forgotten_before_acc", "forgotten_before_acc")
-    known = [next((name for name in names if name in row.metrics), None) for names in (now, before)]
-    return tuple(name for name in known if name is not None)
-
-
-def _accuracies(row: Row) -> Iterator[tuple[tuple[str, str, Unit], float]]:
-    trivial = "recovery/" if forgets(row) == "one class" else None
-    for attack, known in row.accuracies().items():
-        if trivial and attack.startswith(trivial):
-            continue
-        for place, split in enumerate(_decisive(row)):
-            mean_over_steps = f"{attack}/auc"
-            if attack.startswith("relearn/") and mean_over_steps in row.attacks and forgets(row) != "images":
-                if place == 0:
-                    yield (attack, split, "accuracy"), row.attacks[mean_over_steps]
-            elif split in known:
-                yield (attack, split, "accuracy"), known[split]
-
-
-def _aucs(row: Row) -> Iterator[tuple[tuple[str, str, Unit], float]]:
-    for split in _decisive(row)[:1]:
-        for key, value in row.attacks.items():
-            attack, _, quantity = key.rpartition("/")
-            if attack == DETECTION and quantity == f"{split.removesuffix('_acc')}_auc":
-                yield (attack, split, "AUC"), max(value, 0.5)
-            elif attack.startswith("membership/") and quantity == "auc":
-                yield (attack, "forget_acc", "AUC"), max(value, 0.5)
-
-
-def _idi(row: Row) -> Iterator[tuple[tuple[str, str, Unit], float]]:
-    bits = [value for key, value in row.attacks.items() if key.startswith(f"{IDI}/") and key.endswith("/bits")]
-    if bits:
-        yield (IDI, "forget_acc", "IDI"), fmean(bits)
-
-
-def _sampling(value: float, key: tuple[str, str, Unit], row: Row) -> float:
-    """The variance of the images; for IDI the attack measures it itself."""
-    attack, split, unit = key
-    sizes = images(row)
-    count = sizes.get(split.removesuffix("_acc"), 0)
-    if unit == "accuracy":
-        all_measured = attack.startswith("relearn/") and forgets(row) == "images"
-        measured = None if all_measured else row.attacks.get(f"{attack}/images")
-        return share_variance(value, count if measured is None else round(measured))
-    if unit == "IDI":
-        return row.attacks.get(f"{IDI}/error", 0.0) ** 2
-    others = sizes.get("test_forget") if attack.startswith("membership/") else None
-    # An attack learns its direction on one half of the images and is scored on the other.
-    return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
 
 
 def _family(attack: str) -> str | None:

@@ -72,7 +72,7 @@ def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[t
     if attacks and separated is False:
         yield "no power", "the attacks do not separate Original from Retrain, so that Original itself would pass"
         return
-    blind = sorted(each.attack for each in attacks if each.original is not None and each.original <= each.retrain)
+    blind = sorted(each.attack for each in attacks if each.blind)
     if blind:
         more = f" and {len(blind) - _SHOWN} more" if len(blind) > _SHOWN else ""
         yield (

@@ -23,18 +23,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.comparisons import (
-    DETECTION,
-    IDI,
-    MARGINS,
-    Comparison,
-    Margins,
-    accuracy_lost,
-    compare,
-    compared_names,
-    forgets,
-)
+from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, compared_names
 from lit_unlearn.reports.flags import flags
+from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 
 UTILITY_KEPT = 0.02
@@ -125,12 +116,16 @@ class Verdict:
         return max(attacked, default=None)
 
     def as_json(self, reason: str) -> dict[str, Any]:
-        """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``."""
+        """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``.
+
+        ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them.
+        """
         intervals = {
             each.attack: {
                 "split": each.split,
                 "unit": each.unit,
                 **{name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")},
+                **({} if each.unseen is None else {"unseen": [round(mean, 4) for mean in each.unseen[:2]]}),
             }
             for each in self.comparisons
         }

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lit_unlearn.reports.comparisons import Comparison, forgets
+from lit_unlearn.reports.comparisons import Comparison
+from lit_unlearn.reports.numbers import forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
@@ -93,7 +94,13 @@ def evidence(found: Comparison) -> str:
         )
     name = "Without any attack, the model" if by == NO_ATTACK else by
     more = " So few that the answers alone show what was forgotten." if found.falls_short and by == NO_ATTACK else ""
-    return f"{name} names {percent(found.value)} of {images}; Retrain, {percent(found.retrain)}: {bounds(found)}.{more}"
+    ours, theirs, unseen = percent(found.value), percent(found.retrain), found.unseen
+    if unseen is None:
+        return f"{name} names {ours} of {images}; Retrain, {theirs}: {bounds(found)}.{more}"
+    return (
+        f"{name} names {ours} of {images} and {percent(unseen.value)} of unseen ones; Retrain, {theirs} and "
+        f"{percent(unseen.retrain)}. Lead over unseen images, above Retrain's: {bounds(found)}.{more}"
+    )
 
 
 def remarks(row: Row, verdict: Verdict) -> list[str]:

@@ -38,6 +38,13 @@ def test_a_linear_network_is_brought_as_far_as_its_weights_and_the_radius_say(ma
     assert found == {"forget_acc": named, "test_forget_acc": named, "images": 3}
 
 
+def test_single_images_are_tried_beside_unseen_ones(make_target):
+    numbers = PerturbedImages(RADIUS, most=2).evaluate(
+        make_target(Linear(-SCORE), forget=grey(5), retain=grey(2), test_retain=grey(3))
+    )
+    assert numbers.numbers == {"forget_acc": 1.0, "images": 2, "test_retain_acc": 1.0, "unseen": 2}
+
+
 def test_pixels_stay_in_range(make_target):
     """Black pixels cannot get darker: only those whose weight is positive help."""
     images = torch.zeros(1, 1, 2, 2), torch.ones(1, dtype=torch.long)

@@ -46,7 +46,7 @@ def rows_of(runs: list[Run], scores: dict[str, list[float]], leaks: dict[str, li
     for scenario in ("class", "random"):
         told: dict[str, Any] = {"scenario": scenario, "experiment": "references", "key": scenario, "seeds": {}}
         metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
-        attacks = {"recovery/hr/forget_acc": 0.3}
+        attacks = {"recovery/hr/forget_acc": 0.3, "recovery/hr/test_retain_acc": 0.3}
         rows.append(Row("Retrain", "ok", metrics=metrics, attacks=attacks, benchmark=told))
         for name, values in scores.items():
             own = [run for run in runs if (run.scenario, run.name) == (scenario, name)]
@@ -54,7 +54,7 @@ def rows_of(runs: list[Run], scores: dict[str, list[float]], leaks: dict[str, li
             for run, value, leak in zip(own, values, found, strict=False):
                 told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {}}
                 measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
-                attacks = {"recovery/hr/forget_acc": leak} if leaks else {}
+                attacks = {"recovery/hr/forget_acc": leak, "recovery/hr/test_retain_acc": leak} if leaks else {}
                 status: Any = "ok" if value >= 0 else "diverged"
                 rows.append(Row(name.upper(), status, metrics=measured, attacks=attacks, benchmark=told))
     return rows
@@ -92,7 +92,9 @@ def test_a_trial_that_was_pruned_counts_as_the_original_that_it_leaves(experimen
     (unknown, *_) = judge(runs, [retrain, *own], searches)
     assert unknown.score("accuracy") == pytest.approx(1)
     assert unknown.score("attack") is None, "no original is measured"
-    original = replace(retrain, method="Original", attacks={"recovery/hr/forget_acc": 0.5})
+    original = replace(
+        retrain, method="Original", attacks={"recovery/hr/forget_acc": 0.5, "recovery/hr/test_retain_acc": 0.5}
+    )
     pruned, ruined, leaking = judge(runs, [original, retrain, *own], searches)
     assert [trial.excess for trial in (pruned, ruined, leaking)] == pytest.approx([20, 0, 40])
     assert [trial.gap for trial in (pruned, ruined, leaking)] == pytest.approx([1, 30, 2])

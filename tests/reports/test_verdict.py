@@ -7,6 +7,7 @@ import pytest
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, largest_excess
 from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.statistics import share_variance
 from lit_unlearn.reports.verdict import judge, judge_models
 from lit_unlearn.reports.wording import as_json, bounds, headline, remarks, title
 
@@ -22,7 +23,11 @@ NOISE = (0.0, 0.005, -0.005, 0.01, -0.01)
 def model(
     method, answer=0.0, test=0.93, split=CLASSES, worst=0.84, stages=None, relearnt=0.6, auc=0.6, seed=0, **attacks
 ):
-    """A row whose attacks are the minimum; ``answer`` and ``worst`` are of the images that decide."""
+    """A row whose attacks are the minimum; ``answer`` and ``worst`` are of the images that decide.
+
+    Where single images are forgotten, each attack names ``unseen`` of the unseen ones, .84 without it.
+    """
+    unseen = attacks.pop("unseen", 0.84)
     images = "test_forget" if split["forgotten_classes"] else "forget"
     metrics = {"forget_acc": answer, "retain_acc": 0.97, "test_retain_acc": test}
     metrics |= {"test_forget_acc": answer} if split["forgotten_classes"] else {}
@@ -34,6 +39,8 @@ def model(
         f"{SAMPLES}/{images}_auc": auc,
         f"{RMIA}/auc": auc,
     }
+    if images == "forget" and unseen is not None:
+        found |= {f"{attack}/test_retain_acc": unseen for attack in (WORST, STAGES, FEW)}
     found = {name: value for name, value in {**found, **attacks}.items() if value is not None}
     return Row(method, "ok", metrics=metrics, attacks=found, split=split, seed=seed)
 
@@ -135,6 +142,44 @@ def test_of_relearning_single_images_the_end_counts_on_all_of_them():
     row, others = model("GA", 0.8, split=SINGLE), retrains(split=SINGLE, answer=0.8)
     (found,) = [each for each in compare([row], others, []) if each.attack == FEW]
     assert found.value == 0.9
+    assert found.difference.sampling == pytest.approx(share_variance(0.9, 2000) + share_variance(0.84, 10000))
+
+
+@pytest.mark.parametrize(
+    ("worst", "unseen", "level"),
+    [(0.84, 0.84, "as Retrain"), (0.92, 0.92, "as Retrain"), (0.92, 0.84, "leaks"), (0.84, 0.74, "leaks")],
+)
+def test_of_single_images_what_counts_is_beyond_what_unseen_images_give(worst, unseen, level):
+    """A model that is better at everything has learnt nothing by heart, and a poor one does not hide what it has."""
+    others, before = retrains(split=SINGLE, answer=0.8), original(split=SINGLE, answer=1.0, worst=1.0, relearnt=1.0)
+    row = model("GA", 0.8, split=SINGLE, worst=worst, unseen=unseen, **{f"{FEW}/test_retain_acc": 0.84})
+    found = judge(row, [before, *others, row])
+    assert found.level == level
+    if level == "leaks":
+        told = headline(row, found).replace("\N{NO-BREAK SPACE}", " ")
+        assert f"names {100 * worst:.1f} % of the forget images and {100 * unseen:.1f} % of unseen ones; " in told
+        assert "Retrain, 84.0 % and 84.0 %. Lead over unseen images, above Retrain's: +" in told
+    interval = as_json(row, found)["intervals"][WORST]
+    assert (interval["value"], interval["unseen"]) == (worst, [unseen, 0.84])
+    assert interval["excess"] == pytest.approx(worst - unseen)
+
+
+def test_where_unseen_images_are_not_measured_an_attack_on_single_images_is_not_compared():
+    others = retrains(split=SINGLE, answer=0.8)
+    compared = [each.attack for each in compare([model("GA", 0.8, split=SINGLE, unseen=None)], others, [])]
+    assert set(compared) == {"no attack", SAMPLES, RMIA}
+    without = [replace(row, metrics={"forget_acc": 0.8}) for row in (model("GA", split=SINGLE, unseen=None), *others)]
+    found = {each.attack: each for each in compare(without[:1], without[1:], [])}
+    assert found[WORST].unseen is None, "without test images there is nothing to subtract"
+    assert found[WORST].excess == pytest.approx(0.0)
+
+
+def test_an_attack_that_gets_more_from_original_only_where_unseen_images_give_as_much_is_blind():
+    others = retrains(split=SINGLE, answer=0.8)
+    for unseen, blind in ((0.84, False), (0.94, True)):
+        before = original(split=SINGLE, answer=1.0, worst=0.94, unseen=unseen)
+        found = {each.attack: each for each in compare([model("GA", 0.8, split=SINGLE)], others, [before])}
+        assert found[WORST].blind == blind
 
 
 def test_an_auc_below_one_half_is_no_information():

@@ -1,0 +1,141 @@
+"""What of a row is compared with Retrain: one number of each attack.
+
+    accuracy   of an attack on what is to be forgotten. Of classes: on unseen images of them; of relearning the mean
+               over the steps, since its end is noisy. Of single images: its lead, the accuracy on the forget images
+               minus that on unseen images under the same attack
+    AUC        of telling forgotten images from others, at least .5: membership/*, detectability/samples
+    IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
+
+Single images were learnt by heart or not; whatever a model can do for unseen images as well is skill. Without the
+subtraction a network that is good at turned images would seem to remember, and a poor one to have forgotten.
+
+Where one class is forgotten, an attack that recovers labels is not compared: the answer is known without the model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.statistics import auc_variance, share_variance
+
+Unit = Literal["accuracy", "AUC", "IDI"]
+
+IDI = "representation/idi"
+ANSWERS = "recovery/answers"
+DETECTION = "detectability/samples"
+RETAINED = "test_retain_acc"
+
+
+class Key(NamedTuple):
+    """What a number is of: the attack or ``"no attack"``, the split, such as ``test_forget_acc``, and the unit."""
+
+    attack: str
+    split: str
+    unit: Unit
+
+
+class Number(NamedTuple):
+    """A number of one model, and the same on unseen images where it counts beyond that alone."""
+
+    value: float
+    unseen: float | None = None
+
+    @property
+    def lead(self) -> float:
+        """What is compared."""
+        return self.value - (self.unseen or 0.0)
+
+
+def numbers(rows: Sequence[Row]) -> dict[Key, list[Number]]:
+    """The numbers of each model that has them."""
+    found: dict[Key, list[Number]] = {}
+    for row in one_a_model(rows):
+        for key, number in (*_accuracies(row), *_aucs(row), *_idi(row)):
+            found.setdefault(key, []).append(number)
+    return found
+
+
+def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
+    """The variance of the images; for IDI the attack measures it itself.
+
+    Args:
+        key: of the number.
+        value: its mean over models.
+        unseen: of the same on unseen images, if that is subtracted.
+        row: one of the models'.
+    """
+    attack, split, unit = key
+    sizes = images(row)
+    count = sizes.get(split.removesuffix("_acc"), 0)
+    if unit == "accuracy":
+        all_measured = attack.startswith("relearn/") and forgets(row) == "images"
+        measured = None if all_measured else row.attacks.get(f"{attack}/images")
+        of_images = share_variance(value, count if measured is None else round(measured))
+        tried = row.attacks.get(f"{attack}/unseen", sizes.get("test_retain", 0))
+        return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
+    if unit == "IDI":
+        return row.attacks.get(f"{IDI}/error", 0.0) ** 2
+    others = sizes.get("test_forget") if attack.startswith("membership/") else None
+    # An attack learns its direction on one half of the images and is scored on the other.
+    return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
+
+
+def images(row: Row) -> Mapping[str, int]:
+    """How many images each split has; a split whose size is unknown is left out."""
+    counts = row.split.get("counts", row.split)
+    return {name: n for name, n in counts.items() if isinstance(n, int)} if isinstance(counts, Mapping) else {}
+
+
+def forgets(row: Row) -> Literal["classes", "one class", "images"]:
+    """What a row's run forgets."""
+    classes = row.split.get("forgotten_classes")
+    if not classes:
+        return "images"
+    return "one class" if isinstance(classes, list) and len(classes) == 1 else "classes"
+
+
+def _decisive(row: Row) -> tuple[str, ...]:
+    """The splits that decide: of this request, and of earlier ones."""
+    now = ("test_forget_acc", "forget_acc") if forgets(row) != "images" else ("forget_acc",)
+    before = ("test_forgotten_before_acc", "forgotten_before_acc")
+    known = [next((name for name in names if name in row.metrics), None) for names in (now, before)]
+    return tuple(name for name in known if name is not None)
+
+
+def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
+    trivial = "recovery/" if forgets(row) == "one class" else None
+    for attack, known in row.accuracies().items():
+        if trivial and attack.startswith(trivial):
+            continue
+        for place, split in enumerate(_decisive(row)):
+            mean_over_steps = f"{attack}/auc"
+            if attack.startswith("relearn/") and mean_over_steps in row.attacks and forgets(row) != "images":
+                if place == 0:
+                    yield Key(attack, split, "accuracy"), Number(row.attacks[mean_over_steps])
+            elif split in known and not _needs_unseen(row, split):
+                yield Key(attack, split, "accuracy"), Number(known[split])
+            elif split in known and RETAINED in known:
+                yield Key(attack, split, "accuracy"), Number(known[split], known[RETAINED])
+
+
+def _needs_unseen(row: Row, split: str) -> bool:
+    """Whether a number counts beyond that of unseen images; where there are no test images, all have to do without."""
+    return forgets(row) == "images" and not split.startswith("test_") and RETAINED in row.metrics
+
+
+def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:
+    for split in _decisive(row)[:1]:
+        for key, value in row.attacks.items():
+            attack, _, quantity = key.rpartition("/")
+            if attack == DETECTION and quantity == f"{split.removesuffix('_acc')}_auc":
+                yield Key(attack, split, "AUC"), Number(max(value, 0.5))
+            elif attack.startswith("membership/") and quantity == "auc":
+                yield Key(attack, "forget_acc", "AUC"), Number(max(value, 0.5))
+
+
+def _idi(row: Row) -> Iterator[tuple[Key, Number]]:
+    bits = [value for key, value in row.attacks.items() if key.startswith(f"{IDI}/") and key.endswith("/bits")]
+    if bits:
+        yield Key(IDI, "forget_acc", "IDI"), Number(fmean(bits))
