@@ -125,30 +125,15 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
     Raises:
         UsageError: if the run lacks something, or is of a network or data that cannot be submitted.
     """
-    for needed in (RESULTS, _CONFIG):
-        if not (run / needed).is_file():
-            raise UsageError(f"{run}: no run: there is no {needed}")
-    rows, config = read_rows(run / RESULTS), yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
-    row, model = rows[-1], config["model"]["init_args"]
-    if row.status != "ok" or not row.attacks:
-        raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
-    change = (row.weights.get("result") or {}).get("change")
-    if change and change != CHANGE:
-        raise UsageError(f"{run}: the method changes the architecture ({change}), which a submission cannot hold")
-    retrains = [str(each.weights["source"]) for each in rows if each.method == RETRAIN and each.weights.get("source")]
-    if not retrains:
-        raise UsageError(f"{run}: no Retrain was given to it (evaluation.retrain), and none can be compared with")
-    original = model.get("original") or model.get("weights")
-    own = model.get("weights") if "original" in model else run / WEIGHTS
-    if original is None or own is None or not Path(str(own)).is_file():
-        raise UsageError(f"{run}: its weights or those of its original are not there any more")
-    data = config["data"]["init_args"]
+    rows, config = _attacked(run)
+    weights = _weights_of(run, rows, config["model"]["init_args"])
+    data, row = config["data"]["init_args"], rows[-1]
     forget = {key: value for key, value in (data.get("forget") or {}).items() if key in _RULE and value is not None}
     submission = Submission(
         format=FORMAT,
         **told,
-        network=model["backbone"],
-        gate=bool(change),
+        network=config["model"]["init_args"]["backbone"],
+        gate=bool(_change(row)),
         source=data["source"],
         forget=forget,
         settings={key: data[key] for key in _SPLIT_SETTINGS if data.get(key) is not None},
@@ -156,23 +141,57 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
         seed=row.seed or 0,
         suite=str(row.versions.get("suite") or ""),
         claim=claim_of(row, rows),
-        retrains=len(retrains),
+        retrains=len(weights) - len((MODEL, ORIGINAL)),
         lit_unlearn=__version__,
     )
     check(submission, str(run))
+    _write(to, submission, run / RESULTS, weights, row)
+    read(to)
+    return f"Written to {to}: {submission.board}/{submission.name}, {submission.retrains} Retrains"
+
+
+def _attacked(run: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and config of a run whose model was attacked, and has the original's architecture or a gate more."""
+    for needed in (RESULTS, _CONFIG):
+        if not (run / needed).is_file():
+            raise UsageError(f"{run}: no run: there is no {needed}")
+    rows, config = read_rows(run / RESULTS), yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
+    if rows[-1].status != "ok" or not rows[-1].attacks:
+        raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
+    if (change := _change(rows[-1])) not in (None, CHANGE):
+        raise UsageError(f"{run}: the method changes the architecture ({change}), which a submission cannot hold")
+    return rows, config
+
+
+def _change(row: Row) -> str | None:
+    """How the network differs from the original's architecture."""
+    return (row.weights.get("result") or {}).get("change") or None
+
+
+def _weights_of(run: Path, rows: Sequence[Row], model: Mapping[str, Any]) -> dict[str, str | Path]:
+    """The weights of a run by their name in the bundle: the model's, its original's, and those of each Retrain."""
+    retrains = [str(each.weights["source"]) for each in rows if each.method == RETRAIN and each.weights.get("source")]
+    if not retrains:
+        raise UsageError(f"{run}: no Retrain was given to it (evaluation.retrain), and none can be compared with")
+    original = model.get("original") or model.get("weights")
+    own = model.get("weights") if "original" in model else run / WEIGHTS
+    if original is None or own is None or not Path(str(own)).is_file():
+        raise UsageError(f"{run}: its weights or those of its original are not there any more")
+    named = {f"retrain_{number}.safetensors": each for number, each in enumerate(retrains)}
+    return {MODEL: own, ORIGINAL: original, **named}
+
+
+def _write(to: Path, submission: Submission, results: Path, weights: Mapping[str, str | Path], row: Row) -> None:
+    """Writes the bundle, with what of the split each Retrain left out."""
+    without = {"split": row.split.get("hash"), "left_out": row.split.get("left_out")}
     with tempfile.TemporaryDirectory() as folder:
-        given = [(MODEL, own), (ORIGINAL, original)]
-        given += [(f"retrain_{number}.safetensors", each) for number, each in enumerate(retrains)]
-        files = {RESULTS: run / RESULTS}
-        for number, (name, source) in enumerate(given):
+        files = {RESULTS: results}
+        for name, source in weights.items():
             files[name] = Path(folder) / name
             backbone = backbone_of(submission, name, source)
-            without = {"split": row.split.get("hash"), "left_out": row.split.get("left_out")}
-            save_weights(backbone, files[name], {"network": backbone.describe()} | (without if number > 1 else {}))
-        manifest: dict[str, Any] = msgspec.to_builtins(submission)
-        write_archive(to, MANIFEST, manifest, files)
-    read(to)
-    return f"Written to {to}: {submission.board}/{submission.name}, {len(retrains)} Retrains"
+            said = without if name not in (MODEL, ORIGINAL) else {}
+            save_weights(backbone, files[name], {"network": backbone.describe()} | said)
+        write_archive(to, MANIFEST, msgspec.to_builtins(submission), files)
 
 
 def claim_of(row: Row, rows: Sequence[Row]) -> Claim:
