@@ -1,6 +1,7 @@
 """How often the verdict is wrong on these rows: on Retrains, which have nothing to leak, and on models that have.
 
-    null      a Retrain judged beside another, over all ordered pairs, and beside all others: how often it is said to
+    null      a Retrain judged beside another, over all ordered pairs, and beside all others, and a RetrainShort, which
+              never saw the forget set either and was trained otherwise, beside all Retrains: how often it is said to
               leak, not to have forgotten, or to be ruined
     positive  Original and every method, one model at a time beside all Retrains: how often it is said so
     power     an excess that is added to one attack on k Retrains, which the others are compared with: how often it is
@@ -25,6 +26,9 @@ EXCESSES = (0.0, 0.01, 0.02, 0.05, 0.10)
 SEEDS = (1, 3, 5)
 _LEAST = 3
 _MOST_SUBSETS = 56
+_INNOCENT = ("RetrainShort",)
+"""Methods whose models saw neither the forget set nor the original."""
+
 _CAUGHT: tuple[Level, ...] = ("leaks", "not forgotten", "ruined")
 
 
@@ -57,7 +61,7 @@ class Calibration:
     Attributes:
         title: data and scenario.
         retrains: how many Retrains there are.
-        null: rates at which Retrains are said to leak: they should be at most 5 %.
+        null: rates at which models that never saw the forget set are said to leak: they should be at most 5 %.
         positive: rates at which Original and the methods are said to.
         power: (seeds of the method, excess) → share that is said to leak.
         deviations: beginning of an attack's name → largest deviation of its numbers between these Retrains, and the one
@@ -111,7 +115,9 @@ def calibrate(summary: Summary, margins: Margins = MARGINS) -> Calibration:
     alone = ((row, [other]) for row, other in itertools.permutations(retrains, 2))
     rest = ((row, [other for other in retrains if other is not row]) for row in retrains)
     null = [judged("Retrain beside another", alone), judged("Retrain beside all others", rest)]
-    positive = [judged(label, ((row, retrains) for row in rows)) for label, rows in models.items() if rows]
+    beside_all = {label: ((row, retrains) for row in rows) for label, rows in models.items() if rows}
+    null += [judged(f"{label} beside all", beside_all.pop(label)) for label in _INNOCENT if label in beside_all]
+    positive = [judged(label, pairs) for label, pairs in beside_all.items()]
     return Calibration(
         summary.title,
         len(retrains),

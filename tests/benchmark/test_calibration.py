@@ -52,6 +52,13 @@ def test_retrains_are_hardly_ever_said_to_leak_and_what_leaks_always():
     assert "HeadOnly: 3 of 3 (100 %): leaks 3" in text
 
 
+def test_a_model_that_never_saw_the_forget_set_but_was_trained_otherwise_counts_as_null():
+    short = [row("RetrainShort", seed) for seed in range(2)]
+    found = calibrate(summarise([*rows(), *short])[0])
+    assert [(rate.what, rate.said, rate.of) for rate in found.null][2:] == [("RetrainShort beside all", 0, 2)]
+    assert {rate.what for rate in found.positive} == {"Original", "HeadOnly"}
+
+
 def test_power_grows_with_the_excess_and_with_the_seeds():
     power = calibrate(summarise(rows())[0]).power
     for count in (1, 3, 5):
