@@ -55,10 +55,9 @@ class PerturbedImages(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """Searches around each image."""
         numbers: dict[str, float] = {}
-        decides = forgotten_split(known := target.data.split_names)
-        for split in dict.fromkeys(("forget", decides, *(("test_retain",) if decides == "forget" else ()))):
-            if split not in known:
-                continue
+        known = target.data.split_names
+        beside = "test_retain" if forgotten_split(known) == "forget" else "test_forget"
+        for split in (split for split in ("forget", beside) if split in known):
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
             for images, labels in target.data.evaluation_batches(split, target.device, most=self.most):
                 named = self._recognised(target.model.backbone, images.float(), labels)
