@@ -17,7 +17,7 @@ KNOWN: dict[str, tuple[float, float]] = {
     "recovery/transformed/": (0.015, 0.025),
     "recovery/": (0.015, 0.017),
     "relearn/retained": (0.01, 0.011),
-    "relearn/": (0.03, 0.01),
+    "relearn/": (0.03, 0.012),
     "compression/": (0.015, 0.015),
     "membership/": (0.006, 0.018),
     "detectability/": (0.02, 0.02),

@@ -256,13 +256,12 @@ def test_a_file_that_is_no_settings_is_one_line(tmp_path, text):
         read_config(tmp_path / "x.yaml")
 
 
-def test_every_shipped_scenario_has_a_retrain_and_the_same_methods():
-    for data in ("digits", "fashion_mnist"):
-        grid = read_config(f"benchmark/{data}")["grid"]
-        runs = make_runs(Grid(**{**grid, "seeds": Seeds()}))
-        names = {scenario: {c.name for c in runs if c.scenario == scenario} for scenario in ("class", "random")}
-        assert names["class"] - names["random"] == {"head_only", "rescale"}
-        assert not names["random"] - names["class"]
+def test_both_scenarios_of_the_digits_have_a_retrain_and_the_same_methods():
+    grid = read_config("benchmark/digits")["grid"]
+    runs = make_runs(Grid(**{**grid, "seeds": Seeds()}))
+    names = {scenario: {c.name for c in runs if c.scenario == scenario} for scenario in ("class", "random")}
+    assert names["class"] - names["random"] == {"head_only", "rescale"}
+    assert not names["random"] - names["class"]
 
 
 def test_a_scenario_without_a_base_is_no_experiment_of_another() -> None:
