@@ -288,8 +288,9 @@ def _flag_notes(lines: Sequence[Line]) -> Iterator[str]:
         for row in line.rows[:1]:
             for text in wording.flag_lines(row, line.verdict):
                 said.setdefault(text, []).append(line.label)
+    every = [line.label for line in lines if line.verdict is not None]
     for text, labels in said.items():
-        yield f"{', '.join(labels)}: {text}"
+        yield f"{'All methods' if labels == every and len(every) > 1 else ', '.join(labels)}: {text}"
 
 
 def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:

@@ -88,6 +88,16 @@ def test_a_run_that_diverged_gives_no_number_and_is_counted():
     assert not alone.columns
 
 
+def test_a_flag_of_all_methods_names_none_of_them():
+    rows = [row("Retrain", 0), row("Original", 0, forget=1.0), row("OPC", 0), row("SCRUB", 0, experiment="y")]
+    for each in rows[2:]:
+        each.flags["cut short"] = "training ended early"
+    rows[3].flags["small change"] = "hardly changed"
+    (summary,) = summarise(rows)
+    assert "All methods: Flag, cut short: training ended early." in summary.notes
+    assert "SCRUB: Flag, small change: hardly changed." in summary.notes
+
+
 def test_a_missing_retrain_and_mixed_commits_are_notes():
     rows = [row("OPC", 0), row("OPC", 1), row("Retrain", 0)]
     rows[0].commit, rows[1].commit, rows[2].commit = "a" * 40, "b" * 40, "b" * 40 + "+changes"
