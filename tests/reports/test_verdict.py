@@ -164,6 +164,13 @@ def test_of_single_images_what_counts_is_beyond_what_unseen_images_give(worst, u
     assert interval["excess"] == pytest.approx(worst - unseen)
 
 
+def test_an_attack_that_tries_few_unseen_images_is_less_certain():
+    others = retrains(split=SINGLE, answer=0.8)
+    row = model("GA", 0.8, split=SINGLE, **{f"{WORST}/unseen": 500.0})
+    (found,) = [each for each in compare([row], others, []) if each.attack == WORST]
+    assert found.difference.sampling == pytest.approx(share_variance(0.84, 2000) + share_variance(0.84, 500))
+
+
 def test_where_unseen_images_are_not_measured_an_attack_on_single_images_is_not_compared():
     others = retrains(split=SINGLE, answer=0.8)
     compared = [each.attack for each in compare([model("GA", 0.8, split=SINGLE, unseen=None)], others, [])]
