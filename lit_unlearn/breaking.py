@@ -148,12 +148,16 @@ def _compared(rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _strongest(rows: Sequence[Row]) -> Strongest | None:
-    most = max(_compared(rows), key=lambda each: each.excess / each.scale, default=None)
-    return None if most is None else Strongest(most.attack, most.excess, most.scale)
+    return _most([Strongest(each.attack, each.excess, each.scale) for each in _compared(rows)])
 
 
 def _so_far(standing: Standing) -> Strongest | None:
-    """Of the suite, or what broke the row since."""
+    """Of the suite that the row was verified with last, or what broke it before."""
+    tried = [_strongest(standing.rows)]
     if (by := standing.broken) is not None:
-        return Strongest(f"{by['attack']} of {by['author']}", by["excess"], by["scale"])
-    return _strongest(standing.rows)
+        tried.append(Strongest(f"{by['attack']} of {by['author']}", by["excess"], by["scale"]))
+    return _most([each for each in tried if each is not None])
+
+
+def _most(tried: Sequence[Strongest]) -> Strongest | None:
+    return max(tried, key=lambda each: each.excess / each.scale, default=None)

@@ -254,6 +254,9 @@ def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
     again = lit_unlearn(tmp_path, *words, "own_breaks.Breaks")
     assert again.status == 1
     assert "Before: own_breaks.Breaks of A. [Nother], excess +0.800\n" in again.out
+    (tmp_path / "board/digits/classes_0_1_2/plain.broken.json").write_text(json.dumps(evaluation | {"excess": -1.0}))
+    verified_again = lit_unlearn(tmp_path, *words, "own_breaks.Breaks")
+    assert "Before: detectability/samples, excess " in verified_again.out  # the suite gets more than that break did
     (tmp_path / "board/digits/classes_0_1_2/plain.broken.json").write_text('{"name": "other"}')
     with pytest.raises(UsageError, match="it is of other"):
         read_board(tmp_path / "board")
