@@ -3,7 +3,6 @@
 Images come in [0, 1]; normalisation lives inside, so that attacks and adversarial steps work in pixel space.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -11,9 +10,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
+from lit_unlearn.backbones.normalise import Normalise
 from lit_unlearn.backbones.parts import freeze_others, part_of
+from lit_unlearn.backbones.taps import Tap
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.recipes import Recipe
 
@@ -23,34 +23,6 @@ arguments inside every module's, without end."""
 
 FEATURES = "features"
 LOGITS = "logits"
-
-
-class Normalise(nn.Module):
-    """Subtract a mean and divide by a standard deviation, both per channel; they are saved with the weights.
-
-    Args:
-        mean: one value a channel, in the units of images in [0, 1].
-        std: one positive value a channel.
-
-    Raises:
-        UsageError: if the two differ in length, are empty, or a standard deviation is not positive.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if not mean or len(mean) != len(std):
-            raise UsageError(f"mean and std need one value a channel each, got mean {list(mean)} and std {list(std)}")
-        if not all(value > 0 for value in std):
-            raise UsageError(f"std must be positive in every channel, got {list(std)}")
-        self.register_buffer("mean", torch.tensor([float(value) for value in mean]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor([float(value) for value in std]).view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, C, H, W) in [0, 1] to normalised images of the same shape."""
-        return (x - self.mean) / self.std
 
 
 class Backbone(nn.Module):
@@ -206,7 +178,8 @@ class Backbone(nn.Module):
         Args:
             x: images (B, C, H, W) in [0, 1].
             names: names of stages, ``"features"`` or ``"logits"``.
-            cells: stages are averaged over cells × cells parts of their positions; see :func:`pool`.
+            cells: stages are averaged over cells × cells parts of their positions; see
+                :func:`~lit_unlearn.backbones.taps.pool`.
 
         Returns:
             name → (B, c), in the order asked for: feature maps are averaged over positions, token sequences
@@ -224,7 +197,7 @@ class Backbone(nn.Module):
                     self._tapped = True  # a compiled pass would not notice hooks
                     hooks.callback(setattr, self, "_tapped", False)
                     module = self.stage(name)
-                    hooks.enter_context(module.register_forward_hook(_Tap(name, found, self.channels_last, cells)))
+                    hooks.enter_context(module.register_forward_hook(Tap(name, found, self.channels_last, cells)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
             found[FEATURES] = self.features(x)
@@ -304,21 +277,6 @@ class Backbone(nn.Module):
             )
 
 
-class _Tap:
-    """A forward hook that puts a module's pooled output into a dictionary."""
-
-    def __init__(self, name: str, found: dict[str, Tensor], channels_last: bool, cells: int) -> None:
-        self.name = name
-        self.found = found
-        self.channels_last = channels_last
-        self.cells = cells
-
-    def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        if not isinstance(output, Tensor):
-            raise UsageError(f"the stage {self.name!r} gives a {type(output).__name__}, not a tensor")
-        self.found[self.name] = pool(output, self.channels_last, self.cells)
-
-
 def _numbers(values: Tensor) -> list[float]:
     """Values as the shortest numbers that give them back in single precision."""
     return [float(str(value)) for value in values.detach().float().cpu().flatten().numpy()]
@@ -327,35 +285,6 @@ def _numbers(values: Tensor) -> list[float]:
 def import_path(kind: type) -> str:
     """Where a class can be imported from."""
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def pool(activation: Tensor, channels_last: bool = False, cells: int = 1) -> Tensor:
-    """Average an activation (B, C, H, W), (B, T, D) or (B, D) over its positions.
-
-    Args:
-        activation: what a stage gives.
-        channels_last: whether a map is (B, H, W, C).
-        cells: a map is averaged over cells × cells parts, or over single positions where it has fewer. Of tokens the
-            last ones that make a square are a map; those before them, such as a class token, are averaged.
-
-    Returns:
-        (B, channels), or with more cells than one (B, channels · parts).
-    """
-    if activation.dim() == 3 and cells > 1:
-        side = math.isqrt(activation.shape[1])
-        first, rest = activation[:, : -side * side], activation[:, -side * side :]
-        tiled = pool(rest.reshape(len(rest), side, side, -1), channels_last=True, cells=cells)
-        return torch.cat([first.mean(1), tiled], 1) if first.shape[1] else tiled
-    if activation.dim() == 4 and cells > 1:
-        maps = activation.permute(0, 3, 1, 2) if channels_last else activation
-        height, width = (min(cells, side) for side in maps.shape[2:])
-        return adaptive_avg_pool2d(maps, (height, width)).flatten(1)
-    if activation.dim() == 4:
-        return activation.mean(dim=(1, 2) if channels_last else (2, 3))
-    if activation.dim() == 3:
-        return activation.mean(dim=1)
-    # A copy, because an activation function that works in place would overwrite a vector after it was tapped.
-    return activation.clone()
 
 
 def attempt(function: Callable[[Tensor], object], images: Tensor) -> object:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone, Normalise, ResNet8, ResNet18, ResNet20
-from lit_unlearn.backbones.backbone import pool
+from lit_unlearn.backbones.taps import pool
 from lit_unlearn.errors import UsageError
 
 
