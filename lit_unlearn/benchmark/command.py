@@ -187,7 +187,10 @@ def _report_parser() -> ArgumentParser:
     )
     parser.add_argument("--csv", type=str | None, default=None, help="File to write all numbers to.")
     parser.add_argument(
-        "--markdown", type=str | None, default=None, help="Page to write the tables into, or the calibration."
+        "--markdown",
+        type=str | None,
+        default=None,
+        help="Page to write the tables into, or the calibration; made where there is none.",
     )
     parser.add_argument(
         "--calibration", action="store_true", help="Print how often the verdict is wrong on these rows."

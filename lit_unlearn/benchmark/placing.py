@@ -13,7 +13,7 @@ def insert_texts(page: Path, kind: str, texts: Sequence[tuple[str, str]]) -> Non
     """Puts each scenario's text between ``<!-- <kind>: <scenario> -->`` and ``<!-- /<kind> -->`` of a page.
 
     Args:
-        page: a Markdown file.
+        page: a Markdown file; one that is not there is made, with a place for each.
         kind: of the texts, such as ``table``.
         texts: scenario and text of each.
 
@@ -21,18 +21,25 @@ def insert_texts(page: Path, kind: str, texts: Sequence[tuple[str, str]]) -> Non
         UsageError: naming the page and the place that it lacks, or the scenario that two texts are of.
     """
     _refuse_two(page, texts)
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be read ({error.strerror})") from error
+    marks = {scenario: (f"<!-- {kind}: {scenario} -->\n", f"<!-- /{kind} -->") for scenario, _ in texts}
+    text = _text(page) if page.exists() else "\n".join(f"{start}{end}\n" for start, end in marks.values())
     for scenario, inserted in texts:
-        start, end = f"<!-- {kind}: {scenario} -->\n", f"<!-- /{kind} -->"
+        start, end = marks[scenario]
         before, found, rest = text.partition(start)
         _, closed, after = rest.partition(end)
         if not found or not closed:
             raise UsageError(f"{page}: has no place for a {kind}: {start.strip()} … {end}")
         text = f"{before}{start}{inserted}\n{closed}{after}"
     write_atomically(page, text)
+
+
+def _text(page: Path) -> str:
+    if not page.is_file():
+        raise UsageError(f"{page}: is no file that a table can be put into")
+    try:
+        return page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{page}: cannot be read ({error})") from error
 
 
 def write_drawings(folder: Path, drawings: Sequence[tuple[str, str]]) -> None:

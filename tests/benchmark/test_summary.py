@@ -136,6 +136,10 @@ def test_report_prints_writes_and_refuses_a_page_without_a_place(tmp_path, capsy
     assert (tmp_path / "all.csv").read_text().startswith("data,scenario,model,")
     report([str(tmp_path), "--markdown", str(page)])
     assert page.read_text() == text
+    report([str(tmp_path), "--markdown", str(tmp_path / "new.md")])
+    assert (tmp_path / "new.md").read_text() == text.removeprefix("above\n").removesuffix("below\n")
+    with pytest.raises(UsageError, match=f"{tmp_path}: is no file that a table can be put into"):
+        insert_texts(tmp_path, "table", [("class", "|")])
     with pytest.raises(UsageError, match="has no place for a table: <!-- table: random -->"):
         insert_texts(page, "table", [("random", "|")])
     with pytest.raises(UsageError, match="one place for the scenario 'class', and the rows are of two data sets"):
