@@ -23,6 +23,9 @@ EXTENSIONS, ADDED = 2, 2
 _LEAST = 2
 """The fewest trials that an estimator can learn from."""
 
+_AGAIN, _FURTHER = 8, 64
+"""How often the estimator is asked for a setting that was not tried, and how many points are drawn to find one then."""
+
 Sampler = Literal["qmc", "tpe"]
 Criterion = Literal["accuracy", "attack"]
 Drawn = Literal["reference", "stratified", "estimated", "extended"]
@@ -151,9 +154,10 @@ class Search:
         if not self.axes:
             return known
         if not tried:
-            return known + (stratified(self.axes, self.tuning.seed, self.first - 1) if self.first > 1 else [])
+            drawn = stratified(self.axes, self.tuning.seed, self.first - 1) if self.first > 1 else []
+            return known + [values for place, values in enumerate(drawn) if values not in known + drawn[:place]]
         if len(tried) < self.trials:
-            return [*known, self._estimated(tried)]
+            return [*known, *self._estimated(tried)]
         return known + self._extended(tried)
 
     def drawn(self, place: int) -> Drawn:
@@ -168,17 +172,26 @@ class Search:
         """The ranges that are extended after the trials so far, in their order."""
         return [one for _, found in self._rounds(tried) for one in found]
 
-    def _estimated(self, tried: Sequence[Trial]) -> Values:
-        """A setting by what was measured: a run that was pruned was not attacked."""
+    def _estimated(self, tried: Sequence[Trial]) -> list[Values]:
+        """A setting that was not tried, by what was measured; nothing where all were tried.
+
+        Values are rounded, so that the estimator may come back to one. Then it is told that this one is the worst, and
+        is asked again; if that does not help, a further point of the sequence is taken.
+        """
         criterion = self.tuning.criteria[len(tried) % len(self.tuning.criteria)]
         scored = []
         for trial in tried:
             score = trial.score(criterion)
             if criterion == "attack" and trial.status == "pruned":
-                continue
+                continue  # it was not attacked
             if trial.status == "diverged" or score is not None:
                 scored.append((trial.values, WORST if score is None else score))
-        return estimated(self.axes, self.tuning.seed + len(tried), scored)
+        known, seed = [trial.values for trial in tried], self.tuning.seed + len(tried)
+        for _ in range(_AGAIN):
+            if (values := estimated(self.axes, seed, scored)) not in known:
+                return [values]
+            scored.append((values, WORST))
+        return [values for values in stratified(self.axes, seed, _FURTHER) if values not in known][:1]
 
     def _extended(self, tried: Sequence[Trial]) -> list[Values]:
         """The trials that an extension adds: a winner, moved to the middle of the new part and to its end."""

@@ -112,6 +112,18 @@ def test_an_estimator_keeps_off_what_diverged_and_what_leaves_the_original() -> 
     assert sum(lr <= 0.01 for lr in proposed) >= 28
 
 
+def test_a_setting_that_was_tried_is_not_proposed_again_and_the_budget_is_used() -> None:
+    """Rounded to two digits, a narrow range has few settings, and an estimator comes back to the best."""
+    of, own = search((("lr", 0.01, 0.015),), 6, **BY_ACCURACY), {"lr": 0.01}
+    tried: list[Trial] = []
+    while len(points := of.points(own, tried)) > len(tried):
+        tried = [Trial("class", "opc", each, gap=abs(each["lr"] - 0.012), status="ok") for each in points]
+    assert sorted(trial.values["lr"] for trial in tried[:6]) == [0.01, 0.011, 0.012, 0.013, 0.014, 0.015]
+    few = search((("epochs", (3, 6)),), 6, **BY_ACCURACY)
+    tried = [Trial("class", "opc", {"epochs": epochs}, gap=1.0, status="ok") for epochs in (3, 6)]
+    assert few.points({"epochs": 3}, tried) == [{"epochs": 3}, {"epochs": 6}], "nothing is left"
+
+
 def test_what_failed_says_nothing_and_a_reference_outside_the_ranges_is_left_out() -> None:
     tried = [Trial("class", "opc", {"lr": lr}) for lr in (0.5, 0.01)]
     assert 0.001 <= search((("lr", 1e-3, 0.1),), 4).points({"lr": 0.5}, tried)[-1]["lr"] <= 0.1
