@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from lit_unlearn.reports.comparisons import Comparison
+from lit_unlearn.reports.numbers import RETAINED
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 
 FADING = 10.0
@@ -14,6 +15,9 @@ FADING = 10.0
 
 KNOWN = 0.6
 """AUC of telling the forget images from unseen ones with Retrain, which never saw either."""
+
+BROKEN = 0.1
+"""How much more accuracy on retained test images relearning takes than on Retrain, as a fraction."""
 
 NORM_RATIO = "representation/stages/features/norm_ratio"
 AT_EDGE = "/rate_at_edge"
@@ -34,7 +38,7 @@ def flags(
         compared: its numbers beside Retrain's.
         separated: whether the attacks together separate Original from Retrain; None where Original is unknown.
     """
-    found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models)]
+    found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(models, retrains)]
     found += [*_blind(compared, separated), *_retrain_knows(compared)]
     return dict(found)
 
@@ -65,6 +69,31 @@ def _at_edge(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
             "rate at the edge",
             f"{titles} got most with the smallest or largest learning rate that was tried: one beyond it may get more",
         )
+
+
+def _broken(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """A network whose weights are small is broken by a learning rate that suits Retrain, and then relearns nothing."""
+    suffix, found = f"/{RETAINED}", {}
+    for name in sorted({name for row in models for name in row.attacks}):
+        if name.startswith("relearn/") and name.endswith(suffix):
+            own, theirs = (_lost(rows, name) for rows in (models, retrains))
+            if own is not None and theirs is not None and own > theirs + BROKEN:
+                found[name.removesuffix(suffix)] = own, theirs
+    if found:
+        attack, (own, theirs) = max(found.items(), key=lambda each: each[1][0])
+        yield (
+            "broken by relearning",
+            f"{attack} ends {100 * own:.0f} points lower on retained test images than the model began, on Retrain "
+            f"{100 * theirs:.0f}: its learning rates are too high for this network, and a lower one may get more",
+        )
+
+
+def _lost(rows: Sequence[Row], name: str) -> float | None:
+    """How much accuracy on retained test images an attack takes, on average."""
+    lost = [
+        row.metrics[RETAINED] - row.attacks[name] for row in rows if name in row.attacks and RETAINED in row.metrics
+    ]
+    return fmean(lost) if lost else None
 
 
 def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[tuple[str, str]]:

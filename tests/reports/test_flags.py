@@ -15,8 +15,8 @@ from lit_unlearn.reports.verdict import judge
 
 PAGE = Path(__file__).parents[2] / "docs/verdict.md"
 NAMES = (
-    *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "retrain knows"),
-    *("poor original", "poor retrain", "small change", "cut short"),
+    *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "broken by relearning"),
+    *("retrain knows", "poor original", "poor retrain", "small change", "cut short"),
 )
 Numbers = dict[str, float]
 
@@ -62,6 +62,19 @@ def test_a_search_that_ends_at_its_edge_is_named(flagged: Callable[..., dict[str
     found = flagged({f"relearn/adaptive{AT_EDGE}": 1.0, f"relearn/few{AT_EDGE}": 0.0})
     assert list(found) == ["rate at the edge"]
     assert found["rate at the edge"].startswith("relearn/adaptive got most")
+
+
+def test_relearning_that_breaks_the_network_is_named(
+    flagged: Callable[..., dict[str, str]], retrain: Row, shallow: Row
+) -> None:
+    name = "relearn/few/test_retain_acc"
+    kept, lost = (row.metrics["test_retain_acc"] for row in (retrain, shallow))
+    found = flagged({name: lost - 0.2}, {name: kept - 0.05})
+    assert list(found) == ["broken by relearning"]
+    assert found["broken by relearning"].startswith("relearn/few ends 20 points lower on retained test images")
+    assert "on Retrain 5: " in found["broken by relearning"]
+    assert flagged({name: lost - 0.14}, {name: kept - 0.05}) == {}
+    assert flagged({name: lost - 0.2}) == {}, "without Retrain's there is nothing to compare with"
 
 
 def test_an_attack_that_fails_on_original_is_named(flagged: Callable[..., dict[str, str]]) -> None:
