@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -247,7 +248,9 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "opc_depth", "fashion_mnist_attack"])
+@pytest.mark.parametrize(
+    "name", ["digits", "fashion_mnist", "opc_depth", "fashion_mnist_attack", "fashion_mnist_accuracy"]
+)
 def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     rows = kept_rows(ROOT / f"docs/results/{name}")
     page = (ROOT / f"docs/results/{name}.md").read_text()
@@ -273,7 +276,10 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
     assert precision.side_by_side(pair) in (ROOT / "docs/results/precision.md").read_text()
 
 
-@pytest.mark.parametrize(("folder", "scenario"), [("fashion_mnist", "class"), ("fashion_mnist_attack", "random")])
+@pytest.mark.parametrize(
+    ("folder", "scenario"),
+    [("fashion_mnist", "class"), ("fashion_mnist_attack", "random"), ("fashion_mnist_accuracy", "random")],
+)
 def test_the_committed_figure_is_of_the_committed_rows(folder, scenario):
     results = ROOT / "docs/results" / folder
     summaries = {each.scenario: each for each in summarise(kept_rows(results))}
@@ -306,6 +312,8 @@ BESIDE_THE_SEARCH = ("msg_90",)  # a reference with another share, not tuned
 def test_the_settings_of_the_new_tables_are_the_winners_of_their_log(criterion):
     log = json.loads((ROOT / "docs/results/tuning/tuning.json").read_text())
     won = {(trial["scenario"], trial["experiment"]): trial for trial in log["trials"] if criterion in trial["won"]}
+    tried = Counter((trial["scenario"], trial["experiment"]) for trial in log["trials"])
+    assert all(tried[each["scenario"], each["experiment"]] >= each["budget"] for each in log["searches"])
     tuned = read_config(f"tuned/fashion_mnist_{criterion}")
     names = {(scenario, name) for scenario in tuned for name in tuned[scenario]}
     beside = {(scenario, name) for scenario in tuned for name in ("pretrain", "retrain", *BESIDE_THE_SEARCH)}
