@@ -125,18 +125,20 @@ def build(runs: Path, to: Path, data: str, licence: str) -> str:
 
 
 def _lowest_seeds(runs: Path) -> Iterator[tuple[Path, Row]]:
-    """The folder of each experiment's model of the lowest seed, and its row: the table's, if it is in there."""
+    """The folder of each experiment's model of the lowest seed, and its row: the table's, if it is in there.
+
+    Of a folder with a table only models of its rows count: others are left from settings of before.
+    """
     table = {row.benchmark.get("key"): row for row in read_rows(runs / ROWS)} if (runs / ROWS).is_file() else {}
     for experiment in sorted(path for path in runs.glob("*/*") if path.is_dir()):
         found = [(read_rows(path)[-1], path.parent) for path in sorted(experiment.glob(f"*/{RESULTS}"))]
         made = [(row, folder) for row, folder in found if row.status == "ok" and (folder / WEIGHTS).is_file()]
-        if not made:
-            continue
-        row, folder = min(made, key=lambda each: each[0].seed or 0)
-        attacked = [(place, other) for other, place in found if other.attacks and _is_of(place, folder)]
-        for place, other in attacked[:1]:
-            row = table.get(place.name.removeprefix("run-"), other)
-        yield folder, row
+        for row, folder in sorted(made, key=lambda each: each[0].seed or 0):
+            attacked = [(place, other) for other, place in found if other.attacks and _is_of(place, folder)]
+            known = [table[key] for place, _ in attacked if (key := place.name.removeprefix("run-")) in table]
+            if known or not table or not attacked:  # Retrain is attacked beside Original, in another folder
+                yield folder, (known or [other for _, other in attacked] or [row])[0]
+                break
 
 
 def _is_of(attacked: Path, made: Path) -> bool:

@@ -120,6 +120,19 @@ def test_build_takes_verdicts_from_the_table(runs: Path, tmp_path: Path) -> None
     assert lu.load_model(NAME, tmp_path / "zoo").entry.verdict == {"level": "as Retrain"}
 
 
+def test_build_leaves_out_models_of_earlier_settings(runs: Path, tmp_path: Path) -> None:
+    """A folder that a benchmark went on in keeps the runs of before; its table has the present ones alone."""
+    present = runs / "class/finetune/run-e"
+    present.mkdir()
+    write_rows(present / "results.json", [row(1, "ok", {"recovery/hr/forget_acc": 0.5})])
+    (present / "config.yaml").write_text(yaml.safe_dump({"ckpt_path": "/there/class/finetune/run-a/unlearned.ckpt"}))
+    judged = row(1, "ok", {"recovery/hr/forget_acc": 0.5})
+    judged.benchmark = {"key": "e"}
+    write_rows(runs / "rows.json", [judged])
+    build(runs, tmp_path / "zoo", "blobs", "MIT")
+    assert lu.load_model(NAME, tmp_path / "zoo").entry.seed == 1
+
+
 def test_build_adds_to_what_there_is(place: Path, runs: Path, tmp_path: Path) -> None:
     assert build(runs, place, "other", "CC0-1.0").endswith("1 models, 2 in index.json")
     assert sorted(open_zoo(place).models) == [NAME, "other/class/finetune"]
