@@ -82,3 +82,15 @@ def renew(
             chosen = order[: round(redraw * each.numel())].to(each.device)
             values, places = (each, chosen.sort().values) if shuffled else (fresh(each, generator), chosen)
             each.copy_(each.flatten().scatter(0, chosen, values.flatten()[places]).view(each.shape))
+
+
+@torch.no_grad()
+def renew_head(head: nn.Module, generator: torch.Generator) -> None:
+    """Draws a linear layer anew: its matrix as :func:`fresh` does, its bias zero.
+
+    Args:
+        head: changed in place.
+        generator: on the CPU, the same on every rank.
+    """
+    for each in head.parameters():
+        each.copy_(fresh(each, generator) if each.ndim == 2 else torch.zeros_like(each))

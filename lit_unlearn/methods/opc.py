@@ -29,7 +29,7 @@ from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.contraction import ContractionPoint, contraction_loss, depth, entropy_floor, target_point
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.fading import linear_decay, planned_epochs
-from lit_unlearn.methods.kernels import learning_weights, renew
+from lit_unlearn.methods.kernels import learning_weights, renew, renew_head
 from lit_unlearn.methods.protocols import UnlearnData
 from lit_unlearn.seed import generator, run_seed
 
@@ -73,6 +73,8 @@ class OPC(UnlearnModule):
             are mixed with.
         redraw: when release begins, share in [0, 1] of the entries of each of them that is replaced.
         redraw_as: by what: ``fresh`` values, or, ``shuffled``, each other's in a random order.
+        fresh_head: when release begins, draw the head anew as a whole. A head that stays knows the forgotten classes
+            apart, once its answer is limited to them.
         release_distill: the weight of distillation after that; None is ``distill``.
 
     Raises:
@@ -101,6 +103,7 @@ class OPC(UnlearnModule):
         blend: float = 0.0,
         redraw: float = 0.0,
         redraw_as: Redraw = "fresh",
+        fresh_head: bool = False,
         release_distill: float | None = None,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
@@ -116,14 +119,17 @@ class OPC(UnlearnModule):
         self.weights = weights_of(weight, self.taps)
         if freeze_head and not any(p.requires_grad for p in backbone.encoder.parameters()):
             raise UsageError("freeze_head leaves nothing to train: the encoder is frozen already")
-        if (blend or redraw) and not release and stop_at is None:
-            raise UsageError("blend and redraw change weights when release begins: set release or stop_at")
+        if (blend or redraw or fresh_head) and not release and stop_at is None:
+            raise UsageError("blend, redraw and fresh_head change weights when release begins: set release or stop_at")
         self.target, self.norm, self.schedule, self.stop_at = target, norm, schedule, stop_at
         self.distill, self.temperature = distill, temperature
         self.release, self.blend, self.redraw, self.redraw_as = release, blend, redraw, redraw_as
+        self.fresh_head = fresh_head
         self.release_distill = distill if release_distill is None else release_distill
         if freeze_head:
             backbone.head.requires_grad_(False)
+        if fresh_head and not all(parameter.requires_grad for parameter in backbone.head.parameters()):
+            raise UsageError("fresh_head draws the head anew, but the head does not learn: leave one of the two out")
         renewed = "blend and redraw change kernels and weight matrices"
         self._renewed = learning_weights(backbone, renewed) if blend or redraw else []
         if distill > 0 or self.release_distill > 0:
@@ -163,6 +169,9 @@ class OPC(UnlearnModule):
             weights = [self.backbone.get_parameter(name) for name in self._renewed]
             draw = generator(run_seed(), "release")
             renew(weights, self.blend, self.redraw, draw, shuffled=self.redraw_as == "shuffled")
+            if self.fresh_head:
+                weights += list(self.backbone.head.parameters())
+                renew_head(self.backbone.head, draw)
             for optimizer in self.trainer.optimizers:
                 for each in weights:
                     optimizer.state.pop(each, None)  # momentum of weights that are gone

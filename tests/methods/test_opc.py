@@ -173,7 +173,12 @@ def test_no_forget_sample_is_surer_than_the_floor_allows(fit, make_backbone, mak
         ({"stop_at": 0.0}, r"stop_at is 0.0, but must lie in \(0, 1\)"),
         ({"release": 1, "blend": 1.5}, "blend is 1.5"),
         ({"release": 1, "redraw": -0.5}, "redraw is -0.5"),
-        ({"redraw": 0.5}, "blend and redraw change weights when release begins: set release or stop_at"),
+        ({"redraw": 0.5}, "blend, redraw and fresh_head change weights when release begins: set release or stop_at"),
+        ({"fresh_head": True}, "blend, redraw and fresh_head change weights when release begins"),
+        (
+            {"fresh_head": True, "release": 1, "freeze_head": True},
+            "fresh_head draws the head anew, but the head does not",
+        ),
         ({"distill": -0.5}, "distill is -0.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
     ],
@@ -284,6 +289,21 @@ def test_what_is_released_into(fit, make_backbone, make_data, sgd, blend, redraw
         size = kernel.shape[0] * kernel[0, 0].numel()
         deviation = math.sqrt(2 / size if kernel.ndim == 4 else 1 / (3 * kernel.shape[1]))
         assert float(fresh.std()) == pytest.approx(deviation, rel=4 / math.sqrt(fresh.numel()))
+
+
+def test_a_fresh_head_is_drawn_as_a_whole_and_nothing_else_is(fit, make_backbone, make_data, sgd):
+    seen, again = AtRelease(), AtRelease()
+    for callback in (seen, again):
+        module = OPC(make_backbone(), optimizer=sgd, contract="stages", release=1, fresh_head=True)
+        fit(module, make_data(), callback, max_epochs=2, limit_val_batches=0)
+    own = {name for name in seen.after if name.startswith("head.")}
+    assert {name for name, value in seen.after.items() if not torch.equal(value, seen.before[name])} == own
+    assert seen.momentum == seen.after.keys() - own
+    matrix = seen.after["head.weight"]
+    assert torch.equal(matrix, again.after["head.weight"])
+    assert not (matrix == seen.before["head.weight"]).any()
+    assert float(matrix.std()) == pytest.approx(1 / math.sqrt(3 * matrix.shape[1]), rel=4 / math.sqrt(matrix.numel()))
+    assert not seen.after["head.bias"].any()
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
