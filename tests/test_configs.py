@@ -61,7 +61,6 @@ EXPERIMENTS = [
     for scenario in SCENARIOS
     for name in tuned(data, scenario)
 ]
-DEPTH = [name for name in read_config("tuned/opc_depth") if name not in ("pretrain", "retrain")]
 
 
 def sampled(cases: list[tuple[str, str, str]]) -> list[object]:
@@ -246,11 +245,11 @@ ON_FASHION_MNIST = [
     if data == "fashion_mnist"
 ] + [
     case_of(
-        ["--config", "base/fashion_mnist_class", "--config", f"tuned/opc_depth#{name}"],
+        ["--config", "base/fashion_mnist_class", "--config", f"experiments/depth#{name}"],
         id=f"depth/{name}",
         ci=True,
     )
-    for name in DEPTH
+    for name in ("only_both", "shuffled_all")  # one of each kind
 ]
 
 

@@ -98,6 +98,7 @@ COLUMNS = (
     Column("HR test forgotten", "%", _percent("recovery/hr/test_forget_acc"), "↓", classes=True),
     Column("Worst test forgotten", "%", _percent("recovery/worst/test_forget_acc"), "↓", classes=True, role="depth"),
     Column("Worst stage", "%", _percent("recovery/worst/stages/test_forget_acc"), "↓", classes=True),
+    Column("Masked answers", "%", _percent("recovery/answers/test_forget_acc"), "≈", classes=True),
     Column("FM forget", "%", _percent("recovery/fm/forget_acc"), "↓", classes=False),
     Column("HR forget", "%", _percent("recovery/hr/forget_acc"), "↓", classes=False),
     Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
