@@ -215,6 +215,7 @@ def test_the_description_holds_plain_values_and_every_own_option(make_backbone, 
         "blend": 0.0,
         "redraw": 0.0,
         "redraw_as": "fresh",
+        "fresh_head": False,
         "release_distill": None,
     }
     assert told["optimizer"]["class"] == "SGD"
