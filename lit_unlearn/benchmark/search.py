@@ -175,7 +175,7 @@ class Search:
     def _estimated(self, tried: Sequence[Trial]) -> list[Values]:
         """A setting that was not tried, by what was measured; nothing where all were tried.
 
-        Values are rounded, so that the estimator may come back to one. Then it is told that this one is the worst, and
+        Values are rounded, so that the estimator may propose one again. Then it is told that this one is the worst, and
         is asked again; if that does not help, a further point of the sequence is taken.
         """
         criterion = self.tuning.criteria[len(tried) % len(self.tuning.criteria)]

@@ -4,8 +4,8 @@ L = −KL_T(θo ‖ θ) on every forget batch of the first ``msteps`` epochs, th
 on every retain batch; one optimizer for both. Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880.
 Defaults are those of the released large-scale notebook, which runs 3 epochs at a constant rate, in batches of 256
 retain and 512 forget samples: few, large maximising steps. Its own names for batches, set to 128 and 32, are read by
-nothing. Their small scale, ``model/scrub_small``, has Adam, and batches of 32 and 64: its maximising steps move even a
-network that has learnt the forget set by heart, whose gradients have all but vanished.
+nothing. Their small scale, ``model/scrub_small``, has batches of 32 and 64, and Adam, whose steps do not shrink with
+the gradients of a network that has learnt the forget set by heart.
 
 SCRUB+R (``rewind``) keeps the weights of each epoch and ends with those whose error on the forget set is nearest the
 final model's error on a validation set with the classes of the forget set, in its proportions. The paper has images for

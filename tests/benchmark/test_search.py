@@ -113,7 +113,7 @@ def test_an_estimator_keeps_off_what_diverged_and_what_leaves_the_original() -> 
 
 
 def test_a_setting_that_was_tried_is_not_proposed_again_and_the_budget_is_used() -> None:
-    """Rounded to two digits, a narrow range has few settings, and an estimator comes back to the best."""
+    """Rounded to two digits, a narrow range has few settings, and an estimator proposes the best again."""
     of, own = search((("lr", 0.01, 0.015),), 6, **BY_ACCURACY), {"lr": 0.01}
     tried: list[Trial] = []
     while len(points := of.points(own, tried)) > len(tried):
