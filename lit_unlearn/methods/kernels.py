@@ -85,12 +85,14 @@ def renew(
 
 
 @torch.no_grad()
-def renew_head(head: nn.Module, generator: torch.Generator) -> None:
+def renew_head(head: nn.Module, generator: torch.Generator, rows: Sequence[int] | None = None) -> None:
     """Draws a linear layer anew: its matrix as :func:`fresh` does, its bias zero.
 
     Args:
         head: changed in place.
         generator: on the CPU, the same on every rank.
+        rows: the classes whose rows are drawn; None draws all.
     """
     for each in head.parameters():
-        each.copy_(fresh(each, generator) if each.ndim == 2 else torch.zeros_like(each))
+        chosen = slice(None) if rows is None else list(rows)
+        each[chosen] = (fresh(each, generator) if each.ndim == 2 else torch.zeros_like(each))[chosen]

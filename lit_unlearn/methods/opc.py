@@ -41,6 +41,7 @@ _CHOICES = {
     "norm": ("l2", "squared"),
     "schedule": get_args(Schedule),
     "redraw_as": get_args(Redraw),
+    "fresh_head": (False, True, "forgotten"),
 }
 _SMOOTHING = 0.8
 """Weight of the steps before in the variance that ends contraction: about five steps count."""
@@ -73,8 +74,8 @@ class OPC(UnlearnModule):
             are mixed with.
         redraw: when release begins, share in [0, 1] of the entries of each of them that is replaced.
         redraw_as: by what: ``fresh`` values, or, ``shuffled``, each other's in a random order.
-        fresh_head: when release begins, draw the head anew as a whole. A head that stays knows the forgotten classes
-            apart, once its answer is limited to them.
+        fresh_head: when release begins, draw the head anew as a whole, or the rows of the classes of which nothing is
+            retained (``forgotten``). A head that stays knows them apart, once its answer is limited to them.
         release_distill: the weight of distillation after that; None is ``distill``.
 
     Raises:
@@ -103,7 +104,7 @@ class OPC(UnlearnModule):
         blend: float = 0.0,
         redraw: float = 0.0,
         redraw_as: Redraw = "fresh",
-        fresh_head: bool = False,
+        fresh_head: bool | Literal["forgotten"] = False,
         release_distill: float | None = None,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
@@ -114,13 +115,11 @@ class OPC(UnlearnModule):
             check_fraction(name, share, zero=True, one=True)
         if stop_at is not None:
             check_fraction("stop_at", stop_at)
-        _check_choices(target=target, norm=norm, schedule=schedule, redraw_as=redraw_as)
+        _check_choices(target=target, norm=norm, schedule=schedule, redraw_as=redraw_as, fresh_head=fresh_head)
         self.taps = tap_names(contract, backbone.stages)
         self.weights = weights_of(weight, self.taps)
         if freeze_head and not any(p.requires_grad for p in backbone.encoder.parameters()):
             raise UsageError("freeze_head leaves nothing to train: the encoder is frozen already")
-        if (blend or redraw or fresh_head) and not release and stop_at is None:
-            raise UsageError("blend, redraw and fresh_head change weights when release begins: set release or stop_at")
         self.target, self.norm, self.schedule, self.stop_at = target, norm, schedule, stop_at
         self.distill, self.temperature = distill, temperature
         self.release, self.blend, self.redraw, self.redraw_as = release, blend, redraw, redraw_as
@@ -128,14 +127,21 @@ class OPC(UnlearnModule):
         self.release_distill = distill if release_distill is None else release_distill
         if freeze_head:
             backbone.head.requires_grad_(False)
-        if fresh_head and not all(parameter.requires_grad for parameter in backbone.head.parameters()):
-            raise UsageError("fresh_head draws the head anew, but the head does not learn: leave one of the two out")
-        renewed = "blend and redraw change kernels and weight matrices"
-        self._renewed = learning_weights(backbone, renewed) if blend or redraw else []
+        self._renewed = self._to_renew()
         if distill > 0 or self.release_distill > 0:
             self.teacher = self.original_copy()
         self._released = self._contracted = False
         self._variance: dict[str, tuple[float, float]] = {}
+
+    def _to_renew(self) -> list[str]:
+        """The names of the weights that are mixed or redrawn when release begins, if it can."""
+        if (self.blend or self.redraw or self.fresh_head) and not self.release and self.stop_at is None:
+            raise UsageError("blend, redraw and fresh_head change weights when release begins: set release or stop_at")
+        if self.fresh_head and not all(parameter.requires_grad for parameter in self.backbone.head.parameters()):
+            raise UsageError("fresh_head draws the head anew, but the head does not learn: leave one of the two out")
+        if not self.blend and not self.redraw:
+            return []
+        return learning_weights(self.backbone, "blend and redraw change kernels and weight matrices")
 
     def order_in(self, epoch: int) -> str:
         """Pairs of batches, and the retain set alone after release."""
@@ -169,9 +175,10 @@ class OPC(UnlearnModule):
             weights = [self.backbone.get_parameter(name) for name in self._renewed]
             draw = generator(run_seed(), "release")
             renew(weights, self.blend, self.redraw, draw, shuffled=self.redraw_as == "shuffled")
-            if self.fresh_head:
+            rows = self.data.split.forgotten_classes if self.fresh_head == "forgotten" else None
+            if self.fresh_head and (rows is None or rows):
                 weights += list(self.backbone.head.parameters())
-                renew_head(self.backbone.head, draw)
+                renew_head(self.backbone.head, draw, rows)
             for optimizer in self.trainer.optimizers:
                 for each in weights:
                     optimizer.state.pop(each, None)  # momentum of weights that are gone
@@ -244,7 +251,7 @@ class OPC(UnlearnModule):
         self.log("depth/forget_entropy_floor", entropy_floor(largest, self.backbone.num_classes))
 
 
-def _check_choices(**choices: str) -> None:
+def _check_choices(**choices: str | bool) -> None:
     for name, value in choices.items():
         if value not in _CHOICES[name]:
             raise unknown(name, value, _CHOICES[name])

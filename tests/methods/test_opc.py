@@ -175,6 +175,7 @@ def test_no_forget_sample_is_surer_than_the_floor_allows(fit, make_backbone, mak
         ({"release": 1, "redraw": -0.5}, "redraw is -0.5"),
         ({"redraw": 0.5}, "blend, redraw and fresh_head change weights when release begins: set release or stop_at"),
         ({"fresh_head": True}, "blend, redraw and fresh_head change weights when release begins"),
+        ({"release": 1, "fresh_head": "half"}, "unknown fresh_head 'half'"),
         (
             {"fresh_head": True, "release": 1, "freeze_head": True},
             "fresh_head draws the head anew, but the head does not",
@@ -304,6 +305,22 @@ def test_a_fresh_head_is_drawn_as_a_whole_and_nothing_else_is(fit, make_backbone
     assert not (matrix == seen.before["head.weight"]).any()
     assert float(matrix.std()) == pytest.approx(1 / math.sqrt(3 * matrix.shape[1]), rel=4 / math.sqrt(matrix.numel()))
     assert not seen.after["head.bias"].any()
+
+
+@pytest.mark.parametrize("forget", [{"classes": [0, 2]}, {"fraction": 0.25}])
+def test_only_forgotten_classes_get_fresh_rows(fit, make_backbone, make_data, sgd, forget):
+    seen, data = AtRelease(), make_data(**forget)
+    module = OPC(make_backbone(), optimizer=sgd, contract="stages", release=1, fresh_head="forgotten")
+    fit(module, data, seen, max_epochs=2, limit_val_batches=0)
+    gone = list(data.split.forgotten_classes)
+    assert gone == forget.get("classes", [])
+    kept = [row for row in range(len(seen.after["head.bias"])) if row not in gone]
+    for name, value in seen.after.items():
+        rows = kept if name.startswith("head.") else range(len(value))
+        assert torch.equal(value[list(rows)], seen.before[name][list(rows)])
+    assert not (seen.after["head.weight"][gone] == seen.before["head.weight"][gone]).any()
+    assert not seen.after["head.bias"][gone].any()
+    assert ("head.weight" in seen.momentum) == (not gone)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
