@@ -71,15 +71,25 @@ def _at_edge(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _broken(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """A network whose weights are small is broken by a learning rate that suits Retrain, and then relearns nothing."""
+def broken_by_relearning(models: Sequence[Row], retrains: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Relearning that takes more accuracy from the models than from Retrains, by more than :data:`BROKEN`.
+
+    A network whose weights are small is broken by a learning rate that suits Retrain, and then relearns nothing.
+
+    Returns:
+        attack → what it takes from the accuracy on retained test images, of the models and of Retrains, as fractions.
+    """
     suffix, found = f"/{RETAINED}", {}
     for name in sorted({name for row in models for name in row.attacks}):
         if name.startswith("relearn/") and name.endswith(suffix):
             own, theirs = (_lost(rows, name) for rows in (models, retrains))
             if own is not None and theirs is not None and own > theirs + BROKEN:
                 found[name.removesuffix(suffix)] = own, theirs
-    if found:
+    return found
+
+
+def _broken(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    if found := broken_by_relearning(models, retrains):
         attack, (own, theirs) = max(found.items(), key=lambda each: each[1][0])
         yield (
             "broken by relearning",

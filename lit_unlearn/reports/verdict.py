@@ -9,7 +9,7 @@ An accuracy that Retrain reaches as well is no memory: only the excess over Retr
     not forgotten        without an attack, the model is above Retrain by more than the larger margin
     leaks                under some attack it is above Retrain by more than the smaller margin
     cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
-    not attacked enough  an attack of the minimum is missing
+    not attacked enough  an attack of the minimum is missing, or relearning broke the network
     as Retrain           under every attack it is above Retrain by less than the larger margin
     inconclusive         otherwise
 
@@ -18,13 +18,13 @@ leak with probability alpha at most. The upper bounds hold each for itself: "as 
 model which leaks is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, compared_names
-from lit_unlearn.reports.flags import flags
+from lit_unlearn.reports.flags import broken_by_relearning, flags
 from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 
@@ -166,12 +166,19 @@ def judge_models(
         comparisons,
         len(one_a_model(ended)),
         len(one_a_model(retrains)),
-        [what for what, names in MINIMUM[forgets(ended[0])].items() if not _has(both, names)],
+        _missing(ended[0], both, broken_by_relearning(ended, retrains)),
         alone,
         separated,
         flags(ended, retrains, comparisons, separated if retrains else None),
     )
     return replace(found, level=_level(found, ended, retrains))
+
+
+def _missing(row: Row, run: Sequence[str], broken: Collection[str]) -> list[str]:
+    """What the minimum lacks, of attacks that were run on the models and on Retrains; broken ones show nothing."""
+    told = [attack for attack in run if attack not in broken]
+    lacking = {what: names for what, names in MINIMUM[forgets(row)].items() if not _has(told, names)}
+    return [f"{what} that does not break the network" if _has(run, names) else what for what, names in lacking.items()]
 
 
 def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:

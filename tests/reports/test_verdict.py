@@ -285,6 +285,18 @@ def test_a_model_is_as_retrain_only_after_the_minimum_of_attacks(lacking, split)
     assert any("quick" in text for text in remarks(row, found))
 
 
+def test_relearning_that_breaks_the_network_is_as_if_it_had_not_been_run():
+    name, others = f"{FEW}/test_retain_acc", retrains(**{f"{FEW}/test_retain_acc": 0.9})
+    row = model("GA", worst=0.7, relearnt=0.4, auc=0.5, **{name: 0.5})
+    found = judge(row, [original(), *others, row])
+    assert (found.level, found.missing) == ("not attacked enough", ["relearning that does not break the network"])
+    assert "broken by relearning" in found.flags
+    row.attacks |= {f"relearn/slow/{each}": row.attacks[f"{FEW}/{each}"] for each in ("auc", "test_forget_acc")}
+    for other in others:
+        other.attacks |= {f"relearn/slow/{each}": other.attacks[f"{FEW}/{each}"] for each in ("auc", "test_forget_acc")}
+    assert judge(row, [original(), *others, row]).level == "as Retrain", "one at a lower rate did not break it"
+
+
 def test_an_attack_that_was_not_run_on_retrain_is_a_remark():
     row = model("GA", **{"compression/int8/test_forget_acc": 0.9})
     row.skipped["inversion"] = "it needs the original model"
