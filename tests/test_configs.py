@@ -207,11 +207,6 @@ def test_an_experiment_on_digits_runs(data: str, scenario: str, name: str, tmp_p
     assert run(tmp_path, *words) == expected.get(method, ["Original", "Retrain", method])
 
 
-@pytest.mark.ci
-def test_the_quickstart_runs(tmp_path: Path) -> None:
-    assert run(tmp_path, "--config", "quickstart") == ["Original", *["Retrain"] * 5, "OPC"]
-
-
 def test_the_quickstart_has_the_attacks_of_the_quick_suite() -> None:
     own, quick = read_config("quickstart"), read_config("attack/quick")
     assert own["trainer"]["callbacks"] == quick["trainer"]["callbacks"]
