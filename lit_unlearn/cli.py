@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from lit_unlearn import __version__, methods
+from lit_unlearn.allocation import keep_freed_memory
 from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.board_command import board_command, break_command, submit_command, verify_command
 from lit_unlearn.data import UnlearnDataModule
@@ -76,6 +77,7 @@ def run(args: ArgsType = None) -> UnlearnCLI:
 
     The user's own classes are found by class path in the folder that the command is run from.
     """
+    keep_freed_memory()
     return _command_line(UnlearnCLI, args=args)
 
 

@@ -66,7 +66,16 @@ def test_a_trial_is_not_kept(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["formats", "pipeline", "streaming", "inversion", "recovery", pytest.param("epoch", marks=pytest.mark.slow)]
+    "name",
+    [
+        "allocation",
+        "formats",
+        "pipeline",
+        "streaming",
+        "inversion",
+        "recovery",
+        pytest.param("epoch", marks=pytest.mark.slow),
+    ],
 )
 def test_a_trial_prints_a_row(script, capsys, name):
     if name == "epoch" and not FASHION.is_dir():
