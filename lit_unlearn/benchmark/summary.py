@@ -1,8 +1,8 @@
 """Many rows in one table: mean and standard deviation over seeds, for each experiment of each scenario.
 
-Only rows that can be compared are averaged. A run that did not end well gives no number, and is counted in a note. Rows
-of another version of the suite of attacks are left out, with a note. A quantity that no row has gets no column; one
-that only some rows have is averaged over those.
+Only rows that can be compared are averaged. A run that did not end well gives no number, and is counted in a note. Each
+suite of attacks has a table of its own; rows of another version of it are left out, with a note. A quantity that no
+row has gets no column; one that only some rows have is averaged over those.
 """
 
 import math
@@ -80,12 +80,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Summary:
-    """The table of one scenario on one data set.
+    """The table of one scenario on one data set under one suite of attacks.
 
     Attributes:
         data: the data set, and how many training images.
         scenario: what is forgotten, by its name in the benchmark.
-        suite: version of the attacks, or an empty text.
+        suite: name and version of the attacks, or an empty text.
+        alone: whether the scenario has this table only.
         columns: quantities.
         lines: models, Original and Retrain first.
         notes: what a reader must know.
@@ -97,11 +98,13 @@ class Summary:
     columns: Sequence[Column]
     lines: Sequence[Line]
     notes: Sequence[str]
+    alone: bool = True
 
     @property
     def title(self) -> str:
-        """Data and scenario."""
-        return ", ".join(filter(None, (self.data, self.scenario)))
+        """Data and scenario, and the suite where the scenario has several."""
+        suite = "" if self.alone else self.suite or "no named suite"
+        return ", ".join(filter(None, (self.data, self.scenario, suite)))
 
     def value(self, line: Line, role: str) -> Value | None:
         """What a line has in the column of that role."""
@@ -110,7 +113,7 @@ class Summary:
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, margins: Margins = MARGINS) -> list[Summary]:
-    """A table for each data set and scenario that the rows of benchmarks are of, in the order in which they come.
+    """A table for each data set, scenario and suite of the rows of benchmarks, in the order in which they come.
 
     Raises:
         UsageError: if a row is of no benchmark.
@@ -122,7 +125,24 @@ def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, margins:
                 f"a row of {row.method} is of no benchmark: only rows.json of a benchmark can be summarised"
             )
         groups.setdefault((_data(row), row.benchmark["scenario"]), []).append(row)
-    return [_summary(data, scenario, group, columns, margins) for (data, scenario), group in groups.items()]
+    summaries = []
+    for (data, scenario), group in groups.items():
+        suites = _by_suite(group)
+        made = [_summary(data, scenario, own, columns, margins) for own in suites]
+        summaries += [replace(summary, alone=len(suites) == 1) for summary in made]
+    return summaries
+
+
+def _by_suite(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each suite, by its name without its version; those without attacks are with each of them."""
+    names = {id(row): _suite_of(row).partition(" ")[0] for row in rows if row.attacks}
+    found = list(dict.fromkeys(names.values())) or [""]
+    return [[row for row in rows if names.get(id(row), name) == name] for name in found]
+
+
+def _suite_of(row: Row) -> str:
+    """Name and version, or an empty text."""
+    return str(row.versions.get("suite") or "")
 
 
 def _data(row: Row) -> str:
@@ -160,7 +180,7 @@ def _retrains(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
 
 def _suite(rows: Sequence[Row]) -> tuple[str, list[Row]]:
     """The version of the attacks that most rows have (of several, the last one), and the rows of other versions."""
-    versions = {id(row): str(row.versions.get("suite") or "") for row in rows if row.attacks}
+    versions = {id(row): _suite_of(row) for row in rows if row.attacks}
     counts = Counter(reversed(versions.values()))
     suite = max(counts, key=lambda name: counts[name]) if counts else ""
     return suite, [row for row in rows if versions.get(id(row), suite) != suite]
@@ -276,9 +296,9 @@ def _note(rows: Sequence[Row]) -> str:
 
 
 def _left_out_notes(rows: Sequence[Row], suite: str) -> Iterator[str]:
-    counts = Counter(str(row.versions.get("suite") or "none") for row in rows)
+    counts = Counter(map(_suite_of, rows))
     for name, count in counts.items():
-        yield f"Left out: {count} row(s) of the suite {name!r}; this table is of {suite or 'none'!r}."
+        yield f"Left out: {count} row(s) of the suite {name!r}; this table is of {suite!r}."
 
 
 def _flag_notes(lines: Sequence[Line]) -> Iterator[str]:

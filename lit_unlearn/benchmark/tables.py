@@ -110,11 +110,11 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
     """All tables as CSV, one number a line: scenario, model, quantity, unit, mean, standard deviation, rows."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["data", "scenario", "model", "quantity", "unit", "mean", "std", "n", "to_retrain", "note"])
+    writer.writerow(["data", "scenario", "model", "quantity", "unit", "mean", "std", "n", "to_retrain", "note", "suite"])
     for summary in summaries:
         for line in summary.lines:
             for value, column in zip(line.values, summary.columns, strict=True):
                 numbers = [None, None, 0, None] if value is None else [value.mean, value.std, value.n, value.delta]
                 place = [summary.data, summary.scenario, line.label, column.title, column.unit]
-                writer.writerow([*place, *numbers, line.note])
+                writer.writerow([*place, *numbers, line.note, summary.suite])
     return out.getvalue()

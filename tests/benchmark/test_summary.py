@@ -161,6 +161,20 @@ def test_rows_of_another_suite_or_data_set_are_never_averaged_with_these():
     assert first.notes[0] == "Left out: 1 row(s) of the suite 'suite 1'; this table is of 'suite 2'."
 
 
+def test_each_suite_has_a_table_of_its_own():
+    rows = [row(method, 0, 0.8, **{"recovery/fm/test_forget_acc": 0.2}) for method in ("OPC", "Retrain")]
+    for each in rows:
+        each.versions["suite"] = "suite 3"
+    others = [replace(each, versions={"suite": version}) for each in rows for version in ("quick 1", "quick 2", None)]
+    ruined = replace(rows[0], method="DELETE", status="diverged", attacks={}, versions={})
+    found = summarise([*rows, *others, ruined])
+    assert [summary.title for summary in found] == ["class, suite 3", "class, quick 2", "class, no named suite"]
+    for summary in found:
+        assert [line.label for line in summary.lines] == ["Retrain", "OPC", "DELETE"]
+        assert all(len(line.rows) == 1 for line in summary.lines)
+    assert found[1].notes[0] == "Left out: 2 row(s) of the suite 'quick 1'; this table is of 'quick 2'."
+
+
 def test_a_damaged_row_is_left_out_and_named_after_everything_is_written(tmp_path, capsys):
     path = tmp_path / "rows.json"
     write_rows(path, [row("OPC", 0), row("Retrain", 0)])
