@@ -68,7 +68,7 @@ def test_a_trial_is_not_kept(script, capsys):
 @pytest.mark.parametrize(
     "name",
     [
-        "allocation",
+        pytest.param("allocation", marks=pytest.mark.ci),
         "formats",
         "pipeline",
         "streaming",
