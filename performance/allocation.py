@@ -6,14 +6,11 @@ A ResNet-8 and random images of Fashion-MNIST's size, each measure in a process 
 allocator in the environment. Rounds of both in turn; the median round of each counts. On a CPU only.
 """
 
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
-from measuring import Result, arguments, begin, machine, seconds, show
+from measuring import Result, arguments, begin, machine, of_one_run, seconds, show
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
@@ -57,11 +54,8 @@ def one_run(what: str, batch: int, steps: int) -> float:
 
 
 def measured(what: str, keep: bool, batch: int, steps: int, threads: int) -> float:
-    environment = {n: v for n, v in os.environ.items() if not n.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-    command = [sys.executable, __file__, "--threads", str(threads), "--one-run", what, *(["--keep"] if keep else [])]
-    command += ["--steps", str(steps), "--batch", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return float(done.stdout.split()[-1])
+    options = ["--threads", str(threads), "--one-run", what, "--steps", str(steps), "--batch", str(batch)]
+    return float(of_one_run(__file__, *options, *(["--keep"] if keep else [])))
 
 
 def main(argv: list[str] | None = None) -> None:

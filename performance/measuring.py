@@ -5,6 +5,8 @@ import logging
 import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -100,6 +102,19 @@ def machine(device: str) -> str:
 def peak_bytes(of: int = resource.RUSAGE_SELF) -> int:
     """The most memory that this process, or the largest of its children, has held so far."""
     return resource.getrusage(of).ru_maxrss * 1024
+
+
+def of_one_run(script: str, *options: str) -> str:
+    """The last word that a script prints in a process of its own, whose allocator has glibc's own settings.
+
+    Raises:
+        RuntimeError: with what it said, if it fails.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, env=own)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout.split()[-1]
 
 
 def show(results: list[Result], write: bool) -> None:

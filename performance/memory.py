@@ -12,14 +12,11 @@ the images. On a GPU the card's memory counts, which holds batches and features 
 run holds beside the images, Python and torch among it.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 
 import torch
 from lightning.pytorch import Trainer
-from measuring import Result, arguments, begin, machine, peak_bytes, show
+from measuring import Result, arguments, begin, machine, of_one_run, peak_bytes, show
 
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.backbones import ResNet8
@@ -74,12 +71,7 @@ def run(samples: int, device: str, large: bool) -> None:
 
 def peak(samples: int, options: list[str]) -> int:
     """Most bytes that a run in a process of its own holds, where glibc hands memory back."""
-    command = [sys.executable, __file__, "--one-run", "--samples", str(samples), *options]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return int(done.stdout.split()[-1])
+    return int(of_one_run(__file__, "--one-run", "--samples", str(samples), *options))
 
 
 def measure(samples: int, device: str, threads: int) -> Result:
