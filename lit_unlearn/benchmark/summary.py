@@ -128,8 +128,7 @@ def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, margins:
     summaries = []
     for (data, scenario), group in groups.items():
         suites = _by_suite(group)
-        made = [_summary(data, scenario, own, columns, margins) for own in suites]
-        summaries += [replace(summary, alone=len(suites) == 1) for summary in made]
+        summaries += [_summary(data, scenario, own, columns, margins, len(suites) == 1) for own in suites]
     return summaries
 
 
@@ -150,7 +149,9 @@ def _data(row: Row) -> str:
     return f"{source} ({images:,} images)" if isinstance(images, int) else str(source)
 
 
-def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column], margins: Margins) -> Summary:
+def _summary(
+    data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column], margins: Margins, alone: bool
+) -> Summary:
     suite, left_out = _suite(rows)
     others = set(map(id, left_out))
     used = [row for row in rows if id(row) not in others]
@@ -165,7 +166,7 @@ def _summary(data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Co
     notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains), *_gap_notes(terms)]
     columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
     lines = _judged(lines, margins)
-    summary = Summary(data, scenario, suite, columns, lines, [*notes, *_flag_notes(lines)])
+    summary = Summary(data, scenario, suite, columns, lines, [*notes, *_flag_notes(lines)], alone)
     return replace(summary, lines=_ranked(summary, lines))
 
 

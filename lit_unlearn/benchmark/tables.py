@@ -110,7 +110,9 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
     """All tables as CSV, one number a line: scenario, model, quantity, unit, mean, standard deviation, rows."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["data", "scenario", "model", "quantity", "unit", "mean", "std", "n", "to_retrain", "note", "suite"])
+    writer.writerow(
+        ["data", "scenario", "model", "quantity", "unit", "mean", "std", "n", "to_retrain", "note", "suite"]
+    )
     for summary in summaries:
         for line in summary.lines:
             for value, column in zip(line.values, summary.columns, strict=True):

@@ -3,7 +3,7 @@
 Those that a run sees by itself are in its row (:mod:`lit_unlearn.attacks.plausibility`); these need rows of references.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from lit_unlearn.reports.comparisons import Comparison
@@ -28,7 +28,11 @@ _SHOWN = 3
 
 
 def flags(
-    models: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], separated: bool | None
+    models: Sequence[Row],
+    retrains: Sequence[Row],
+    compared: Sequence[Comparison],
+    separated: bool | None,
+    broken: Mapping[str, tuple[float, float]],
 ) -> dict[str, str]:
     """The flags of a method: name → sentence, without its stop.
 
@@ -37,8 +41,9 @@ def flags(
         retrains: rows of Retrains.
         compared: its numbers beside Retrain's.
         separated: whether the attacks together separate Original from Retrain; None where Original is unknown.
+        broken: what :func:`broken_by_relearning` finds of them.
     """
-    found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(models, retrains)]
+    found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(broken)]
     found += [*_blind(compared, separated), *_retrain_knows(compared)]
     return dict(found)
 
@@ -88,9 +93,9 @@ def broken_by_relearning(models: Sequence[Row], retrains: Sequence[Row]) -> dict
     return found
 
 
-def _broken(models: Sequence[Row], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    if found := broken_by_relearning(models, retrains):
-        attack, (own, theirs) = max(found.items(), key=lambda each: each[1][0])
+def _broken(broken: Mapping[str, tuple[float, float]]) -> Iterator[tuple[str, str]]:
+    if broken:
+        attack, (own, theirs) = max(broken.items(), key=lambda each: each[1][0])
         yield (
             "broken by relearning",
             f"{attack} ends {100 * own:.0f} points lower on retained test images than the model began, on Retrain "

@@ -157,6 +157,7 @@ def judge_models(
         return Verdict("failed", utility, lost)
     comparisons = sorted(compare(ended, retrains, originals, margins), key=lambda each: -each.severity)
     both, alone = compared_names(ended, retrains)
+    broken = broken_by_relearning(ended, retrains)
     before = compare(originals, retrains, originals, margins) if originals else []
     separated = any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None
     found = Verdict(
@@ -166,10 +167,10 @@ def judge_models(
         comparisons,
         len(one_a_model(ended)),
         len(one_a_model(retrains)),
-        _missing(ended[0], both, broken_by_relearning(ended, retrains)),
+        _missing(ended[0], both, broken),
         alone,
         separated,
-        flags(ended, retrains, comparisons, separated if retrains else None),
+        flags(ended, retrains, comparisons, separated if retrains else None, broken),
     )
     return replace(found, level=_level(found, ended, retrains))
 
