@@ -107,7 +107,7 @@ def _piece(labels: Sequence[str], width: int, columns: Sequence[Sequence[str]], 
 
 
 def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All tables as CSV, one number a line: scenario, model, quantity, unit, mean, standard deviation, rows."""
+    """All tables as CSV, one number a line; the first line names the columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
