@@ -1,8 +1,7 @@
 """Many rows in one table: mean and standard deviation over seeds, for each experiment of each scenario.
 
-Only rows that can be compared are averaged. A run that did not end well gives no number, and is counted in a note. Each
-suite of attacks has a table of its own; rows of another version of it are left out, with a note. A quantity that no
-row has gets no column; one that only some rows have is averaged over those.
+A run that did not end well gives no number, and is counted in a note. A quantity that no row has gets no column; one
+that only some rows have is averaged over those.
 """
 
 import math
@@ -10,10 +9,9 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lit_unlearn.benchmark.columns import COLUMNS, Column
-from lit_unlearn.errors import UsageError
+from lit_unlearn.benchmark.grouping import Group, Retrains, by_label, groups_of, retrains_of, seed_of
 from lit_unlearn.reports import wording
 from lit_unlearn.reports.averages import mean_row
 from lit_unlearn.reports.comparisons import MARGINS, Margins
@@ -24,8 +22,6 @@ from lit_unlearn.reports.verdict import Level, Verdict, judge_models
 _ALL_TERMS = ", ".join(TERMS)
 _RANKED: tuple[Level, ...] = ("leaks", "cannot tell", "not attacked enough", "as Retrain", "inconclusive")
 """Levels of models that have a rank by depth: those that have forgotten at least without an attack."""
-
-Retrains = Mapping[tuple[Any, ...], Row]
 
 
 @dataclass(frozen=True)
@@ -118,98 +114,31 @@ def summarise(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, margins:
     Raises:
         UsageError: if a row is of no benchmark.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not row.benchmark:
-            raise UsageError(
-                f"a row of {row.method} is of no benchmark: only rows.json of a benchmark can be summarised"
-            )
-        groups.setdefault((_data(row), row.benchmark["scenario"]), []).append(row)
-    summaries = []
-    for (data, scenario), group in groups.items():
-        suites = _by_suite(group)
-        summaries += [_summary(data, scenario, own, columns, margins, len(suites) == 1) for own in suites]
-    return summaries
+    return [_summary(group, columns, margins) for group in groups_of(rows)]
 
 
-def _by_suite(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each suite, by its name without its version; those without attacks are with each of them."""
-    names = {id(row): _suite_of(row).partition(" ")[0] for row in rows if row.attacks}
-    found = list(dict.fromkeys(names.values())) or [""]
-    return [[row for row in rows if names.get(id(row), name) == name] for name in found]
-
-
-def _suite_of(row: Row) -> str:
-    """Name and version, or an empty text."""
-    return str(row.versions.get("suite") or "")
-
-
-def _data(row: Row) -> str:
-    source, images = row.data.get("source", ""), row.data.get("train")
-    return f"{source} ({images:,} images)" if isinstance(images, int) else str(source)
-
-
-def _summary(
-    data: str, scenario: str, rows: Sequence[Row], columns: Sequence[Column], margins: Margins, alone: bool
-) -> Summary:
-    suite, left_out = _suite(rows)
-    others = set(map(id, left_out))
-    used = [row for row in rows if id(row) not in others]
-    retrains = _retrains(used)
+def _summary(group: Group, columns: Sequence[Column], margins: Margins) -> Summary:
+    used, retrains = group.rows, retrains_of(group.rows)
     classes = any(row.split.get("forgotten_classes") for row in used)
     columns = [column for column in columns if column.classes in (None, classes)]
-    lines = [_line(label, own, columns, retrains) for label, own in _groups(used).items()]
+    lines = [_line(label, own, columns, retrains) for label, own in by_label(used).items()]
     lines.sort(key=lambda line: {ORIGINAL: 0, RETRAIN: 1}.get(line.label, 2))
     kept = [place for place in range(len(columns)) if any(line.values[place] for line in lines)]
     lines = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
     terms = _gap_terms(lines, retrains)
-    notes = [*_left_out_notes(left_out, suite), *_notes(used, retrains), *_gap_notes(terms)]
+    notes = [*group.notes, *_notes(used, retrains), *_gap_notes(terms)]
     columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
     lines = _judged(lines, margins)
-    summary = Summary(data, scenario, suite, columns, lines, [*notes, *_flag_notes(lines)], alone)
+    notes += _flag_notes(lines)
+    summary = Summary(group.data, group.scenario, group.suite, columns, lines, notes, group.alone)
     return replace(summary, lines=_ranked(summary, lines))
-
-
-def _retrains(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
-    """The Retrain of each training seed and split; of several rows their mean."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row.method == RETRAIN and row.status == "ok":
-            found.setdefault(_seed(row), []).append(row)
-    return {seed: mean_row(own) for seed, own in found.items()}
-
-
-def _suite(rows: Sequence[Row]) -> tuple[str, list[Row]]:
-    """The version of the attacks that most rows have (of several, the last one), and the rows of other versions."""
-    versions = {id(row): _suite_of(row) for row in rows if row.attacks}
-    counts = Counter(reversed(versions.values()))
-    suite = max(counts, key=lambda name: counts[name]) if counts else ""
-    return suite, [row for row in rows if versions.get(id(row), suite) != suite]
-
-
-def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Label → rows: by method, and by experiment where several are of one method."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        reference = row.method in (ORIGINAL, RETRAIN)
-        groups.setdefault((row.method, "" if reference else row.benchmark["experiment"]), []).append(row)
-    methods = Counter(method for method, _ in groups)
-    return {
-        method if methods[method] == 1 else f"{method} ({experiment})": own
-        for (method, experiment), own in groups.items()
-    }
 
 
 def _line(label: str, rows: Sequence[Row], columns: Sequence[Column], retrains: Retrains) -> Line:
     good = [row for row in rows if row.status == "ok"]
-    pairs = [(row, retrains.get(_seed(row))) for row in good]
+    pairs = [(row, retrains.get(seed_of(row))) for row in good]
     reference = label in (ORIGINAL, RETRAIN)
     return Line(label, rows, [_value(c, pairs, reference) for c in columns], _note(rows), _mean(label, good))
-
-
-def _seed(row: Row) -> tuple[Any, ...]:
-    """What a row shares with the Retrain that it may be compared with."""
-    return row.benchmark["seeds"].get("original"), row.split.get("hash")
 
 
 def _value(column: Column, pairs: Sequence[tuple[Row, Row | None]], reference: bool) -> Value | None:
@@ -233,7 +162,7 @@ def _gap_terms(lines: Sequence[Line], retrains: Retrains) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for line in lines:
         for row in line.rows:
-            if row.status == "ok" and (gap := gap_to_retrain(row, retrains.get(_seed(row)))):
+            if row.status == "ok" and (gap := gap_to_retrain(row, retrains.get(seed_of(row)))):
                 found.setdefault(line.label, {})[gap.label] = None
     return {label: " or ".join(terms) for label, terms in found.items()}
 
@@ -296,12 +225,6 @@ def _note(rows: Sequence[Row]) -> str:
     return ", ".join(f"{count} of {len(rows)} {status}" for status, count in counts.items())
 
 
-def _left_out_notes(rows: Sequence[Row], suite: str) -> Iterator[str]:
-    counts = Counter(map(_suite_of, rows))
-    for name, count in counts.items():
-        yield f"Left out: {count} row(s) of the suite {name!r}; this table is of {suite!r}."
-
-
 def _flag_notes(lines: Sequence[Line]) -> Iterator[str]:
     """A sentence for each flag, with the methods that have it where it says the same of all of them."""
     said: dict[str, list[str]] = {}
@@ -315,7 +238,9 @@ def _flag_notes(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _notes(rows: Sequence[Row], retrains: Retrains) -> Iterator[str]:
-    seeds = sorted({str(seed) for row in rows if (seed := _seed(row)[0]) is not None and _seed(row) not in retrains})
+    seeds = sorted(
+        {str(seed) for row in rows if (seed := seed_of(row)[0]) is not None and seed_of(row) not in retrains}
+    )
     if seeds:
         yield f"No Retrain of training seed {', '.join(seeds)}: its rows have no gap."
     if not any(row.method == ORIGINAL and row.status == "ok" for row in rows):
