@@ -213,6 +213,13 @@ def test_the_quickstart_has_the_attacks_of_the_quick_suite() -> None:
     assert own["evaluation"]["suite"] == quick["evaluation"]["suite"]
 
 
+def test_the_quickstart_unlearns_as_the_shipped_opc_deep_but_for_its_epochs() -> None:
+    own, shipped = (read_config(name)["model"]["init_args"] for name in ("quickstart", "model/opc_deep"))
+    defaults = {name: found.default for name, found in inspect.signature(methods.OPC).parameters.items()}
+    shipped["lr_scheduler"]["init_args"]["T_max"] = read_config("quickstart")["trainer"]["max_epochs"]
+    assert {**defaults, **shipped} == {**defaults, **own, "backbone": defaults["backbone"], "weights": None}
+
+
 def there(weights: str | None) -> bool:
     try:
         return weights is not None and resolve(weights).is_file()
