@@ -18,15 +18,16 @@ Ranges = Sequence[tuple[Any, ...]]
 EDGE = 0.05
 """Share of the logarithm of a range, at each end, that counts as its edge."""
 
+_SCHEDULER = "model.init_args.lr_scheduler.init_args"
 _PLACES = {
     "lr": "model.init_args.optimizer.init_args.lr",
+    "lr_step_size": f"{_SCHEDULER}.step_size",
     "epochs": "trainer.max_epochs",
     "batch_size": "data.init_args.batch_size",
     "forget_batch_size": "data.init_args.forget_batch_size",
 }
 _NAMES = {place: name for name, place in _PLACES.items()}
-_SCHEDULER = "model.init_args.lr_scheduler.init_args"
-_RATES = ("base_lr", "max_lr")
+_RATES = ("base_lr", "max_lr", "eta_min")
 """Rates of a scheduler that takes the optimizer's place: they keep their ratio to it."""
 
 Side = Literal["low", "high"]
@@ -136,6 +137,15 @@ def axes_of(ranges: Ranges, epochs: float = math.inf) -> tuple[Axis, ...]:
     return tuple(_affordable(axis, epochs) if axis.name == "epochs" else axis for axis in axes)
 
 
+def applicable(axes: Sequence[Axis], settings: Mapping[str, Any]) -> tuple[Axis, ...]:
+    """The axes without those of a scheduler that the settings of an experiment do not have."""
+    return tuple(
+        axis
+        for axis in axes
+        if not place_of(axis.name).startswith(_SCHEDULER) or look_up(settings, place_of(axis.name)) is not None
+    )
+
+
 def _affordable(axis: Axis, most: float) -> Axis:
     if isinstance(axis, Range):
         high = int(min(axis.high, max(axis.low, most)))
@@ -162,7 +172,7 @@ def own_values(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Values:
 def variant_of(settings: Mapping[str, Any], values: Values) -> dict[str, Any]:
     """Dotted place → value of what a trial sets: the searched values, and what of the scheduler goes with them.
 
-    A cosine over the epochs ends with them, and a scheduler's own rates keep their ratio to the optimizer's.
+    A schedule over the epochs ends with them, and a scheduler's own rates keep their ratio to the optimizer's.
     """
     variant = {place_of(name): value for name, value in values.items()}
     options = look_up(settings, _SCHEDULER) or {}
@@ -177,7 +187,7 @@ def variant_of(settings: Mapping[str, Any], values: Values) -> dict[str, Any]:
 
 def values_of(variant: Mapping[str, Any]) -> Values:
     """The searched values of a variant, by their names."""
-    searched = {place: value for place, value in variant.items() if not place.startswith(_SCHEDULER)}
+    searched = {place: value for place, value in variant.items() if place in _NAMES or not place.startswith(_SCHEDULER)}
     return {_NAMES.get(place, place.rpartition(".")[2]): value for place, value in searched.items()}
 
 

@@ -16,7 +16,7 @@ from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Search, Trial, Tuning, winners
-from lit_unlearn.benchmark.search_space import Ranges, axes_of, own_values, values_of, variant_of
+from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, values_of, variant_of
 from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import largest_excess
@@ -45,7 +45,8 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         for name, method in classes.items():
             shared = tuple(other for other in names if classes[other] == method)
             part = max(1, tuning.trials // counts[method])
-            found[scenario, name] = Search(method, axes_of(ranges.get(method, ()), most), part, shared, tuning)
+            axes = applicable(axes_of(ranges.get(method, ()), most), settings[name])
+            found[scenario, name] = Search(method, axes, part, shared, tuning)
     return found
 
 

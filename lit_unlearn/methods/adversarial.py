@@ -10,9 +10,9 @@ from lit_unlearn.backbones import Backbone
 
 
 def fgsm(network: Backbone, images: Tensor, labels: Tensor, step_size: float) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] after one fast-gradient-sign step up the loss of their labels, still in [0, 1]."""
+    """Images (B, C, H, W) after one fast-gradient-sign step up the loss of their labels; not clamped."""
     slopes, _ = loss_slopes(network, images, labels)
-    return (images + step_size * slopes.sign()).clamp(0, 1)
+    return images + step_size * slopes.sign()
 
 
 def nearest_adversarial(

@@ -33,7 +33,7 @@ class CFk(FineTune):
         UsageError: if the unit is unknown, the network has fewer than k of it, or trains a part of itself only.
     """
 
-    search = (("lr", 3e-3, 1.0),)
+    search = (("lr", 3e-3, 1.0), ("k", (1, 2, 3, 5, 8)))
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class CT(FineTune):
         UsageError: if no convolution that learns has a kernel of several positions, or one is not square.
     """
 
-    search = (("lr", 3e-4, 0.1),)
+    search = (("lr", 3e-4, 0.1), ("epochs", (1, 3, 6, 10)))
 
     def __init__(
         self,

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, one_hot
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.distillation import softmax_without
-
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class DELETE(UnlearnModule):
@@ -48,9 +46,8 @@ class DELETE(UnlearnModule):
 
     def on_train_start(self) -> None:
         """Freezes BatchNorm where asked."""
-        for module in self.backbone.modules():
-            if self.freeze_batchnorm and isinstance(module, _BATCH_NORM):
-                module.eval()
+        if self.freeze_batchnorm:
+            self.stop_batchnorm()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """The divergence from the erased answers on a batch of the forget set."""

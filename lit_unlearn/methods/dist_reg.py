@@ -5,12 +5,13 @@ of the head among them; Siddiqui et al., From Dormant to Deleted, arXiv 2505.223
 the distance to the original predicts how well a model resists relearning. w 1, 100 epochs of Adam with learning rate
 1e-5 and batches of 128, as their code (``weight_dist_reg``). It counts epochs over all training samples, of which it
 forgets one in a hundred, and repeats the batches of the first epoch; here every epoch is shuffled and augmented anew.
+Its experiments start from θo, as here, or from a network that another method has unlearned, which its launcher takes by
+default.
 """
 
 from pathlib import Path
 from typing import cast
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,6 +20,7 @@ from torch.optim import Adam
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.networks import squared_distance
 
 _TINY = 1e-8
 
@@ -64,6 +66,5 @@ class DistReg(UnlearnModule):
 
 def distance(network: nn.Module, other: nn.Module) -> Tensor:
     """√(mean (θ − θ')² + 1e-8) over the entries of all parameters of two networks of the same shape."""
-    pairs = list(zip(network.parameters(), other.parameters(), strict=True))
-    squares = torch.stack([(ours - theirs).square().sum() for ours, theirs in pairs]).sum()
-    return (squares / sum(ours.numel() for ours, _ in pairs) + _TINY).sqrt()
+    entries = sum(parameter.numel() for parameter in network.parameters())
+    return (squared_distance(network, other) / entries + _TINY).sqrt()

@@ -38,7 +38,7 @@ class EUk(CFk):
             re-initialised and would keep the original's values.
     """
 
-    search = (("lr", 3e-3, 0.3),)
+    search = (("lr", 3e-3, 0.3), ("k", (1, 2, 3, 5, 8)))
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """L1Sparse (l1-sparse): fine-tune on the retain set while sparsity squeezes out what it does not need.
 
 L = E_Dr[CE(z(x), y)] + γ_t·‖θ‖₁ over all parameters, γ_t = α·(1 − t/(T − t0)) in epoch t = 0, 1, … of T, and 0 in the
-last t0; Jia et al., Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934. α 5e-4 (range 1e-4 … 2e-1), 10
-epochs, learning rate .01. T is the Trainer's ``max_epochs``.
+last t0; Jia et al., Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934. α 5e-4
+(those who compare with it; the authors' code has .2 where nothing is given), 10 epochs, learning rate .01. T is the
+Trainer's ``max_epochs``.
 """
 
 from pathlib import Path

@@ -1,9 +1,11 @@
 """NegGradPlus (NegGrad+): descend the loss of the retain set and climb that of the forget set in one step.
 
-L = α·E_Dr[CE(z(x), y)] − (1 − α)·E_Df[CE(z(x), y)], α .95, learning rate .01; Kurmanji et al., Towards Unbounded
-Machine Unlearning, arXiv 2302.09880. As in their code, each batch goes through the network by itself, retain first, so
-that BatchNorm sees one, then the other; neither momentum nor weight decay. Their code repeats the first shuffle of Df
-throughout an epoch; here each pass is shuffled. Where few samples are forgotten, theirs has α .9999.
+L = α·(E_Dr[CE(z(x), y)] + w/2·‖θ − θo‖²) − (1 − α)·E_Df[CE(z(x), y)]; Kurmanji et al., Towards Unbounded Machine
+Unlearning, arXiv 2302.09880. Learning rate .01, neither momentum nor weight decay. Their code has two loops. At large
+scale (``model/neggrad_plus``) α is .9999, w 0, and each batch goes through the network by itself, retain first, so that
+BatchNorm sees one, then the other. At small scale, and to forget large sets (``model/neggrad_plus_small``), α is .95,
+w .1, and the network is in eval mode: ``freeze_batchnorm``. Their code repeats the first shuffle of Df throughout an
+epoch; here each pass is shuffled.
 """
 
 from pathlib import Path
@@ -14,8 +16,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.errors import check_fraction
+from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.methods.networks import squared_distance
 
 
 class NegGradPlus(UnlearnModule):
@@ -27,13 +30,19 @@ class NegGradPlus(UnlearnModule):
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         alpha: α in [0, 1], the share of the retain set; the rest climbs, without bound.
+        anchor: w ≥ 0, how strongly every parameter is held at the original.
+        freeze_batchnorm: normalise with θo's running statistics, which then stand; scales and shifts still learn.
 
     Raises:
-        UsageError: if ``alpha`` lies outside [0, 1].
+        UsageError: if ``alpha`` lies outside [0, 1], or ``anchor`` is negative.
     """
 
     order = "paired"
-    search = (("lr", 3e-4, 0.1), ("alpha", (0.9, 0.95, 0.99, 0.999)), ("forget_batch_size", (32, 64, 128, 256)))
+    search = (
+        ("lr", 3e-4, 0.1),
+        ("alpha", (0.9, 0.95, 0.99, 0.999, 0.9999)),
+        ("forget_batch_size", (32, 64, 128, 256)),
+    )
 
     def __init__(
         self,
@@ -42,10 +51,19 @@ class NegGradPlus(UnlearnModule):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
         alpha: float = 0.95,
+        anchor: float = 0.0,
+        freeze_batchnorm: bool = False,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         check_fraction("alpha", alpha, zero=True, one=True)
-        self.alpha = alpha
+        check_at_least("anchor", anchor, 0)
+        self.alpha, self.anchor, self.freeze_batchnorm = alpha, anchor, freeze_batchnorm
+        self.teacher = self.original_copy() if anchor > 0 else None
+
+    def on_train_start(self) -> None:
+        """Freezes BatchNorm where asked."""
+        if self.freeze_batchnorm:
+            self.stop_batchnorm()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """The weighted difference of the cross-entropies of a retain and a forget batch."""
@@ -54,4 +72,8 @@ class NegGradPlus(UnlearnModule):
             images, labels = batch[part]
             losses[part] = cross_entropy(self(images), labels)
             self.log(f"train/{part}_loss", losses[part], batch_size=len(labels))
+        if self.teacher is not None:
+            apart = squared_distance(self.backbone, self.teacher)
+            self.log("train/anchor", apart, batch_size=len(labels))
+            losses["retain"] = losses["retain"] + self.anchor / 2 * apart
         return self.alpha * losses["retain"] - (1 - self.alpha) * losses["forget"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gate import gate_of, without_gate
@@ -14,6 +14,7 @@ from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.scoring import SplitScoring
 
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 FRESH = "fresh"
 """In place of weights: the backbone as it is constructed."""
 
@@ -86,6 +87,12 @@ class BackboneModule(SplitScoring):
         """A copy of the backbone in the original's shape, in eval mode, without gradients."""
         return copy.deepcopy(self.unwrapped_backbone()).eval().requires_grad_(False)
 
+    def stop_batchnorm(self) -> None:
+        """Normalises with the running statistics from now on, which then stand; scales and shifts still learn."""
+        for module in self.backbone.modules():
+            if isinstance(module, _BATCH_NORM):
+                module.eval()
+
     def original_copy(self) -> Backbone | None:
         """A frozen copy of the original model, or None for a run that has none."""
         if self._original is None:
@@ -109,6 +116,12 @@ class BackboneModule(SplitScoring):
         """The frozen networks beside the backbone, by the attribute that holds them."""
         children = self.named_children()
         return {name: child for name, child in children if isinstance(child, Backbone) and name != "backbone"}
+
+
+def squared_distance(network: nn.Module, other: nn.Module) -> Tensor:
+    """Σ (θ − θ')² over the entries of all parameters of two networks of the same shape."""
+    pairs = zip(network.parameters(), other.parameters(), strict=True)
+    return torch.stack([(ours - theirs).square().sum() for ours, theirs in pairs]).sum()
 
 
 def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

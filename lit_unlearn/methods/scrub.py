@@ -2,10 +2,10 @@
 
 L = −KL_T(θo ‖ θ) on every forget batch of the first ``msteps`` epochs, then, in each epoch, L = γ·CE + α·KL_T(θo ‖ θ)
 on every retain batch; one optimizer for both. Kurmanji et al., Towards Unbounded Machine Unlearning, arXiv 2302.09880.
-Defaults are those of the released large-scale notebook, which runs 3 epochs at a constant rate, in batches of 256
-retain and 512 forget samples: few, large maximising steps. Its own names for batches, set to 128 and 32, are read by
-nothing. Their small scale, ``model/scrub_small``, has batches of 32 and 64, and Adam, whose steps do not shrink with
-the gradients of a network that has learnt the forget set by heart.
+Defaults are those of the released large-scale notebook, which runs 3 epochs (its rate would fall to a tenth after 3, 5
+and 9), in batches of 256 retain and 512 forget samples: few, large maximising steps. Its own names for batches, set to
+128 and 32, are read by nothing. Their small scale, ``model/scrub_small``, has batches of 32 and 64, and Adam, whose
+steps do not shrink with the gradients of a network that has learnt the forget set by heart.
 
 SCRUB+R (``rewind``) keeps the weights of each epoch and ends with those whose error on the forget set is nearest the
 final model's error on a validation set with the classes of the forget set, in its proportions. The paper has images for
@@ -54,6 +54,7 @@ class SCRUB(RewindingModule):
         ("alpha", 3e-4, 1.0),
         ("epochs", (3, 6, 10)),
         ("forget_batch_size", (16, 32, 64, 256, 512)),
+        ("msteps", (2, 3, 5)),
     )
 
     def __init__(

@@ -7,7 +7,7 @@ Dr at θo in eval mode. α_t falls from α to 0 in a cosine over all steps. Afte
 et al., arXiv 2409.19732. The released code's settings for CIFAR-10: α 25, λ .5, γ 1, β 1 (θ itself), norm 7, every 5th
 of 1500 steps, batches of 128, learning rate .01, itself a cosine. Deviations: F has the squared gradients of samples
 (``per_sample``), where that code squares mean gradients of batches (``per_batch``); forget batches are those of the
-order ``paired``, so that those of the other steps are passed over.
+order ``paired``, so that those of the other steps are passed over; the learning rate falls by the epoch.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class SFRon(UnlearnModule):
     """
 
     order = "paired"
-    search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 100.0))
+    search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 100.0), ("epochs", (4, 8, 16)), ("forget_every", (1, 5)))
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ forgotten, and the paper's β .1 is little.
 
 import math
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -42,6 +42,7 @@ class UNDO(UnlearnModule):
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch, through both phases.
         suppress_epochs: k ≥ 1, how many of the epochs suppress; the rest distil.
+        suppress_rate: the learning rate of suppression, as a multiple > 0 of that of distillation.
         suppressed: what another method made of the original, such as its ``unlearned.ckpt``: then every epoch distils.
         alpha: α in (0, 1], how much of the suppressed weights is given up.
         beta: β ≥ 0, the scale of the noise.
@@ -55,7 +56,12 @@ class UNDO(UnlearnModule):
 
     order = "paired"
     training_only = ("suppressed",)
-    search = (("lr", 1e-4, 0.01), ("alpha", 0.3, 0.9, (0.01, 1.0)), ("beta", 0.05, 1.0, (0.01, 1.0)))
+    search = (
+        ("lr", 1e-4, 0.01),
+        ("suppress_rate", 0.05, 1.0),
+        ("alpha", 0.1, 0.9, (0.01, 1.0)),
+        ("beta", 0.01, 1.0, (0.001, 1.0)),
+    )
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class UNDO(UnlearnModule):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         suppress_epochs: int = 1,
+        suppress_rate: float = 1.0,
         suppressed: str | Path | None = None,
         alpha: float = 0.6,
         beta: float = 0.1,
@@ -71,6 +78,7 @@ class UNDO(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         check_at_least("suppress_epochs", suppress_epochs, 1)
+        check_at_least("suppress_rate", suppress_rate, 0, strict=True)
         check_fraction("alpha", alpha, one=True)
         check_at_least("beta", beta, 0)
         if tolerance is not None:
@@ -79,7 +87,7 @@ class UNDO(UnlearnModule):
         teacher = cast(Backbone, self.original_copy())
         self.loaded_teacher = load_weights(teacher, suppressed) if suppressed is not None else None
         self.hparams["suppressed"] = None if suppressed is None else str(suppressed)
-        self.suppress_epochs = 0 if suppressed is not None else suppress_epochs
+        self.suppress_epochs, self.suppress_rate = 0 if suppressed is not None else suppress_epochs, suppress_rate
         self.suppressed = nn.ModuleList([teacher])  # a Backbone by itself would be left out of every checkpoint
         self.noise = random_copy(backbone, generator(run_seed(), "noise").initial_seed())
         self._teachers_error: float | None = None
@@ -131,6 +139,15 @@ class UNDO(UnlearnModule):
         loss = distillation_loss(self(images), taught, temperature=1.0)
         self.log("train/distillation", loss, batch_size=len(labels))
         return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """A step, while it suppresses at a rate of its own; the schedule sees nothing of it."""
+        planned = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups if epoch < self.suppress_epochs else ():
+            group["lr"] *= self.suppress_rate
+        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        for group, rate in zip(optimizer.param_groups, planned, strict=True):
+            group["lr"] = rate
 
     def on_train_epoch_end(self) -> None:
         """Stops after an epoch of distillation that came near enough to the teacher."""

@@ -10,7 +10,18 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.search import EXTENSIONS, Search, Trial, winners
-from lit_unlearn.benchmark.search_space import Axis, Choice, Range, Ranges, Values, axes_of, own_values, variant_of
+from lit_unlearn.benchmark.search_space import (
+    Axis,
+    Choice,
+    Range,
+    Ranges,
+    Values,
+    applicable,
+    axes_of,
+    own_values,
+    values_of,
+    variant_of,
+)
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config, shipped_names
 
@@ -217,7 +228,7 @@ SETTINGS = {
     "model": {
         "init_args": {
             "optimizer": {"init_args": {"lr": 0.001}},
-            "lr_scheduler": {"init_args": {"T_max": 5, "base_lr": 3.333e-4, "max_lr": 1e-3}},
+            "lr_scheduler": {"init_args": {"T_max": 5, "base_lr": 3.333e-4, "max_lr": 1e-3, "eta_min": 5e-5}},
             "weight": 7,
         }
     },
@@ -236,6 +247,7 @@ def test_a_scheduler_goes_with_epochs_and_rate_and_the_reference_stays_as_it_is(
         f"{SCHEDULER}.T_max": 5,
         f"{SCHEDULER}.base_lr": 3.333e-4,
         f"{SCHEDULER}.max_lr": 1e-3,
+        f"{SCHEDULER}.eta_min": 5e-5,
     }
     assert variant_of(SETTINGS, {"lr": 0.02, "epochs": 10}) == {
         "model.init_args.optimizer.init_args.lr": 0.02,
@@ -243,9 +255,22 @@ def test_a_scheduler_goes_with_epochs_and_rate_and_the_reference_stays_as_it_is(
         f"{SCHEDULER}.T_max": 10,
         f"{SCHEDULER}.base_lr": 6.666e-3,
         f"{SCHEDULER}.max_lr": 0.02,
+        f"{SCHEDULER}.eta_min": 1e-3,
     }
     steps = {**SETTINGS, "trainer": {"max_epochs": 8}}
     assert f"{SCHEDULER}.T_max" not in variant_of(steps, {"epochs": 10}), "no cosine over the epochs"
+
+
+def test_a_setting_of_a_scheduler_is_searched_where_there_is_that_scheduler() -> None:
+    axes = axes_of((("lr", 1e-4, 0.01), ("lr_step_size", (1, 5, 10))))
+    assert [axis.name for axis in applicable(axes, SETTINGS)] == ["lr"]
+    stepping = {"lr_scheduler": {"init_args": {"step_size": 1}}, "optimizer": {"init_args": {"lr": 0.001}}}
+    settings = {"model": {"init_args": stepping}}
+    assert applicable(axes, settings) == axes
+    assert own_values(settings, axes) == {"lr": 0.001, "lr_step_size": 1}
+    variant = variant_of(settings, {"lr": 0.002, "lr_step_size": 5})
+    assert variant[f"{SCHEDULER}.step_size"] == 5
+    assert values_of(variant) == {"lr": 0.002, "lr_step_size": 5}
 
 
 METHODS = sorted(set(methods.__all__) - {"Audit", "UnlearnModule"})
@@ -254,7 +279,7 @@ METHODS = sorted(set(methods.__all__) - {"Audit", "UnlearnModule"})
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_would_have_tuned_is_its_own_argument_with_a_range(name: str) -> None:
     method = getattr(methods, name)
-    common = ("lr", "epochs", "batch_size", "forget_batch_size")
+    common = ("lr", "lr_step_size", "epochs", "batch_size", "forget_batch_size")
     for axis in axes_of(method.search):
         assert axis.name in common or axis.name in method.__init__.__code__.co_varnames, axis
         if isinstance(axis, Range):

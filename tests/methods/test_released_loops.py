@@ -90,19 +90,30 @@ def test_scrub(replay, make_backbone, make_data):
     replay(module, data, loop)
 
 
-def test_neggrad_plus(replay, make_backbone, make_data):
-    """meghdadk/SCRUB: repdistiller/helper/loops.py, train_negrad; its notebooks give it neither momentum nor decay."""
+@pytest.mark.parametrize("small", [False, True])
+def test_neggrad_plus(replay, make_backbone, make_data, small):
+    """meghdadk/SCRUB: repdistiller/helper/loops.py, train_negrad; its notebooks give it neither momentum nor decay.
+
+    Small: small_scale_unlearning.ipynb, cell 70, run_neggrad_epoch and l2_penalty.
+    """
 
     def loop(network, teacher, batches):
         forget, retain = passes(batches, "forget", 24), passes(batches, "retain", 24)
         optimizer = SGD(network.parameters(), lr=0.1, momentum=0.0, weight_decay=0.0)
+        model_init = copy.deepcopy(network)
+        network.train(not small)
         for _ in range(EPOCHS):
             # Both loaders are as long as each other here; where Df is shorter, their cycle repeats its first shuffle.
             for (images, labels), (gone, names) in zip(cut(next(retain), 8), cut(next(forget), 8), strict=True):
                 output, del_output = network(images), network(gone)
-                step(optimizer, 0.95 * cross_entropy(output, labels) - 0.05 * cross_entropy(del_output, names))
+                r_loss, penalty = cross_entropy(output, labels), 0.0
+                for (_, p), (_, p_init) in zip(network.named_parameters(), model_init.named_parameters(), strict=True):
+                    penalty += (p - p_init).pow(2).sum()
+                r_loss += penalty * (0.1 / 2.0) if small else 0.0
+                step(optimizer, 0.95 * r_loss - 0.05 * cross_entropy(del_output, names))
 
-    module = NegGradPlus(make_backbone(), optimizer=rate(0.1, momentum=0.0, decay=0.0), alpha=0.95)
+    settings = {"anchor": 0.1, "freeze_batchnorm": True} if small else {}
+    module = NegGradPlus(make_backbone(), optimizer=rate(0.1, momentum=0.0, decay=0.0), alpha=0.95, **settings)
     replay(module, make_data(batch_size=8, forget_batch_size=8), loop)
 
 
@@ -115,18 +126,22 @@ def test_boundary_shrink(replay, make_backbone, make_data):
         optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
         for _ in range(EPOCHS):
             for images, labels in cut(next(forget), 8):
-                moved = images.clone().requires_grad_()
-                (slopes,) = torch.autograd.grad(cross_entropy(frozen(moved), labels), moved)
-                moved = torch.round((images + (slopes.sign() * 0.3).clamp(-0.3, 0.3)).clamp(0, 1) * 255) / 255
-                across = frozen(moved).argmax(1)
+                x = ((images - 0.5) / 0.5).requires_grad_()  # utils.py:33-35; what their network takes
+                (slopes,) = torch.autograd.grad(cross_entropy(frozen(x * 0.5 + 0.5), labels), x)
+                x_nat = x.detach() * 0.2023 + 0.4914  # inverse_normalize, of the first channel
+                x_adv = x_nat + (slopes.sign() * 0.1).clamp(-0.1, 0.1)
+                x_adv = torch.round(x_adv.clamp(0, 1) * 255) / 255
+                given.append(((x_adv - 0.4914) / 0.2023) * 0.5 + 0.5)
+                across = frozen(given[-1]).argmax(1)
                 crossed.append((across != labels).double().mean())
                 step(optimizer, cross_entropy(network(images), across))
 
-    module, seen = BoundaryShrink(make_backbone(), optimizer=rate(0.01, decay=0.0), step_size=0.3), []
-    module.teacher.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    settings, given = {"step_size": 0.1 * 0.5 / 0.2023, "bounded": False}, []
+    module, seen = BoundaryShrink(make_backbone(), optimizer=rate(0.01, decay=0.0), **settings), []
+    module.teacher.register_forward_pre_hook(lambda _, images: seen.append(images[0].detach()))
     replay(module, make_data(batch_size=8), loop)
-    moved = torch.cat(seen[1::2]) * 255
-    assert torch.allclose(moved, moved.round(), rtol=0, atol=1e-9)
+    coarse = 0.5 / 255 / 0.2023 * 0.5 + 0.5 / 255  # its rounding and ours
+    torch.testing.assert_close(torch.cat(seen[1::2]), torch.cat(given), rtol=0, atol=coarse)
     assert 0.1 < float(torch.stack(crossed).mean()) <= 1
 
 

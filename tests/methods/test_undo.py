@@ -33,12 +33,12 @@ def divergence(one, other):
     return (one * (one.log() - other.log())).sum(1).mean()
 
 
-def trained(network, loss, epochs, batches):
+def trained(network, loss, epochs, batches, factor=1.0):
     """The batches, a list an epoch, by an optimizer of their own, whose rate falls in the cosine of the whole run."""
     optimizer = SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
     for epoch, own in zip(epochs, batches, strict=True):
         rate = RATE / 10 + (RATE - RATE / 10) * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-        optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate * factor
         for batch in own:
             optimizer.zero_grad()
             loss(network, batch).backward()
@@ -55,12 +55,12 @@ def suppression(network, batch):
     )
 
 
-def undo(network, noise, batches, teacher=None, alpha=0.7, beta=0.4):
+def undo(network, noise, batches, teacher=None, alpha=0.7, beta=0.4, factor=1.0):
     """src/tools/partial_distill_langarith.py, lines 249 to 290 and 382 to 402; the paper's noise in all parameters."""
     first = 0
     if teacher is None:
         first = 2
-        trained(network, suppression, range(first), batches[:first])
+        trained(network, suppression, range(first), batches[:first], factor)
         teacher = copy.deepcopy(network).eval()
     with torch.no_grad():
         for value, other, kept in zip(network.parameters(), noise.parameters(), teacher.parameters(), strict=True):
@@ -88,10 +88,12 @@ def by_epoch(batches):
     return [batches[start : start + steps] for start in range(0, len(batches), steps)]
 
 
-def test_it_suppresses_then_adds_noise_then_distils(fit, make_backbone, make_data, recorder):
-    module = UNDO(make_backbone(), suppress_epochs=2, alpha=0.7, beta=0.4, tolerance=None, **schedule())
+@pytest.mark.parametrize("factor", [1.0, 0.13])
+def test_it_suppresses_then_adds_noise_then_distils(fit, make_backbone, make_data, recorder, factor):
+    settings = {"suppress_epochs": 2, "suppress_rate": factor, "alpha": 0.7, "beta": 0.4, "tolerance": None}
+    module = UNDO(make_backbone(), **settings, **schedule())
     fit(module, make_data(), recorder, precision="64-true", max_epochs=EPOCHS, limit_val_batches=0)
-    agree(module, undo(make_backbone().double().train(), module.noise, by_epoch(recorder.batches)))
+    agree(module, undo(make_backbone().double().train(), module.noise, by_epoch(recorder.batches), factor=factor))
 
 
 @pytest.fixture
