@@ -170,8 +170,10 @@ def _once(group: Sequence[_Measured]) -> list[_Measured]:
 def _same_model(one: Row, other: Row) -> bool:
     """Whether two rows are of one model; a row of ``validate`` does not say by which optimizer it was made."""
     alike = all(getattr(one, name) == getattr(other, name) for name in ("method", "status", "seed", "metrics"))
-    if not alike or not one.metrics or one.method in (ORIGINAL, RETRAIN):
-        return alike and bool(one.metrics)
+    if not alike or not one.metrics:
+        return False
+    if one.method in (ORIGINAL, RETRAIN):
+        return len({row.weights.get("sha256") for row in (one, other)} - {None}) < 2
     made_alike = not one.optimizer or not other.optimizer or one.optimizer == other.optimizer
     return one.hyperparameters == other.hyperparameters and made_alike
 

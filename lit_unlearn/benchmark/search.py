@@ -186,11 +186,13 @@ class Search:
                 continue  # it was not attacked
             if trial.status == "diverged" or score is not None:
                 scored.append((trial.values, WORST if score is None else score))
+        worst = max([WORST, *(score for _, score in scored)])
+        scored = [(values, worst if score == WORST else score) for values, score in scored]
         known, seed = [trial.values for trial in tried], self.tuning.seed + len(tried)
         for _ in range(_AGAIN):
             if (values := estimated(self.axes, seed, scored)) not in known:
                 return [values]
-            scored.append((values, WORST))
+            scored.append((values, worst))
         return [values for values in stratified(self.axes, seed, _FURTHER) if values not in known][:1]
 
     def _extended(self, tried: Sequence[Trial]) -> list[Values]:
@@ -201,6 +203,12 @@ class Search:
         winner, found = rounds[-1]
         return [{**winner.values, **{one.before.name: one.beyond(end) for one in found}} for end in (False, True)]
 
+    def _winners_by_turns(self, tried: Sequence[Trial], turn: int) -> list[Trial]:
+        """The winners by each way to choose, another one first in each turn."""
+        found = list(winners(tried, self.tuning.criteria).values())
+        first = turn % len(found) if found else 0
+        return found[first:] + found[:first]
+
     def _rounds(self, tried: Sequence[Trial]) -> list[tuple[Trial, list[Extension]]]:
         """Each extension that the trials so far ask for: the winner that lies at an edge, and what is extended."""
         ranges = {axis.name: axis for axis in self.axes if isinstance(axis, Range)}
@@ -209,7 +217,7 @@ class Search:
             count = self.trials + ADDED * number
             if len(tried) < count:
                 break
-            for winner in winners(tried[:count], self.tuning.criteria).values():
+            for winner in self._winners_by_turns(tried[:count], number):
                 if found := _at_edges(ranges, winner, tried[:count]):
                     rounds.append((winner, found))
                     ranges |= {one.after.name: one.after for one in found}

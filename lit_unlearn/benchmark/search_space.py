@@ -148,8 +148,8 @@ def applicable(axes: Sequence[Axis], settings: Mapping[str, Any]) -> tuple[Axis,
 
 def _affordable(axis: Axis, most: float) -> Axis:
     if isinstance(axis, Range):
-        high = int(min(axis.high, max(axis.low, most)))
-        return replace(axis, high=high, limits=(axis.limits[0], min(axis.limits[1], high)))
+        most = max(axis.low, most)
+        return replace(axis, high=min(axis.high, most), limits=(axis.limits[0], min(axis.limits[1], most)))
     return replace(axis, values=tuple(value for value in axis.values if value <= max(most, min(axis.values))))
 
 

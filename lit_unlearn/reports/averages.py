@@ -31,6 +31,20 @@ def one_a_model(rows: Sequence[Row]) -> list[Row]:
     return [group[0] if len(group) == 1 else mean_row(group) for group in groups.values()]
 
 
+def one_an_original(rows: Sequence[Row]) -> list[Row]:
+    """A row for each Original that was unlearned: the mean over its models, which share its training's chance.
+
+    Args:
+        rows: of one method's models. Of one Original are those whose weights before unlearning have one hash, or,
+            where it is unknown, one training seed.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in one_a_model(rows):
+        sha256, seed = row.weights.get("sha256"), row.benchmark.get("seeds", {}).get("original")
+        groups.setdefault(str(sha256) if sha256 else _model(row) if seed is None else f"seed {seed}", []).append(row)
+    return [group[0] if len(group) == 1 else mean_row(group) for group in groups.values()]
+
+
 def with_mean_retrains(rows: Sequence[Row]) -> list[Row]:
     """The rows to be shown: of several Retrains of one split and network, one row with their mean."""
     groups: dict[str, list[Row]] = {}

@@ -134,6 +134,11 @@ class Comparison:
         return self.difference.high(self.margins.alpha / self.compared) < -self.scale * self.margins.same
 
     @property
+    def falls_short_perhaps(self) -> bool:
+        """Whether it may be below Retrain by more than the larger margin."""
+        return self.difference.low(self.margins.alpha) < -self.scale * self.margins.same
+
+    @property
     def blind(self) -> bool:
         """Whether the attack gets no more from Original than from Retrain."""
         if self.original is None:
@@ -177,7 +182,9 @@ def compare(
 def _compared(
     key: Key, ours: list[Number], theirs: list[Number], before: list[Number], row: Row, margins: Margins
 ) -> Comparison | None:
-    """One comparison; None where Original's lead over Retrain is too small for a share of it."""
+    """One comparison; None where Original's lead over Retrain is too small for a share, or one side has no lead."""
+    if len({each.unseen is None for each in (*ours, *theirs)}) > 1:
+        return None  # a lead over unseen images beside an accuracy by itself
     lead = 1.0
     if key.unit == "IDI":
         zero, lead = _mean(theirs), _mean(before) - _mean(theirs) if before else 0.0
@@ -213,7 +220,9 @@ def _mean(group: Sequence[Number]) -> float:
 def _unseen(*groups: Sequence[Number]) -> Means | None:
     """The means of what is subtracted, where something is."""
     models, retrains, originals = ([each.unseen for each in group if each.unseen is not None] for group in groups)
-    return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None) if models else None
+    if not models or not retrains:
+        return None
+    return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None)
 
 
 def deviations(models: Sequence[Row]) -> dict[str, float]:
@@ -227,13 +236,11 @@ def deviations(models: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def compared_names(models: Sequence[Row], retrains: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The attacks whose number both have, and those whose number Retrain lacks."""
-    ours, theirs = numbers(models), numbers(retrains)
-    attacks = [key.attack for key in ours if key.attack != NO_ATTACK]
-    known = {key.attack for key in theirs}
-    both, alone = ([name for name in dict.fromkeys(attacks) if (name in known) is wanted] for wanted in (True, False))
-    return both, alone
+def without_retrain(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:
+    """The attacks whose number the models have and Retrain lacks."""
+    known = {key.attack for key in numbers(retrains)}
+    attacks = dict.fromkeys(key.attack for key in numbers(models))
+    return [name for name in attacks if name != NO_ATTACK and name not in known]
 
 
 def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.statistics import auc_variance, share_variance
 
 Unit = Literal["accuracy", "AUC", "IDI"]
@@ -26,6 +26,10 @@ IDI = "representation/idi"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
 RETAINED = "test_retain_acc"
+
+
+_LEAD_ERROR = 0.5
+"""The index is undefined where the standard error of Original's lead is a larger share of the lead than this."""
 
 
 class Key(NamedTuple):
@@ -70,13 +74,16 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
     sizes = images(row)
     count = sizes.get(split.removesuffix("_acc"), 0)
     if unit == "accuracy":
-        all_measured = attack.startswith("relearn/") and forgets(row) == "images"
-        measured = None if all_measured else row.attacks.get(f"{attack}/images")
+        relearnt = attack.startswith("relearn/") and forgets(row) == "images"
+        count -= round(row.attacks.get(f"{attack}/samples", 0)) if relearnt else 0  # those that it relearns from
+        measured = None if relearnt else row.attacks.get(f"{attack}/images")
         of_images = share_variance(value, count if measured is None else round(measured))
         tried = row.attacks.get(f"{attack}/unseen", sizes.get("test_retain", 0))
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
     if unit == "IDI":
-        return row.attacks.get(f"{IDI}/error", 0.0) ** 2
+        # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
+        reference = row.method in (ORIGINAL, RETRAIN)
+        return row.attacks.get(f"{IDI}/{'lead_error' if reference else 'error'}", _LEAD_ERROR) ** 2
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
     return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
@@ -137,5 +144,5 @@ def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:
 
 def _idi(row: Row) -> Iterator[tuple[Key, Number]]:
     bits = [value for key, value in row.attacks.items() if key.startswith(f"{IDI}/") and key.endswith("/bits")]
-    if bits:
+    if bits and f"{IDI}/error" in row.attacks:  # else the attack says that the index is undefined
         yield Key(IDI, "forget_acc", "IDI"), Number(fmean(bits))

@@ -22,8 +22,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, compared_names
+from lit_unlearn.reports.averages import one_a_model, one_an_original
+from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, without_retrain
 from lit_unlearn.reports.flags import broken_by_relearning, flags
 from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
@@ -71,11 +71,12 @@ class Verdict:
         utility: accuracy on retained test images, beside Original's and Retrain's, whichever is higher.
         lost: by reference, how far that accuracy is below it, as a fraction.
         comparisons: every number that was compared with Retrain, the largest lower bound first.
-        models: how many models of the method were judged.
+        models: how many models of the method were judged; those of one Original count as one.
         retrains: how many Retrains they were compared with.
         missing: what the minimum of attacks lacks.
         uncompared: attacks that were not run on Retrain.
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
+        perhaps_too_few: whether single images may be named less often than by Retrain, by more than the larger margin.
         flags: name → sentence of each sign that the evaluation cannot be trusted.
     """
 
@@ -88,6 +89,7 @@ class Verdict:
     missing: Sequence[str] = ()
     uncompared: Sequence[str] = ()
     separated: bool | None = None
+    perhaps_too_few: bool = False
     flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -96,13 +98,23 @@ class Verdict:
         return next((each for each in self.comparisons if each.attack == NO_ATTACK), None)
 
     @property
+    def unmeasured(self) -> list[str]:
+        """Attacks whose number some of the models lack, or all but fewer than five of the Retrains."""
+        return [
+            each.attack
+            for each in self.comparisons
+            if each.difference.ours < self.models or each.difference.theirs < min(self.retrains, RETRAINS_NEEDED)
+        ]
+
+    @property
     def worst(self) -> Comparison | None:
         """What decides: what leaks most, else what is farthest from being as Retrain."""
         attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
         if self.level == "leaks":
             shown = [c for c in self.comparisons if c.leaks or (c.attack == NO_ATTACK and c.falls_short)]
             return max(shown, key=lambda each: each.severity)
-        return max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
+        last = max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
+        return self.no_attack if last is not None and last.as_retrain and self.perhaps_too_few else last
 
     @property
     def good(self) -> bool:
@@ -120,15 +132,13 @@ class Verdict:
 
         ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them.
         """
-        intervals = {
-            each.attack: {
-                "split": each.split,
-                "unit": each.unit,
-                **{name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")},
-                **({} if each.unseen is None else {"unseen": [round(mean, 4) for mean in each.unseen[:2]]}),
-            }
-            for each in self.comparisons
-        }
+        intervals: dict[str, dict[str, Any]] = {}
+        for each in self.comparisons:  # the worst first, which counts where an attack is compared on two splits
+            interval: dict[str, Any] = {"split": each.split, "unit": each.unit}
+            interval |= {name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")}
+            if each.unseen is not None:
+                interval["unseen"] = [round(mean, 4) for mean in each.unseen[:2]]
+            intervals.setdefault(each.attack, interval)
         worst = None if self.worst is None else self.worst.attack
         counts = {"models": self.models, "retrains": self.retrains}
         found = {"level": self.level, "utility": self.utility, "worst": worst, "reason": reason, **counts}
@@ -151,26 +161,32 @@ def judge_models(
         originals: rows of the models before unlearning.
         margins: what counts as a difference.
     """
-    ended = [row for row in models if row.status == "ok"]
+    all_ended = [row for row in models if row.status == "ok"]
+    ended = one_an_original(all_ended)
     utility, lost = _utility(ended, retrains, originals)
     if not ended:
         return Verdict("failed", utility, lost)
     comparisons = sorted(compare(ended, retrains, originals, margins), key=lambda each: -each.severity)
-    both, alone = compared_names(ended, retrains)
-    broken = broken_by_relearning(ended, retrains)
+    broken = broken_by_relearning(all_ended, retrains)
+    compared = [each.attack for each in comparisons]
+    told = set(compared) - set(broken)
     before = compare(originals, retrains, originals, margins) if originals else []
-    separated = any(each.leaks for each in before if _is_attack(each, ended[0])) if originals else None
+    shown = [each.leaks for each in before if each.attack in told and _is_attack(each, ended[0])]
+    answers = next((each for each in comparisons if each.attack == NO_ATTACK), None)
+    too_few = forgets(ended[0]) == "images" and answers is not None and answers.falls_short_perhaps
+    separated = any(shown) if originals else None
     found = Verdict(
         "not judged",
         utility,
         lost,
         comparisons,
-        len(one_a_model(ended)),
+        len(ended),
         len(one_a_model(retrains)),
-        _missing(ended[0], both, broken),
-        alone,
+        _missing(ended[0], compared, broken),
+        without_retrain(ended, retrains),
         separated,
-        flags(ended, retrains, comparisons, separated if retrains else None, broken),
+        too_few,
+        flags(all_ended, retrains, comparisons, separated if retrains else None, broken),
     )
     return replace(found, level=_level(found, ended, retrains))
 
@@ -210,12 +226,7 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row]) -> Le
     if found.missing:
         return "not attacked enough"
     near = found.retrains >= RETRAINS_NEEDED and found.separated and all(c.as_retrain for c in found.comparisons)
-    return "as Retrain" if near and not _falls_short_perhaps(no_attack, models[0]) else "inconclusive"
-
-
-def _falls_short_perhaps(no_attack: Comparison, row: Row) -> bool:
-    """Whether single images may be named less often than by Retrain, by more than the larger margin."""
-    return forgets(row) == "images" and no_attack.difference.low(no_attack.margins.alpha) < -no_attack.margins.same
+    return "as Retrain" if near and not found.unmeasured and not found.perhaps_too_few else "inconclusive"
 
 
 def _utility(

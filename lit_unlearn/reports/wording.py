@@ -148,7 +148,9 @@ def _undecided(verdict: Verdict) -> str:
         )
     if verdict.separated is None:
         return " Without Original it is unknown whether these attacks show anything."
-    open_ones = [each for each in verdict.comparisons if not each.as_retrain]
+    if verdict.unmeasured:
+        return f" Not measured on all models, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
+    open_ones = [each for each in verdict.comparisons if not each.as_retrain or each is verdict.worst]
     needed = [each.seeds_needed() for each in open_ones]
     if None in needed:
         few = next(each.attack for each, seeds in zip(open_ones, needed, strict=True) if seeds is None)

@@ -11,7 +11,7 @@ from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.reading import read_all
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports import Row, write_rows
+from lit_unlearn.reports import Row, read_rows, write_rows
 from lit_unlearn.reports.gallery import write_artifacts
 from lit_unlearn.reports.report import ARTIFACTS, RESULTS
 
@@ -146,3 +146,13 @@ def test_a_folder_without_results_is_one_line(tmp_path):
         report([str(tmp_path)])
     with pytest.raises(UsageError, match=r"nowhere: cannot be read"):
         report([str(tmp_path / "nowhere")])
+
+
+def test_two_retrains_that_tie_in_accuracy_are_two(tmp_path):
+    for seed, weights in ((0, "one"), (1, "other")):
+        path = run(tmp_path / f"OPC/version_{seed}", "OPC", seed=seed) / RESULTS
+        rows = read_rows(path)
+        rows[1].weights, rows[1].seed = {"sha256": weights}, 0
+        write_rows(path, rows)
+    (summary,) = tables(tmp_path)
+    assert sizes(summary)["Retrain"] == 2

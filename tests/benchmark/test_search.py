@@ -8,6 +8,7 @@ import pytest
 
 from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
+from lit_unlearn.benchmark import search as search_file
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.search import EXTENSIONS, Search, Trial, winners
 from lit_unlearn.benchmark.search_space import (
@@ -204,6 +205,31 @@ def test_the_winner_under_attack_may_extend_a_range_too() -> None:
         "accuracy": 0,
         "attack": 1,
     }
+
+
+def test_both_winners_have_a_range_extended_by_turns() -> None:
+    of = search((("lr", 1e-3, 0.1),), 3)
+    tried = [
+        Trial("class", "opc", {"lr": lr}, gap=gap, excess=excess, status="ok")
+        for lr, gap, excess in ((0.1, 1.0, 50.0), (1e-3, 5.0, 0.0), (0.01, 3.0, 20.0))
+    ]
+    upwards = of.points({}, tried)[3:]
+    assert upwards == [{"lr": 0.32}, {"lr": 1.0}], "the winner by accuracy first"
+    tried += [Trial("class", "opc", values, gap=0.5, excess=60.0, status="ok") for values in upwards]
+    assert of.points({}, tried)[5:] == [{"lr": 1.8e-4}, {"lr": 3.2e-5}], "then the one under attack"
+
+
+def test_what_diverged_is_worse_than_all_that_was_measured(monkeypatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(search_file, "estimated", lambda axes, seed, scored: seen.append(scored) or {"lr": 0.05})
+    of = search((("lr", 1e-3, 0.1),), 4)
+    tried = [
+        Trial("class", "opc", {"lr": 0.01}, gap=80.0, excess=60.0, status="ok"),
+        Trial("class", "opc", {"lr": 0.1}, status="diverged"),
+        Trial("class", "opc", {"lr": 0.02}, gap=70.0, excess=60.0, status="ok"),
+    ]
+    of.points({}, tried)
+    assert [score for _, score in seen[0]] == [140.0, 140.0, 130.0]
 
 
 def test_where_nothing_tried_changes_anything_higher_rates_are_tried_and_the_reference_stands() -> None:

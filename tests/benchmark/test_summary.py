@@ -281,3 +281,31 @@ def test_a_warning_is_said_once_with_the_models_that_it_is_of():
         "OPC: training ended after 1 of 3 epochs.",
     ]
     assert [note for note in summary.notes if "OPC" in note] == said
+
+
+def test_another_network_and_another_split_are_tables_of_their_own():
+    rows = [row("OPC", 0, 0.8), row("Retrain", 0), row("OPC", 1, 0.6), row("Retrain", 1)]
+    for each in rows:
+        each.backbone = {"class": "ResNet8"}
+    rows[2].backbone = rows[3].backbone = {"class": "ResNet18"}
+    first, second = summarise(rows)
+    assert (first.title, second.title) == (", ResNet8, class", ", ResNet18, class")
+    assert numbers(first, "OPC")["TA"].n == 1
+    for each in rows:
+        each.backbone = {}
+    rows[2].split = rows[3].split = {**rows[2].split, "hash": "another"}
+    first, second = summarise(rows)
+    assert (first.title, second.title) == (", split class, class", ", split another, class")
+    assert numbers(second, "OPC")["TA"].mean == pytest.approx(60)
+
+
+def test_rows_at_other_settings_than_most_are_left_out_and_named():
+    rows = [row("OPC", seed, test) for seed, test in enumerate((0.5, 0.8, 0.8))]
+    for each, weight in zip(rows, (3.0, 1.0, 1.0), strict=True):
+        each.hyperparameters = {"weight": weight}
+        schedule = {"class": "CosineAnnealingLR", "last_epoch": each.benchmark["seeds"]["original"]}
+        each.optimizer = {"lr": 0.1, "lr_scheduler": schedule}
+    del rows[2].hyperparameters["weight"]  # an older row, from before there was this option
+    (summary,) = summarise(rows)
+    assert (numbers(summary, "OPC")["TA"].mean, numbers(summary, "OPC")["TA"].n) == (pytest.approx(80), 2)
+    assert "Left out: 1 row(s) of OPC (x) at other settings than most of its rows." in summary.notes

@@ -16,6 +16,7 @@ SAMPLES, RMIA = "detectability/samples", "membership/rmia"
 COUNTS = {"forget": 6000, "retain": 14000, "test_forget": 3000, "test_retain": 7000}
 CLASSES = {"hash": "x", "forgotten_classes": [0, 1, 2], "counts": COUNTS}
 ONE_CLASS = {"hash": "x", "forgotten_classes": [0], "counts": {**COUNTS, "forget": 2000, "test_forget": 1000}}
+IDI = {"representation/idi/error": 0.0, "representation/idi/lead_error": 0.0}
 SINGLE = {"hash": "x", "forgotten_classes": [], "counts": {"forget": 2000, "retain": 18000, "test_retain": 10000}}
 NOISE = (0.0, 0.005, -0.005, 0.01, -0.01)
 
@@ -45,10 +46,10 @@ def model(
     return Row(method, "ok", metrics=metrics, attacks=found, split=split, seed=seed)
 
 
-def retrains(count=5, answer=0.0, **fields):
+def retrains(count=5, answer=0.0, plain=(), **fields):
     base = {"worst": 0.84, "relearnt": 0.6, "auc": 0.6, **fields}
     return [
-        model("Retrain", answer, seed=seed, **{name: shift(value, noise) for name, value in base.items()})
+        model("Retrain", answer, seed=seed, **dict(plain), **{name: shift(v, noise) for name, v in base.items()})
         for seed, noise in enumerate(NOISE[:count])
     ]
 
@@ -196,7 +197,7 @@ def test_an_auc_below_one_half_is_no_information():
 
 def test_idi_is_a_share_of_originals_lead():
     def bits(row, value):
-        return replace(row, attacks=row.attacks | {f"representation/idi/s{n}/bits": value for n in (1, 2)})
+        return replace(row, attacks=IDI | row.attacks | {f"representation/idi/s{n}/bits": value for n in (1, 2)})
 
     others = [bits(row, 0.50 + noise) for row, noise in zip(retrains(), NOISE, strict=True)]
     (found,) = [
@@ -247,10 +248,11 @@ def test_a_model_that_changed_nothing_on_one_class_has_not_forgotten():
 
 
 def test_one_class_is_not_judged_by_attacks_that_recover_labels():
-    extra = {"representation/idi/s1/bits": 0.5}
-    others = retrains(split=ONE_CLASS, worst=0.5, **extra)
-    before = original(split=ONE_CLASS, **{"representation/idi/s1/bits": 0.9})
-    row = model("OPC", split=ONE_CLASS, worst=1.0, relearnt=0.5, auc=0.55, **{"representation/idi/s1/bits": 0.45})
+    extra = {**IDI, "representation/idi/s1/bits": 0.5}
+    others = retrains(split=ONE_CLASS, worst=0.5, plain=IDI, **{"representation/idi/s1/bits": 0.5})
+    before = original(split=ONE_CLASS, **{**extra, "representation/idi/s1/bits": 0.9})
+    own = {**extra, "representation/idi/s1/bits": 0.45}
+    row = model("OPC", split=ONE_CLASS, worst=1.0, relearnt=0.5, auc=0.55, **own)
     found = judge(row, [before, *others, row])
     assert found.level == "as Retrain"
     assert not any(each.attack.startswith("recovery/") for each in found.comparisons)
@@ -272,9 +274,11 @@ def test_one_class_is_not_judged_by_attacks_that_recover_labels():
 )
 def test_a_model_is_as_retrain_only_after_the_minimum_of_attacks(lacking, split):
     fields = {"split": split, "worst": 0.7, "relearnt": 0.4, "auc": 0.5, "answer": 0.8 if split is SINGLE else 0.0}
-    fields["representation/idi/s1/bits"] = 0.4
-    others = retrains(split=split, answer=0.8 if split is SINGLE else 0.0, **{"representation/idi/s1/bits": 0.5})
-    before = original(split=split, **{"representation/idi/s1/bits": 0.9})
+    fields |= {**IDI, "representation/idi/s1/bits": 0.4}
+    others = retrains(
+        split=split, answer=0.8 if split is SINGLE else 0.0, **{"representation/idi/s1/bits": 0.5}, plain=IDI
+    )
+    before = original(split=split, **{**IDI, "representation/idi/s1/bits": 0.9})
     row = model("GA", **fields)
     assert judge(row, [before, *others, row]).level == "as Retrain"
     row.attacks = {name: value for name, value in row.attacks.items() if not name.startswith(lacking)}
@@ -416,3 +420,104 @@ def test_margins_are_an_option():
     for wrong in ({"leak": -0.1}, {"leak": 0.05}, {"same": 1.5}, {"alpha": 0.0}):
         with pytest.raises(UsageError, match=r"margins\."):
             Margins(**wrong)
+
+
+BITS = "representation/idi/s1/bits"
+
+
+def test_an_index_that_the_attack_calls_undefined_decides_nothing():
+    alike = {"worst": 0.84, "relearnt": 0.6, "auc": 0.6, "answer": 0.0}
+    models = [model(name, **alike, **{BITS: bits}) for name, bits in (("GA", -0.03), ("Original", 0.06))]
+    others = retrains(**{BITS: 0.0})
+    found = judge(models[0], [*models, *others])
+    assert found.level == "cannot tell"
+    assert not any(each.unit == "IDI" for each in found.comparisons)
+
+
+def test_the_lead_of_original_counts_with_its_error():
+    others = retrains(plain=IDI | {"representation/idi/lead_error": 0.3}, **{BITS: 0.0})
+    (found,) = [
+        each
+        for each in compare([original(**{**others[0].attacks, BITS: 0.5})], others, [original(**{**IDI, BITS: 0.5})])
+        if each.unit == "IDI"
+    ]
+    assert found.difference.sampling == pytest.approx(0.09)
+    del others[0].attacks["representation/idi/lead_error"]
+    (old,) = [
+        each
+        for each in compare([original(**{**others[0].attacks, BITS: 0.5})], others, [original(**{**IDI, BITS: 0.5})])
+        if each.unit == "IDI"
+    ]
+    assert old.difference.sampling == pytest.approx(0.25), "an older row: the most that the attack lets pass"
+
+
+def test_models_of_one_original_count_as_one():
+    rows = [model("GA", worst=0.895 + noise, seed=seed) for seed, noise in enumerate(NOISE[:3])]
+    for number, row in enumerate(rows):
+        row.weights = {"sha256": f"original {number}"}
+    assert judge_models(rows, retrains(), [original()]).models == 3
+    for row in rows:
+        row.weights = {"sha256": "original"}
+    found = judge_models(rows, retrains(), [original()])
+    assert (found.models, found.level) == (1, "inconclusive")
+    for number, row in enumerate(rows):
+        row.weights, row.benchmark = {}, {"seeds": {"original": 0, "unlearning": number}}
+    assert judge_models(rows, retrains(), [original()]).models == 1
+
+
+@pytest.mark.parametrize("whose", ["Retrain", "GA"])
+def test_what_was_measured_on_a_part_of_the_models_does_not_count_for_all(whose):
+    others, rows = retrains(), [model("GA", worst=0.7, relearnt=0.4, auc=0.5, seed=seed) for seed in range(3)]
+    assert judge_models(rows, others, [original()]).level == "as Retrain"
+    for row in (others if whose == "Retrain" else rows)[1:]:
+        row.attacks = {name: value for name, value in row.attacks.items() if not name.startswith(WORST)}
+    found = judge_models(rows, others, [original()])
+    assert found.level == "inconclusive"
+    assert f"Not measured on all models, or on 5 Retrains: {WORST}" in headline(rows[0], found)
+
+
+def test_an_attack_that_the_model_lacks_does_not_tell_original_from_retrain_for_it():
+    alike = {"worst": 0.84, "relearnt": 0.6, "auc": 0.6, "answer": 0.0}
+    others, before = retrains(plain={"recovery/fm/test_forget_acc": 0.5}), original(**alike)
+    before.attacks["recovery/fm/test_forget_acc"] = 0.9
+    row = model("GA", **alike)
+    assert judge(row, [before, *others, row]).level == "cannot tell"
+    row.attacks["recovery/fm/test_forget_acc"] = 0.4
+    assert judge(row, [before, *others, row]).separated
+
+
+def test_of_two_splits_of_one_attack_the_worse_is_kept_in_the_file():
+    earlier = {f"{WORST}/test_forgotten_before_acc": 0.8}
+    others, before = retrains(plain=earlier), original(**earlier)
+    row = model("GA", worst=0.95, **earlier)
+    for each in (*others, before, row):
+        each.metrics["test_forgotten_before_acc"] = 0.0
+    found = as_json(row, judge(row, [before, *others, row]))
+    assert found["worst"] == WORST
+    assert found["intervals"][WORST]["split"] == "test_forget_acc"
+
+
+def test_single_images_that_may_be_named_too_seldom_are_said_to_be():
+    split = {**SINGLE, "counts": {"forget": 2000, "retain": 18000, "test_retain": 10000}}
+    fields = {"split": split, "worst": 0.7, "relearnt": 0.4, "auc": 0.5}
+    others, before = retrains(split=split, answer=0.84), original(split=split)
+    assert judge(model("GA", answer=0.84, **fields), [before, *others]).level == "as Retrain"
+    row = model("GA", answer=0.80, **fields)
+    found = judge(row, [before, *others, row])
+    assert (found.level, found.worst.attack) == ("inconclusive", "no attack")
+    assert "About 0 seeds" not in headline(row, found)
+
+
+def test_what_one_side_alone_measured_on_unseen_images_is_not_compared():
+    others = retrains(split=SINGLE, answer=0.84, unseen=None)
+    for row in others:
+        del row.metrics["test_retain_acc"]
+    found = compare([model("GA", answer=0.9, split=SINGLE)], others, [])
+    assert {each.unit for each in found} == {"AUC"}
+
+
+def test_relearning_of_single_images_is_measured_on_those_that_it_did_not_relearn():
+    rows = [model(name, answer=0.84, split=SINGLE, **{f"{FEW}/samples": 1000.0}) for name in ("GA", "Retrain")]
+    (found,) = [each for each in compare(rows[:1], rows[1:], []) if each.attack == FEW]
+    expected = share_variance(0.9, 1000) + share_variance(0.84, 10000)
+    assert found.difference.sampling == pytest.approx(expected)

@@ -43,8 +43,9 @@ class PointwiseInformation(NamedTuple):
 class IDI(Attack):
     """Information difference index from critics on every stage.
 
-    Numbers: ``index``, 0 as Retrain and 1 as Original; ``error``, its standard error over images; ``<stage>/bits``,
-    what a stage says, between 0 and 1 up to noise. The index is undefined without Original or Retrain, with fewer than
+    Numbers: ``index``, 0 as Retrain and 1 as Original; ``error``, its standard error over images; ``lead_error``, that
+    of Original's lead over Retrain, as a share of it; ``<stage>/bits``, what a stage says, between 0 and 1 up to noise.
+    The index is undefined without Original or Retrain, with fewer than
     four forget images, and where Original exceeds Retrain by less than two standard errors.
 
     Args:
@@ -81,7 +82,8 @@ class IDI(Attack):
         left = own.bits.sum(0) - retrain
         index = own.mean(left)[0] / total
         error = own.mean(left - index * lost)[1] / total
-        return AttackResult({"index": float(index), "error": float(error), **bits})
+        errors = {"error": float(error), "lead_error": float(noise / total)}
+        return AttackResult({"index": float(index), **errors, **bits})
 
     def information(self, net: EncodedData, shared: Shared) -> PointwiseInformation | None:
         """What a network's stages say about each image's set, or None with fewer than four images in a set."""
