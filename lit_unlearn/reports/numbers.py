@@ -29,7 +29,7 @@ RETAINED = "test_retain_acc"
 
 
 _LEAD_ERROR = 0.5
-"""The index is undefined where the standard error of Original's lead is a larger share of the lead than this."""
+"""What stands for the error of Original's lead in older rows: where it is a larger share, the index is undefined."""
 
 
 class Key(NamedTuple):
@@ -82,8 +82,8 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
     if unit == "IDI":
         # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
-        reference = row.method in (ORIGINAL, RETRAIN)
-        return row.attacks.get(f"{IDI}/{'lead_error' if reference else 'error'}", _LEAD_ERROR) ** 2
+        name = "lead_error" if row.method in (ORIGINAL, RETRAIN) else "error"
+        return row.attacks.get(f"{IDI}/{name}", _LEAD_ERROR if row.method == ORIGINAL else 0.0) ** 2
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
     return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
