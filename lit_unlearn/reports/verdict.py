@@ -10,7 +10,7 @@ An accuracy that Retrain reaches as well is no memory: only the excess over Retr
     leaks                under some attack it is above Retrain by more than the smaller margin
     cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
     not attacked enough  an attack of the minimum is missing, or relearning broke the network
-    as Retrain           under every attack it is above Retrain by less than the larger margin, each measured on all models
+    as Retrain           under every attack it is above Retrain by less than the larger margin, measured on all models
                          and five Retrains; and it does not name single images less often by more than that margin
     inconclusive         otherwise
 
