@@ -215,7 +215,8 @@ def test_both_winners_have_a_range_extended_by_turns() -> None:
     ]
     upwards = of.points({}, tried)[3:]
     assert upwards == [{"lr": 0.32}, {"lr": 1.0}], "the winner by accuracy first"
-    tried += [Trial("class", "opc", values, gap=0.5, excess=60.0, status="ok") for values in upwards]
+    still_at_the_edge = zip(upwards, (0.5, 0.4), strict=True)
+    tried += [Trial("class", "opc", values, gap=gap, excess=60.0, status="ok") for values, gap in still_at_the_edge]
     assert of.points({}, tried)[5:] == [{"lr": 1.8e-4}, {"lr": 3.2e-5}], "then the one under attack"
 
 
