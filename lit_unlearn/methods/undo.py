@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
@@ -91,6 +91,7 @@ class UNDO(UnlearnModule):
         self.suppressed = nn.ModuleList([teacher])  # a Backbone by itself would be left out of every checkpoint
         self.noise = random_copy(backbone, generator(run_seed(), "noise").initial_seed())
         self._teachers_error: float | None = None
+        self._planned: list[tuple[dict[str, Any], float]] = []
 
     def check_data(self, data: UnlearnData) -> None:
         """Checks that there is something to distil, and epochs to do so.
@@ -140,14 +141,17 @@ class UNDO(UnlearnModule):
         self.log("train/distillation", loss, batch_size=len(labels))
         return loss
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """A step, while it suppresses at a rate of its own; the schedule sees nothing of it."""
-        planned = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups if epoch < self.suppress_epochs else ():
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Takes a step of suppression at its own rate, of which the schedule sees nothing."""
+        for group in optimizer.param_groups if self.current_epoch < self.suppress_epochs else ():
+            self._planned.append((group, group["lr"]))
             group["lr"] *= self.suppress_rate
-        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
-        for group, rate in zip(optimizer.param_groups, planned, strict=True):
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Gives the planned rates back."""
+        for group, rate in self._planned:
             group["lr"] = rate
+        self._planned = []
 
     def on_train_epoch_end(self) -> None:
         """Stops after an epoch of distillation that came near enough to the teacher."""
