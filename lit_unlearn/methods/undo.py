@@ -111,7 +111,10 @@ class UNDO(UnlearnModule):
         return "paired" if epoch < self.suppress_epochs else "retain"
 
     def on_train_start(self) -> None:
-        """Stops a resumed run that had come near enough to its teacher already."""
+        """Gives suppression its rate; stops a resumed run that had come near enough to its teacher already."""
+        for optimizer in self.trainer.optimizers:
+            optimizer.register_step_pre_hook(self._take_own_rate)
+            optimizer.register_step_post_hook(self._give_planned_rate_back)
         self._teachers_error = None
         if self.current_epoch > self.suppress_epochs:
             self._stop_if_near()
@@ -141,22 +144,21 @@ class UNDO(UnlearnModule):
         self.log("train/distillation", loss, batch_size=len(labels))
         return loss
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Takes a step of suppression at its own rate, of which the schedule sees nothing."""
-        for group in optimizer.param_groups if self.current_epoch < self.suppress_epochs else ():
-            self._planned.append((group, group["lr"]))
-            group["lr"] *= self.suppress_rate
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Gives the planned rates back."""
-        for group, rate in self._planned:
-            group["lr"] = rate
-        self._planned = []
-
     def on_train_epoch_end(self) -> None:
         """Stops after an epoch of distillation that came near enough to the teacher."""
         if self.current_epoch >= self.suppress_epochs and self.diverged is None:
             self._stop_if_near()
+
+    def _take_own_rate(self, optimizer: Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups if self.current_epoch < self.suppress_epochs else ():
+            self._planned.append((group, group["lr"]))
+            group["lr"] *= self.suppress_rate
+
+    def _give_planned_rate_back(self, *_: object) -> None:
+        """Right after the step, so that the schedule sees nothing of it."""
+        for group, rate in self._planned:
+            group["lr"] = rate
+        self._planned = []
 
     def _stop_if_near(self) -> None:
         if self.tolerance is not None:
