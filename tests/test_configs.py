@@ -173,8 +173,9 @@ def test_the_search_begins_with_every_method_at_its_reference() -> None:
     references = {"pretrain", "retrain"}
     assert {name for name, section in sections.items() if section} == {"opc_features", *references}
     assert {name for name, section in of_class.items() if section} == set()
-    assert of_random.keys() == {*references, "scrub_small"}  # SCRUB at its authors' settings for small sets
-    assert not of_random["scrub_small"]
+    small = {"neggrad_plus_small", "scrub_small"}  # at their authors' settings for small sets
+    assert of_random.keys() == {*references, *small}
+    assert not any(of_random[name] for name in small)
     assert of_vit.keys() == references
     table = read_config("tuned/fashion_mnist")
     since = {"retrain_short", "distilled_retrain", "ct", "kernel_shuffle", "prune_regrow", "projection", "leace"}
