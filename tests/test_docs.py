@@ -250,7 +250,9 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "depth", "fashion_mnist_attack", "fashion_mnist_accuracy"])
+@pytest.mark.parametrize(
+    "name", ["digits", "fashion_mnist", "depth", "deep", "fashion_mnist_attack", "fashion_mnist_accuracy"]
+)
 def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     rows = kept_rows(ROOT / f"docs/results/{name}")
     page = (ROOT / f"docs/results/{name}.md").read_text()

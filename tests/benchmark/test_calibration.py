@@ -132,6 +132,16 @@ def test_the_page_shows_the_calibration_of_the_committed_rows(committed):
         assert (ROOT / f"docs/results/calibration/power-{scenario}.svg").read_text() == drawn
 
 
+def test_under_the_whole_suite_too_no_retrain_is_said_to_leak():
+    (summary,) = summarise(kept_rows(ROOT / "docs/results/deep"))
+    found = calibrate(summary)
+    assert [(rate.said, rate.of) for rate in found.null[:2]] == [(0, 56), (0, 8)]
+    assert found.power[3, 0.10] >= 0.9
+    assert all(own <= known for own, known in found.deviations.values())
+    page = (ROOT / "docs/results/deep.md").read_text()
+    assert f"<!-- calibration: class -->\n```text\n{found}\n```\n" in page
+
+
 def test_the_command_prints_it_and_says_what_it_lacks(tmp_path, capsys):
     write_rows(tmp_path / "rows.json", rows())
     report([str(tmp_path), "--calibration"])
