@@ -51,7 +51,11 @@ def test_the_index_is_the_ratio_of_the_bits(found):
     sums = {name: sum(v for k, v in numbers.items() if k.endswith("/bits")) for name, numbers in found.items()}
     expected = (sums["fresh"] - sums["retrain"]) / (sums["original"] - sums["retrain"])
     assert found["fresh"]["index"] == pytest.approx(expected, abs=1e-9)
-    assert set(found["fresh"]) == {"index", "error", *(f"{s}/bits" for s in ("stem", "stage1", "stage2", "stage3"))}
+    errors = {"error", "lead_error"}
+    assert set(found["fresh"]) == {"index", *errors, *(f"{s}/bits" for s in ("stem", "stage1", "stage2", "stage3"))}
+    assert 0 < found["fresh"]["lead_error"] == found["original"]["lead_error"] < 0.5, (
+        "of Original, whatever is measured"
+    )
     assert all(0 < value <= 1 for numbers in found.values() for k, value in numbers.items() if k.endswith("/bits"))
 
 
@@ -103,6 +107,7 @@ def test_a_shrunken_coordinate_is_all_there_and_a_deleted_one_is_gone(mixed):
     assert set(attack.evaluate(mixed(1.0)).numbers) == {
         "index",
         "error",
+        "lead_error",
         "features/bits",
     }  # without stages, the features
 
