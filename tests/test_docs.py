@@ -280,7 +280,12 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
 
 @pytest.mark.parametrize(
     ("folder", "scenario"),
-    [("fashion_mnist", "class"), ("fashion_mnist_attack", "random"), ("fashion_mnist_accuracy", "random")],
+    [
+        ("fashion_mnist", "class"),
+        ("deep", "class"),
+        ("fashion_mnist_attack", "random"),
+        ("fashion_mnist_accuracy", "random"),
+    ],
 )
 def test_the_committed_figure_is_of_the_committed_rows(folder, scenario):
     results = ROOT / "docs/results" / folder
