@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shlex
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -263,6 +264,24 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     grid = Grid(**{**settings, "seeds": Seeds(**settings.get("seeds", {}))})
     measured = [run.key for run in make_runs(grid) if run.reports]
     assert list(dict.fromkeys(row.benchmark["key"] for row in rows)) == measured
+
+
+def test_the_attack_by_one_who_knows_the_seed_has_its_numbers_on_the_page():
+    found = json.loads((ROOT / "docs/results/deep/seed_known.json").read_text())
+    page = (ROOT / "docs/results/deep.md").read_text().replace("| .", "| 0.").replace("± .", "± 0.")
+    for name, line in (
+        ("opc_deep, as it is", "OPC deep as it is"),
+        ("opc_deep, put back", "OPC deep, entries put back"),
+        ("retrain, as it is", "Retrain as it is"),
+        ("retrain, put back", "Retrain, the same entries moved"),
+    ):
+        own = [numbers for what, numbers in found.items() if what.startswith(name)]
+        assert len(own) == 3
+        texts = []
+        for number, scale, digits in (("hr", 100, 1), ("worst", 100, 1), ("masked", 100, 1), ("detected", 1, 3)):
+            values = [scale * each[number] for each in own]
+            texts.append(f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}")
+        assert f"| {line} | {' | '.join(texts)} |" in page
 
 
 def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
