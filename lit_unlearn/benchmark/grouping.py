@@ -74,7 +74,8 @@ def groups_of(rows: Sequence[Row]) -> Iterator[Group]:
             used = [row for row in own if not row.attacks or _suite_of(row) == suite]
             left_out = [row for row in own if row.attacks and _suite_of(row) in set(versions) - {suite}]
             elsewise = _at_other_settings(used)
-            used = [row for row in used if id(row) not in set(map(id, elsewise))]
+            gone = set(map(id, elsewise))
+            used = [row for row in used if id(row) not in gone]
             yield Group(", ".join([data, *told]), scenario, suite, used, left_out, elsewise, alone=len(suites) < 2)
 
 

@@ -179,15 +179,14 @@ class Search:
         is asked again; if that does not help, a further point of the sequence is taken.
         """
         criterion = self.tuning.criteria[len(tried) % len(self.tuning.criteria)]
-        scored = []
-        for trial in tried:
-            score = trial.score(criterion)
-            if criterion == "attack" and trial.status == "pruned":
-                continue  # it was not attacked
-            if trial.status == "diverged" or score is not None:
-                scored.append((trial.values, WORST if score is None else score))
-        worst = max([WORST, *(score for _, score in scored)])
-        scored = [(values, worst if score == WORST else score) for values, score in scored]
+        attacked = [trial for trial in tried if criterion != "attack" or trial.status != "pruned"]
+        scores = [(trial, trial.score(criterion)) for trial in attacked]
+        worst = max([WORST, *(score for _, score in scores if score is not None)])
+        scored = [
+            (trial.values, worst if score is None else score)
+            for trial, score in scores
+            if trial.status == "diverged" or score is not None
+        ]
         known, seed = [trial.values for trial in tried], self.tuning.seed + len(tried)
         for _ in range(_AGAIN):
             if (values := estimated(self.axes, seed, scored)) not in known:
