@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.optim import SGD
 
-from lit_unlearn.methods import SCRUB, BoundaryShrink, NegGradPlus, SalUn
+from lit_unlearn.methods import SCRUB, SSD, BoundaryShrink, NegGradPlus, SalUn
 from lit_unlearn.methods import random_labels as random_labels_file
 
 EPOCHS = 3
@@ -194,3 +194,44 @@ def test_salun(replay, make_backbone, make_data, monkeypatch):
         data, "shuffled_batches", lambda *a: (ranking.append((x.double(), y)) or (x, y) for x, y in given_batches(*a))
     )
     replay(SalUn(make_backbone(), optimizer=rate(0.05), fraction=0.5, gradients="per_batch"), data, loop)
+
+
+def test_ssd(replay, make_backbone, make_data):
+    """if-loops/selective-synaptic-dampening: src/forget_full_class_main.py:125-147, src/ssd.py:151-214.
+
+    The classes come one after the other, the retained ones first; nothing is shuffled. Each class fills its batches.
+    """
+
+    def loop(network, _, batches):
+        forget, retain = by_class(batches, "forget"), by_class(batches, "retain")
+        full = [torch.cat(pair) for pair in zip(retain, forget, strict=True)]
+        optimizer = SGD(network.parameters(), lr=0.1)
+        network.eval()
+
+        def importances(samples):
+            found = [torch.zeros_like(p) for p in network.parameters()]
+            loader = list(cut(samples, 4))
+            for images, labels in loader:
+                optimizer.zero_grad()
+                cross_entropy(network(images), labels).backward()
+                for importance, p in zip(found, network.parameters(), strict=True):
+                    importance += p.grad.pow(2)
+            return [importance / len(loader) for importance in found]
+
+        of_forget, of_all = importances(forget), importances(full)
+        with torch.no_grad():
+            for p, original, gone in zip(network.parameters(), of_all, of_forget, strict=True):
+                locations = torch.where(gone > original * 4**0.6)
+                update = (original * 0.5 / gone)[locations]
+                update[update > 1] = 1
+                p[locations] = p[locations].mul(update)
+
+    module = SSD(make_backbone(), dampening=0.5, selectivity=0.6)
+    replay(module, make_data([2], batch_size=4), loop, epochs=1)
+
+
+def by_class(batches, part):
+    """The samples of a pass, class by class."""
+    images, labels = (torch.cat([batch[part][place] for batch in batches if part in batch]) for place in (0, 1))
+    order = labels.argsort(stable=True)
+    return images[order], labels[order]

@@ -21,53 +21,65 @@ def samples(data, indices):
     return [((data.data.train_images[[i]] / 255).double(), data.data.train_labels[[i]]) for i in indices.tolist()]
 
 
-def forget_batches(batches, size):
-    """The samples to forget in the order in which they came, in batches of their own."""
-    mixed = [batch["mixed"] for batch in batches]
-    images = torch.cat([images[gone] for images, _, gone in mixed]).split(size)
-    labels = torch.cat([labels[gone] for _, labels, gone in mixed]).split(size)
-    return list(zip(images, labels, strict=True))
+def batches_of(batches, part, size, by_class):
+    """A part's samples in the order in which they came, in batches of one class; what is left makes batches, too."""
+    images, labels = (torch.cat([batch[part][place] for batch in batches if part in batch]) for place in (0, 1))
+    groups = [labels == label for label in labels.unique()] if by_class else [torch.ones_like(labels, dtype=torch.bool)]
+    full, left = [], []
+    for group in groups:
+        for batch in zip(images[group].split(size), labels[group].split(size), strict=True):
+            (full if len(batch[1]) == size else left).append(batch)
+    if left:
+        images, labels = (torch.cat(parts) for parts in zip(*left, strict=True))
+        full += zip(images.split(size), labels.split(size), strict=True)
+    return full
 
 
 @pytest.mark.parametrize(
-    ("importance", "alpha", "dampening"),
-    [
-        ("per_sample", 1.3, 0.7),
-        ("per_batch", 5.0, 0.7),
-        # The released settings: selective-synaptic-dampening, src/forget_full_class_main.py:176-177.
-        ("per_batch", 10.0, 1.0),
-    ],
+    ("importance", "alpha", "dampening"), [("per_sample", 1.3, 0.7), ("per_batch", 1.3, 0.7), ("per_batch", None, 1.0)]
 )
-@pytest.mark.parametrize("forget_batch_size", [None, 5])
+@pytest.mark.parametrize(("forget", "forget_batch_size"), [([0, 1], None), ([0, 1], 5), (None, 5)])
 def test_weights_shrink_where_the_forget_set_matters_more(
-    fit, make_backbone, make_data, recorder, importance, alpha, dampening, forget_batch_size
+    fit, make_backbone, make_data, recorder, importance, alpha, dampening, forget, forget_batch_size
 ):
-    data = make_data(forget_batch_size=forget_batch_size)
+    data = make_data(forget, None if forget else 0.5, forget_batch_size=forget_batch_size)
     module = SSD(make_backbone(), alpha=alpha, dampening=dampening, importance=importance, chunk_size=3)
     trainer = fit(module, data, recorder, precision="64-true")
     plain = make_backbone().double().eval()
-    images, labels, _ = recorder.batches[-1]["mixed"]
-    loss = -torch.log_softmax(plain(images), 1)[torch.arange(len(labels)), labels].mean()
-    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(loss.item(), rel=1e-5)
     if importance == "per_sample":
         everything = samples(data, torch.arange(48))
         forgotten = samples(data, data.split.forget)
+        limit = 2.0
     else:
-        everything = [batch["mixed"][:2] for batch in recorder.batches]
-        forgotten = forget_batches(recorder.batches, forget_batch_size or 8)
+        size = forget_batch_size or 8
+        forgotten = batches_of(recorder.batches, "forget", size, bool(forget))
+        everything = forgotten + batches_of(recorder.batches, "retain", 8, bool(forget))
         assert [len(labels) for _, labels in forgotten] == ([8, 8, 8] if forget_batch_size is None else [5] * 4 + [4])
-    full, forget = mean(everything, plain), mean(forgotten, plain)
+        assert len(everything) == len(forgotten) + 3
+        limit = len(everything) / len(forgotten)
+    full, gone = mean(everything, plain), mean(forgotten, plain)
+    alpha = limit**0.77 if alpha is None else alpha
+    assert float(trainer.callback_metrics["train/alpha"]) == pytest.approx(alpha)
     shrunk = 0
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             for i, weight in enumerate(parameter.view(-1).tolist()):
-                i_d, i_f = float(full[name].view(-1)[i]), float(forget[name].view(-1)[i])
+                i_d, i_f = float(full[name].view(-1)[i]), float(gone[name].view(-1)[i])
+                assert i_f <= limit * i_d * (1 + 1e-9)
                 if i_f > alpha * i_d:
                     shrunk += 1
                     parameter.view(-1)[i] = weight * min(dampening * i_d / i_f, 1)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(module.backbone.state_dict()[name], value, rtol=0, atol=1e-9, msg=name)
-    assert (20 if alpha == 10 else 50) < shrunk < 0.9 * sum(p.numel() for p in plain.parameters())
+    assert 50 < shrunk < 0.9 * sum(p.numel() for p in plain.parameters())
+
+
+def test_the_loss_is_that_of_the_samples_measured(fit, make_backbone, make_data, recorder):
+    trainer = fit(SSD(make_backbone(), importance="per_sample"), make_data(), recorder, precision="64-true")
+    plain = make_backbone().double().eval()
+    images, labels = recorder.batches[-1]["retain"]
+    loss = -torch.log_softmax(plain(images), 1)[torch.arange(len(labels)), labels].mean()
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_no_weight_grows(fit, make_backbone, make_data):
@@ -129,20 +141,24 @@ def test_weights_frozen_by_the_user_stay(fit, make_backbone, make_data, trained_
         assert torch.equal(value, trained_state[name]) == (name != "head.weight" and name != "head.bias"), name
 
 
+@pytest.mark.parametrize("importance", ["per_sample", "per_batch"])
 @pytest.mark.parametrize("option", ["alpha", "dampening"])
 def test_what_can_dampen_nothing_is_refused_before_anything_is_written(
-    fit, make_backbone, make_data, option, tmp_path, monkeypatch
+    fit, make_backbone, make_data, option, importance, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    module = SSD(make_backbone(), **{"alpha": 1.0, "importance": "per_sample", option: 2.0})
-    with pytest.raises(UsageError, match=rf"{option} is 2.0, but must be below 2, .* the 24 samples .* all 48"):
+    module = SSD(make_backbone(), **{"alpha": 1.0, "importance": importance, option: 2.0})
+    with pytest.raises(UsageError, match=rf"{option} is 2.0, but must be below 2: .* the 24 samples .* all 48"):
         fit(module, make_data())  # half of the data is to be forgotten
     assert not list(tmp_path.iterdir())
-    fit(SSD(make_backbone(), alpha=2.0, dampening=2.0, importance="per_batch"), make_data())
+    if importance == "per_batch":  # smaller batches of what is to be forgotten are more
+        with pytest.raises(UsageError, match=rf"{option} is 2.0, but must be below 1.6: "):
+            fit(module, make_data(forget_batch_size=5))
 
 
-def test_just_below_the_bound_it_dampens(fit, make_backbone, make_data):
-    module = SSD(make_backbone(), alpha=1.99, importance="per_sample")
+@pytest.mark.parametrize("importance", ["per_sample", "per_batch"])
+def test_just_below_the_bound_it_dampens(fit, make_backbone, make_data, importance):
+    module = SSD(make_backbone(), alpha=1.9, importance=importance)
     trainer = fit(module, make_data())
     assert float(trainer.callback_metrics["train/dampened"]) > 0
     assert not module.is_original()
@@ -154,6 +170,7 @@ def test_just_below_the_bound_it_dampens(fit, make_backbone, make_data):
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"dampening": float("nan")}, "dampening is nan"),
         ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"selectivity": 1.0}, "selectivity is 1.0"),
         ({"importance": "per_image"}, "unknown importance 'per_image'"),
     ],
 )
