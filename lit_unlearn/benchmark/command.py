@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
-from lit_unlearn.benchmark.execution import Launcher, Progress, execute
+from lit_unlearn.benchmark.execution import Launcher, More, Progress, execute
 from lit_unlearn.benchmark.gathering import ROWS, collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
 from lit_unlearn.benchmark.leaderboard import frontier, resistance, scatter, write_leaderboard
@@ -17,16 +17,17 @@ from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import WEIGHTS, Run
-from lit_unlearn.benchmark.search import Trial, Tuning
+from lit_unlearn.benchmark.search import Tuning
 from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import is_trial, judge, searches_of, trial_runs
+from lit_unlearn.benchmark.tuning import Trials, searches_of
 from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.figures import power_lines
+from lit_unlearn.reports.rows import Row
 from lit_unlearn.shipped import with_configs
 
 BOARD = "leaderboard.html"
@@ -70,7 +71,7 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
 
 
 def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping[str, Ranges]) -> None:
-    """Searches the ranges of every method, and writes log and best settings after each round.
+    """Searches the ranges of every method, and writes log and best settings whenever all trials of one have ended.
 
     A trial that failed is not tried again before the next call.
 
@@ -83,20 +84,21 @@ def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping
     root = Path(settings.output)
     grid, tuning = settings.grid, settings.tuning
     searches = searches_of(grid, tuning, ranges)
-    trials: list[Trial] = []
-    runs: list[Run] = []
-    failed: dict[str, str] = {}
-    while len(planned := trial_runs(grid, tuning, searches, trials)) > len(runs):
-        checked = {run.key for run in runs}
-        runs = planned
-        check_runs([run for run in runs if run.key not in checked], root, check, "tune")
-        failed |= _execute([run for run in runs if run.key not in failed], root, command, settings.launcher)
-        if any(run.key in failed for run in runs if not is_trial(run)):
-            break
-        rows = collect(runs, root)
-        trials = judge(runs, rows, searches)
-        write_log(grid, tuning, runs, trials, searches, rows, root)
-    if trials:
+    search, checked, failed = Trials(grid, tuning, searches), set[str](), dict[str, str]()
+
+    def more(rows: Sequence[Row], lost: Mapping[str, str]) -> list[Run]:
+        if search.grow(rows, {**failed, **lost}):
+            write_log(grid, tuning, search.runs, search.ended, searches, rows, root)
+        check_runs([run for run in search.runs if run.key not in checked], root, check, "tune")
+        checked.update(run.key for run in search.runs)
+        return [run for run in search.runs if run.key not in failed]
+
+    planned, count = more([], {}), 0
+    while len(search.runs) > count:
+        failed |= _execute(planned, root, command, settings.launcher, more)
+        count = len(search.runs)
+        planned = more(collect(search.runs, root), {})
+    if search.ended:
         names = " and ".join(TUNED[criterion] for criterion in tuning.criteria)
         print(f"Written to {root}: {LOG}, and the winners as experiments in {names}")
     _complain(failed)
@@ -208,9 +210,11 @@ def _parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
-def _execute(runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher) -> dict[str, str]:
+def _execute(
+    runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher, more: More | None = None
+) -> dict[str, str]:
     with _progress_bar() as notify:
-        return execute(runs, root, command, launcher, notify)
+        return execute(runs, root, command, launcher, notify, more)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ A run is finished when its folder holds a complete results file. The half-writte
 removed when the run starts again; the machine may stop at any moment, and the same command continues.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,10 @@ from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.files import locked
+from lit_unlearn.reports.rows import Row
+
+More = Callable[[Sequence[Row], Mapping[str, str]], Sequence[Run]]
+"""All runs of a grid that grows, as far as the rows so far and the runs that failed say."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,12 @@ class Progress:
 
 
 def execute(
-    runs: Sequence[Run], root: Path, command: RunCommand, launcher: Launcher, notify: Callable[[Progress], None]
+    runs: Sequence[Run],
+    root: Path,
+    command: RunCommand,
+    launcher: Launcher,
+    notify: Callable[[Progress], None],
+    more: More | None = None,
 ) -> dict[str, str]:
     """Executes every run that is not finished and writes all rows to ``rows.json``.
 
@@ -60,6 +69,7 @@ def execute(
         command: runs one command line.
         launcher: where.
         notify: called whenever something has changed.
+        more: asked, whenever a run has ended, for all runs as they are then.
 
     Returns:
         The key of each run that has no result → why.
@@ -72,13 +82,7 @@ def execute(
         for half_written in root.glob(".*.part"):  # by a process that was killed
             half_written.unlink()
         known = {row.benchmark["key"]: row for row in kept_rows(root)}
-        open_runs = {run.key: run for run in runs if not finished(run, root, known)}
-        # A run that only finished runs need is not executed again.
-        wanted = {key for key, run in open_runs.items() if run.reports}
-        for run in reversed(runs):
-            if run.key in wanted:
-                wanted |= {need.key for need in run.needs.values()}
-        open_runs = {key: run for key, run in open_runs.items() if key in wanted}
+        open_runs = _unfinished(runs, root, known)
         failed: dict[str, str] = {}
         with _pool(command, root, launcher) as pool:
             while open_runs or pool.running:
@@ -95,10 +99,24 @@ def execute(
                 for run, error in pool.wait():
                     if error is not None:
                         failed[run.key] = error
-                    collect(runs, root)
+                    rows = collect(runs, root)
+                    if more is not None:
+                        there = {run.key for run in runs}
+                        runs = more(rows, failed)
+                        open_runs |= _unfinished([run for run in runs if run.key not in there], root, known)
         collect(runs, root)
         notify(Progress(len(runs), len(runs), [], failed))
     return failed
+
+
+def _unfinished(runs: Sequence[Run], root: Path, known: Mapping[str, Row]) -> dict[str, Run]:
+    """The runs to be executed, by their keys; one that only finished runs need is not executed again."""
+    found = {run.key: run for run in runs if not finished(run, root, known)}
+    wanted = {key for key, run in found.items() if run.reports}
+    for run in reversed(runs):
+        if run.key in wanted:
+            wanted |= {need.key for need in run.needs.values()}
+    return {key: run for key, run in found.items() if key in wanted}
 
 
 def _pool(command: RunCommand, root: Path, launcher: Launcher) -> LocalPool | SlurmPool:

@@ -7,7 +7,7 @@ that same data. *Under attack*: the gap and what attacks find more than on that 
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -83,6 +83,46 @@ def trial_runs(
         return [variant_of(experiment.settings, values) for values in search.points(own, tried)]
 
     return make_runs(alone, trials)
+
+
+class Trials:
+    """The runs of a search, which grow as trials end.
+
+    An experiment gets its next trials when all that it has have ended, whatever other experiments do.
+
+    Args:
+        grid: the experiments; of its seeds only the first is used.
+        tuning: the size of the search.
+        searches: of :func:`searches_of`.
+
+    Attributes:
+        runs: all runs so far.
+    """
+
+    def __init__(self, grid: Grid, tuning: Tuning, searches: Mapping[tuple[str, str], Search]) -> None:
+        self._grid, self._tuning, self._searches = grid, tuning, searches
+        self._ended: dict[tuple[str, str], list[Trial]] = {}
+        self.runs = trial_runs(grid, tuning, searches)
+
+    @property
+    def ended(self) -> list[Trial]:
+        """The trials of each experiment up to the last time that all had ended, judged."""
+        return [trial for own in self._ended.values() for trial in own]
+
+    def grow(self, rows: Sequence[Row], failed: Container[str]) -> bool:
+        """Plans what comes after the trials that have a row, or have failed, by their keys; whether more have ended."""
+        if any(run.key in failed for run in self.runs if not is_trial(run)):
+            return False
+        there = {row.benchmark["key"] for row in rows}
+        found: dict[tuple[str, str], list[Trial]] = {}
+        for trial in judge(self.runs, rows, self._searches):
+            found.setdefault((trial.scenario, trial.experiment), []).append(trial)
+        ended = {name: own for name, own in found.items() if all(t.key in there or t.key in failed for t in own)}
+        if all(len(own) == len(self._ended.get(name, ())) for name, own in ended.items()):
+            return False
+        self._ended = {name: ended.get(name, self._ended.get(name, [])) for name in found}
+        self.runs = trial_runs(self._grid, self._tuning, self._searches, self.ended)
+        return True
 
 
 def base_of(scenario: str) -> str:

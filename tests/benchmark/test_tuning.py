@@ -297,3 +297,16 @@ def test_runs_of_a_search_are_executed_like_those_of_a_benchmark(experiments: Ex
     assert execute(runs, tmp_path, fake_runs.run, Launcher(workers=2), lambda progress: None) == {}
     trials = judge(runs, collect(runs, tmp_path), searches)
     assert [trial.status for trial in trials] == ["ok", "ok"]
+
+
+def test_a_search_that_is_slow_holds_up_no_other(experiments: Experiments, tmp_path: Path) -> None:
+    given = experiments(("class",), opc={"pause": 1.0, **OWN}, ga=RATE)
+    words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", "--launcher.workers=2"]
+    tune([*words, f"--output={tmp_path}"], fake_runs.run, lambda *_: None, RANGES)
+    log = json.loads((tmp_path / "tuning.json").read_text())["trials"]
+    ended = (tmp_path / "journal").read_text().split()
+    slow, quick = ([ended.index(t["key"]) for t in log if t["experiment"] == name] for name in ("opc", "ga"))
+    assert len(slow) == len(quick) == 4
+    assert max(quick) < slow[2], "four quick trials, the later ones by what the earlier ones gave, beside two slow ones"
+    rows = {row.benchmark["key"] for row in read_rows(tmp_path / "rows.json")}
+    assert rows >= {trial["key"] for trial in log}
