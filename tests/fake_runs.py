@@ -26,6 +26,8 @@ def run(args: list[str]) -> None:
     for weights in [*needed, settings.get("ckpt_path")]:
         assert weights is None or Path(weights).suffix == ".pt" or Path(weights).read_text() == "weights"
     if wish == "fail":
+        with (root / "failures").open("a") as failures:
+            failures.write(logger["version"].removeprefix("run-") + "\n")
         raise ValueError("as it was\ntold")
     if wish == "die" or (wish == "die once" and not (root / "died").exists()):
         (root / "died").touch()

@@ -271,6 +271,9 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Ex
     done = [trial for trial in json.loads(log)["trials"] if trial["experiment"] == "opc"]
     assert [trial["drawn"] for trial in done] == ["reference", "stratified", "estimated", "estimated"]
     assert len(first) == len(set(first)) == 3 + 4, "Original, Retrain, both measured, and four trials"
+    lost = (out / "failures").read_text().split()
+    assert len(lost) == len(set(lost)) == 4, "what failed is not tried again in this call"
+    assert [trial["status"] for trial in json.loads(log)["trials"] if trial["experiment"] == "bad"] == ["failed"] * 4
     assert search() == first
     assert (out / "tuning.json").read_text() == log
     assert {row.status for row in read_rows(out / "rows.json")} == {"ok"}
@@ -310,3 +313,11 @@ def test_a_search_that_is_slow_holds_up_no_other(experiments: Experiments, tmp_p
     assert max(quick) < slow[2], "four quick trials, the later ones by what the earlier ones gave, beside two slow ones"
     rows = {row.benchmark["key"] for row in read_rows(tmp_path / "rows.json")}
     assert rows >= {trial["key"] for trial in log}
+
+
+def test_without_its_reference_models_a_search_ends(experiments: Experiments, tmp_path: Path) -> None:
+    given = experiments(("class",), opc=OWN, retrain={"wish": "fail"})
+    words = [f"--grid={json.dumps(given)}", "--tuning.trials=8", "--tuning.attacks=null", f"--output={tmp_path}"]
+    with pytest.raises(UsageError, match="2 of the runs failed"):  # Retrain, and the attacks on both
+        tune(words, fake_runs.run, lambda *_: None, RANGES)
+    assert not (tmp_path / "tuning.json").exists()
