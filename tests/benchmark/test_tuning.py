@@ -321,3 +321,13 @@ def test_without_its_reference_models_a_search_ends(experiments: Experiments, tm
     with pytest.raises(UsageError, match="2 of the runs failed"):  # Retrain, and the attacks on both
         tune(words, fake_runs.run, lambda *_: None, RANGES)
     assert not (tmp_path / "tuning.json").exists()
+
+
+def test_what_failed_is_tried_once_in_a_call(experiments: Experiments, tmp_path: Path) -> None:
+    """The trials of opc are known in the second call, in which each that is planned plans the next."""
+    given = experiments(("class",), opc=OWN, bad={"wish": "fail"})
+    words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", f"--output={tmp_path}"]
+    for calls in (1, 2):
+        with pytest.raises(UsageError, match="1 of the runs failed"):
+            tune(words, fake_runs.run, lambda *_: None, RANGES)
+        assert len((tmp_path / "failures").read_text().split()) == calls
