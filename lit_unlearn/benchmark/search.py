@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from lit_unlearn.benchmark.search_space import Axis, Range, Side, Values, estimated, stratified
 from lit_unlearn.errors import check_at_least, check_fraction, unknown
+from lit_unlearn.reports.verdict import UTILITY_REDUCED
 
 WORST = 100.0
 """The score in points of a trial that diverged: nothing can be farther from Retrain by accuracy."""
@@ -77,6 +78,7 @@ class Trial:
         excess: what attacks find more than on Retrain, in points; None without attacks. Of a run that was pruned, what
             they find in the original that it leaves.
         metrics: the accuracies behind the gap, as fractions; ``test_…`` are of the held-out part of the training set.
+        lost: accuracy on retained data, in points below the better of Original and Retrain; None where it is unknown.
         status: how the run ended.
         reason: why it did not end well.
         won: the ways to choose by which this setting was chosen.
@@ -90,6 +92,7 @@ class Trial:
     gap: float | None = None
     excess: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    lost: float | None = None
     status: str = "failed"
     reason: str = ""
     won: list[Criterion] = field(default_factory=list)
@@ -245,11 +248,15 @@ def _at_edges(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]
 def winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
     """Of the trials of one experiment, the best by each way to choose; of equals the first.
 
-    A trial that was pruned counts with what it leaves: where all else is farther from Retrain, to change nothing wins.
+    Attacks find little in a ruined network. So under attack a trial whose utility is damaged, in the words of the
+    verdict, wins only where all others' is, too. A trial that was pruned counts with what it leaves: where all else is
+    farther from Retrain, to change nothing wins.
     """
     found = {}
     for criterion in criteria:
         scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
+        if criterion == "attack":
+            scored = [each for each in scored if (each[1].lost or 0) <= 100 * UTILITY_REDUCED] or scored
         if scored:
             found[criterion] = min(scored, key=lambda pair: pair[0])[1]
     return found

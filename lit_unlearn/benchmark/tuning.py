@@ -175,4 +175,12 @@ def _judged(trial: Trial, row: Row | None, original: Row | None, retrain: Row | 
     gap, excess = (None, None) if row.status == "diverged" else measured(row, retrain)
     if row.status == "pruned" and original is not None:
         excess = measured(original, retrain)[1]
-    return replace(trial, status=row.status, reason=row.reason, metrics=row.metrics, gap=gap, excess=excess)
+    lost = _lost(row, [each for each in (original, retrain) if each is not None])
+    return replace(trial, status=row.status, reason=row.reason, metrics=row.metrics, gap=gap, excess=excess, lost=lost)
+
+
+def _lost(row: Row, references: Sequence[Row]) -> float | None:
+    """Accuracy on retained data below that of the better reference model, in points."""
+    own, *others = (each.metrics.get("test_retain_acc") for each in (row, *references))
+    known = [other for other in others if other is not None]
+    return 100 * (max(known) - own) if own is not None and known else None

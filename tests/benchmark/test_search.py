@@ -348,3 +348,22 @@ def test_the_ranges_hold_the_reference_setting(name: str) -> None:
     assert own.keys() == {axis.name for axis in axes}
     for axis in axes:
         assert own[axis.name] in axis, axis
+
+
+def test_a_ruined_network_wins_under_attack_only_among_ruined_ones() -> None:
+    def tried(*lost: float | None) -> list[Trial]:
+        scores = ((9.0, 1.0), (3.0, 20.0), (8.0, 12.0))  # gap, excess
+        return [
+            Trial("class", "opc", {"lr": 0.01}, gap=gap, excess=excess, lost=each, status="ok")
+            for (gap, excess), each in zip(scores, lost, strict=True)
+        ]
+
+    def won(trials: list[Trial]) -> tuple[int, int]:
+        found = winners(trials, ("accuracy", "attack"))
+        return trials.index(found["accuracy"]), trials.index(found["attack"])
+
+    assert won(tried(4.9, 1.0, 1.0)) == (1, 0)
+    assert won(tried(5.1, 1.0, 1.0)) == (1, 2)
+    assert won(tried(5.1, 9.0, 1.0)) == (1, 2), "by accuracy the gap alone counts"
+    assert won(tried(5.1, 9.0, 30.0)) == (1, 0), "all are ruined"
+    assert won(tried(None, None, None)) == (1, 0), "it is unknown"
