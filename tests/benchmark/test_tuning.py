@@ -79,7 +79,12 @@ def test_one_set_of_trials_is_chosen_from_by_accuracy_and_under_attack(experimen
     trials = judge(runs, rows, searches)
     assert [trial.gap for trial in trials] == pytest.approx([0, 1, 2])
     assert [trial.excess for trial in trials] == pytest.approx([60, 1, 0], abs=1e-9)
-    assert [trial.won for trial in trials] == [["accuracy"], [], ["attack"]] or trials[1].won == ["attack"]
+    assert [trial.lost for trial in trials] == pytest.approx([0, 3, 6])
+    assert [trial.won for trial in trials] == [["accuracy"], ["attack"], []], "of two equal sums the first"
+    ruined = rows_of(runs, {"opc": [0.9, 0.86, 0.84]}, {"opc": [0.9, 0.4, 0.2]})
+    assert [trial.won for trial in judge(runs, ruined, searches)] == [["accuracy"], ["attack"], []], (
+        "1.3 + 10, not 2 + 0: its utility is damaged"
+    )
     rows[2].status = "diverged"
     (diverged,) = [trial for trial in judge(runs, rows, searches) if trial.status == "diverged"]
     assert (diverged.won, diverged.score("accuracy")) == ([], None)
