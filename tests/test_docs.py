@@ -290,7 +290,7 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
     settings = read_config("benchmark/precision")["grid"]
     rows = {name: read_rows(ROOT / f"docs/results/precision/{name}/rows.json") for name in precision.PRECISIONS}
     for name, own in rows.items():
-        mixing = {"overrides": precision.overrides(name)}
+        mixing = {"overrides": {"trainer": {"precision": name}}}
         measured = [run.key for run in make_runs(Grid(**{**settings, **mixing})) if run.reports]
         assert list(dict.fromkeys(row.benchmark["key"] for row in own)) == measured
     (pair,) = zip(*(summarise(own) for own in rows.values()), strict=True)
