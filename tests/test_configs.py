@@ -179,6 +179,7 @@ def test_the_search_begins_with_every_method_at_its_reference() -> None:
     small = {"neggrad_plus_small", "scrub_small"}  # at their authors' settings for small sets
     assert of_random.keys() == {*references, *small}
     assert not any(of_random[name] for name in small)
+    assert read_config("experiments/depth")["vit"].keys() == references
     table = read_config("tuned/fashion_mnist")
     since = {"retrain_short", "distilled_retrain", "ct", "kernel_shuffle", "prune_regrow", "projection", "leace"}
     since |= {"dist_reg", "weight_distortion", "mode_connectivity", "undo"}  # not in the tables yet

@@ -114,15 +114,21 @@ class Trials:
         if any(run.key in failed for run in self.runs if not is_trial(run)):
             return False
         there = {row.benchmark["key"] for row in rows}
-        found: dict[tuple[str, str], list[Trial]] = {}
-        for trial in judge(self.runs, rows, self._searches):
-            found.setdefault((trial.scenario, trial.experiment), []).append(trial)
+        found = grouped(judge(self.runs, rows, self._searches))
         ended = {name: own for name, own in found.items() if all(t.key in there or t.key in failed for t in own)}
         if all(len(own) == len(self._ended.get(name, ())) for name, own in ended.items()):
             return False
         self._ended = {name: ended.get(name, self._ended.get(name, [])) for name in found}
         self.runs = trial_runs(self._grid, self._tuning, self._searches, self.ended)
         return True
+
+
+def grouped(trials: Sequence[Trial]) -> dict[tuple[str, str], list[Trial]]:
+    """(Scenario, experiment) → its trials."""
+    found: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        found.setdefault((trial.scenario, trial.experiment), []).append(trial)
+    return found
 
 
 def base_of(scenario: str) -> str:

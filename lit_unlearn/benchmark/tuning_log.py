@@ -15,7 +15,7 @@ from lit_unlearn.benchmark.grid import Grid
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import ADDED, Criterion, Search, Trial, Tuning
 from lit_unlearn.benchmark.settings import put
-from lit_unlearn.benchmark.tuning import base_of, is_reference, is_trial, measured
+from lit_unlearn.benchmark.tuning import base_of, grouped, is_reference, is_trial, measured
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.rows import RETRAIN, Row
 
@@ -50,7 +50,7 @@ def write_log(
         "tuning": asdict(tuning),
         "grid": asdict(grid),
         "references": [_of_reference(row, rows) for row in rows if is_reference(row)],
-        "searches": [_of_search(*name, own, searches) for name, own in _grouped(trials).items()],
+        "searches": [_of_search(*name, own, searches) for name, own in grouped(trials).items()],
         "trials": [asdict(trial) for trial in trials],
     }
     write_atomically(root / LOG, _one_line_each(log))
@@ -82,20 +82,13 @@ def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
             "| Experiment | Budget | Ranges | Tried |",
             "|---|---|---|---|",
         ]
-        for (where, name), own in _grouped(trials).items():
+        for (where, name), own in grouped(trials).items():
             if where == scenario:
                 search = searches[base_of(scenario), name]
                 tried = " · ".join(_trial_text(trial) for trial in own)
                 lines.append(f"| {name} | {_budget(search, own)} | {_ranges(search, own)} | {tried} |")
         pages.append("\n".join(lines))
     return pages
-
-
-def _grouped(trials: Sequence[Trial]) -> dict[tuple[str, str], list[Trial]]:
-    found: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        found.setdefault((trial.scenario, trial.experiment), []).append(trial)
-    return found
 
 
 def _of_reference(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
