@@ -86,15 +86,7 @@ def execute(
         failed: dict[str, str] = {}
         with _pool(command, root, launcher) as pool:
             while open_runs or pool.running:
-                for key, run in list(open_runs.items()):
-                    needed = {need.key for need in run.needs.values()}
-                    if not needed & open_runs.keys() and finished(run, root, known):
-                        del open_runs[key]  # the run that it was to measure has diverged
-                    elif lost := needed & failed.keys():
-                        failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
-                        del open_runs[key]
-                    elif pool.has_room and not needed & (open_runs.keys() | pool.running.keys()):
-                        pool.submit(open_runs.pop(key))
+                _start_ready(open_runs, failed, pool, root, known)
                 notify(Progress(len(runs) - len(open_runs) - len(pool.running), len(runs), pool.labels, failed))
                 for run, error in pool.wait():
                     if error is not None:
@@ -117,6 +109,25 @@ def _unfinished(runs: Sequence[Run], root: Path, known: Mapping[str, Row]) -> di
         if run.key in wanted:
             wanted |= {need.key for need in run.needs.values()}
     return {key: run for key, run in found.items() if key in wanted}
+
+
+def _start_ready(
+    open_runs: dict[str, Run],
+    failed: dict[str, str],
+    pool: LocalPool | SlurmPool,
+    root: Path,
+    known: Mapping[str, Row],
+) -> None:
+    """Gives the runs whose needs are there to the pool, as far as it has room, and takes out those that cannot run."""
+    for key, run in list(open_runs.items()):
+        needed = {need.key for need in run.needs.values()}
+        if not needed & open_runs.keys() and finished(run, root, known):
+            del open_runs[key]  # the run that it was to measure has diverged
+        elif lost := needed & failed.keys():
+            failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
+            del open_runs[key]
+        elif pool.has_room and not needed & (open_runs.keys() | pool.running.keys()):
+            pool.submit(open_runs.pop(key))
 
 
 def _pool(command: RunCommand, root: Path, launcher: Launcher) -> LocalPool | SlurmPool:
