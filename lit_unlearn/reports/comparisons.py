@@ -205,11 +205,12 @@ def _compared(
 def largest_excess(row: Row, retrain: Row | None) -> float | None:
     """How many points the attacks find more than on one Retrain, at most over them, without bounds: 0 where none does.
 
-    The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100; of single
-    images the accuracy itself and not its lead over unseen ones. None where no attack is known of both.
+    The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100, of masked
+    answers a fifth, since their margins are five times as wide; of single images the accuracy itself and not its lead
+    over unseen ones. None where no attack is known of both.
     """
     found = [] if retrain is None else compare([row], [retrain], [])
-    excesses = [each.value - each.retrain for each in found if each.attack != NO_ATTACK]
+    excesses = [(each.value - each.retrain) / each.scale for each in found if each.attack != NO_ATTACK]
     return 100 * max(0.0, *excesses) if excesses else None
 
 

@@ -407,6 +407,9 @@ def test_the_excess_of_a_trial_is_of_the_attack_that_finds_most_beyond_one_retra
     below = model("GA", answer=0.9, worst=0.5, stages=0.5, relearnt=0.2, auc=0.3)
     assert largest_excess(below, retrain) == 0, "below Retrain is no gain; the answers themselves are in the gap"
     assert largest_excess(model("GA", relearnt=0.7, auc=0.4), retrain) == pytest.approx(10), "the mean over the steps"
+    masked = {"recovery/answers/test_forget_acc": 0.6}
+    hidden = model("GA", auc=0.4, **{"recovery/answers/test_forget_acc": 0.8})
+    assert largest_excess(hidden, model("Retrain", auc=0.4, **masked)) == pytest.approx(4), "a fifth of masked answers"
     bare = replace(retrain, attacks={})
     assert largest_excess(below, bare) is None
     assert largest_excess(below, None) is None
