@@ -44,6 +44,8 @@ class Tuning:
             at once.
         attacks: the attacks on every trial and both reference models: a config such as ``attack/quick``, of which
             only ``trainer.callbacks`` and ``evaluation.suite`` count; None chooses by accuracy alone.
+        ranges: experiment → setting → what is searched in place of what its method declares: the lower and the upper
+            end of a range, or the values of a choice; of an empty list nothing, and the setting stays as it is.
     """
 
     trials: int = 12
@@ -51,6 +53,7 @@ class Tuning:
     seed: int = 0
     sampler: Sampler = "tpe"
     attacks: str | None = "attack/quick"
+    ranges: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

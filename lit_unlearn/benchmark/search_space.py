@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lit_unlearn.benchmark.settings import look_up
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, unknown
 
 Values = dict[str, Any]
 """Name of a setting → its value."""
@@ -135,6 +135,37 @@ def axes_of(ranges: Ranges, epochs: float = math.inf) -> tuple[Axis, ...]:
     """
     axes = tuple(Choice(*entry) if len(entry) == 2 else Range(*entry) for entry in ranges)
     return tuple(_affordable(axis, epochs) if axis.name == "epochs" else axis for axis in axes)
+
+
+def replaced(ranges: Ranges, own: Mapping[str, Sequence[Any]], name: str) -> Ranges:
+    """What a method declares, with what is given in its place.
+
+    Args:
+        ranges: what it declares.
+        own: setting → the two ends of a range, or the values of a choice; without any it is not searched.
+        name: what is given, as the option is called.
+
+    Raises:
+        UsageError: for a setting that the method does not declare, or what is no range or choice of its kind.
+    """
+    declared = {entry[0]: entry for entry in ranges}
+    for setting, values in own.items():
+        if setting not in declared:
+            raise unknown(f"setting in {name}", setting, list(declared))
+        if not values:
+            del declared[setting]
+        elif len(entry := declared[setting]) == 2:
+            declared[setting] = (setting, tuple(values))
+        else:
+            lowest, highest = entry[3] if len(entry) > 3 else (0, math.inf)
+            fits = all(isinstance(value, int | float) and value > 0 and lowest <= value <= highest for value in values)
+            if not fits or len(values) != 2 or values[0] >= values[1]:
+                allowed = f"from {lowest:g} to {highest:g}" if len(entry) > 3 else "above 0"
+                raise UsageError(
+                    f"{name}.{setting} is {list(values)}, but must be two numbers, the lower first, {allowed}"
+                )
+            declared[setting] = (setting, *values, *entry[3:])
+    return tuple(declared.values())
 
 
 def applicable(axes: Sequence[Axis], settings: Mapping[str, Any]) -> tuple[Axis, ...]:

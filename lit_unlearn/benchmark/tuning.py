@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
-from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.experiments import Experiments, chosen
 from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Search, Trial, Tuning, winners
-from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, values_of, variant_of
+from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, replaced, values_of, variant_of
 from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import largest_excess
@@ -34,8 +34,13 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         grid: the experiments.
         tuning: the size of the search.
         ranges: method's class name → what it declares.
+
+    Raises:
+        UsageError: if ``tuning.ranges`` names an experiment or a setting that is not there, or is no range.
     """
     experiments, found = Experiments(grid.bases, grid.experiments), {}
+    known = {name for scenario in grid.bases for name in experiments.names(scenario)}
+    chosen("experiment in tuning.ranges", list(tuning.ranges), sorted(known))
     for scenario, names in methods_of(grid, experiments).items():
         settings = {name: experiments.settings(scenario, name) for name in names}
         classes = {name: str(own["model"]["class_path"]).rpartition(".")[2] for name, own in settings.items()}
@@ -45,7 +50,8 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         for name, method in classes.items():
             shared = tuple(other for other in names if classes[other] == method)
             part = max(1, tuning.trials // counts[method])
-            axes = applicable(axes_of(ranges.get(method, ()), most), settings[name])
+            declared = replaced(ranges.get(method, ()), tuning.ranges.get(name, {}), f"tuning.ranges.{name}")
+            axes = applicable(axes_of(declared, most), settings[name])
             found[scenario, name] = Search(method, axes, part, shared, tuning)
     return found
 

@@ -165,6 +165,33 @@ def test_settings_of_one_scenario_go_on_top_of_it_alone(experiments: Experiments
         searched(Grid(**experiments(opc=OWN), scenario_overrides={"clas": {}}), qmc(2))
 
 
+def test_what_is_searched_can_be_given_for_an_experiment(experiments: Experiments) -> None:
+    ranges = {"SCRUB": (("lr", 1e-4, 0.01), ("alpha", 0.1, 0.5, (0.01, 1.0)), ("msteps", (2, 3, 5)))}
+    grid = Grid(**experiments(("class",), scrub=OWN))
+
+    def axes(**own: Any) -> list[str]:
+        searches = searches_of(grid, qmc(2, ranges={"scrub": own} if own else {}), ranges)
+        return [str(axis) for axis in searches["class", "scrub"].axes]
+
+    assert axes() == ["lr 0.0001–0.01", "alpha 0.1–0.5", "msteps 2, 3, 5"]
+    assert axes(msteps=[7, 9], lr=[], alpha=[0.02, 1]) == ["alpha 0.02–1", "msteps 7, 9"]
+    (axis,) = searches_of(grid, qmc(2, ranges={"scrub": {"lr": [], "msteps": []}}), ranges)["class", "scrub"].axes
+    assert axis.limits == (0.01, 1.0), "a range that is not given is the method's"
+    refused = {
+        "gamma": ([1, 2], r"setting in tuning.ranges.scrub 'gamma' \(allowed: alpha, lr, msteps\)"),
+        "lr": (
+            [0.1, 0.01],
+            r"tuning.ranges.scrub.lr is \[0.1, 0.01\], but must be two numbers, the lower first, above 0",
+        ),
+        "alpha": ([0.1, 2.0], r"tuning.ranges.scrub.alpha is \[0.1, 2.0\], .*, the lower first, from 0.01 to 1"),
+    }
+    for setting, (values, message) in refused.items():
+        with pytest.raises(UsageError, match=message):
+            axes(**{setting: values})
+    with pytest.raises(UsageError, match=r"experiment in tuning.ranges 'scrubs'; did you mean 'scrub'"):
+        searches_of(grid, qmc(2, ranges={"scrubs": {}}), ranges)
+
+
 def test_a_search_over_a_grid_with_epochs_is_refused(experiments: Experiments) -> None:
     with pytest.raises(UsageError, match=r"grid.epochs is \[1, 2\], but a search sets the epochs itself"):
         searched(Grid(**experiments(opc=OWN), epochs=[1, 2]), qmc(2))
@@ -207,7 +234,14 @@ def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
         pytest.approx((0, 60)),
         pytest.approx((1, 0), abs=1e-9),
     ]
-    assert log["tuning"] == {"trials": 3, "share": 0.2, "seed": 0, "sampler": "qmc", "attacks": "attack/quick"}
+    assert log["tuning"] == {
+        "trials": 3,
+        "share": 0.2,
+        "seed": 0,
+        "sampler": "qmc",
+        "attacks": "attack/quick",
+        "ranges": {},
+    }
     assert (log["references"][0]["method"], log["references"][0]["gap"], log["references"][0]["excess"]) == (
         "Retrain",
         0,
