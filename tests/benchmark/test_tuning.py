@@ -175,8 +175,10 @@ def test_what_is_searched_can_be_given_for_an_experiment(experiments: Experiment
 
     assert axes() == ["lr 0.0001–0.01", "alpha 0.1–0.5", "msteps 2, 3, 5"]
     assert axes(msteps=[7, 9], lr=[], alpha=[0.02, 1]) == ["alpha 0.02–1", "msteps 7, 9"]
-    (axis,) = searches_of(grid, qmc(2, ranges={"scrub": {"lr": [], "msteps": []}}), ranges)["class", "scrub"].axes
-    assert axis.limits == (0.01, 1.0), "a range that is not given is the method's"
+    for own in ({}, {"alpha": [0.02, 1]}):
+        of_scrub = {"scrub": {"lr": [], "msteps": [], **own}}
+        (axis,) = searches_of(grid, qmc(2, ranges=of_scrub), ranges)["class", "scrub"].axes
+        assert axis.limits == (0.01, 1.0), "where a range must not go beyond stays the method's"
     refused = {
         "gamma": ([1, 2], r"setting in tuning.ranges.scrub 'gamma' \(allowed: alpha, lr, msteps\)"),
         "lr": (
