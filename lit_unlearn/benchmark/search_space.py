@@ -148,24 +148,28 @@ def replaced(ranges: Ranges, own: Mapping[str, Sequence[Any]], name: str) -> Ran
     Raises:
         UsageError: for a setting that the method does not declare, or what is no range or choice of its kind.
     """
-    declared = {entry[0]: entry for entry in ranges}
-    for setting, values in own.items():
-        if setting not in declared:
-            raise unknown(f"setting in {name}", setting, list(declared))
-        if not values:
-            del declared[setting]
-        elif len(entry := declared[setting]) == 2:
-            declared[setting] = (setting, tuple(values))
-        else:
-            lowest, highest = entry[3] if len(entry) > 3 else (0, math.inf)
-            fits = all(isinstance(value, int | float) and value > 0 and lowest <= value <= highest for value in values)
-            if not fits or len(values) != 2 or values[0] >= values[1]:
-                allowed = f"from {lowest:g} to {highest:g}" if len(entry) > 3 else "above 0"
-                raise UsageError(
-                    f"{name}.{setting} is {list(values)}, but must be two numbers, the lower first, {allowed}"
-                )
-            declared[setting] = (setting, *values, *entry[3:])
-    return tuple(declared.values())
+    names = [entry[0] for entry in ranges]
+    for setting in own:
+        if setting not in names:
+            raise unknown(f"setting in {name}", setting, names)
+    kept = [(entry, own.get(entry[0])) for entry in ranges]
+    return [
+        entry if values is None else _given(entry, values, f"{name}.{entry[0]}")
+        for entry, values in kept
+        if values is None or values
+    ]
+
+
+def _given(entry: tuple[Any, ...], values: Sequence[Any], name: str) -> tuple[Any, ...]:
+    """What is searched in place of an entry that a method declares, of the same kind and with the same limits."""
+    if len(entry) == 2:
+        return entry[0], tuple(values)
+    lowest, highest = entry[3] if len(entry) > 3 else (0, math.inf)
+    fits = all(isinstance(value, int | float) and value > 0 and lowest <= value <= highest for value in values)
+    if not fits or len(values) != 2 or values[0] >= values[1]:
+        allowed = f"from {lowest:g} to {highest:g}" if len(entry) > 3 else "above 0"
+        raise UsageError(f"{name} is {list(values)}, but must be two numbers, the lower first, {allowed}")
+    return entry[0], *values, *entry[3:]
 
 
 def applicable(axes: Sequence[Axis], settings: Mapping[str, Any]) -> tuple[Axis, ...]:
