@@ -5,11 +5,15 @@ scrambled Sobol sequence; the others come one after the other where an estimator
 et al., "Algorithms for hyper-parameter optimization", 2011), which looks at the scores by turns. Where a winner then
 lies at the edge of a range, the range is extended by half its logarithm, and the winner is tried in the middle and at
 the end of the new part: twice at most.
+
+A setting may be the best on one model by chance, and ruin another. So the best few by each way to choose, the
+finalists, can be tried on other originals as well; the mean over the models then decides between them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from statistics import fmean
+from typing import Any, Literal, TypeVar, get_args
 
 from lit_unlearn.benchmark.search_space import Axis, Range, Side, Values, estimated, stratified
 from lit_unlearn.errors import check_at_least, check_fraction, unknown
@@ -46,6 +50,9 @@ class Tuning:
             only ``trainer.callbacks`` and ``evaluation.suite`` count; None chooses by accuracy alone.
         ranges: experiment → setting → what is searched in place of what its method declares: the lower and the upper
             end of a range, or the values of a choice; of an empty list nothing, and the setting stays as it is.
+        finalists: the best settings of each experiment by each way to choose that are tried on other originals as
+            well, so many; the mean over all models then decides between them. With 0 one model decides.
+        originals: the models on which finalists are tried, that of all trials among them.
     """
 
     trials: int = 12
@@ -54,11 +61,15 @@ class Tuning:
     sampler: Sampler = "tpe"
     attacks: str | None = "attack/quick"
     ranges: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    finalists: int = 0
+    originals: int = 3
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         check_at_least("tuning.trials", self.trials, 1)
         check_fraction("tuning.share", self.share)
+        check_at_least("tuning.finalists", self.finalists, 0)
+        check_at_least("tuning.originals", self.originals, 2)
         if self.sampler not in get_args(Sampler):
             raise unknown("tuning.sampler", self.sampler, get_args(Sampler))
 
@@ -68,15 +79,11 @@ class Tuning:
         return ("accuracy",) if self.attacks is None else ("accuracy", "attack")
 
 
-@dataclass
-class Trial:
-    """One setting of one experiment, as the log keeps it.
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one setting on one model.
 
     Attributes:
-        scenario: where it was tried.
-        experiment: its name.
-        values: the settings that were searched over.
-        drawn: where they come from.
         gap: to Retrain on held-out data, mean of |ΔUA|, |ΔRA| and |ΔTA| in percentage points; None without a result.
         excess: what attacks find more than on Retrain, in points; None without attacks. Of a run that was pruned, what
             they find in the original that it leaves.
@@ -84,21 +91,15 @@ class Trial:
         lost: accuracy on retained data, in points below the better of Original and Retrain; None where it is unknown.
         status: how the run ended.
         reason: why it did not end well.
-        won: the ways to choose by which this setting was chosen.
         key: of its run.
     """
 
-    scenario: str
-    experiment: str
-    values: Values
-    drawn: Drawn = "reference"
     gap: float | None = None
     excess: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     lost: float | None = None
     status: str = "failed"
     reason: str = ""
-    won: list[Criterion] = field(default_factory=list)
     key: str = ""
 
     def score(self, criterion: Criterion) -> float | None:
@@ -108,6 +109,51 @@ class Trial:
         if self.gap is None or criterion == "accuracy":
             return self.gap
         return None if self.excess is None else self.gap + self.excess
+
+
+@dataclass
+class Trial(Outcome):
+    """One setting of one experiment, as the log keeps it, with what became of it on the first model.
+
+    Attributes:
+        scenario: where it was tried.
+        experiment: its name.
+        values: the settings that were searched over.
+        drawn: where they come from.
+        won: the ways to choose by which this setting was chosen.
+        again: what became of it on other models, where it is a finalist.
+    """
+
+    scenario: str
+    experiment: str
+    values: Values
+    drawn: Drawn = "reference"
+    won: list[Criterion] = field(default_factory=list)
+    again: list[Outcome] = field(default_factory=list)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """On each model, the first of all trials before the others."""
+        return [self, *self.again]
+
+    @property
+    def averaged(self) -> Outcome:
+        """The means over the models; where a run ended badly on one of them, that one."""
+        for each in self.outcomes:
+            if each.score("accuracy") is None:
+                return each
+        scores = ((each.gap, each.excess, each.lost) for each in self.outcomes)
+        gap, excess, lost = (_mean(values) for values in zip(*scores, strict=True))
+        return Outcome(gap=gap, excess=excess, lost=lost, status=self.status, key=self.key)
+
+
+_Tried = TypeVar("_Tried", bound=Outcome)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 @dataclass(frozen=True)
@@ -165,6 +211,18 @@ class Search:
         if len(tried) < self.trials:
             return [*known, *self._estimated(tried)]
         return known + self._extended(tried)
+
+    def finalists(self, own: Values, tried: Sequence[Trial]) -> list[Trial]:
+        """The trials that are to be repeated on other models: none before all trials have ended, or without a choice.
+
+        Args:
+            own: the values of the experiment as it is.
+            tried: the trials so far, in their order.
+        """
+        if len(self.points(own, tried)) > len(tried) or len(tried) < 2:
+            return []
+        best = [ranked(tried, criterion)[: self.tuning.finalists] for criterion in self.tuning.criteria]
+        return [trial for trial in tried if any(trial is each for own in best for each in own)]
 
     def drawn(self, place: int) -> Drawn:
         """Where the values of a trial come from, by its place among all."""
@@ -249,17 +307,28 @@ def _at_edges(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]
 
 
 def winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
-    """Of the trials of one experiment, the best by each way to choose; of equals the first.
+    """Of the trials of one experiment, the best by each way to choose, on the first model."""
+    found = {criterion: ranked(trials, criterion) for criterion in criteria}
+    return {criterion: own[0] for criterion, own in found.items() if own}
+
+
+def final_winners(trials: Sequence[Trial], criteria: Sequence[Criterion]) -> dict[Criterion, Trial]:
+    """The same by the means over all models, of the finalists, where there are such."""
+    finalists = {trial.key: trial for trial in trials if trial.again}
+    if not finalists:
+        return winners(trials, criteria)
+    found = {criterion: ranked([trial.averaged for trial in finalists.values()], criterion) for criterion in criteria}
+    return {criterion: finalists[own[0].key] for criterion, own in found.items() if own}
+
+
+def ranked(trials: Sequence[_Tried], criterion: Criterion) -> list[_Tried]:
+    """Those that can win, the best first; of equals the first.
 
     Attacks find little in a ruined network. So under attack a trial whose utility is damaged, in the words of the
     verdict, wins only where all others' is, too. A trial that was pruned counts with what it leaves: where all else is
     farther from Retrain, to change nothing wins.
     """
-    found = {}
-    for criterion in criteria:
-        scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
-        if criterion == "attack":
-            scored = [each for each in scored if (each[1].lost or 0) <= 100 * UTILITY_REDUCED] or scored
-        if scored:
-            found[criterion] = min(scored, key=lambda pair: pair[0])[1]
-    return found
+    scored = [(score, trial) for trial in trials if (score := trial.score(criterion)) is not None]
+    if criterion == "attack":
+        scored = [each for each in scored if (each[1].lost or 0) <= 100 * UTILITY_REDUCED] or scored
+    return [trial for _, trial in sorted(scored, key=lambda pair: pair[0])]

@@ -3,11 +3,13 @@
 A trial is a run of a grid whose data module tests on a part of the training set. The budget is of a method in a
 scenario: experiments of one class share it. One set of trials has two scores. *By accuracy*: the gap to the Retrain of
 that same data. *Under attack*: the gap and what attacks find more than on that Retrain.
+
+All trials are of the first training seed. The finalists of each experiment are repeated with the seeds after it.
 """
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.experiments import Experiments, chosen
 from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.benchmark.search import Search, Trial, Tuning, winners
+from lit_unlearn.benchmark.search import Outcome, Search, Trial, Tuning, final_winners
 from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, replaced, values_of, variant_of
 from lit_unlearn.benchmark.settings import look_up, merged
 from lit_unlearn.errors import UsageError
@@ -59,10 +61,12 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
 def trial_runs(
     grid: Grid, tuning: Tuning, searches: Mapping[tuple[str, str], Search], known: Sequence[Trial] = ()
 ) -> list[Run]:
-    """The runs of all trials so far and of those that come next; those with a seed ``unlearning`` are its trials.
+    """The runs of all trials so far and of those that come next, then the finalists on other originals.
+
+    Those with a seed ``unlearning`` are trials; the others train and measure the reference models.
 
     Args:
-        grid: the experiments; of its seeds only the first is used.
+        grid: the experiments; of its seeds only the first is used, and those after it for finalists.
         tuning: the size of the search.
         searches: of :func:`searches_of`.
         known: the trials so far.
@@ -81,14 +85,25 @@ def trial_runs(
     held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
     seeds = replace(grid.seeds, originals=1, references=None, unlearnings=1, attacks=1)
     alone = replace(grid, seeds=seeds, attacks=tuning.attacks, overrides=merged(grid.overrides, held_out))
+    tried, finalists = grouped(known), dict[tuple[str, str], list[dict[str, Any]]]()
 
     def trials(experiment: Experiment) -> list[dict[str, Any]]:
-        tried = [t for t in known if (t.scenario, t.experiment) == (experiment.scenario, experiment.name)]
+        place = experiment.scenario, experiment.name
         search = searches[base_of(experiment.scenario), experiment.name]
-        own = own_values(experiment.settings, search.axes)
-        return [variant_of(experiment.settings, values) for values in search.points(own, tried)]
+        own, there = own_values(experiment.settings, search.axes), tried.get(place, [])
+        again = [variant_of(experiment.settings, trial.values) for trial in search.finalists(own, there)]
+        finalists.update({place: again} if again else {})
+        return [variant_of(experiment.settings, values) for values in search.points(own, there)]
 
-    return make_runs(alone, trials)
+    runs = make_runs(alone, trials)
+    if not finalists:
+        return runs
+    others = replace(
+        alone,
+        scenarios=list(dict.fromkeys(base_of(scenario) for scenario, _ in finalists)),
+        seeds=replace(seeds, first=seeds.first + 1, originals=tuning.originals - 1),
+    )
+    return runs + make_runs(others, lambda experiment: finalists.get((experiment.scenario, experiment.name), []))
 
 
 class Trials:
@@ -115,18 +130,23 @@ class Trials:
         """The trials of each experiment up to the last time that all had ended, judged."""
         return [trial for own in self._ended.values() for trial in own]
 
-    def grow(self, rows: Sequence[Row], failed: Container[str]) -> bool:
+    def grow(self, rows: Sequence[Row], failed: Collection[str]) -> bool:
         """Plans what comes after the trials that have a row, or have failed, by their keys; whether more have ended."""
         if any(run.key in failed for run in self.runs if not is_trial(run)):
             return False
         there = {row.benchmark["key"] for row in rows}
         found = grouped(judge(self.runs, rows, self._searches))
-        ended = {name: own for name, own in found.items() if all(t.key in there or t.key in failed for t in own)}
-        if all(len(own) == len(self._ended.get(name, ())) for name, own in ended.items()):
+        ended = {name: own for name, own in found.items() if _keys(own) <= there | {*failed}}
+        if all(_keys(own) == _keys(self._ended.get(name, ())) for name, own in ended.items()):
             return False
         self._ended = {name: ended.get(name, self._ended.get(name, [])) for name in found}
         self.runs = trial_runs(self._grid, self._tuning, self._searches, self.ended)
         return True
+
+
+def _keys(trials: Sequence[Trial]) -> set[str]:
+    """Of all runs of these trials."""
+    return {each.key for trial in trials for each in trial.outcomes}
 
 
 def grouped(trials: Sequence[Trial]) -> dict[tuple[str, str], list[Trial]]:
@@ -148,18 +168,20 @@ def judge(runs: Sequence[Run], rows: Sequence[Row], searches: Mapping[tuple[str,
     A run that diverged or failed cannot win; one that was pruned counts as the original that it leaves.
     """
     found = {row.benchmark["key"]: row for row in rows if row.benchmark["experiment"] != REFERENCES}
-    references = {(row.benchmark["scenario"], row.method): row for row in rows if is_reference(row)}
+    references = {(row.benchmark["scenario"], row.method, original_of(row)): row for row in rows if is_reference(row)}
     groups: dict[tuple[str, str], list[Trial]] = {}
-    for run in runs:
-        if not is_trial(run):
-            continue
-        own = groups.setdefault((run.scenario, run.name), [])
-        drawn = searches[base_of(run.scenario), run.name].drawn(len(own))
-        trial = Trial(run.scenario, run.name, values_of(run.variant), drawn, key=run.key)
-        original, retrain = (references.get((run.scenario, method)) for method in (ORIGINAL, RETRAIN))
-        own.append(_judged(trial, found.get(run.key), original, retrain))
+    for run in (run for run in runs if is_trial(run)):
+        own, values = groups.setdefault((run.scenario, run.name), []), values_of(run.variant)
+        models = (references.get((run.scenario, method, run.seeds["original"])) for method in (ORIGINAL, RETRAIN))
+        outcome = _judged(run.key, found.get(run.key), *models)
+        first = next((trial for trial in own if trial.values == values), None)
+        if first is None:
+            drawn = searches[base_of(run.scenario), run.name].drawn(len(own))
+            own.append(Trial(run.scenario, run.name, values, drawn, **vars(outcome)))
+        else:
+            first.again.append(outcome)
     for (scenario, name), own in groups.items():
-        for criterion, trial in winners(own, searches[base_of(scenario), name].tuning.criteria).items():
+        for criterion, trial in final_winners(own, searches[base_of(scenario), name].tuning.criteria).items():
             trial.won.append(criterion)
     return [trial for own in groups.values() for trial in own]
 
@@ -174,21 +196,28 @@ def is_reference(row: Row) -> bool:
     return bool(row.benchmark["experiment"] == REFERENCES)
 
 
+def original_of(row: Row) -> int:
+    """The training seed of the original that a row of a benchmark rests on."""
+    return int(row.benchmark["seeds"]["original"])
+
+
 def measured(row: Row, retrain: Row | None) -> tuple[float | None, float | None]:
     """Gap by accuracy and excess under attack of a row, in points, each None where it is unknown."""
     gap = gap_to_retrain(row, retrain)
     return None if gap is None else gap.by_accuracy, largest_excess(row, retrain)
 
 
-def _judged(trial: Trial, row: Row | None, original: Row | None, retrain: Row | None) -> Trial:
-    """The trial with its scores; one that was pruned was not attacked, and attacks find in it what Original holds."""
+def _judged(key: str, row: Row | None, original: Row | None, retrain: Row | None) -> Outcome:
+    """The run with its scores; one that was pruned was not attacked, and attacks find in it what Original holds."""
     if row is None:
-        return trial
+        return Outcome(key=key)
     gap, excess = (None, None) if row.status == "diverged" else measured(row, retrain)
     if row.status == "pruned" and original is not None:
         excess = measured(original, retrain)[1]
     lost = _lost(row, [each for each in (original, retrain) if each is not None])
-    return replace(trial, status=row.status, reason=row.reason, metrics=row.metrics, gap=gap, excess=excess, lost=lost)
+    return Outcome(
+        gap=gap, excess=excess, metrics=row.metrics, lost=lost, status=row.status, reason=row.reason, key=key
+    )
 
 
 def _lost(row: Row, references: Sequence[Row]) -> float | None:

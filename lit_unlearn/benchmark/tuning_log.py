@@ -13,9 +13,9 @@ from lit_unlearn.benchmark.experiments import PRETRAIN, Experiments
 from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.grid import Grid
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.benchmark.search import ADDED, Criterion, Search, Trial, Tuning
+from lit_unlearn.benchmark.search import ADDED, Criterion, Outcome, Search, Trial, Tuning
 from lit_unlearn.benchmark.settings import put
-from lit_unlearn.benchmark.tuning import base_of, grouped, is_reference, is_trial, measured
+from lit_unlearn.benchmark.tuning import base_of, grouped, is_reference, is_trial, measured, original_of
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.rows import RETRAIN, Row
 
@@ -51,7 +51,7 @@ def write_log(
         "grid": asdict(grid),
         "references": [_of_reference(row, rows) for row in rows if is_reference(row)],
         "searches": [_of_search(*name, own, searches) for name, own in grouped(trials).items()],
-        "trials": [asdict(trial) for trial in trials],
+        "trials": [_of_trial(trial) for trial in trials],
     }
     write_atomically(root / LOG, _one_line_each(log))
     write_atomically(root / PAGE, "\n\n".join(tables(trials, searches)) + "\n")
@@ -76,8 +76,8 @@ def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
         lines = [
             f"## {scenario}",
             "",
-            "Values tried: gap to Retrain + excess of attacks over Retrain, in points. **The best by gap alone**, "
-            "_the best by the sum_.",
+            "Values tried: gap to Retrain + excess of attacks over Retrain, in points; of finalists the means over "
+            "several models, too. **The best by gap alone**, _the best by the sum_.",
             "",
             "| Experiment | Budget | Ranges | Tried |",
             "|---|---|---|---|",
@@ -93,10 +93,18 @@ def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
 
 def _of_reference(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """What the log keeps of Original and Retrain."""
-    scenario = row.benchmark["scenario"]
-    same = [other for other in rows if is_reference(other) and other.benchmark["scenario"] == scenario]
+    place = row.benchmark["scenario"], original_of(row)
+    references = [other for other in rows if is_reference(other)]
+    same = [other for other in references if (other.benchmark["scenario"], original_of(other)) == place]
     gap, excess = measured(row, next((other for other in same if other.method == RETRAIN), None))
-    return {"scenario": scenario, "method": row.method, "gap": gap, "excess": excess, "metrics": row.metrics}
+    named = dict(zip(("scenario", "original"), place, strict=True))
+    return {**named, "method": row.method, "gap": gap, "excess": excess, "metrics": row.metrics}
+
+
+def _of_trial(trial: Trial) -> dict[str, Any]:
+    """What the log keeps of a trial: what was tried before what became of it."""
+    found = asdict(trial)
+    return {name: found.pop(name) for name in ("scenario", "experiment", "values", "drawn")} | found
 
 
 def _of_search(scenario: str, name: str, own: Sequence[Trial], searches: Searches) -> dict[str, Any]:
@@ -130,13 +138,18 @@ def _ranges(search: Search, own: Sequence[Trial]) -> str:
 
 def _trial_text(trial: Trial) -> str:
     values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items()) or "as it stands"
-    score = trial.status
-    if trial.status == "ok" and trial.gap is not None:
-        score = f"{trial.gap:.2f}" + ("" if trial.excess is None else f" + {trial.excess:.2f}")
-    text = f"{values}: {score}"
+    text = f"{values}: {_score_text(trial)}"
+    if trial.again:
+        text += f" (of {len(trial.outcomes)} models {_score_text(trial.averaged)})"
     for criterion in trial.won:
         text = f"{_MARKS[criterion]}{text}{_MARKS[criterion]}"
     return text
+
+
+def _score_text(outcome: Outcome) -> str:
+    if outcome.status != "ok" or outcome.gap is None:
+        return outcome.status
+    return f"{outcome.gap:.2f}" + ("" if outcome.excess is None else f" + {outcome.excess:.2f}")
 
 
 def _sections(grid: Grid, runs: Sequence[Run], trials: Sequence[Trial], criterion: Criterion) -> str:

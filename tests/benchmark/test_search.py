@@ -10,7 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
 from lit_unlearn.benchmark import search as search_file
 from lit_unlearn.benchmark.experiments import Experiments
-from lit_unlearn.benchmark.search import EXTENSIONS, Search, Trial, winners
+from lit_unlearn.benchmark.search import EXTENSIONS, Outcome, Search, Trial, final_winners, winners
 from lit_unlearn.benchmark.search_space import (
     Axis,
     Choice,
@@ -43,7 +43,9 @@ def run(
     while len(points := of.points(own, tried)) > len(tried):
         assert points[: len(tried)] == [trial.values for trial in tried], "what was tried stays what it was"
         tried = [
-            Trial("class", "opc", values, of.drawn(place), gap(values), excess(values), status=status(values))
+            Trial(
+                "class", "opc", values, of.drawn(place), gap=gap(values), excess=excess(values), status=status(values)
+            )
             for place, values in enumerate(points)
         ]
     return tried
@@ -367,3 +369,40 @@ def test_a_ruined_network_wins_under_attack_only_among_ruined_ones() -> None:
     assert won(tried(5.1, 9.0, 1.0)) == (1, 2), "by accuracy the gap alone counts"
     assert won(tried(5.1, 9.0, 30.0)) == (1, 0), "all are ruined"
     assert won(tried(None, None, None)) == (1, 0), "it is unknown"
+
+
+def test_the_best_by_each_way_to_choose_are_finalists_once_all_trials_have_ended() -> None:
+    of = search((("weight", 0.1, 10.0),), 4, sampler="qmc", finalists=1)
+    scores = [(1.0, 9.0), (2.0, 3.0), (3.0, 1.0), (9.0, 9.0)]  # gap, excess
+    tried = [
+        Trial("class", "opc", values, gap=gap, excess=excess, status="ok")
+        for values, (gap, excess) in zip(of.points({"weight": 1.0}, []), scores, strict=True)
+    ]
+    assert of.finalists({"weight": 1.0}, tried[:3]) == [], "a trial is still to come"
+    assert of.finalists({"weight": 1.0}, tried) == [tried[0], tried[2]]
+    two = search((("weight", 0.1, 10.0),), 4, sampler="qmc", finalists=2)
+    assert two.finalists({"weight": 1.0}, tried) == tried[:3]
+    none = search((("weight", 0.1, 10.0),), 4, sampler="qmc")
+    assert none.finalists({"weight": 1.0}, tried) == []
+    assert search((), 4, finalists=1).finalists({}, [Trial("class", "rescale", {}, gap=1.0, status="ok")]) == []
+
+
+def test_between_finalists_the_mean_over_the_models_decides() -> None:
+    def outcome(gap: float, excess: float, lost: float = 0.0, status: Any = "ok") -> Outcome:
+        return Outcome(gap=gap, excess=excess, lost=lost, status=status)
+
+    def trial(key: str, *again: Outcome, gap: float, excess: float = 1.0) -> Trial:
+        return Trial("class", "opc", {}, again=list(again), gap=gap, excess=excess, lost=0.0, status="ok", key=key)
+
+    def won(*trials: Trial) -> list[str]:
+        return [trial.key for trial in final_winners(trials, ("accuracy", "attack")).values()]
+
+    first, second = trial("a", gap=1.0), trial("b", gap=2.0)
+    assert won(first, second) == ["a", "a"], "without finalists one model decides"
+    lucky = trial("a", outcome(9.0, 1.0), gap=1.0)
+    steady = trial("b", outcome(3.0, 1.0), gap=2.0)
+    assert won(lucky, steady, trial("c", gap=0.0)) == ["b", "b"], "and what is no finalist cannot win"
+    collapsed = trial("a", outcome(1.0, 0.0, lost=11.0), gap=1.0, excess=0.0)
+    assert won(collapsed, steady) == ["a", "b"], "its utility is damaged on average"
+    assert won(trial("a", outcome(0.0, 0.0, status="diverged"), gap=0.0), steady) == ["b", "b"]
+    assert won(trial("a", outcome(1.0, 1.0, status="pruned"), gap=1.0), steady) == ["a", "a"]

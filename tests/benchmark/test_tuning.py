@@ -44,15 +44,20 @@ def rows_of(runs: list[Run], scores: dict[str, list[float]], leaks: dict[str, li
     """A Retrain that scores .9, .3 once recovered, and of each trial its test accuracy and what is recovered."""
     rows = []
     for scenario in ("class", "random"):
-        told: dict[str, Any] = {"scenario": scenario, "experiment": "references", "key": scenario, "seeds": {}}
+        told: dict[str, Any] = {
+            "scenario": scenario,
+            "experiment": "references",
+            "key": scenario,
+            "seeds": {"original": 0},
+        }
         metrics = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
         attacks = {"recovery/hr/forget_acc": 0.3, "recovery/hr/test_retain_acc": 0.3}
         rows.append(Row("Retrain", "ok", metrics=metrics, attacks=attacks, benchmark=told))
         for name, values in scores.items():
-            own = [run for run in runs if (run.scenario, run.name) == (scenario, name)]
+            own = [run for run in runs if (run.scenario, run.name, run.seeds["original"]) == (scenario, name, 0)]
             found = (leaks or {}).get(name, [0.3] * len(values))
             for run, value, leak in zip(own, values, found, strict=False):
-                told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {}}
+                told = {"scenario": scenario, "experiment": name, "key": run.key, "seeds": {"original": 0}}
                 measured = {"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": abs(value)}
                 attacks = {"recovery/hr/forget_acc": leak, "recovery/hr/test_retain_acc": leak} if leaks else {}
                 status: Any = "ok" if value >= 0 else "diverged"
@@ -243,6 +248,8 @@ def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
         "sampler": "qmc",
         "attacks": "attack/quick",
         "ranges": {},
+        "finalists": 0,
+        "originals": 3,
     }
     assert (log["references"][0]["method"], log["references"][0]["gap"], log["references"][0]["excess"]) == (
         "Retrain",
@@ -320,7 +327,45 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Ex
     assert {row.status for row in read_rows(out / "rows.json")} == {"ok"}
 
 
-@pytest.mark.parametrize("setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}])
+def test_finalists_are_tried_on_other_originals_and_the_mean_decides(experiments: Experiments, tmp_path: Path) -> None:
+    given = experiments(("class", "random"), opc=OWN, ga=RATE)
+    words = [f"--grid={json.dumps({**given, 'scenarios': ['class']})}", "--tuning.trials=4", "--tuning.attacks=null"]
+    words += ["--tuning.finalists=2", "--tuning.originals=3", "--launcher.workers=2", f"--output={tmp_path}"]
+    tune(words, fake_runs.run, lambda *_: None, RANGES)
+    done = (tmp_path / "journal").read_text().split()
+    assert len(done) == len(set(done)) == 3 * 3 + 2 * (4 + 2 * 2), "references of three seeds, trials, and finalists"
+    log = json.loads((tmp_path / "tuning.json").read_text())
+    assert [each["original"] for each in log["references"]] == [0, 0, 1, 1, 2, 2]
+    assert {each["gap"] for each in log["references"] if each["method"] == "Retrain"} == {0}, "each beside its own"
+    for name in ("opc", "ga"):
+        own = [trial for trial in log["trials"] if trial["experiment"] == name]
+        assert [len(trial["again"]) for trial in own] == [2, 2, 0, 0], "of equal trials the first"
+        assert [trial["won"] for trial in own] == [["accuracy"], [], [], []]
+        assert {each["status"] for trial in own for each in trial["again"]} == {"ok"}
+    rows = {row.benchmark["key"]: row for row in read_rows(tmp_path / "rows.json")}
+    repeated = [rows[each["key"]] for each in own[0]["again"]]
+    assert [row.benchmark["seeds"] for row in repeated] == [{"original": n, "unlearning": n} for n in (1, 2)]
+    assert "(of 3 models" in (tmp_path / "tuning.md").read_text()
+    tune(words, fake_runs.run, lambda *_: None, RANGES)
+    assert (tmp_path / "journal").read_text().split() == done
+    assert json.loads((tmp_path / "tuning.json").read_text()) == log
+
+
+def test_a_finalist_without_a_result_on_another_original_cannot_win(experiments: Experiments) -> None:
+    grid, tuning = Grid(**experiments(("class",), opc=OWN)), qmc(2, finalists=1)
+    searches, runs = searched(grid, tuning)
+    known = judge(runs, rows_of(runs, {"opc": [0.9, 0.8]}), searches)
+    (best, _), runs = (run for run in runs if "unlearning" in run.seeds), trial_runs(grid, tuning, searches, known)
+    again = [run for run in runs if "unlearning" in run.seeds and run.seeds["original"] > 0]
+    assert [run.variant for run in again] == [best.variant] * 2
+    found = judge(runs, rows_of(runs, {"opc": [0.9, 0.8]}), searches)
+    assert [(len(trial.again), trial.won) for trial in found] == [(2, []), (0, [])]
+    assert [each.status for each in found[0].again] == ["failed"] * 2
+
+
+@pytest.mark.parametrize(
+    "setting", [{"trials": 0}, {"share": 0.0}, {"share": 1.0}, {"finalists": -1}, {"originals": 1}]
+)
 def test_a_search_out_of_range_is_one_line(setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"tuning.{next(iter(setting))} is"):
         Tuning(**setting)
