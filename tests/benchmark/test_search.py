@@ -406,3 +406,5 @@ def test_between_finalists_the_mean_over_the_models_decides() -> None:
     assert won(collapsed, steady) == ["a", "b"], "its utility is damaged on average"
     assert won(trial("a", outcome(0.0, 0.0, status="diverged"), gap=0.0), steady) == ["b", "b"]
     assert won(trial("a", outcome(1.0, 1.0, status="pruned"), gap=1.0), steady) == ["a", "a"]
+    unknown = trial("a", Outcome(gap=1.0, status="ok"), gap=1.0, excess=0.0)
+    assert won(unknown, steady) == ["a", "b"], "it was not attacked on one of the models"

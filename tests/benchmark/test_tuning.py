@@ -329,19 +329,24 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Ex
 
 def test_finalists_are_tried_on_other_originals_and_the_mean_decides(experiments: Experiments, tmp_path: Path) -> None:
     given = experiments(("class", "random"), opc=OWN, ga=RATE)
-    words = [f"--grid={json.dumps({**given, 'scenarios': ['class']})}", "--tuning.trials=4", "--tuning.attacks=null"]
+    nothing = {"random": ["opc", "ga"]}
+    words = [f"--grid={json.dumps({**given, 'skip': nothing})}", "--tuning.trials=4", "--tuning.attacks=null"]
     words += ["--tuning.finalists=2", "--tuning.originals=3", "--launcher.workers=2", f"--output={tmp_path}"]
     tune(words, fake_runs.run, lambda *_: None, RANGES)
     done = (tmp_path / "journal").read_text().split()
-    assert len(done) == len(set(done)) == 3 * 3 + 2 * (4 + 2 * 2), "references of three seeds, trials, and finalists"
+    assert len(done) == len(set(done)) == 2 + 3 * 3 + 2 * (4 + 2 * 2), (
+        "Retrain of the scenario without finalists, references of three seeds, trials, and finalists"
+    )
     log = json.loads((tmp_path / "tuning.json").read_text())
-    assert [each["original"] for each in log["references"]] == [0, 0, 1, 1, 2, 2]
+    assert [each["original"] for each in log["references"] if each["scenario"] == "class"] == [0, 0, 1, 1, 2, 2]
     assert {each["gap"] for each in log["references"] if each["method"] == "Retrain"} == {0}, "each beside its own"
     for name in ("opc", "ga"):
         own = [trial for trial in log["trials"] if trial["experiment"] == name]
         assert [len(trial["again"]) for trial in own] == [2, 2, 0, 0], "of equal trials the first"
         assert [trial["won"] for trial in own] == [["accuracy"], [], [], []]
         assert {each["status"] for trial in own for each in trial["again"]} == {"ok"}
+        gaps = [each["gap"] for each in own[0]["again"]]
+        assert gaps == pytest.approx([0, 1 / 3]), "to the Retrain of the same original, which is attacked with seed 1"
     rows = {row.benchmark["key"]: row for row in read_rows(tmp_path / "rows.json")}
     repeated = [rows[each["key"]] for each in own[0]["again"]]
     assert [row.benchmark["seeds"] for row in repeated] == [{"original": n, "unlearning": n} for n in (1, 2)]
