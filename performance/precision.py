@@ -5,16 +5,25 @@ each. What is finished is not run again. The table, in Markdown, has ``32-true /
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import text_of
 from lit_unlearn.cli import main as lit_unlearn
 from lit_unlearn.reports import read_rows
+from lit_unlearn.shipped import read_config
 
 PRECISIONS = ("32-true", "bf16-mixed")
-CONFIG, FOLDER = Path("configs/benchmark/precision.yaml"), Path("runs/benchmark/precision")
+CONFIG, FOLDER = "benchmark/precision", Path("runs/benchmark/precision")
+
+
+def overrides(precision: str) -> dict[str, Any]:
+    """The settings that the config puts on top of all experiments, at another precision."""
+    return merged(read_config(CONFIG)["grid"]["overrides"], {"trainer": {"precision": precision}})
 
 
 def side_by_side(summaries: Sequence[Summary]) -> str:
@@ -39,9 +48,9 @@ def main() -> None:
     chosen = [f"--grid.methods=[{options.methods}]"] if options.methods else []
     tables = []
     for precision in PRECISIONS:
-        grid = [f"--grid.overrides={{trainer: {{precision: {precision}}}}}", f"--grid.seeds.originals={options.seeds}"]
+        grid = [f"--grid.overrides={json.dumps(overrides(precision))}", f"--grid.seeds.originals={options.seeds}"]
         output = FOLDER / precision
-        lit_unlearn(["benchmark", "--config", str(CONFIG), *chosen, *grid, f"--output={output}"])
+        lit_unlearn(["benchmark", "--config", CONFIG, *chosen, *grid, f"--output={output}"])
         tables.append(summarise(read_rows(output / "rows.json")))
     for pair in zip(*tables, strict=True):
         print(f"\n{pair[0].title}, {' / '.join(PRECISIONS)}\n\n{side_by_side(pair)}")
