@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 
-from lit_unlearn.benchmark.experiments import PRETRAIN, RETRAIN
+from lit_unlearn.benchmark.experiments import RETRAIN
 from lit_unlearn.benchmark.given import Given
 from lit_unlearn.benchmark.runs import POOL, Run, make_run
 
@@ -19,14 +19,10 @@ def pooled(runs: Sequence[Run]) -> list[Run]:
 
 
 def _with_pool(run: Run, fits: Sequence[Run]) -> Run:
-    members: list[Run | Given] = [*(each for each in fits if _belongs(each, run)), *run.given.values()]
+    own = [each for each in fits if each.scenario == run.scenario and each.name in (RETRAIN, run.name)]
+    originals = {source.key for each in own for source in each.needs.values()}  # another scenario may have others
+    members: list[Run | Given] = [each for each in fits if each in own or each.key in originals]
+    members += run.given.values()
     places = {f"{POOL}.{number:04}": each for number, each in enumerate(members)}
     settings, sources = copy.deepcopy(dict(run.settings)), {**run.needs, **run.given, **places}
     return make_run(run.subcommand, run.scenario, run.name, run.seeds, settings, sources, run.variant, run.reports)
-
-
-def _belongs(model: Run, run: Run) -> bool:
-    """Whether a model is a reference for an attack run; those of another scenario forgot something else."""
-    if model.name == PRETRAIN:
-        return not model.scenario or run.scenario.startswith(f"{model.scenario}/")
-    return model.scenario == run.scenario and model.name in (RETRAIN, run.name)

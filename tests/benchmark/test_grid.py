@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,17 @@ def test_the_key_of_an_attack_changes_with_every_model_of_its_pool(experiments):
     assert {name for name, key in keys(2).items() if first[name] != key} == {"ga"}
 
 
+def test_a_pool_has_the_originals_of_its_own_scenario(experiments):
+    folder = experiments(opc={})
+    other = {"random": {"data": {"init_args": {"train_limit": 7}}}}
+    both = Grid(**folder, scenario_overrides=other, seeds=Seeds(originals=2), pool=True)
+    runs = make_runs(both)
+    assert sum(run.name == "pretrain" for run in runs) == 4, "each scenario has originals of its own"
+    for scenario in ("class", "random"):
+        alone = {run.key for run in make_runs(replace(both, scenarios=[scenario]))}
+        assert {run.key for run in runs if run.scenario == scenario} <= alone, "whatever else is in the grid"
+
+
 def test_a_pool_on_several_data_stays_on_its_own(experiments, tmp_path):
     folder = experiments(("class",), opc={})
     files = [data_file(tmp_path, name, {"class_path": name.upper()}) for name in ("mnist", "svhn")]
@@ -265,7 +277,7 @@ def test_both_scenarios_of_the_digits_have_a_retrain_and_the_same_methods():
 
 
 def test_a_scenario_without_a_base_is_no_experiment_of_another() -> None:
-    names = Experiments({"class": "base/fashion_mnist_class"}, "tuned/fashion_mnist").names("class")
+    names = Experiments({"class": "base/fashion_mnist_class"}, "tuned/fashion_mnist_attack").names("class")
     assert {"opc", "scrub", "head_only"} <= set(names)
     assert not {"class", "random"} & set(names)
 
