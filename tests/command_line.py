@@ -25,11 +25,20 @@ class Outcome:
     log: str
 
 
+BASES = {
+    ("digits", "class"): "base/digits_class",
+    ("digits", "random"): "base/digits_random",
+    ("fashion_mnist", "class"): "base/fashion_mnist_class",
+    ("fashion_mnist", "random"): "base/fashion_mnist_memorised",
+}
+TUNED = {"digits": "tuned/digits", "fashion_mnist": "tuned/fashion_mnist_attack"}
+
+
 def experiment(method: str, data: str = "digits", scenario: str = "class") -> list[str]:
     """The words that compose an experiment: its base, its reference where there is one, and its tuned values."""
-    section = f"{scenario}/{method}" if data == "fashion_mnist" and "train" not in method else method
+    section = method if data == "digits" else f"{scenario}/{method}"
     reference = [f"model/{method}"] if f"model/{method}" in shipped_names() else []
-    names = [f"base/{data}_{scenario}", *reference, f"tuned/{data}#{section}"]
+    names = [BASES[data, scenario], *reference, f"{TUNED[data]}#{section}"]
     return [word for name in names for word in ("--config", name)]
 
 
