@@ -212,14 +212,14 @@ class Search:
             return [*known, *self._estimated(tried)]
         return known + self._extended(tried)
 
-    def finalists(self, own: Values, tried: Sequence[Trial]) -> list[Trial]:
+    def finalists(self, points: Sequence[Values], tried: Sequence[Trial]) -> list[Trial]:
         """The trials that are to be repeated on other models: none before all trials have ended, or without a choice.
 
         Args:
-            own: the values of the experiment as it is.
+            points: of :meth:`points`, after these trials.
             tried: the trials so far, in their order.
         """
-        if len(self.points(own, tried)) > len(tried) or len(tried) < 2:
+        if len(points) > len(tried) or len(tried) < 2:
             return []
         best = [ranked(tried, criterion)[: self.tuning.finalists] for criterion in self.tuning.criteria]
         return [trial for trial in tried if any(trial is each for own in best for each in own)]

@@ -91,9 +91,10 @@ def trial_runs(
         place = experiment.scenario, experiment.name
         search = searches[base_of(experiment.scenario), experiment.name]
         own, there = own_values(experiment.settings, search.axes), tried.get(place, [])
-        again = [variant_of(experiment.settings, trial.values) for trial in search.finalists(own, there)]
-        finalists.update({place: again} if again else {})
-        return [variant_of(experiment.settings, values) for values in search.points(own, there)]
+        points = search.points(own, there)
+        if again := search.finalists(points, there):
+            finalists[place] = [variant_of(experiment.settings, trial.values) for trial in again]
+        return [variant_of(experiment.settings, values) for values in points]
 
     runs = make_runs(alone, trials)
     if not finalists:

@@ -93,12 +93,12 @@ def tables(trials: Sequence[Trial], searches: Searches) -> list[str]:
 
 def _of_reference(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """What the log keeps of Original and Retrain."""
-    place = row.benchmark["scenario"], original_of(row)
+    scenario, original = place = row.benchmark["scenario"], original_of(row)
     references = [other for other in rows if is_reference(other)]
     same = [other for other in references if (other.benchmark["scenario"], original_of(other)) == place]
     gap, excess = measured(row, next((other for other in same if other.method == RETRAIN), None))
-    named = dict(zip(("scenario", "original"), place, strict=True))
-    return {**named, "method": row.method, "gap": gap, "excess": excess, "metrics": row.metrics}
+    told = {"scenario": scenario, "original": original, "method": row.method}
+    return {**told, "gap": gap, "excess": excess, "metrics": row.metrics}
 
 
 def _of_trial(trial: Trial) -> dict[str, Any]:

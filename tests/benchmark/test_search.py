@@ -372,19 +372,19 @@ def test_a_ruined_network_wins_under_attack_only_among_ruined_ones() -> None:
 
 
 def test_the_best_by_each_way_to_choose_are_finalists_once_all_trials_have_ended() -> None:
-    of = search((("weight", 0.1, 10.0),), 4, sampler="qmc", finalists=1)
+    of, own = search((("weight", 0.1, 10.0),), 4, sampler="qmc", finalists=1), {"weight": 1.0}
     scores = [(1.0, 9.0), (2.0, 3.0), (3.0, 1.0), (9.0, 9.0)]  # gap, excess
     tried = [
         Trial("class", "opc", values, gap=gap, excess=excess, status="ok")
-        for values, (gap, excess) in zip(of.points({"weight": 1.0}, []), scores, strict=True)
+        for values, (gap, excess) in zip(of.points(own, []), scores, strict=True)
     ]
-    assert of.finalists({"weight": 1.0}, tried[:3]) == [], "a trial is still to come"
-    assert of.finalists({"weight": 1.0}, tried) == [tried[0], tried[2]]
+    assert of.finalists(of.points(own, tried[:3]), tried[:3]) == [], "a trial is still to come"
+    assert of.finalists(of.points(own, tried), tried) == [tried[0], tried[2]]
     two = search((("weight", 0.1, 10.0),), 4, sampler="qmc", finalists=2)
-    assert two.finalists({"weight": 1.0}, tried) == tried[:3]
+    assert two.finalists(two.points(own, tried), tried) == tried[:3]
     none = search((("weight", 0.1, 10.0),), 4, sampler="qmc")
-    assert none.finalists({"weight": 1.0}, tried) == []
-    assert search((), 4, finalists=1).finalists({}, [Trial("class", "rescale", {}, gap=1.0, status="ok")]) == []
+    assert none.finalists(none.points(own, tried), tried) == []
+    assert search((), 4, finalists=1).finalists([{}], [Trial("class", "rescale", {}, gap=1.0, status="ok")]) == []
 
 
 def test_between_finalists_the_mean_over_the_models_decides() -> None:
