@@ -17,9 +17,10 @@ from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.experiments import Experiments, chosen
 from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.benchmark.search import Outcome, Search, Trial, Tuning, final_winners
+from lit_unlearn.benchmark.search import Search, Tuning
 from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, replaced, values_of, variant_of
 from lit_unlearn.benchmark.settings import look_up, merged
+from lit_unlearn.benchmark.trials import Outcome, Trial, final_winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import largest_excess
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
@@ -75,13 +76,7 @@ def trial_runs(
         UsageError: if the grid is given an original, which has seen the images that are held out, or epochs, which the
             search sets.
     """
-    if grid.epochs is not None:
-        raise UsageError(f"grid.epochs is {grid.epochs}, but a search sets the epochs itself: leave it out")
-    if grid.original is not None:
-        raise UsageError(
-            f"grid.original is {grid.original!r}, but it was trained on the images that a search holds out: leave it "
-            "out, and weights in the bases; tune trains originals of its own"
-        )
+    _check_unset(grid)
     held_out = {"data": {"init_args": {"test_from_train": tuning.share}}}
     seeds = replace(grid.seeds, originals=1, references=None, unlearnings=1, attacks=1)
     alone = replace(grid, seeds=seeds, attacks=tuning.attacks, overrides=merged(grid.overrides, held_out))
@@ -105,6 +100,17 @@ def trial_runs(
         seeds=replace(seeds, first=seeds.first + 1, originals=tuning.originals - 1),
     )
     return runs + make_runs(others, lambda experiment: finalists.get((experiment.scenario, experiment.name), []))
+
+
+def _check_unset(grid: Grid) -> None:
+    """That the grid leaves to the search what the search sets."""
+    if grid.epochs is not None:
+        raise UsageError(f"grid.epochs is {grid.epochs}, but a search sets the epochs itself: leave it out")
+    if grid.original is not None:
+        raise UsageError(
+            f"grid.original is {grid.original!r}, but it was trained on the images that a search holds out: leave it "
+            "out, and weights in the bases; tune trains originals of its own"
+        )
 
 
 class Trials:

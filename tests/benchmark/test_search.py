@@ -10,7 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
 from lit_unlearn.benchmark import search as search_file
 from lit_unlearn.benchmark.experiments import Experiments
-from lit_unlearn.benchmark.search import EXTENSIONS, Outcome, Search, Trial, final_winners, winners
+from lit_unlearn.benchmark.search import EXTENSIONS, Search
 from lit_unlearn.benchmark.search_space import (
     Axis,
     Choice,
@@ -23,6 +23,7 @@ from lit_unlearn.benchmark.search_space import (
     values_of,
     variant_of,
 )
+from lit_unlearn.benchmark.trials import Outcome, Trial, final_winners, winners
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config, shipped_names
 

@@ -12,9 +12,10 @@ import pytest
 from lit_unlearn.benchmark import Grid, Launcher, Run, Tuning, execute
 from lit_unlearn.benchmark.command import tune
 from lit_unlearn.benchmark.gathering import collect
-from lit_unlearn.benchmark.search import Search, Trial
+from lit_unlearn.benchmark.search import Search
 from lit_unlearn.benchmark.search_space import Choice
 from lit_unlearn.benchmark.settings import look_up
+from lit_unlearn.benchmark.trials import Trial
 from lit_unlearn.benchmark.tuning import judge, searches_of, trial_runs
 from lit_unlearn.benchmark.tuning_log import tables, write_log
 from lit_unlearn.errors import UsageError
