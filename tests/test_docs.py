@@ -153,11 +153,11 @@ def train_the_users_network(folder):
 
 
 def users_names():
-    """What the snippet of the README takes for given: torch, two networks, and the weights of a Retrain."""
-    net, net2 = users_network(), users_network()
+    """What the snippet of the README takes for given: two networks, and the weights of a Retrain."""
+    net, other = users_network(), users_network()
     data = lu.UnlearnDataModule(lu.ImageFolder("images"), lu.ForgetSpec(classes=["cat"]))
     lu.unlearn(net, data, method="Retrain", max_epochs=1, attacks=None, enable_progress_bar=False).save("retrain.pt")
-    return {"torch": torch, "my_trained_network": net, "net2": net2}
+    return {"my_trained_network": net, "their_network": other}
 
 
 def users_network():

@@ -17,7 +17,7 @@ set -euo pipefail
 # One directory a run, the same after a requeue: two runs in one would resume from each other's checkpoints.
 root=runs/$SLURM_JOB_NAME-$SLURM_JOB_ID
 
-# A process a device, which only srun starts; its status is the job's. The settings below count before the given ones.
+# A process a device, which only srun starts; its status is the job's. The settings below override the given ones.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" lit-unlearn fit "$@" \
     --trainer.num_nodes="$SLURM_JOB_NUM_NODES" --trainer.devices="$SLURM_NTASKS_PER_NODE" --trainer.strategy=ddp \
     --trainer.default_root_dir="$root" --trainer.logger.save_dir="$root" --trainer.logger.version=run \
