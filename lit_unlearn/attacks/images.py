@@ -86,7 +86,7 @@ def split_fingerprint(data: SplitData, split: str, device: torch.device) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for batch in data.evaluation_batches(split, device):
         for tensor in batch:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -213,6 +213,7 @@ class Target:
         retrain: the reference model Retrain on the same data, or None; no attacker has it.
         shared: what attacks compute once for all models of a run.
         pool: other models of the same data by their files, for attacks that compare with many, or None.
+        subject: what the model is; a further Retrain of a run is ``retrain``, too.
     """
 
     model: EncodedData
@@ -222,6 +223,7 @@ class Target:
     retrain: EncodedData | None = None
     shared: Shared = field(default_factory=Shared)
     pool: Pool | None = None
+    subject: Subject = "unlearned"
 
     @property
     def device(self) -> torch.device:
@@ -284,4 +286,4 @@ def make_targets(
     encoded = {subject: unique[id(backbone)] for subject, backbone in backbones.items()}
     original, retrain, shared = encoded.get("original"), encoded.get("retrain"), shared or Shared()
     known = data, num_classes, retrain, shared, pool
-    return {subject: Target(model, original, *known) for subject, model in encoded.items()}
+    return {subject: Target(model, original, *known, subject) for subject, model in encoded.items()}

@@ -166,14 +166,16 @@ def test_a_whole_run_scores_the_method_beside_retrain(pool, make_backbone, make_
     folder, add = pool
     kept, keeps = filled(folder, add, make_data()), Keeps()
     attacks = [KLoM(models=2), ForgettingQuality(models=3, bootstrap=5)]
-    add("finetune/9.pt", 9, "FineTune")
-    few, more = Keeps(), [add(f"retrain/{seed}.pt", seed) for seed in (20, 21)]
-    own = OwnRetrain(kept["retrains"][0], {"classes": [0, 1]})
-    fit(FineTune(make_backbone()), make_data(), Evaluation(own, pool=folder), *attacks, keeps)
+    for seed in (9, 10):
+        add(f"finetune/{seed}.pt", seed, "FineTune")
+    few, more = Keeps(), [add(f"retrain/{seed}.pt", seed) for seed in (40, 41, 42, 43)]
+    own, other = (OwnRetrain(file, {"classes": [0, 1]}) for file in kept["retrains"][:2])
+    fit(FineTune(make_backbone()), make_data(), Evaluation([own, other], pool=folder), *attacks, keeps)
     models = keeps.results.models
     unlearned, retrain = models["unlearned"].attacks, models["retrain"].attacks
-    assert unlearned["membership/klom/models"] == 4, "three of the pool and its own"
-    assert retrain["membership/klom/models"] == 3, "half of the Retrains beside the other"
+    assert retrain["membership/klom/models"] == 4, "half of the Retrains beside the other"
+    assert unlearned["membership/klom/models"] == 4, "as many as Retrain, though there are five"
+    assert keeps.results.more_retrains[0].attacks["membership/klom/models"] == 4
     assert models["original"].attacks["membership/klom/models"] == 3
     assert unlearned["membership/klom/retain_mean"] > 0
     for found in (unlearned, retrain):
@@ -187,9 +189,9 @@ def test_a_whole_run_scores_the_method_beside_retrain(pool, make_backbone, make_
         assert score <= found["membership/forgetting_quality/score_high"]
     for file in more:
         Path(file).unlink()
-    fit(FineTune(make_backbone()), make_data(), Evaluation(own, pool=folder), *attacks, few)
-    skipped = few.results.models["retrain"].skipped
-    assert skipped["membership/forgetting_quality"].startswith("it needs at least 6 Retrains")
+    fit(FineTune(make_backbone()), make_data(), Evaluation([own, other], pool=folder), *attacks, few)
+    for measured in (few.results.models["retrain"], *few.results.more_retrains):
+        assert measured.skipped["membership/forgetting_quality"].startswith("it needs at least 6 Retrains")
 
 
 @pytest.mark.ci

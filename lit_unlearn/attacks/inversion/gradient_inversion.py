@@ -9,10 +9,13 @@ g* is θo − θ (``delta``), or as the upper bound the image's own gradient (``
 of many steps leaks far less than one step: read a weak ``delta`` beside its ``cosine`` before calling it a defence.
 
 Source: Hu et al., "Learn what you want to unlearn", S&P 2024 (arXiv 2404.03233), after Geiping et al., "Inverting
-gradients", 2020 (arXiv 2003.14053). Deviations: g* is the difference after the whole of unlearning, where the
-published code takes a single step of ascent, which is the oracle; restarts are chosen by the distance of the clamped
-image that is returned; PSNR is of images in [0, 1], each on its own; the gradient is of the log odds against the label,
-which has the same direction.
+gradients", 2020 (arXiv 2003.14053). Deviations: g* is the difference after the whole of unlearning. The published code
+(recovery_data.py:195-202) attacks two others: one step of ascent on the image, which is the oracle here, and the
+weighted difference of a model fine-tuned with the image and one fine-tuned without it, which needs training that no
+method here does. Its search is longer: 10,000 steps of AdamW at .04 from normal noise with five restarts (lines 10-21),
+where the defaults here are 1,000 steps of Adam at .1 from uniform noise with one; ``steps``, ``lr`` and ``restarts``
+give the attacker more. Restarts are chosen by the distance of the clamped image that is returned; PSNR is of images in
+[0, 1], each on its own; the gradient is of the log odds against the label, which has the same direction.
 """
 
 import copy

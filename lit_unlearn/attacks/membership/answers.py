@@ -11,6 +11,7 @@ from lit_unlearn.attacks.images import split_fingerprint
 from lit_unlearn.attacks.membership.signals import margin
 from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import load_weights
 
 
@@ -35,14 +36,29 @@ def answers_of_file(target: Target, file: str, splits: Sequence[str]) -> dict[st
 
     They are computed once for all attacks and models of a run, and for the runs after it where it keeps a cache.
     """
-    known: dict[str, Answers] = target.shared.once(("answers", file), dict)
-    missing = [split for split in splits if split not in known]
+    return _known(target, file, splits).of(splits)
+
+
+class _Known(NamedTuple):
+    """What a run knows of a file: the hash of its weights, and its answers by split."""
+
+    weights: str
+    answers: dict[str, Answers]
+
+    def of(self, splits: Sequence[str]) -> dict[str, Answers]:
+        return {split: self.answers[split] for split in splits}
+
+
+def _known(target: Target, file: str, splits: Sequence[str]) -> _Known:
+    kept: dict[str, _Known] = target.shared.once(("answers of files",), dict)
+    missing = [split for split in splits if file not in kept or split not in kept[file].answers]
     if missing:
         network = copy.deepcopy((target.original or target.model).backbone)
         load_weights(network, file)
+        known = kept.setdefault(file, _Known(tensors_sha256(network.state_dict()), {}))
         encoded = EncodedData(network.eval(), target.data, target.device, budget=0)
-        known |= {split: _kept_answers(target, encoded, split) for split in missing}
-    return {split: known[split] for split in splits}
+        known.answers.update({split: _kept_answers(target, encoded, split) for split in missing})
+    return kept[file]
 
 
 def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
@@ -59,6 +75,10 @@ def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
 def other_models(
     target: Target, files: Sequence[str], own: dict[str, Answers], splits: Sequence[str]
 ) -> list[dict[str, Answers]]:
-    """Answers of the files that are not the model under attack: one that answers exactly alike is that model."""
-    known = [answers_of_file(target, file, splits) for file in files]
-    return [each for each in known if not all(torch.equal(each[split].phi, own[split].phi) for split in splits)]
+    """Answers of the files that are not the model under attack: one with its weights, or its very answers, is."""
+    known, weights = (
+        [_known(target, file, splits) for file in files],
+        tensors_sha256(target.model.backbone.state_dict()),
+    )
+    others = [each.of(splits) for each in known if each.weights != weights]
+    return [each for each in others if not all(torch.equal(each[split].phi, own[split].phi) for split in splits)]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_unlearn.attacks.membership.answers import Answers, answers_of, other_models
 from lit_unlearn.attacks.membership.single_model import MembershipAttack
+from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import check_at_least
 
@@ -24,7 +25,8 @@ class EnsembleAttack(MembershipAttack):
     """Base of what compares two sets of models.
 
     Beside the unlearned model stand the pool's models of the same method, beside Original the pool's Originals.
-    Retrain's value is that of one half of the Retrains beside the other: what chance gives for so many models.
+    Retrain's value is that of one half of the Retrains beside the other: what chance gives for so many models. Few
+    models look more different than many, so where Retrain's value can be had, all have as many models as it has.
 
     Args:
         name: metric name prefix.
@@ -41,7 +43,7 @@ class EnsembleAttack(MembershipAttack):
         """Why the score cannot be had for a target, or None."""
         if target.pool is None:
             return f"it needs a pool with at least {self.models} models of each kind: name a folder in evaluation.pool"
-        if target.model is target.retrain:
+        if target.subject == "retrain":
             if len(target.pool.retrains) < 2 * self.models:
                 has = len(target.pool.retrains)
                 return f"it needs at least {2 * self.models} Retrains, two times {self.models}, but the pool has {has}"
@@ -61,13 +63,18 @@ class EnsembleAttack(MembershipAttack):
         splits = self.splits(target)
         own = answers_of(target.model, splits)
         retrained = other_models(target, target.pool.retrains, own, splits)
-        if target.model is target.retrain:
+        if target.subject == "retrain":
             every = [own, *retrained]
             judged, retrained = every[::2], every[1::2]
         else:
             judged = [own, *other_models(target, self._kin(target), own, splits)]
-        count = min(len(judged), len(retrained))
+        count = min(len(judged), len(retrained), self._most(target.pool))
         return Sides(judged[:count], retrained[:count])
+
+    def _most(self, pool: Pool) -> int:
+        """The most models on a side that both Retrain and the unlearned model can have."""
+        counts = [len(pool.unlearned), len(pool.retrains) // 2]
+        return min((count for count in counts if count >= self.models), default=len(pool.retrains))
 
     def _kin(self, target: Target) -> tuple[str, ...]:
         """The pool's models that were made as the target's was."""

@@ -14,9 +14,10 @@ apart; where no rule is left ε is 0, where that code stops. The interval of a v
 bootstrap samples of the models on both sides; forget images are the same in all. Percentiles would lie too low: models
 that were drawn twice are easier to separate.
 
-The best rule is chosen on the models that it is scored on, so F of Retrain itself is no 1: on normal log odds it is
-about .19, for 10 as for 128 models. Retrain's own value belongs beside it. Fewer than 20 models are refused: with 20
-the interval is ± a sixth of F where images are independent, and ± half of it where models err on all images alike.
+The best rule is chosen on the models that it is scored on, so F of Retrain itself is no 1: on log odds with a standard
+deviation of 1 it is about .18, for 10 as for 128 models. Retrain's own value belongs beside it. ``models`` is 20 unless
+it is set: with 20 the interval is ± a sixth of F where images are independent, and ± half of it where models err on all
+images alike.
 """
 
 import math

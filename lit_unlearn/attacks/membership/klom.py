@@ -9,7 +9,7 @@ Deviation: the largest margin of all counts in the last bin, where that code dro
 
 With few models most bins are empty, and KLoM of two sets of Retrains is far from 0: on normal margins 3.1 nats with 20
 models on each side, .9 with 50, .4 with 100. One standard deviation of difference (.5 nats) then reads 4.0, 2.0, 1.2.
-So Retrain's own value belongs beside it, and fewer models than bins are refused.
+So Retrain's own value, at the same number of models, belongs beside it, and ``models`` is 20 unless it is set.
 """
 
 from collections.abc import Sequence

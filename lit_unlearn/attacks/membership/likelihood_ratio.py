@@ -25,7 +25,8 @@ def lira_offline(phi: Tensor, out: Tensor, variance: Variance = "fixed") -> Tens
     Args:
         phi: log odds of the model under attack, (N,).
         out: log odds of k ≥ 2 models trained without the samples, (k, N).
-        variance: ``fixed`` for one σ over all samples, ``per_sample`` for one each, which needs many references.
+        variance: ``fixed`` for one σ over all samples, so hand over members and others together; ``per_sample`` for one
+            each, which needs many references.
 
     Returns:
         Scores (N,), at least 0.
@@ -33,19 +34,23 @@ def lira_offline(phi: Tensor, out: Tensor, variance: Variance = "fixed") -> Tens
     Raises:
         UsageError: for an unknown variance, fewer than two references, or shapes that do not fit.
     """
-    centre, spread = _gaussian(phi, out, variance)
-    log_tail: Tensor = torch.special.log_ndtr((centre - phi.double()) / spread)
+    _check(phi, out, 2)
+    spread = _spread(_squares(out), variance)
+    log_tail: Tensor = torch.special.log_ndtr((_median(out) - phi.double()) / spread)
     return -log_tail
 
 
 def lira_online(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance = "fixed") -> Tensor:
     """The log likelihood ratio, log N(φ; median_in, σ_in²) - log N(φ; median_out, σ_out²).
 
+    A fixed σ is that of both sides together, as in the authors' code (mi_lira_2021/plot.py in tensorflow/privacy). With
+    a σ for each side, a φ far beyond both medians would speak for the side with the larger one.
+
     Args:
         phi: log odds of the model under attack, (N,).
         inside: of j ≥ 2 models that did see the samples, (j, N); for unlearning: saw them and unlearned them.
         out: of k ≥ 2 models that did not, (k, N).
-        variance: as for :func:`lira_offline`.
+        variance: ``fixed`` for one σ over all samples of both sides, ``per_sample`` for two each.
 
     Returns:
         Scores (N,); above 0 where the sample looks seen.
@@ -53,7 +58,16 @@ def lira_online(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance = "
     Raises:
         UsageError: as for :func:`lira_offline`.
     """
-    return _log_density(phi, inside, variance) - _log_density(phi, out, variance)
+    _check(phi, inside, 2)
+    _check(phi, out, 2)
+    squares = _squares(inside), _squares(out)
+    if variance == "fixed":
+        freedom = len(inside) - 1, len(out) - 1
+        both = sum((n * each for n, each in zip(freedom, squares, strict=True)), phi.new_zeros(())) / sum(freedom)
+        squares = both, both
+    sides = zip((inside, out), squares, strict=True)
+    densities = [_log_density(phi, _median(side), _spread(each, variance)) for side, each in sides]
+    return densities[0] - densities[1]
 
 
 def unlearned_lira(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance = "fixed") -> tuple[Tensor, Tensor]:
@@ -117,23 +131,55 @@ def _ratio(p: Tensor, out: Tensor, a: float) -> Tensor:
     return p.double() / ((1 + a) / 2 * out.double().mean(0) + (1 - a) / 2).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _log_density(phi: Tensor, references: Tensor, variance: Variance) -> Tensor:
+def rmia_ordered(
+    p: Tensor, out: Tensor, p_population: Tensor, out_population: Tensor, a: float = 0.3, gamma: float = 1.0
+) -> Tensor:
+    """Scores in the order of :func:`rmia_offline`, where samples of equal score lie in the order of their ratios.
+
+    All that exceed every z score 1 there: without an order among them no threshold has few false alarms.
+
+    Args:
+        p: as for :func:`rmia_offline`.
+        out: as there.
+        p_population: as there.
+        out_population: as there.
+        a: as there.
+        gamma: as there.
+
+    Returns:
+        (N,), at least the score and less than 1/M above it.
+
+    Raises:
+        UsageError: as for :func:`rmia_offline`.
+    """
+    scores = rmia_offline(p, out, p_population, out_population, a, gamma)
+    ratio = _ratio(p, out, a)
+    place = torch.searchsorted(ratio.sort().values, ratio).double()
+    return scores + place / (len(place) * len(p_population))
+
+
+def _log_density(phi: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
     """Up to a constant."""
-    centre, spread = _gaussian(phi, references, variance)
     return -((phi.double() - centre) / spread).square() / 2 - spread.log()
 
 
-def _gaussian(phi: Tensor, references: Tensor, variance: Variance) -> tuple[Tensor, Tensor]:
-    """Median and standard deviation of the references, each (N,)."""
+def _squares(references: Tensor) -> Tensor:
+    """Variance of each sample's references, (N,)."""
+    return references.double().var(0)
+
+
+def _spread(squares: Tensor, variance: Variance) -> Tensor:
+    """Standard deviations (N,) of variances (N,): of each sample, or one of all."""
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    _check(phi, references, 2)
-    references = references.double()
-    squares = references.var(0)
-    spread = squares.mean().expand_as(squares) if variance == "fixed" else squares
-    # Not torch.median, which takes the lower of two middle values.
-    ordered, middle = references.sort(0).values, len(references) // 2
-    return (ordered[middle] + ordered[~middle]) / 2, spread.sqrt().clamp(min=SMALLEST_SPREAD)
+    chosen = squares.mean().expand_as(squares) if variance == "fixed" else squares
+    return chosen.sqrt().clamp(min=SMALLEST_SPREAD)
+
+
+def _median(references: Tensor) -> Tensor:
+    """Of each sample, (N,). Not torch.median, which takes the lower of two middle values."""
+    ordered, middle = references.double().sort(0).values, len(references) // 2
+    return (ordered[middle] + ordered[~middle]) / 2
 
 
 def _check(values: Tensor, references: Tensor, least: int) -> None:

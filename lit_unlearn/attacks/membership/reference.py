@@ -21,10 +21,11 @@ temperature 2 (research/2023_rmia/attack_configs/cifar10/rmia_offline_127_ref_mo
 evaluation (rmia_evaluate.py:48, 52, 56). With a plain softmax, x is never twice as likely as a z of ratio 1 where the
 references are more than 23 % sure of it (a = .3).
 
-Deviations. The fixed variance is that around each sample's own median, not that of all log odds together; φ is exact
-where the papers' p/(1 - p) rounds; the direction is learnt on the calibration half, so a model that answers forget
-samples *worse* than one that never saw them is detected; a reference that answers exactly as the model under attack
-is that model, and does not count.
+Deviations. The fixed variance is that around each sample's own mean over the references, not that of all log odds
+together; φ is exact where the papers' p/(1 - p) rounds; samples of equal RMIA score are ordered by their ratios; the
+direction of ``rmia`` and ``lira`` is learnt on the calibration half, so a model that answers forget samples *worse*
+than one that never saw them is detected; a reference that has the weights of the model under attack, or answers exactly
+as it does, is that model, and does not count.
 """
 
 import math
@@ -40,7 +41,7 @@ from lit_unlearn.attacks.membership.likelihood_ratio import (
     VARIANCES,
     Variance,
     lira_offline,
-    rmia_offline,
+    rmia_ordered,
     unlearned_lira,
 )
 from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, matched_halves
@@ -185,23 +186,24 @@ class ReferenceMembership(MembershipAttack):
         seen, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
         asked, never = unlearned_lira(own[FORGET], seen, unseen, self.variance)
         even, odd = (Scores(asked[:, half::2].flatten(), never[:, half::2].flatten()) for half in (0, 1))
-        return held_out_attack(even, odd, repeats=len(out))
+        return held_out_attack(even, odd, repeats=len(out), directed=True)
 
     def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
-        forget, unseen = self.splits(target)
-        labels = [target.model.gather(split).labels.cpu() for split in (forget, unseen)]
+        splits = self.splits(target)
+        labels = [target.model.gather(split).labels.cpu() for split in splits]
         halves = matched_halves(labels[0], labels[1], torch.Generator().manual_seed(self.seed))
-        population = halves[0][1]
-        if not len(population):
+        parts = [(split, chosen) for half in halves for split, chosen in zip(splits, half, strict=True)]
+        counts = [len(chosen) for _, chosen in parts]
+        if not counts[1]:
             return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
-        stacked = {split: torch.stack([odds[split] for odds in out]) for split in own}
-        scores = {split: self._score(own, stacked, split, population) for split in own}
-        even, odd = (Scores(scores[forget][ours], scores[unseen][theirs]) for ours, theirs in halves)
-        return held_out_attack(even, odd)
+        phi = torch.cat([own[split][chosen] for split, chosen in parts])
+        others = torch.stack([torch.cat([odds[split][chosen] for split, chosen in parts]) for odds in out])
+        scores = torch.split(self._score(phi, others, slice(counts[0], counts[0] + counts[1])), counts)
+        return held_out_attack(Scores(scores[0], scores[1]), Scores(scores[2], scores[3]))
 
-    def _score(self, own: LogOdds, out: LogOdds, split: str, population: Tensor) -> Tensor:
+    def _score(self, phi: Tensor, out: Tensor, population: slice) -> Tensor:
+        """Of all that are compared, of both sets together: (N,) of log odds (N,) and those of references (k, N)."""
         if self.method == "lira":
-            return lira_offline(own[split], out[split], self.variance)
-        unseen = next(name for name in own if name != FORGET)
-        z = own[unseen][population].sigmoid(), out[unseen][:, population].sigmoid()
-        return rmia_offline(own[split].sigmoid(), out[split].sigmoid(), *z, self.a, self.gamma)
+            return lira_offline(phi, out, self.variance)
+        p, others = phi.sigmoid(), out.sigmoid()
+        return rmia_ordered(p, others, p[population], others[:, population], self.a, self.gamma)

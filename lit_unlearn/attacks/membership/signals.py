@@ -229,7 +229,9 @@ def tpr_at_fpr(scores: Scores, level: float, repeats: int = 1) -> float:
 HELD_OUT_NUMBERS = ("auc", "tpr_at_1pct", "tpr_at_0.1pct", "balanced_accuracy", "direction")
 
 
-def held_out_attack(calibration: Scores, evaluation: Scores, repeats: int = 1) -> dict[str, float]:
+def held_out_attack(
+    calibration: Scores, evaluation: Scores, repeats: int = 1, directed: bool = False
+) -> dict[str, float]:
     """An attack by threshold: direction and threshold are learnt on one half of the samples and scored on the other.
 
     Members are taken to score higher, unless in the calibration half they score lower by more than two standard errors
@@ -241,6 +243,7 @@ def held_out_attack(calibration: Scores, evaluation: Scores, repeats: int = 1) -
         evaluation: scores of the other half.
         repeats: how many scores each sample has, such as one beside each reference model. They are no independent
             evidence: standard errors, and the least number of non-members, count samples.
+        directed: takes members to score higher whatever the calibration half says, as of a likelihood ratio.
 
     Returns:
         ``auc``, ``tpr_at_1pct``, ``tpr_at_0.1pct`` and ``balanced_accuracy`` on the evaluation half, and ``direction``,
@@ -251,7 +254,7 @@ def held_out_attack(calibration: Scores, evaluation: Scores, repeats: int = 1) -
     if not all(len(side) for half in (calibration, evaluation) for side in half):
         return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
     noise = math.sqrt(sum(repeats / len(side) for side in calibration) / 12)
-    direction = -1.0 if auc(*calibration) < 0.5 - 2 * noise else 1.0
+    direction = -1.0 if not directed and auc(*calibration) < 0.5 - 2 * noise else 1.0
     learn, test = (Scores(direction * half.members, direction * half.non_members) for half in (calibration, evaluation))
     fpr, tpr, thresholds = roc_curve(*_labelled(learn), drop_intermediate=False)
     threshold = thresholds[(tpr - fpr).argmax()]

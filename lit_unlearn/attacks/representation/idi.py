@@ -5,10 +5,12 @@ were to be forgotten. They read no class label and no output, so a change of the
 
     IDI = Σ_l (I_θ - I_retrain) / Σ_l (I_θo - I_retrain),   I_l the InfoNCE bound of stage l on "forget or retain?"
 
-0 is as Retrain, 1 as Original, below 0 less than Retrain. Deviations from Jeon et al.: the critic is a small network on
-the stage's activations averaged over positions, where theirs trains the rest of the backbone again, so the bound is
-looser, for all three models alike; it scores images that it was not trained on; the two sets weigh one half each, so
-that I is in bits, at most 1; and where Original's stages say no more than Retrain's, the index is undefined.
+0 is as Retrain, 1 as Original, below 0 less than Retrain. A bound below 0 counts as 0: no information is negative, and
+how far a critic that learnt nothing falls below depends on the features' rank and not on what they say. Deviations from
+Jeon et al.: the critic is a small network on the stage's activations averaged over positions, where theirs trains the
+rest of the backbone again, so the bound is looser, for all three models alike; it scores images that it was not trained
+on; the two sets weigh one half each, so that I is in bits, at most 1; and where Original's stages say no more than
+Retrain's, the index is undefined.
 """
 
 import math
@@ -29,7 +31,10 @@ _SPLITS = ("forget", "retain")
 
 
 class PointwiseInformation(NamedTuple):
-    """What L stages say about each image's set, in bits (L, N + M): N forget images, then M retain images."""
+    """What L stages say about each image's set, in bits (L, N + M): N forget images, then M retain images.
+
+    The bits of a stage whose mean is below 0 are all 0.
+    """
 
     stages: tuple[str, ...]
     bits: Tensor
@@ -44,9 +49,9 @@ class IDI(Attack):
     """Information difference index from critics on every stage.
 
     Numbers: ``index``, 0 as Retrain and 1 as Original; ``error``, its standard error over images; ``lead_error``, that
-    of Original's lead over Retrain, as a share of it; ``<stage>/bits``, what a stage says, between 0 and 1 up to noise.
-    The index is undefined without Original or Retrain, with fewer than
-    four forget images, and where Original exceeds Retrain by less than two standard errors.
+    of Original's lead over Retrain, as a share of it; ``<stage>/bits``, what a stage says, between 0 and 1.
+    The index is undefined without Original or Retrain, with fewer than four forget images, and where Original exceeds
+    Retrain by less than two standard errors.
 
     Args:
         samples: how many images of each of the two sets are looked at, at most.
@@ -107,5 +112,6 @@ class IDI(Attack):
             sets.append({stage: x[chosen] for stage, x in layers.items()})
         forget, retain = sets
         both = list(forget.values()), [retain[stage] for stage in forget]
-        bits = pointwise_information(*both, self.width, self.steps, self.seed)
-        return PointwiseInformation(tuple(forget), bits, len(both[0][0]))
+        bits, count = pointwise_information(*both, self.width, self.steps, self.seed), len(both[0][0])
+        says_something = balanced_mean(bits, count)[0] > 0
+        return PointwiseInformation(tuple(forget), torch.where(says_something[:, None], bits, 0.0), count)

@@ -6,8 +6,14 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, lira_online, rmia_offline, unlearned_lira
-from lit_unlearn.attacks.membership.signals import Scores
+from lit_unlearn.attacks.membership.likelihood_ratio import (
+    lira_offline,
+    lira_online,
+    rmia_offline,
+    rmia_ordered,
+    unlearned_lira,
+)
+from lit_unlearn.attacks.membership.signals import Scores, tpr_at_fpr
 from lit_unlearn.errors import UsageError
 from lit_unlearn.metrics.detection import auc
 
@@ -26,13 +32,21 @@ def test_online_lira_by_hand():
     phi, inside = torch.tensor([3.0, 12.0]), torch.tensor([[5.0, 12.0], [7.0, 20.0]])
     for variance, spread_in, spread_out in (
         ("per_sample", [math.sqrt(2), math.sqrt(32)], [2.0, math.sqrt(3)]),
-        ("fixed", [math.sqrt(17)] * 2, [math.sqrt(3.5)] * 2),
+        # Variances 2 and 32 of two, 4 and 3 of three: (2 + 2 · 4)/3 and (32 + 2 · 3)/3, 8 on average.
+        ("fixed", [math.sqrt(8)] * 2, [math.sqrt(8)] * 2),
     ):
         expected = [
             norm.logpdf(phi[i].item(), centre, spread_in[i]) - norm.logpdf(phi[i].item(), CENTRE[i], spread_out[i])
             for i, centre in enumerate((6.0, 16.0))
         ]
         assert lira_online(phi, inside, OUT, variance).tolist() == pytest.approx(expected)
+
+
+def test_beyond_both_medians_a_sample_never_looks_less_seen_again():
+    inside = torch.tensor([[9.0], [10.0], [11.0]])
+    out = torch.tensor([[3.0], [5.0], [7.0]])
+    scores = torch.stack([lira_online(torch.tensor([phi]), inside, out) for phi in (5.0, 10.0, 13.0, 20.0)])
+    assert (scores.diff(dim=0) > 0).all()
 
 
 def test_scores_far_in_the_tail_keep_their_order():
@@ -106,6 +120,19 @@ def test_rmia_by_hand():
 def test_a_ratio_equal_to_that_of_z_counts():
     same = torch.tensor([0.5]), torch.tensor([[0.5]])
     assert rmia_offline(*same, *same).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_members_above_every_z_are_found_without_false_alarms(seed):
+    draw = torch.Generator().manual_seed(seed)
+    p, z = torch.rand(3000, generator=draw) / 2, torch.rand(2500, generator=draw) / 2
+    p[:500] += 0.5
+    known = p, torch.full((5, 3000), 0.5), z, torch.full((5, 2500), 0.5)
+    scores, ordered = rmia_offline(*known), rmia_ordered(*known)
+    step = 1 / 2500
+    assert ((scores <= ordered) & (ordered < scores + step)).all()
+    assert (ordered[p.argsort()].diff() >= 0).all()
+    assert tpr_at_fpr(Scores(ordered[:500], ordered[500:]), 0.001) == 1
 
 
 def test_u_lira_of_one_more_model_that_never_saw_the_samples_is_a_coin():

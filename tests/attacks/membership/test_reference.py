@@ -11,7 +11,7 @@ from torch import nn
 from lit_unlearn.attacks import Evaluation, ReferenceMembership, Target
 from lit_unlearn.attacks.membership import answers
 from lit_unlearn.attacks.membership.answers import answers_of_file
-from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, rmia_offline, unlearned_lira
+from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, rmia_ordered, unlearned_lira
 from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData
@@ -101,22 +101,69 @@ def test_numbers_are_those_of_the_formulas(make_target, world):
         phi["forget"], torch.stack([odds(network(s, 1.0), forget) for s in in_seeds]), others["forget"], "per_sample"
     )
     halves = (Scores(asked[:, h::2].flatten(), never[:, h::2].flatten()) for h in (0, 1))
-    expected = held_out_attack(*halves, repeats=4)
+    expected = held_out_attack(*halves, repeats=4, directed=True)
     found = ReferenceMembership("u_lira", out, inside, variance="per_sample").evaluate(target).numbers
     assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
     assert math.isnan(found["tpr_at_0.1pct"]), "600 images and no 2,400 pairs are too few for one in a thousand"
     assert not math.isnan(found["tpr_at_1pct"])
 
+    own, all_others = torch.cat([*phi.values()]), torch.cat([*others.values()], 1)
     for method in ("rmia", "lira"):
         if method == "lira":
-            scores = {name: lira_offline(phi[name], others[name]) for name in phi}
+            scores = lira_offline(own, all_others)
         else:
-            p, q = phi["unseen"].sigmoid()[::2], others["unseen"].sigmoid()[:, ::2]
-            scores = {n: rmia_offline(phi[n].sigmoid(), others[n].sigmoid(), p, q, a=0.6) for n in phi}
-        halves = (Scores(scores["forget"][h::2], scores["unseen"][h::2]) for h in (0, 1))
+            z = slice(COUNT, None, 2)
+            p, q = own.sigmoid(), all_others.sigmoid()
+            scores = rmia_ordered(p, q, p[z], q[:, z], a=0.6)
+        halves = (Scores(scores[:COUNT][h::2], scores[COUNT:][h::2]) for h in (0, 1))
         assert ReferenceMembership(method, out, a=0.6).evaluate(target).numbers == pytest.approx(
             held_out_attack(*halves), rel=1e-6, nan_ok=True
         )
+
+
+def test_lira_has_one_deviation_for_members_and_others(make_target, vectors, tmp_path):
+    """Where forgotten images differ more between models than unseen ones, two deviations would hide the members."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (400,), generator=draw)
+    rank = torch.arange(400)
+    splits = {
+        name: (torch.stack([rank + 400 * n, labels], 1).float(), labels)
+        for n, name in enumerate(("forget", "retain", "test_retain"))
+    }
+    noise = torch.where(torch.arange(1200) < 400, 3.0, 1.0)
+
+    class Answers(nn.Module):
+        def __init__(self, seed, lift):
+            super().__init__()
+            own = noise * torch.randn(1200, generator=torch.Generator().manual_seed(seed))
+            self.register_buffer("own", own + lift * (torch.arange(1200) < 400))
+
+        def forward(self, x):
+            odds = self.own[x[:, 0].long()] * (2 * x[:, 1] - 1)
+            return torch.stack([-odds, odds], 1) / 2
+
+    def network(seed, lift=0.0):
+        made = vectors(Answers(seed, lift), 2, 2)
+        with torch.no_grad():
+            made.head.weight.copy_(torch.eye(2))
+            made.head.bias.zero_()
+        return made
+
+    files = [str(tmp_path / f"{seed}.pt") for seed in range(8)]
+    for seed, file in enumerate(files):
+        save_weights(network(seed), file, {})
+    target = make_target(network(20, lift=6.0), **splits)
+    found = ReferenceMembership("lira", files).evaluate(target).numbers["auc"]
+    phi, out = (
+        odds(network(20, 6.0), splits["forget"]),
+        torch.stack([odds(network(s), splits["forget"]) for s in range(8)]),
+    )
+    unseen = odds(network(20, 6.0), splits["test_retain"])
+    out_unseen = torch.stack([odds(network(s), splits["test_retain"]) for s in range(8)])
+    apart = held_out_attack(
+        *(Scores(lira_offline(phi, out)[h::2], lira_offline(unseen, out_unseen)[h::2]) for h in (0, 1))
+    )
+    assert found > apart["auc"] + 0.03
 
 
 def test_without_references_the_attack_is_left_out_and_says_why(make_backbone, make_data, fit):
@@ -187,6 +234,24 @@ def test_a_reference_that_is_the_model_itself_does_not_count(make_backbone, make
     assert models["retrain"].attacks == {}
     assert all(f"membership/lira/{name}" in models["retrain"].skipped[attack.title] for name in HELD_OUT_NUMBERS)
     assert "membership/lira/auc" in models["unlearned"].attacks
+
+
+def test_the_model_itself_is_known_by_its_weights_where_its_answers_were_rounded_otherwise(
+    make_backbone, make_data, references
+):
+    data, splits = make_data(), ["forget"]
+    data.setup("fit")
+    target = Target(EncodedData(make_backbone(seed=5).eval(), data, torch.device("cpu")), None, data, 4)
+    own = answers.answers_of(target.model, splits)
+    rounded = {name: each._replace(phi=each.phi + 1e-7) for name, each in own.items()}
+    assert len(answers.other_models(target, references[:2], rounded, splits)) == 1
+
+
+def test_references_in_half_precision(make_backbone, make_data, fit, references):
+    keeps = Keeps()
+    attack = ReferenceMembership("lira", references)
+    fit(FineTune(make_backbone()), make_data(), Evaluation(), attack, keeps, precision="bf16-true")
+    assert 0 <= keeps.results.models["unlearned"].attacks["membership/lira/auc"] <= 1
 
 
 @pytest.mark.parametrize("metadata", [{}, {"split": "0123456789abcdef"}])

@@ -120,6 +120,21 @@ def test_a_denominator_within_noise_is_undefined(mixed):
         assert "error" not in found
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_features_that_say_nothing_have_no_information_and_no_index(make_target, vectors, seed):
+    draw = torch.Generator().manual_seed(seed)
+    splits = {
+        name: (torch.randn(count, 32, generator=draw), torch.full((count,), label))
+        for name, count, label in (("forget", 30, 0), ("retain", 300, 2), ("test_retain", 20, 2))
+    }
+    full, narrow = nn.Identity(), Mixed(0.0)
+    target = make_target(vectors(full, 32, 4), vectors(narrow, 32, 4), **splits)
+    retrained = EncodedData(vectors(full, 32, 4).eval().requires_grad_(False), target.data, target.device)
+    found = IDI(steps=100).evaluate(Target(target.model, target.original, target.data, 4, retrained)).numbers
+    assert found["features/bits"] == 0, "a critic that learnt noise by heart is below 0"
+    assert math.isnan(found["index"])
+
+
 def test_without_a_retrained_the_index_is_undefined(mixed):
     target = mixed(1.0)
     for original, retrain in ((None, target.retrain), (target.original, None)):
