@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
@@ -20,7 +21,7 @@ from lit_unlearn.attacks import Attack, Evaluation
 from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
@@ -117,9 +118,13 @@ def unlearn(
     Raises:
         UsageError: for an unknown method or attack, missing ``max_epochs``, or a network that does not fit the data.
     """
-    if "max_epochs" not in trainer and "max_steps" not in trainer:
+    given = [trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None]
+    if not given:
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
+    if not all(isinstance(value, int) for value in given):
+        raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
     leave_out_known_lines()
+    check_seed("seed", seed)
     seed_everything(seed, workers=True, verbose=False)
     if isinstance(method, UnlearnModule):
         if options or wrap or network is not method.backbone:
@@ -127,6 +132,7 @@ def unlearn(
         module = method
     else:
         make = _class_of(method) if isinstance(method, str) else method
+        _check_options(make, options or {})
         module = make(_backbone(network, data, wrap), **(options or {}))
     return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
@@ -157,6 +163,7 @@ def audit(
         UsageError: for an unknown attack, or a network that does not fit the data.
     """
     leave_out_known_lines()
+    check_seed("seed", seed)
     seed_everything(seed, workers=True, verbose=False)
     backbone = _backbone(network, data, wrap)
     module = Audit(backbone, original=_wrapped(original, data, wrap))
@@ -173,13 +180,38 @@ def _measured(
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
-    found, suite = _suite(attacks) if isinstance(attacks, str) else (attacks or (), None)
+    found, suite = _suite(attacks) if isinstance(attacks, str) else (_listed(attacks), None)
     report = Report(write=False)
     callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
     with warnings_alone():
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
         start(trainer, module, datamodule=data)
     return Result(report.rows, report.artifacts, module)
+
+
+def _listed(attacks: object) -> Sequence[Attack]:
+    """Attacks that are given as such.
+
+    Raises:
+        UsageError: for what is no list of attacks.
+    """
+    found = [] if attacks is None else attacks
+    for each in found if isinstance(found, list | tuple) else [found]:
+        if not isinstance(each, Attack):
+            name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
+            raise UsageError(f"attacks: {name!r} is no attack: give objects, such as attacks=[lu.HeadRecovery()]")
+    return [found] if isinstance(found, Attack) else cast(Sequence[Attack], found)
+
+
+def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuses an option that the method does not take."""
+    parameters = signature(make).parameters
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in options:
+        if name not in parameters:
+            known = [each for each in parameters if each != "backbone"]
+            raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
 
 
 def _class_of(name: str) -> type[UnlearnModule]:

@@ -12,6 +12,7 @@ from lit_unlearn.board import BROKEN, markdown, read_board, write_badges, write_
 from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.wording import flag_sentences
 from lit_unlearn.submissions import LICENCES, Submission, submit
 from lit_unlearn.verification import verify
 
@@ -45,12 +46,13 @@ def verify_command(args: Sequence[str]) -> int:
     parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the row on")
     given = parser.parse_args(list(args))
     _check_there(given.retrains)
+    _check_board(given.to)
     found = verify(Path(given.bundle), given.suite, given.root, given.retrains, given.seed)
     print(found.result, end="")
     for line in found.differences:
         print(f"Differs: {line}")
-    for name, text in found.flags.items():
-        print(f"Flag, {name}: {text}.")
+    for line in flag_sentences(found.flags):
+        print(line)
     print("Reproduced." if found.reproduced else f"Not reproduced: {len(found.differences)} differences.")
     if given.to is not None:
         _put(given.to, found.submission, ".json", found.board_row())
@@ -68,6 +70,7 @@ def break_command(args: Sequence[str]) -> int:
     parser.add_argument("--to", type=str | None, default=None, help="folder of the board with the row to break")
     given = parser.parse_args(list(args))
     _check_there(given.retrains)
+    _check_board(given.to)
     made = parser.instantiate_classes(given)
     board = None if given.to is None else Path(given.to)
     found = attempt(Path(given.bundle), made.attack, given.author, given.root, board, given.retrains)
@@ -111,6 +114,13 @@ def board_command(args: Sequence[str]) -> None:
 def _check_there(paths: Sequence[str]) -> None:
     if missing := [each for each in paths if not Path(each).is_file()]:
         raise UsageError(f"retrains: there is no file {missing[0]}")
+
+
+def _check_board(folder: str | None) -> None:
+    """That a folder can be made of it, before minutes are spent on what it is to hold."""
+    places = [] if folder is None else [Path(folder), *Path(folder).parents]
+    if blocking := [place for place in places if place.exists() and not place.is_dir()]:
+        raise UsageError(f"to is {folder}, but {blocking[0]} is a file, and not a folder")
 
 
 def _put(board: str, submission: Submission, ending: str, content: dict[str, Any]) -> None:

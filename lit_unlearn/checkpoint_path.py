@@ -64,9 +64,20 @@ def check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> No
     """Raises a UsageError unless a checkpoint holds what the subcommand takes from it."""
     if "pytorch-lightning_version" not in held:
         raise UsageError(f"ckpt_path: {path} holds weights and no run: give them as --model.weights")
+    if subcommand == "fit":
+        _check_converged(path, held)
     if subcommand == "fit" and "optimizer_states" not in held:
         raise UsageError(
             f"ckpt_path: {path} holds a finished model, from which no run can resume: give it as --model.weights"
+        )
+
+
+def _check_converged(path: str | Path, held: dict[str, Any]) -> None:
+    """Raises a UsageError for a checkpoint of a run that diverged: to go on from it is to diverge again."""
+    if reason := held.get("lit_unlearn", {}).get("diverged"):
+        raise UsageError(
+            f"ckpt_path: the run of {path} diverged ({reason}), so there is nothing to go on from: start again, with a "
+            "smaller learning rate"
         )
 
 

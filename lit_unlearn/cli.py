@@ -24,7 +24,7 @@ from lit_unlearn.allocation import keep_freed_memory
 from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.board_command import board_command, break_command, submit_command, verify_command
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import printable
+from lit_unlearn.errors import printable, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.exporting import export
 from lit_unlearn.methods import UnlearnModule
@@ -39,6 +39,8 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }
+
+_OWN_COMMANDS = ("benchmark", "tune", "report", "export", "submit", "verify", "board", "break", "zoo")
 
 
 class _Parser(UnlearnCLI):
@@ -154,6 +156,8 @@ def main(args: ArgsType = None) -> None:
             case ["zoo", *rest]:
                 if status := zoo(rest):
                     sys.exit(status)
+            case [word, *_] if not word.startswith("-") and word not in UnlearnCLI.subcommands():
+                raise unknown("command", word, [*UnlearnCLI.subcommands(), *_OWN_COMMANDS])
             case _:
                 _exit_if_diverged(run(args))
     except SIGTERMException:

@@ -14,7 +14,7 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the kind of error if it has no message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -70,3 +70,17 @@ def check_fraction(name: str, value: float, zero: bool = False, one: bool = Fals
     """
     if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
         raise UsageError(f"{name} is {value}, but must lie in {'[' if zero else '('}0, 1{']' if one else ')'}")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Refuses a seed that one of the sources of chance cannot take.
+
+    Args:
+        name: of the option, as the user knows it.
+        value: what was given.
+
+    Raises:
+        UsageError: naming the option, the value and the bounds.
+    """
+    if not 0 <= value < 2**32:
+        raise UsageError(f"{name} is {value}, but must lie in 0 to {2**32 - 1}")

@@ -5,13 +5,15 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers
 
 from lit_unlearn import attacks, backbones, data, methods
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, nearest, unknown
+from lit_unlearn.errors import UsageError, first_line, nearest, unknown
 from lit_unlearn.files import DISK_FULL
 from lit_unlearn.methods import UnlearnModule
 
@@ -29,6 +31,9 @@ _SECTIONS = {
     "report": "lit_unlearn.reports.report.Report",
 }
 
+_RULES = ("forget", "forgotten_before")
+_A_RULE = "expected what is to be forgotten, such as {classes: [cat]}, {fraction: 0.1} or {index_file: forget.txt}"
+
 
 def explain(error: BaseException) -> str | None:
     """One line for a user error; None for an error of the package."""
@@ -36,6 +41,13 @@ def explain(error: BaseException) -> str | None:
         for link in _chain(error):
             if isinstance(link, kind):
                 return _explain_parsing(str(link)) if kind is argparse.ArgumentError else str(link)
+    for link in reversed([*_chain(error)]):
+        match = re.search(
+            r"(?:Problem with given class_path |Given value: Namespace\(class_path=)'([\w.]+)'", str(link)
+        )
+        cause = link.__cause__ or link.__context__
+        if match and cause is not None and not match[1].startswith("lit_unlearn."):
+            return f"{match[1]} cannot be made: {type(cause).__name__}: {first_line(cause)}"
     if isinstance(error, OSError):
         full = [link for link in _chain(error) if isinstance(link, OSError) and link.errno in DISK_FULL]
         # The first file that a disk has no room for says most: more may fail when the run is being ended.
@@ -57,10 +69,14 @@ def _explain_parsing(message: str) -> str:
     if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
         missing = f"{key}.{match[1]}".lstrip(".")
         return f"{missing} is missing: give --{missing}{_allowed(missing)}"
+    if match := re.search(r"Unable to load config ['\"](.*?)['\"]", message):
+        return f"{key}: {match[1]!r} is neither settings by name nor a config"
     if match := re.search(r"- Expected an? <class '(\w+)'>\s+- Expected a dot import path string: (\S+)", message):
         return f"{key}: {match[2]!r} is not accepted; expected {match[1]}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         names = _class_names(key)
+        if not names and key.rpartition(".")[2] in _RULES:
+            return f"{key}: {match[1]!r} is not accepted; {_A_RULE}"
         return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'\. Got value: Namespace\(class_path=", message):
         return f"{key}: {match[1]} has no class {match[2]!r}{nearest(match[2], dir(sys.modules.get(match[1])))}"
@@ -74,22 +90,49 @@ def _explain_parsing(message: str) -> str:
     if value is None:
         return " ".join(message.split())
     given = next(group for group in value.groups() if group is not None)
+    if reason := _trouble_of_own(given):
+        return f"{key}: {reason}"
     if match := re.search(r"No module named '.+'|module '\S+' has no attribute '\w+'", message):
         reason = "no such file" if given.endswith((".yaml", ".yml")) else match[0]
         return f"{key}: {given!r} is not accepted: {reason}{_allowed(key)}"
     wanted = r"Expected an? (?:<class '([^']+)'>|(?:typing\.)?(\w+\[.*?\]))|to a (subclass of \w+)"
+    if key.rpartition(".")[2] in _RULES:
+        return f"{key}: {given!r} is not accepted; {_A_RULE}"
     expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
     allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
+
+
+def _trouble_of_own(given: str) -> str | None:
+    """Why a class of the user's own, whose import path a value names, cannot be used; the parser has tried before."""
+    paths = re.findall(r"(?<![\w./])[A-Za-z_]\w*(?:\.\w+)+(?![\w/])", given)
+    module, _, name = paths[0].rpartition(".") if paths else ("", "", "")
+    if not module or module.split(".")[0] == "lit_unlearn":
+        return None
+    try:
+        found = getattr(import_module(module), name, None)
+    except SyntaxError as error:
+        return f"{Path(error.filename or module).name}, line {error.lineno}: {error.msg}"
+    except ModuleNotFoundError as error:
+        absent = error.name is not None and f"{module}.".startswith(f"{error.name}.")
+        return None if absent else f"{module} cannot be imported: {error}"
+    except Exception as error:
+        return f"{module} cannot be imported: {type(error).__name__}: {first_line(error)}"
+    lacking = sorted(getattr(found, "__abstractmethods__", ()))
+    return f"{paths[0]} has no {' and no '.join(lacking)}" if lacking else None
 
 
 def _no_option(class_path: str, option: str) -> str:
     """That a class, which the parser has imported, does not take an option: the nearest that it takes, or else all."""
     module, _, name = class_path.rpartition(".")
     found = getattr(sys.modules.get(module), name, None)
-    bases = found.__mro__[:-1] if isinstance(found, type) else ()
-    makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
-    names = {parameter for maker in makers for parameter in inspect.signature(maker).parameters}
+    names = set[str]()
+    for base in found.__mro__[:-1] if isinstance(found, type) else ():
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            names |= parameters.keys()
+            if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+                break  # nothing is handed on to the bases
     options = sorted(names - {"self", "args", "kwargs"})
     hint = nearest(option, options) or (f" (allowed: {', '.join(options)})" if options else "")
     return f"{name} has no option {option!r}{hint}"

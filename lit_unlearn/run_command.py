@@ -18,7 +18,7 @@ from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_seed, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_run, check_trains
@@ -27,6 +27,7 @@ from lit_unlearn.reports.run_directory import free_root
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
+from lit_unlearn.suites import lacks_of_suite
 
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 
@@ -109,6 +110,7 @@ class UnlearnCLI(LightningCLI):
         self._refuse_random_weights()
         if self.subcommand == "fit":
             check_trains(settings.trainer)
+        self._check_suite()
         self._given["run"]["seed_everything"] = settings.seed_everything
         self.save_config_kwargs = {"settings": self._given}
         if settings.get("ckpt_path") and self._weights is not None:
@@ -126,6 +128,15 @@ class UnlearnCLI(LightningCLI):
                 f"evaluation.retrain: {settings.evaluation.retrain} is a config, which fit trains; {self.subcommand} "
                 "needs weights"
             )
+
+    def _check_suite(self) -> None:
+        """Takes the name of a suite from a run that lacks some of its attacks: its rows would pass for others."""
+        settings = self._settings()
+        suite = settings.evaluation.suite
+        if suite and (lacking := lacks_of_suite(suite, settings.trainer.callbacks or ())):
+            shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+            rank_zero_warn(f"these are not the attacks of {suite} ({shown} differ or are missing): rows name no suite")
+            settings.evaluation.suite = None
 
     def _retrain_config(self) -> str | None:
         """The config that is given in place of a Retrain."""
@@ -185,6 +196,7 @@ class UnlearnCLI(LightningCLI):
             return
         if path is None:
             raise UsageError("nothing was trained, so nothing was measured: trainer.max_time was over before it began")
+        self.model.trained_before = True
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
         if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
             report.save_model(self.trainer, self.model)
@@ -198,6 +210,11 @@ class UnlearnCLI(LightningCLI):
         module, _, name = str(model.class_path).rpartition(".")
         method = getattr(import_module(module), name)
         alone = getattr(method, "from_scratch", False) and not getattr(method, "needs_original", False)
+        if "weights" not in given and not alone and not pretrained:
+            raise UsageError(
+                f"{module}.{name} takes no weights: give its __init__ an argument weights, and hand it on to the base "
+                "class (docs/add-a-method.md)"
+            )
         if given.get("weights") is None and not alone and not pretrained:
             raise UsageError(
                 "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
@@ -244,8 +261,11 @@ def _check_values(given: dict[str, Any]) -> None:
     for option, value in given.items():
         if isinstance(value, float) and (math.isnan(value) or (option.endswith(".lr") and math.isinf(value))):
             raise UsageError(f"{option} is {value}, but must be finite")
+    for option, least in (("trainer.accumulate_grad_batches", 1), ("trainer.gradient_clip_val", 0)):
+        if isinstance(given.get(option), int | float):
+            check_at_least(option, given[option], least)
     seed = given.get("seed_everything")
-    if not isinstance(seed, bool | None) and not 0 <= seed < 2**32:
-        raise UsageError(f"seed_everything is {seed}, but must lie in 0 to {2**32 - 1}")
+    if not isinstance(seed, bool | None):
+        check_seed("seed_everything", seed)
     if given.get("trainer.barebones"):
         raise UsageError("trainer.barebones is true, but a run needs the logger and the callbacks that it switches off")

@@ -1,6 +1,6 @@
 """Suites of attacks by name, as the configs of ``attack/`` hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -8,6 +8,9 @@ from jsonargparse import ArgumentParser
 from lit_unlearn.attacks import Attack
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config
+
+SUITES = ("quick", "suite", "tuning")
+"""Configs of ``attack/`` that name a suite."""
 
 
 def attacks_of_config(name: str) -> tuple[list[Attack], str | None]:
@@ -32,6 +35,38 @@ def attacks_of_config(name: str) -> tuple[list[Attack], str | None]:
 def suite_of_config(name: str) -> str | None:
     """The suite that a config's attacks are, by name and version; None where it names none."""
     return _suite_in(read_config(name))
+
+
+def config_of_suite(suite: str) -> str | None:
+    """The shipped config whose attacks have this name and version; None where there is none of today's."""
+    return next((f"attack/{name}" for name in SUITES if suite_of_config(f"attack/{name}") == suite), None)
+
+
+def lacks_of_suite(suite: str, callbacks: Iterable[Any]) -> list[str]:
+    """The attacks of a suite that the callbacks of a run do not have, or have at other settings but for the seed.
+
+    Args:
+        suite: name and version.
+        callbacks: as the parser of the command line has read them, each with class path and arguments.
+
+    Returns:
+        Their class names; none for a suite that is not one of today's.
+    """
+    config = config_of_suite(suite)
+    if config is None:
+        return []
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--attacks", type=list[Attack])
+    wanted: Any = parser.parse_object({"attacks": read_config(config)["trainer"]["callbacks"]})
+    there = [_setting(each) for each in callbacks if "class_path" in each]
+    return [name for name, options in map(_setting, wanted.attacks) if (name, options) not in there]
+
+
+def _setting(callback: Any) -> tuple[str, dict[str, Any]]:
+    """Class name and arguments of a callback in a config, without the seed."""
+    options = callback.get("init_args") or {}
+    plain = options.as_dict() if hasattr(options, "as_dict") else dict(options)
+    return str(callback["class_path"]).rpartition(".")[2], {**plain, "seed": None}
 
 
 def _suite_in(settings: Mapping[str, Any]) -> str | None:

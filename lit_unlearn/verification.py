@@ -20,17 +20,16 @@ from lit_unlearn import __version__
 from lit_unlearn.api import Result, audit
 from lit_unlearn.attacks import Attack
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.errors import UsageError, check_seed, first_line
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.submissions import MODEL, ORIGINAL, Claim, Submission, backbone_of, claim_of, read, unpacked
-from lit_unlearn.suites import suite_of_config
+from lit_unlearn.suites import config_of_suite, suite_of_config
 
 CLEAN, ATTACKED = 0.005, 0.03
 """By how much an accuracy without an attack, and what an attack gets, may differ: other machines round otherwise."""
 
 _PLACES = ("root", "download")
-_SUITES = ("quick", "suite", "tuning")
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,11 @@ def verify(
     Raises:
         UsageError: if the bundle is broken, forged or hostile: naming what.
     """
+    if seed is not None:
+        check_seed("seed", seed)
+    suite_of_config(f"attack/{suite}")
     submission, contents = read(path)
-    claimed = next((name for name in _SUITES if suite_of_config(f"attack/{name}") == submission.suite), suite)
+    claimed = (config_of_suite(submission.suite) or suite).removeprefix("attack/")
     again = result = measured(path, submission, contents, claimed, root)
     if claimed != suite or retrains or seed not in (None, submission.seed):
         result = measured(path, submission, contents, suite, root, retrains, seed)

@@ -166,6 +166,12 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
         ({"method": "OPC"}, "max_epochs"),
         ({"method": "OPC", "max_epochs": 1, "attacks": "quik"}, "quik"),
         ({"method": "OPC", "max_epochs": 1, "wrap": {"head": "body.0"}}, "body.0"),
+        ({"method": "OPC", "max_epochs": None}, "max_epochs is missing"),
+        ({"method": "OPC", "max_epochs": "3"}, "max_epochs is '3', but must be a whole number"),
+        ({"method": "OPC", "max_epochs": 1, "seed": -1}, "seed is -1, but must lie in 0 to"),
+        ({"method": "OPC", "max_epochs": 1, "options": {"weigth": 1}}, "unknown option of OPC 'weigth'; .*'weight'"),
+        ({"method": "OPC", "max_epochs": 1, "attacks": ["HeadRecovery"]}, "'HeadRecovery' is no attack"),
+        ({"method": "OPC", "max_epochs": 1, "attacks": [lu.HeadRecovery]}, "'HeadRecovery' is no attack"),
     ],
 )
 def test_bad_input_is_named(
@@ -173,6 +179,37 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         lu.unlearn(plain, make_data(), **arguments, **QUIET)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: lu.ForgetSpec(classes="12"), "classes is '12', but must be a list of names or indices"),  # type: ignore[arg-type]
+        (lambda: lu.ForgetSpec(classes=3), "classes is 3, but must be a list"),  # type: ignore[arg-type]
+        (lambda: lu.ForgetSpec(classes=[True]), r"classes is \[True\], but must be a list"),
+        (lambda: lu.ForgetSpec(fraction="0.1"), "fraction is '0.1', but must be a number"),  # type: ignore[arg-type]
+        (lambda: lu.ForgetSpec(index_file=3), "index_file is 3, but must be a file"),  # type: ignore[arg-type]
+        (lambda: lu.UnlearnDataModule(lu.Digits(), "forget.txt"), "forget is 'forget.txt', but must be a ForgetSpec"),  # type: ignore[arg-type]
+        (lambda: lu.UnlearnDataModule("Digits"), "source is 'Digits', but must be a source of images"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_the_data_are_made_of_is_checked(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make()
+
+
+def test_one_attack_needs_no_list(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network = small_network()
+    result = lu.unlearn(network, make_data(), "FineTune", max_epochs=1, attacks=lu.HeadRecovery(), **QUIET)  # type: ignore[arg-type]
+    assert "recovery/hr/test_forget_acc" in result.rows[-1].attacks
+
+
+def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network, data = small_network(), make_data()
+    with pytest.raises(UsageError, match="original is a OrderedDict, but must be a network, or a file of weights"):
+        lu.audit(network, data, original=network.state_dict(), attacks=None)
+    with pytest.raises(UsageError, match="original is a ResNet8 with other weights than the audited ResNet8"):
+        lu.audit(network, data, original=lu.ResNet8(4, 1, width=8), attacks=None)
 
 
 def test_an_instance_and_options_contradict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
@@ -192,6 +229,9 @@ def test_reference_models_are_wrapped_as_the_network_is(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
 ) -> None:
     wrap = {"mean": [0.4], "std": [0.2]}
-    rows = lu.audit(plain, make_data(), original=Plain(), retrain=plain, attacks=None, wrap=wrap, **QUIET).rows
+    alike = copy.deepcopy(plain)
+    with torch.no_grad():
+        next(alike.parameters()).mul_(1 + 1e-6)
+    rows = lu.audit(plain, make_data(), original=Plain(), retrain=alike, attacks=None, wrap=wrap, **QUIET).rows
     found = {row.method: row.metrics for row in rows}
     assert found["Retrain"] == found["Audit"]

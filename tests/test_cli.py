@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from lit_unlearn.cli import main
 from lit_unlearn.methods import Retrain
 from lit_unlearn.reports import Row, read_rows
 from lit_unlearn.retraining import retrained
+from lit_unlearn.shipped import read_config
+from lit_unlearn.suites import lacks_of_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
@@ -716,3 +719,31 @@ def test_what_cannot_begin_is_refused_before_its_retrain_is_trained(tmp_path: Pa
     assert "HeadOnly can only forget whole classes" in outcome.err
     assert not list(tmp_path.rglob("retrain.pt"))
     assert "Retrain is trained" not in outcome.log
+
+
+@pytest.mark.parametrize(
+    ("changes", "suite"),
+    [
+        (("--trainer.callbacks", "[HeadRecovery]"), None),
+        (("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/forget_acc"), "quick 2"),
+    ],
+)
+def test_a_row_names_a_suite_only_where_it_has_all_of_its_attacks(
+    tmp_path: Path, changes: tuple[str, ...], suite: str | None
+) -> None:
+    words = (*SMALL, "--evaluation.retrain=null", "--evaluation.reference_models=false", "--config", "attack/quick")
+    with warnings.catch_warnings(record=True) as said:
+        outcome = lit_unlearn(tmp_path, "fit", *words, *changes)
+    assert outcome.status == 0, outcome.err
+    (path,) = tmp_path.rglob("results.json")
+    assert read_rows(path)[-1].versions.get("suite") == suite
+    text = "these are not the attacks of quick 2 (FeatureMapping, MaskedAnswers, WorstRecovery and 9 more differ or"
+    assert any(str(each.message).startswith(text) for each in said) == (suite is None)
+
+
+def test_an_attack_of_a_suite_at_other_settings_is_not_that_of_the_suite() -> None:
+    listed = read_config("attack/quick")["trainer"]["callbacks"]
+    own = [{"class_path": "lit_unlearn.attacks.Relearn", "init_args": {"learning_rates": [1e-9]}}]
+    assert "Relearn" in lacks_of_suite("quick 2", own)
+    assert len(lacks_of_suite("quick 2", own)) == len(listed)
+    assert lacks_of_suite("of somebody else", own) == []

@@ -1,8 +1,10 @@
 """Bad input: one line on stderr that names it and says what is allowed, status 2, and nothing new on disk."""
 
 import errno
+import importlib
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -227,8 +229,32 @@ PARSED = [
         says=("data.source is missing: give --data.source ", "Digits"),
         id="no source",
     ),
-    inline("fitt", says=("'fitt'", "'fit'", "'validate'", "'test'"), id="subcommand"),
-    inline("predict", says=("'predict'", "'fit'"), id="predict"),
+    inline("fitt", says=("unknown command 'fitt'; did you mean 'fit'", "benchmark", "validate"), id="subcommand"),
+    inline("benchmrk", says=("unknown command 'benchmrk'; did you mean 'benchmark'",), id="command of ours"),
+    inline("predict", says=("'predict'", "fit, report"), id="predict"),
+    inline(
+        *(*FIT, "--trainer.accumulate_grad_batches=0"),
+        says=("trainer.accumulate_grad_batches is 0, but must be at least 1",),
+        id="accumulated batches",
+    ),
+    inline(*FIT, "--trainer.gradient_clip_val=-1", says=("trainer.gradient_clip_val is -1",), id="clipping"),
+    inline(*FIT, "--data.forget", "7", says=("data.forget: '7'", "such as {classes: [cat]}"), id="a class as rule"),
+    inline(*FIT, "--data.forget", "[1, 2]", says=("data.forget: '[1, 2]'", "{classes: [cat]}"), id="a list as rule"),
+    inline("benchmark", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output"),
+    inline("tune", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output of tune"),
+    inline("report", says=("rows", "missing"), id="report of nothing"),
+    inline("report", "x", "--margins", "3", says=("margins: '3'",), id="margins"),
+    inline("benchmark", "--grid.bases", "{}", "--output", "o", says=("grid.bases is empty",), id="no bases"),
+    inline(
+        *("benchmark", "--grid.bases", "{class: base/digits_class}", "--grid.skip", "{clas: [opc]}", "--output", "o"),
+        says=("scenario of grid.skip 'clas'; did you mean 'class'?",),
+        id="skipped scenario",
+    ),
+    inline(
+        *("benchmark", "--grid.bases", "{class: base/digits_class}", "--grid.skip", "{class: [opcc]}", "--output", "o"),
+        says=("grid.skip.class 'opcc'; did you mean 'opc'",),
+        id="skipped experiment",
+    ),
     inline(says=("subcommand", "{fit,validate,test}"), id="no subcommand"),
     inline("fit", "--config", "nope.yaml", says=("config", "nope.yaml"), id="config file"),
     inline("fit", "--config=quikstart", says=("config", "'quikstart'", "'quickstart'"), id="config name"),
@@ -330,6 +356,7 @@ MADE = [
         *FIT, "--trainer.callbacks+=HeadRecovery", "--trainer.callbacks.ridge=-1", says=("ridge is -1",), id="ridge"
     ),
     inline(*FIT, "--trainer.max_epochs=-5", says=("max_epochs", "-5"), id="epochs"),
+    inline(*FIT, "--data.split_seed=-1", says=("split_seed is -1, but must lie in 0 to 4294967295",), id="split seed"),
     inline(*FIT, "--trainer.devices=0", says=("devices='0'",), id="devices"),
 ]
 
@@ -417,6 +444,76 @@ def test_a_monitor_that_turns_out_not_to_be_there(tmp_path: Path) -> None:
 
 def test_a_monitor_that_is_there(tmp_path: Path) -> None:
     assert lit_unlearn(tmp_path, *BARE, *STOP, "val/forget_acc").status == 0
+
+
+OWN = """
+from lit_unlearn.attacks import Attack, AttackResult
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.methods import FineTune
+
+
+class Refuses(FineTune):
+    def __init__(self, backbone: Backbone, weights: str | None = None, k: int = 2) -> None:
+        super().__init__(backbone, weights)
+        raise ValueError(f"k is {k}")
+
+
+class NoWeights(FineTune):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+
+
+class Bare(Attack):
+    family = "recovery"
+
+
+class NoFamily(Attack):
+    def __init__(self) -> None:
+        super().__init__("own")
+
+    def evaluate(self, target):
+        return AttackResult({})
+
+
+class NoName(NoFamily):
+    family = "recovery"
+
+    def __init__(self) -> None:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--model", "own_broken.A"), "model: own_broken.py, line 1: "),
+        (("--model", "own_raises.A"), "model: own_raises cannot be imported: RuntimeError: my own trouble"),
+        (("--model", "own_lacks.A"), "model: own_lacks cannot be imported: No module named 'no_such_thing'"),
+        (("--model", "own_classes.Refuses"), "own_classes.Refuses cannot be made: ValueError: k is 2"),
+        (("--model", "own_classes.NoWeights"), "own_classes.NoWeights takes no weights: give its __init__ an"),
+        (("--trainer.callbacks", "[own_classes.Bare]"), "trainer.callbacks: own_classes.Bare has no evaluate"),
+        (("--trainer.callbacks", "[own_classes.NoFamily]"), "NoFamily has no family: set one"),
+        (("--trainer.callbacks", "[own_classes.NoName]"), "NoName has no name: call super().__init__(name)"),
+    ],
+)
+def test_a_mistake_in_a_file_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], says: str
+) -> None:
+    texts = {
+        "broken": "def broken(:",
+        "raises": "raise RuntimeError('my own trouble')",
+        "lacks": "import no_such_thing",
+    }
+    for name, text in {**texts, "classes": OWN}.items():
+        (tmp_path / f"own_{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    base = ("fit", "--config", "base/digits_class", "--evaluation.retrain=null", "--trainer.max_epochs=1")
+    method = () if args[0] == "--model" else ("--config", "model/finetune")
+    outcome = lit_unlearn(tmp_path, *base, *method, *args)
+    sys.modules.pop("own_classes", None)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert says in outcome.err
 
 
 def test_two_attacks_of_one_name(refuse: Refuse) -> None:

@@ -95,6 +95,29 @@ def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Pat
     ends_alike(tmp_path)
 
 
+def test_a_run_that_is_over_keeps_epochs_and_flags_when_it_is_asked_to_go_on(tmp_path: Path) -> None:
+    words = (*experiment("finetune"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
+    words += ("--model.optimizer.lr=1e-9",)
+    rows = []
+    for more in ((), ("--ckpt_path=last",)):
+        assert launched(tmp_path, "here", *words, *more) == 0
+        newest = max((tmp_path / "here").rglob("results.json"), key=lambda path: path.stat().st_mtime_ns)
+        rows.append(read_rows(newest)[-1])
+    assert rows[0].epochs == rows[1].epochs == 1
+    assert rows[0].flags.keys() == rows[1].flags.keys() == {"small change"}
+    assert rows[0].method == rows[1].method == "FineTune"
+
+
+def test_a_run_that_diverged_is_not_gone_on_with(tmp_path: Path) -> None:
+    words = ("fit", *experiment("finetune"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=2")
+    first, again = (
+        lit_unlearn(tmp_path, *words, "--model.optimizer.lr=1e30", *more) for more in ((), ("--ckpt_path=last",))
+    )
+    assert (first.status, again.status) == (1, 2)
+    assert "diverged (" in again.err
+    assert "start again, with a smaller learning rate" in again.err
+
+
 def test_last_is_the_newest_run_of_the_method_and_of_its_own_folder(tmp_path: Path) -> None:
     words = (*experiment("finetune"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
     assert launched(tmp_path, "here", *words) == 0

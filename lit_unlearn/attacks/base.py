@@ -38,8 +38,17 @@ class Attack(Callback, ABC):
 
     @property
     def title(self) -> str:
-        """Family and name, the prefix of every number."""
-        return f"{self.family}/{self.name}"
+        """Family and name, the prefix of every number.
+
+        Raises:
+            UsageError: if a subclass has set no family, or has not called ``super().__init__``.
+        """
+        kind, family = type(self).__name__, getattr(self, "family", None)
+        if not isinstance(family, str):
+            raise UsageError(f"{kind} has no family: set one, such as family = 'recovery'")
+        if not isinstance(getattr(self, "name", None), str):
+            raise UsageError(f"{kind} has no name: call super().__init__(name) in its __init__")
+        return f"{family}/{self.name}"
 
     @property
     def state_key(self) -> str:

@@ -26,8 +26,8 @@ from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
-from lit_unlearn.errors import UsageError, check_at_least
-from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesResults
+from lit_unlearn.errors import UsageError, check_at_least, first_line
+from lit_unlearn.results import AttackResult, Driver, Flag, Measurement, Results, Subject, TakesResults
 
 TITLE = "evaluate"
 """The title of what is measured without an attack, beside those of the attacks."""
@@ -184,7 +184,7 @@ class Evaluation(Driver):
         with isolated(module.device):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             found = list(random_answers(target.model.backbone, data, module.device))
-        found += after_run(trainer, module) if trainer.state.fn == "fit" else ()
+        found += after_run(trainer, module) if module.is_trained_here else ()
         for flag in found:
             rank_zero_warn(flag.text)
         return found
@@ -250,7 +250,7 @@ class Evaluation(Driver):
         """The reference models that this run has; Original is none where it is the model that is audited itself."""
         if not self.reference_models:
             return []
-        audits_original = trainer.state.fn != "fit" and module.is_original()
+        audits_original = not module.is_trained_here and module.is_original()
         subjects: list[Subject] = ["retrain"] if audits_original else ["original", "retrain"]
         return [subject for subject in subjects if subject in targets]
 
@@ -283,7 +283,7 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     started = time.perf_counter()
     with isolated(target.device):
         result = attack.evaluate(target)
-    numbers = {f"{attack.title}/{name}": float(value) for name, value in result.numbers.items()}
+    numbers = {f"{attack.title}/{name}": value for name, value in _numbers(attack, result).items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     found.attacks.update(finite)
     found.notes.update({f"{attack.title}/{name}": text for name, text in result.notes.items()})
@@ -291,6 +291,21 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     if undefined := [name for name in numbers if name not in finite]:
         found.skipped[attack.title] = f"undefined: {', '.join(undefined)}"
     found.seconds[attack.title] = time.perf_counter() - started
+
+
+def _numbers(attack: Attack, result: object) -> dict[str, float]:
+    """What an attack, which may be of the user's own, has measured.
+
+    Raises:
+        UsageError: if it is not what an attack has to return.
+    """
+    kind = type(attack).__name__
+    if not isinstance(result, AttackResult):
+        raise UsageError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
+    try:
+        return {name: float(value) for name, value in result.numbers.items()}
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
 
 
 def _overflow(trainer: Trainer, target: Target) -> str | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import Measurement
@@ -70,13 +71,21 @@ def load_retrains(given: Sequence[Any], module: Any, data: Any) -> list[LoadedRe
     """The Retrains of a run, which must be different ones; each is given as for :func:`load_retrain`.
 
     Raises:
-        UsageError: as :func:`load_retrain`, or if two of them have the same weights.
+        UsageError: as :func:`load_retrain`, or if two of them have the same weights, or one has those of the original
+            or of a model that is to be measured.
     """
     found = [load_retrain(each, module, data) for each in given]
-    known = [each.source.get("sha256") for each in found]
-    for each in found:
-        if each.source.get("sha256") and known.count(each.source["sha256"]) > 1:
-            raise UsageError(f"retrain {each.source['source']!r} is given twice: name Retrains of different seeds")
+    known = [tensors_sha256(each.backbone.state_dict()) for each in found]
+    original, own = module.original_copy(), tensors_sha256(module.unwrapped_backbone().state_dict())
+    before = None if original is None else tensors_sha256(original.state_dict())
+    for each, weights in zip(found, known, strict=True):
+        name = repr(each.source["source"])
+        if known.count(weights) > 1:
+            raise UsageError(f"retrain {name} is given twice: name Retrains of different seeds")
+        if weights == before:
+            raise UsageError(f"retrain {name} has the weights of the original, which has seen the forget set")
+        if weights == own:
+            raise UsageError(f"retrain {name} has the weights of the model that is to be measured: name another one")
     return found
 
 

@@ -115,6 +115,8 @@ def report(args: Sequence[str]) -> None:
     settings = parser.instantiate(parser.parse_args(list(args)))
     damaged: list[str] = []
     found = read_all([Path(name) for name in settings.rows], damaged)
+    if not found and not damaged:
+        raise UsageError(f"{', '.join(settings.rows)}: there is no row to report")
     summaries = summarise([row for row, _ in found], margins=settings.margins)
     print_tables(summaries)
     if settings.csv is not None:
@@ -170,7 +172,8 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
 
 
 def _report_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="lit-unlearn report", description="Mean and deviation over seeds, as a table.")
+    words = "Mean and deviation over seeds, as a table."
+    parser = ArgumentParser(prog="lit-unlearn report", description=words, exit_on_error=False)
     parser.add_argument(
         "rows",
         type=str,
@@ -206,7 +209,7 @@ def _parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="A file, or the name of a shipped config.")
     parser.add_argument("--grid", type=Grid)
     parser.add_argument("--launcher", type=Launcher, default=Launcher())
-    parser.add_argument("--output", type=str, help="Folder of everything that the command writes.")
+    parser.add_argument("--output", type=str, required=True, help="Folder of everything that the command writes.")
     return parser
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, SPLITS, Row, read_rows, write_rows
 from lit_unlearn.reports.wording import as_json
 
@@ -99,8 +100,18 @@ def _identity(row: Row) -> tuple[str, ...]:
 
 
 def kept_rows(root: Path) -> list[Row]:
-    """The rows gathered so far in the benchmark's own folder; packed ones count where no others are there."""
-    return next((read_rows(root / name) for name in (ROWS, PACKED) if (root / name).exists()), [])
+    """The rows gathered so far in the benchmark's own folder; packed ones count where no others are there.
+
+    Raises:
+        UsageError: if they cannot be read, or are of no benchmark.
+    """
+    for path in (root / name for name in (ROWS, PACKED)):
+        if path.exists():
+            rows = read_rows(path)
+            if any(not isinstance(row.benchmark.get("key"), str) for row in rows):
+                raise UsageError(f"{path}: holds rows that are of no benchmark: give another --output")
+            return rows
+    return []
 
 
 def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:

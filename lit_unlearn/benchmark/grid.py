@@ -165,10 +165,15 @@ def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
     Raises:
         UsageError: naming a scenario or method that is not there.
     """
+    if not grid.bases:
+        raise UsageError("grid.bases is empty: name a config for each scenario, such as {class: base/digits_class}")
     scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
     chosen("scenario of grid.scenario_overrides", list(grid.scenario_overrides), list(grid.bases))
     found = {scenario: experiments.names(scenario) for scenario in scenarios}
     wanted = chosen("method", grid.methods, sorted({name for names in found.values() for name in names}))
+    chosen("scenario of grid.skip", list(grid.skip), list(grid.bases))
+    for scenario, names in grid.skip.items():
+        chosen(f"experiment of grid.skip.{scenario}", list(names), experiments.names(scenario))
     skipped = {scenario: grid.skip.get(scenario, ()) for scenario in scenarios}
     return {
         scenario: [name for name in wanted if name in names and name not in skipped[scenario]]

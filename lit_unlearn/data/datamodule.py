@@ -24,7 +24,7 @@ from lit_unlearn.data.splits import (
     make_split,
 )
 from lit_unlearn.data.transforms import Transforms
-from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, check_seed, unknown
 from lit_unlearn.seed import run_seed
 
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
@@ -87,6 +87,9 @@ class UnlearnDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
+        check_seed("split_seed", split_seed)
+        if not hasattr(source, "load"):
+            raise UsageError(f"source is {source!r}, but must be a source of images, such as ImageFolder('images')")
         if workers is not None:
             check_at_least("workers", workers, 0)
         if augment is not None and transforms is not None:
@@ -95,6 +98,8 @@ class UnlearnDataModule(LightningDataModule):
             if value is not None:
                 check_fraction(name, value)
         specs = [*(forgotten_before or ()), *([] if forget is None else [forget])]
+        if strange := [spec for spec in specs if not isinstance(spec, ForgetSpec)]:
+            raise UsageError(f"forget is {strange[0]!r}, but must be a ForgetSpec, such as ForgetSpec(classes=['cat'])")
         renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
         for name, value in renumbering.items() if any(spec.index_file is not None for spec in specs) else ():
             if value is not None:

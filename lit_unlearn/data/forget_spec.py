@@ -20,11 +20,26 @@ class ForgetSpec:
         classes: class indices or class names. A text is a name, or an index where no class is called so.
         fraction: share of the training set drawn at random, or, together with ``classes``, of those classes.
         index_file: text file with one training index or one image name per line; ``#`` starts a comment.
+
+    Raises:
+        UsageError: for values of another type.
     """
 
     classes: list[str | int] | None = None
     fraction: float | None = None
     index_file: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Checks types, which a call from Python may get wrong: a text would be read as its letters."""
+        listed = self.classes is None or isinstance(self.classes, list | tuple)
+        if not listed or any(isinstance(each, bool) or not isinstance(each, str | int) for each in self.classes or ()):
+            raise UsageError(
+                f"forget: classes is {self.classes!r}, but must be a list of names or indices, such as ['cat', 3]"
+            )
+        if isinstance(self.fraction, bool) or not isinstance(self.fraction, float | int | None):
+            raise UsageError(f"forget: fraction is {self.fraction!r}, but must be a number")
+        if not isinstance(self.index_file, str | Path | None):
+            raise UsageError(f"forget: index_file is {self.index_file!r}, but must be a file")
 
 
 def spec_of(rule: str | Mapping[str, Any]) -> ForgetSpec:
@@ -210,4 +225,6 @@ def _index_of(text: str, where: str, count: int, positions: Mapping[str, int]) -
         return int(text)
     if positions:
         raise UsageError(f"{where}: {unknown('training image', text, positions)}")
-    raise UsageError(f"{where}: {text!r} is not a number (this data has no image names, allowed: 0 to {count - 1})")
+    raise UsageError(
+        f"{where}: {text!r} is no index of a training image (allowed: 0 to {count - 1}; this data has no image names)"
+    )

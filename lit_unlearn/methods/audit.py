@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
+from lit_unlearn.backbones.gate import without_gate
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
@@ -24,11 +25,11 @@ class Audit(UnlearnModule):
     Args:
         backbone: the network, as constructed, in the shape of both models.
         weights: of the model to audit: a file, or a name in the manifest. None audits the backbone as it is.
-        original: weights of the model before it forgot, or from Python a backbone; None where the auditor does not have
-            it.
+        original: weights of the model before it forgot, or from Python a backbone of the same shape; None where the
+            auditor does not have it.
 
     Raises:
-        UsageError: if weights cannot be read or do not fit the backbone.
+        UsageError: if weights cannot be read or do not fit the backbone, or the original is of another kind or shape.
     """
 
     order = "retain"
@@ -37,12 +38,20 @@ class Audit(UnlearnModule):
     def __init__(
         self, backbone: Backbone, weights: str | Path | None = None, original: str | Path | Network | None = None
     ) -> None:
+        if not isinstance(original, str | Path | Backbone | None):
+            raise UsageError(f"original is a {type(original).__name__}, but must be a network, or a file of weights")
         before = copy.deepcopy(original if isinstance(original, Backbone) else backbone)
         loaded = load_weights(backbone, weights) if weights not in (None, FRESH) else None
         super().__init__(backbone)
         self.loaded = loaded
         if isinstance(original, str | Path):
             load_weights(before, original)
+        shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (without_gate(backbone), before)]
+        if isinstance(original, Backbone) and shapes[0] != shapes[1]:
+            raise UsageError(
+                f"original is a {type(original).__name__} with other weights than the audited {type(backbone).__name__}"
+                ": give the network before unlearning"
+            )
         self.set_original(before if original is not None else None)
         self.hparams.update({"weights": _name(weights), "original": _name(original)})
 

@@ -63,6 +63,8 @@ class UnlearnModule(BackboneModule):
         seconds: seconds of unlearning so far; evaluation in between does not count.
         images_seen: images in the batches of training so far, over all devices, each as often as it came.
         split_of_checkpoint: the hash of the split that the loaded checkpoint was made on, or None.
+        trained_before: whether the run is one of ``fit`` that was resumed after its last epoch, so that nothing is left
+            but to measure.
     """
 
     order: ClassVar[str]
@@ -93,6 +95,12 @@ class UnlearnModule(BackboneModule):
         self.seconds = 0.0
         self.images_seen = 0
         self.split_of_checkpoint: str | None = None
+        self.trained_before = False
+
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether the run that measures the model is the one that trains it."""
+        return self.trainer.state.fn == "fit" or self.trained_before
 
     def order_in(self, epoch: int) -> str:
         """The batch order of one epoch; a method whose order depends on the epoch overrides this."""
@@ -191,8 +199,9 @@ class UnlearnModule(BackboneModule):
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
         kept = {n: value for n, value in checkpoint["state_dict"].items() if n.partition(".")[0] not in left_out}
         checkpoint["state_dict"] = {n: value.contiguous() for n, value in kept.items()}
-        cost = {"seconds": self.seconds, "images_seen": self.images_seen}
+        cost = {"seconds": self.seconds, "images_seen": self.images_seen, "finished": self.finished}
         made = {**self.provenance(), **cost, "memory_format": memory_format_of(self.backbone)}
+        made |= {"diverged": self.diverged} if self.diverged else {}
         checkpoint["lit_unlearn"] = made | ({"state": own} if (own := self.saved_state()) else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -200,6 +209,7 @@ class UnlearnModule(BackboneModule):
         made = checkpoint.get("lit_unlearn", {})
         self.split_of_checkpoint = made.get("split") if self.needs_forget else None
         self.seconds, self.images_seen = made.get("seconds", 0.0), made.get("images_seen", 0)
+        self.finished = made.get("finished", False)
         if self.memory_format == "auto":
             set_memory_format(self, made.get("memory_format", "contiguous"))
         self.load_saved_state(made.get("state", {}))

@@ -88,7 +88,7 @@ def broken_by_relearning(models: Sequence[Row], retrains: Sequence[Row]) -> dict
     for name in sorted({name for row in models for name in row.attacks}):
         if name.startswith("relearn/") and name.endswith(suffix):
             own, theirs = (_lost(rows, name) for rows in (models, retrains))
-            if own is not None and theirs is not None and own > theirs + BROKEN:
+            if own is not None and theirs is not None and own > max(theirs, 0.0) + BROKEN:
                 found[name.removesuffix(suffix)] = own, theirs
     return found
 

@@ -217,7 +217,7 @@ class Report(Callback):
         if module.seconds > 0:
             fields["seconds"] = {"unlearn": module.seconds, **own.seconds}
         fields["images_seen"] = module.images_seen or None
-        if trainer.state.fn != "fit" and module.is_original():
+        if not module.is_trained_here and module.is_original():
             described["method"] = ORIGINAL
         yield (
             own,
@@ -227,7 +227,7 @@ class Report(Callback):
                 curves={
                     name: [[epoch, points[epoch]] for epoch in sorted(points)] for name, points in self._curves.items()
                 },
-                epochs=trainer.current_epoch if trainer.state.fn == "fit" else None,
+                epochs=trainer.current_epoch if module.is_trained_here else None,
                 **described,
                 **common,
                 warnings=results.warnings,

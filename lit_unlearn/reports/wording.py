@@ -1,6 +1,6 @@
 """A verdict in words: a title, a headline with its numbers, and remarks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lit_unlearn.reports.comparisons import Comparison
@@ -117,8 +117,12 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
 
 def flag_lines(row: Row, verdict: Verdict | None) -> list[str]:
     """A sentence for each sign that the evaluation of a row cannot be trusted."""
-    flags = {**row.flags, **(verdict.flags if verdict is not None else {})}
-    return [f"Flag, {name}: {text}." for name, text in flags.items()]
+    return flag_sentences({**row.flags, **(verdict.flags if verdict is not None else {})})
+
+
+def flag_sentences(flags: Mapping[str, str]) -> list[str]:
+    """A sentence for each flag, by its name."""
+    return [f"Flag, {name}: {text}{'' if text.endswith('?') else '.'}" for name, text in flags.items()]
 
 
 def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
@@ -127,11 +131,11 @@ def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
 
 
 def _lost(verdict: Verdict) -> str:
-    """``1.2 points below Original and 0.3 points above Retrain``."""
+    """``1.2 points below Original's and 0.3 points above Retrain's``."""
     texts = []
     for name, lost in verdict.lost.items():
         points = f"{100 * abs(lost):.1f}"
-        texts.append(f"that of {name}" if points == "0.0" else f"{points} points {_side(lost)} {name}")
+        texts.append(f"equal to {name}'s" if points == "0.0" else f"{points} points {_side(lost)} {name}'s")
     return " and ".join(texts)
 
 

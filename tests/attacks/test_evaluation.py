@@ -74,6 +74,11 @@ def test_the_same_retrain_twice_is_one_line(make_backbone, make_data, fit, retra
     files = [str(retrained[1])] * 2
     with pytest.raises(UsageError, match="is given twice"):
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=files))
+    nets = [make_backbone(seed=5), make_backbone(seed=5)]
+    with pytest.raises(UsageError, match="'a network given from Python' is given twice"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=nets))
+    with pytest.raises(UsageError, match="has the weights of the original, which has seen the forget set"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone()))
     with pytest.raises(UsageError, match=r"evaluation\.retrains is 0"):
         Evaluation(retrains=0)
 
