@@ -158,8 +158,6 @@ def _attacked(run: Path) -> tuple[list[Row], dict[str, Any]]:
     rows, config = read_rows(run / RESULTS), yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
     if rows[-1].status != "ok" or not rows[-1].attacks:
         raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
-    if not rows[-1].versions.get("suite"):
-        raise UsageError(f"{run}: its attacks are those of no suite: run it with --config attack/quick as it is")
     if (change := _change(rows[-1])) not in (None, CHANGE):
         raise UsageError(f"{run}: the method changes the architecture ({change}), which a submission cannot hold")
     return rows, config

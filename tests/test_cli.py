@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 import tomllib
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -732,13 +732,14 @@ def test_a_row_names_a_suite_only_where_it_has_all_of_its_attacks(
     tmp_path: Path, changes: tuple[str, ...], suite: str | None
 ) -> None:
     words = (*SMALL, "--evaluation.retrain=null", "--evaluation.reference_models=false", "--config", "attack/quick")
-    with warnings.catch_warnings(record=True) as said:
+    said: list[str] = []
+    with patch("lit_unlearn.run_command.rank_zero_warn", said.append):
         outcome = lit_unlearn(tmp_path, "fit", *words, *changes)
     assert outcome.status == 0, outcome.err
     (path,) = tmp_path.rglob("results.json")
     assert read_rows(path)[-1].versions.get("suite") == suite
     text = "these are not the attacks of quick 2 (FeatureMapping, MaskedAnswers, WorstRecovery and 9 more differ or"
-    assert any(str(each.message).startswith(text) for each in said) == (suite is None)
+    assert [line.startswith(text) for line in said] == ([True] if suite is None else [])
 
 
 def test_an_attack_of_a_suite_at_other_settings_is_not_that_of_the_suite() -> None:

@@ -430,6 +430,25 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--suite", "nothing"), "attack/nothing"),
+        (("--seed", "-1"), "seed is -1, but must lie in 0 to 4294967295"),
+        (("--to", "afile"), "to is afile, but afile is a file, and not a folder"),
+        (("--to", "afile/board"), "to is afile/board, but afile is a file, and not a folder"),
+    ],
+)
+def test_what_verify_cannot_do_is_said_before_it_attacks(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "afile").touch()
+    monkeypatch.setattr("lit_unlearn.verification.measured", lambda *_: pytest.fail("it attacks"))
+    outcome = lit_unlearn(tmp_path, "verify", str(bundle), *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert message in outcome.err
+
+
 def test_a_run_that_cannot_be_submitted_says_why(run: Path, tmp_path: Path) -> None:
     for folder, words, message in (
         (tmp_path, (), "no run: there is no results.json"),

@@ -15,7 +15,7 @@ from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_runs
 from lit_unlearn.benchmark.gathering import collect, finished
 from lit_unlearn.benchmark.reading import read_all
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports import read_rows, write_rows
+from lit_unlearn.reports import Row, read_rows, write_rows
 
 
 def go(runs, root, workers=2):
@@ -167,6 +167,14 @@ def test_a_broken_rows_file_is_told_and_left_alone(experiments, tmp_path):
     with pytest.raises(UsageError, match=r"rows\.json: not JSON"):
         go(runs, tmp_path)
     assert (tmp_path / "rows.json").read_text() == "{"
+
+
+def test_rows_of_no_benchmark_are_told_and_left_alone(experiments, tmp_path):
+    write_rows(tmp_path / "rows.json", [Row("OPC", "ok", benchmark={})])
+    before = (tmp_path / "rows.json").read_bytes()
+    with pytest.raises(UsageError, match=r"rows\.json: holds rows that are of no benchmark: give another --output"):
+        go(make_runs(Grid(**experiments(("class",), opc={}))), tmp_path)
+    assert (tmp_path / "rows.json").read_bytes() == before
 
 
 def test_packed_rows_are_finished_too(experiments, tmp_path):

@@ -148,6 +148,13 @@ def test_a_folder_without_results_is_one_line(tmp_path):
         report([str(tmp_path / "nowhere")])
 
 
+def test_a_file_without_a_row_is_one_line(tmp_path):
+    write_rows(tmp_path / "rows.json", [])
+    with pytest.raises(UsageError, match="there is no row to report"):
+        report([str(tmp_path / "rows.json"), "--html", str(tmp_path / "page.html")])
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_two_retrains_that_tie_in_accuracy_are_two(tmp_path):
     for seed, weights in ((0, "one"), (1, "other")):
         path = run(tmp_path / f"OPC/version_{seed}", "OPC", seed=seed) / RESULTS

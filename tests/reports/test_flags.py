@@ -74,6 +74,7 @@ def test_relearning_that_breaks_the_network_is_named(
     assert found["broken by relearning"].startswith("relearn/few ends 20 points lower on retained test images")
     assert "on Retrain 5: " in found["broken by relearning"]
     assert flagged({name: lost - 0.14}, {name: kept - 0.05}) == {}
+    assert flagged({name: lost}, {name: kept + 0.3}) == {}, "where Retrain gains, the model has lost nothing"
     assert flagged({name: lost - 0.2}) == {}, "without Retrain's there is nothing to compare with"
 
 
