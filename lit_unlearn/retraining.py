@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.backbones import save_weights
+from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
@@ -73,6 +74,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
         with locked(path.parent):
             if path.exists():
+                _check_readable(path)
                 rank_zero_info(f"Retrain found: {path}")
             else:
                 rank_zero_info(f"Retrain is trained first: {path}")
@@ -84,6 +86,14 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
                 save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
     return path
+
+
+def _check_readable(path: Path) -> None:
+    """That a Retrain that was kept can be read, or what to do."""
+    try:
+        read_state(path)
+    except UsageError as error:
+        raise UsageError(f"{error}: delete the folder {path.parent}, and it is trained again") from error
 
 
 def _settings(config: str, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -539,6 +539,16 @@ def test_a_retrain_whose_training_is_interrupted_is_not_kept(
     assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
 
 
+def test_a_retrain_that_is_damaged_can_be_made_again(tmp_path: Path, retrain_config: Path) -> None:
+    words = (*SMALL, "--evaluation.retrain", str(retrain_config))
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    (path,) = tmp_path.rglob("retrain.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    outcome = lit_unlearn(tmp_path, "fit", *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"delete the folder {path.parent.relative_to(tmp_path)}, and it is trained again" in outcome.err
+
+
 def test_a_retrain_that_diverges_is_not_kept(tmp_path: Path, retrain_config: Path) -> None:
     retrain_config.write_text(RETRAIN.replace("lr: 0.05", "lr: 1.0e+20"))
     outcome = lit_unlearn(tmp_path, "fit", *SMALL, "--evaluation.retrain", retrain_config)

@@ -127,6 +127,12 @@ def test_the_bomb_goes_off_where_it_is_not_refused(
     assert (tmp_path / "ran").exists()
 
 
+def test_a_text_in_place_of_a_checkpoint_is_no_code(refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("corrupt.\n")
+    line = refuse(*VALIDATE, "--ckpt_path", tmp_path / "text.ckpt", says=("refused: it is no file of plain weights",))
+    assert "holds" not in line
+
+
 def test_weights_that_are_not_finite(refuse: Refuse, bad_weights: Callable[[str], Path]) -> None:
     refuse(*BARE, "--model.weights", bad_weights("nan"), says=("nan.pt", "head.bias", "not finite"))
 
@@ -356,6 +362,11 @@ MADE = [
         *FIT, "--trainer.callbacks+=HeadRecovery", "--trainer.callbacks.ridge=-1", says=("ridge is -1",), id="ridge"
     ),
     inline(*FIT, "--trainer.max_epochs=-5", says=("max_epochs", "-5"), id="epochs"),
+    inline(
+        *(*FIT, "--data.val_from_train=0.999"),
+        says=("val_from_train 0.999 holds out all 1011 retained images",),
+        id="all held out",
+    ),
     inline(*FIT, "--data.split_seed=-1", says=("split_seed is -1, but must lie in 0 to 4294967295",), id="split seed"),
     inline(*FIT, "--trainer.devices=0", says=("devices='0'",), id="devices"),
 ]

@@ -210,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
     except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        found = re.search(r"GLOBAL ([A-Za-z_]\w*(?:\.\w+)+)", str(error))
         what = f"it holds {found[1]}, and not only plain values" if found else "it is no file of plain weights"
         raise UsageError(f"{path}: refused: {what}; reading it could run code") from error
     except UsageError:

@@ -107,7 +107,10 @@ def kept_rows(root: Path) -> list[Row]:
     """
     for path in (root / name for name in (ROWS, PACKED)):
         if path.exists():
-            rows = read_rows(path)
+            try:
+                rows = read_rows(path)
+            except UsageError as error:
+                raise UsageError(f"{error}; without this file the same command gathers the rows again") from error
             if any(not isinstance(row.benchmark.get("key"), str) for row in rows):
                 raise UsageError(f"{path}: holds rows that are of no benchmark: give another --output")
             return rows

@@ -103,6 +103,10 @@ class Images:
         validation = torch.cat(held).sort().values
         if not len(validation):
             raise UsageError(f"val_from_train {share} of {len(retained)} retained images is none of any class")
+        if len(validation) == len(retained):
+            raise UsageError(
+                f"val_from_train {share} holds out all {len(retained)} retained images: none is left to train"
+            )
         return retained[~torch.isin(retained, validation)], validation
 
     def warnings(self, spec: ForgetSpec | None, forget: Tensor) -> Iterator[str]:
