@@ -149,11 +149,13 @@ def test_a_row_may_stand_beside_other_retrains_under_a_seed_that_its_authors_did
     bundle: Path, tmp_path: Path
 ) -> None:
     def kind(_: dict[str, Any], contents: Contents) -> None:
-        """The model stands beside itself, so that nothing is found beyond Retrain."""
-        for name in ("retrain_0.safetensors", "retrain_1.safetensors"):
+        """The model stands beside itself, hardly changed, so that nothing is found beyond Retrain."""
+        for number, name in enumerate(("retrain_0.safetensors", "retrain_1.safetensors"), start=1):
             length = int.from_bytes(contents[name][:8], "little")
             said = json.loads(contents[name][8 : 8 + length])["__metadata__"]
-            contents[name] = save(load(contents[ORIGINAL]), said)
+            state = load(contents[ORIGINAL])
+            state["head.bias"] += number * 1e-4
+            contents[name] = save(state, said)
         weights(contents, MODEL, lambda state: state.update(load(contents[ORIGINAL])))
         weights(contents, MODEL, lambda state: state["head.bias"].add_(1e-3))
 

@@ -199,9 +199,9 @@ class UnlearnModule(BackboneModule):
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
         kept = {n: value for n, value in checkpoint["state_dict"].items() if n.partition(".")[0] not in left_out}
         checkpoint["state_dict"] = {n: value.contiguous() for n, value in kept.items()}
-        cost = {"seconds": self.seconds, "images_seen": self.images_seen, "finished": self.finished}
+        cost = {"seconds": self.seconds, "images_seen": self.images_seen}
         made = {**self.provenance(), **cost, "memory_format": memory_format_of(self.backbone)}
-        made |= {"diverged": self.diverged} if self.diverged else {}
+        made |= {name: value for name in ("diverged", "finished") if (value := getattr(self, name))}
         checkpoint["lit_unlearn"] = made | ({"state": own} if (own := self.saved_state()) else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ def test_a_class_without_training_images_is_refused() -> None:
         ("1\n2\n1\n", "line 3 .*'1' was already named in line 1"),
         ("40\n", "line 1 .*index 40 is out of range .*0 to 39"),
         ("-1\n", "index -1 is out of range"),
-        ("1\n1.5\n", "line 2 .*'1.5' is not a number"),
+        ("1\n1.5\n", "line 2 .*'1.5' is no index of a training image"),
         ("# nothing\n", "selects none"),
         ("\n".join(map(str, range(40))), "selects all 40"),
     ],

@@ -38,7 +38,8 @@ def flagged(original: Row, retrain: Row, shallow: Row) -> Callable[..., dict[str
         judged = judge(rows[-1], rows)
         assert judged.as_json("").get("flags", {}) == judged.flags
         lines = [line for line in verdict_lines(rows) if "Flag, " in line]
-        assert [line.partition("Flag, ")[2] for line in lines] == [f"{n}: {t}." for n, t in judged.flags.items()]
+        said = [f"{n}: {t}{'' if t.endswith('?') else '.'}" for n, t in judged.flags.items()]
+        assert [line.partition("Flag, ")[2] for line in lines] == said
         return dict(judged.flags)
 
     return found

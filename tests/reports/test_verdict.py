@@ -335,7 +335,7 @@ def test_utility_is_beside_the_better_of_original_and_retrain(test, utility):
     better = [replace(each, metrics=each.metrics | {"test_retain_acc": 0.96}) for each in retrains()]
     lost = verdict(model("GA", test=0.92), better)
     assert lost.utility == "reduced", "four points below Retrain"
-    assert "1.0 points below Original and 4.0 points below Retrain" in " ".join(remarks(row, lost))
+    assert "1.0 points below Original's and 4.0 points below Retrain's" in " ".join(remarks(row, lost))
 
 
 def test_rows_of_one_model_attacked_with_several_seeds_are_one_model():
