@@ -28,6 +28,8 @@ _DEPTH = 3
 def read_all(places: Sequence[Path], damaged: list[str]) -> list[Found]:
     """The rows of benchmarks and runs, in the order given; those of single runs come last.
 
+    A row of a benchmark counts once, however many copies of it there are.
+
     Args:
         places: files of rows, folders of benchmarks, and folders of one or several runs.
         damaged: takes a line for each row that cannot be read.
@@ -37,9 +39,12 @@ def read_all(places: Sequence[Path], damaged: list[str]) -> list[Found]:
     """
     found: list[Found] = []
     single: list[_Measured] = []
+    known = set[tuple[object, str]]()
     for file in dict.fromkeys(file for place in places for file in _files(place)):
         rows = read_rows(file, damaged)
-        found += of_benchmark(file.parent, [row for row in rows if row.benchmark])
+        gathered = [row for row in rows if row.benchmark and (row.benchmark.get("key"), row.method) not in known]
+        known.update((row.benchmark.get("key"), row.method) for row in gathered)
+        found += of_benchmark(file.parent, gathered)
         alone = [row for row in rows if not row.benchmark]
         single += [_Measured(row, file.parent, _original(alone)) for row in alone]
     return [*found, *((each.row, each.folder / ARTIFACTS) for each in _as_of_a_benchmark(single))]

@@ -148,6 +148,15 @@ def test_a_folder_without_results_is_one_line(tmp_path):
         report([str(tmp_path / "nowhere")])
 
 
+def test_a_copied_benchmark_is_no_second_one(tmp_path):
+    place = {"scenario": "class", "experiment": "opc", "variant": {}}
+    rows = [Row("OPC", "ok", benchmark={**place, "key": f"{seed}", "seeds": {"original": seed}}) for seed in (0, 1)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "rows.json", rows)
+    assert len(read_all([tmp_path / "one", tmp_path / "two"], [])) == 2
+
+
 def test_a_file_without_a_row_is_one_line(tmp_path):
     write_rows(tmp_path / "rows.json", [])
     with pytest.raises(UsageError, match="there is no row to report"):
