@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_unlearn.attacks import Evaluation
@@ -135,7 +135,7 @@ class UnlearnCLI(LightningCLI):
         suite = settings.evaluation.suite
         if suite and (lacking := lacks_of_suite(suite, settings.trainer.callbacks or ())):
             shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-            rank_zero_warn(f"these are not the attacks of {suite} ({shown} differ or are missing): rows name no suite")
+            rank_zero_info(f"these are not the attacks of {suite} ({shown} differ or are missing): rows name no suite")
             settings.evaluation.suite = None
 
     def _retrain_config(self) -> str | None:

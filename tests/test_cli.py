@@ -743,7 +743,7 @@ def test_a_row_names_a_suite_only_where_it_has_all_of_its_attacks(
 ) -> None:
     words = (*SMALL, "--evaluation.retrain=null", "--evaluation.reference_models=false", "--config", "attack/quick")
     said: list[str] = []
-    with patch("lit_unlearn.run_command.rank_zero_warn", said.append):
+    with patch("lit_unlearn.run_command.rank_zero_info", said.append):
         outcome = lit_unlearn(tmp_path, "fit", *words, *changes)
     assert outcome.status == 0, outcome.err
     (path,) = tmp_path.rglob("results.json")
