@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
@@ -123,9 +123,7 @@ def unlearn(
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     if not all(isinstance(value, int) for value in given):
         raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
-    leave_out_known_lines()
-    check_seed("seed", seed)
-    seed_everything(seed, workers=True, verbose=False)
+    _begin(seed)
     if isinstance(method, UnlearnModule):
         if options or wrap or network is not method.backbone:
             raise UsageError("method is an instance with its own backbone and options: give method.backbone as network")
@@ -162,13 +160,18 @@ def audit(
     Raises:
         UsageError: for an unknown attack, or a network that does not fit the data.
     """
-    leave_out_known_lines()
-    check_seed("seed", seed)
-    seed_everything(seed, workers=True, verbose=False)
+    _begin(seed)
     backbone = _backbone(network, data, wrap)
     module = Audit(backbone, original=_wrapped(original, data, wrap))
     start = partial(Trainer.validate, verbose=False)
     return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+
+
+def _begin(seed: int) -> None:
+    """Seeds everything, and keeps known lines from the log."""
+    leave_out_known_lines()
+    check_seed("seed", seed)
+    seed_everything(seed, workers=True, verbose=False)
 
 
 def _measured(
@@ -189,18 +192,18 @@ def _measured(
     return Result(report.rows, report.artifacts, module)
 
 
-def _listed(attacks: object) -> Sequence[Attack]:
+def _listed(attacks: Any) -> Sequence[Attack]:
     """Attacks that are given as such.
 
     Raises:
         UsageError: for what is no list of attacks.
     """
-    found = [] if attacks is None else attacks
-    for each in found if isinstance(found, list | tuple) else [found]:
+    found = list(attacks) if isinstance(attacks, list | tuple) else [] if attacks is None else [attacks]
+    for each in found:
         if not isinstance(each, Attack):
             name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
             raise UsageError(f"attacks: {name!r} is no attack: give objects, such as attacks=[lu.HeadRecovery()]")
-    return [found] if isinstance(found, Attack) else cast(Sequence[Attack], found)
+    return found
 
 
 def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -74,6 +74,8 @@ def load_retrains(given: Sequence[Any], module: Any, data: Any) -> list[LoadedRe
         UsageError: as :func:`load_retrain`, or if two of them have the same weights, or one has those of the original
             or of a model that is to be measured.
     """
+    if not given:
+        return []
     found = [load_retrain(each, module, data) for each in given]
     known = [tensors_sha256(each.backbone.state_dict()) for each in found]
     original, own = module.original_copy(), tensors_sha256(module.unwrapped_backbone().state_dict())

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.membership.ensemble import EnsembleAttack, accuracies, log_odds
+from lit_unlearn.attacks.membership.likelihood_ratio import median
 from lit_unlearn.attacks.membership.single_model import FORGET
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, check_at_least
@@ -96,7 +97,7 @@ class _Cuts:
         """The largest ε of all rules, (N,); ``known`` is that of :func:`_epsilon_of_errors`."""
         ranges = [side.amax(0) - side.amin(0) for side in self.sides]
         largest, smallest = torch.maximum(*ranges), torch.minimum(*ranges)
-        higher = _median(self.sides[0]) >= _median(self.sides[1])
+        higher = median(self.sides[0]) >= median(self.sides[1])
         found = torch.maximum(self._above(known, higher), self._inside(known, ranges[0] < ranges[1], smallest))
         return torch.where(smallest < PEAKED * largest, LARGEST_EPSILON, found)
 
@@ -131,12 +132,6 @@ def _epsilon_of_errors(m: int, k: int, delta: float) -> Tensor:
     found = torch.fmax(*ways).nan_to_num(nan=0.0).clamp(0, LARGEST_EPSILON)
     perfect = (one == 0).long() + (other == 0).long()
     return torch.where(perfect == 2, LARGEST_EPSILON, torch.where(perfect == 1, 0.0, found))
-
-
-def _median(values: Tensor) -> Tensor:
-    """Of each column, the mean of the two middle values where their number is even."""
-    ordered, middle = values.sort(0).values, len(values) // 2
-    return (ordered[middle] + ordered[~middle]) / 2
 
 
 def forgetting_quality(epsilon: Tensor, models: int) -> float:

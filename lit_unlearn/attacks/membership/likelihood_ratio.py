@@ -36,7 +36,7 @@ def lira_offline(phi: Tensor, out: Tensor, variance: Variance = "fixed") -> Tens
     """
     _check(phi, out, 2)
     spread = _spread(_squares(out), variance)
-    log_tail: Tensor = torch.special.log_ndtr((_median(out) - phi.double()) / spread)
+    log_tail: Tensor = torch.special.log_ndtr((median(out) - phi.double()) / spread)
     return -log_tail
 
 
@@ -62,11 +62,10 @@ def lira_online(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance = "
     _check(phi, out, 2)
     squares = _squares(inside), _squares(out)
     if variance == "fixed":
-        freedom = len(inside) - 1, len(out) - 1
-        both = sum((n * each for n, each in zip(freedom, squares, strict=True)), phi.new_zeros(())) / sum(freedom)
-        squares = both, both
+        j, k = len(inside) - 1, len(out) - 1
+        squares = ((j * squares[0] + k * squares[1]) / (j + k),) * 2
     sides = zip((inside, out), squares, strict=True)
-    densities = [_log_density(phi, _median(side), _spread(each, variance)) for side, each in sides]
+    densities = [_log_density(phi, median(side), _spread(each, variance)) for side, each in sides]
     return densities[0] - densities[1]
 
 
@@ -176,8 +175,8 @@ def _spread(squares: Tensor, variance: Variance) -> Tensor:
     return chosen.sqrt().clamp(min=SMALLEST_SPREAD)
 
 
-def _median(references: Tensor) -> Tensor:
-    """Of each sample, (N,). Not torch.median, which takes the lower of two middle values."""
+def median(references: Tensor) -> Tensor:
+    """Of k values of each of N samples (k, N), float64 (N,). Not torch.median, which takes the lower middle value."""
     ordered, middle = references.double().sort(0).values, len(references) // 2
     return (ordered[middle] + ordered[~middle]) / 2
 
