@@ -9,6 +9,7 @@ from torch import distributed as dist
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_unlearn.attacks.target import SplitData, Target, rank_and_world
+from lit_unlearn.backbones.saving import content_of
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def split_fingerprint(data: SplitData, split: str, device: torch.device) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for batch in data.evaluation_batches(split, device):
         for tensor in batch:
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(content_of(tensor))
     return digest.hexdigest()
 
 

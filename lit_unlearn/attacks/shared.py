@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from lit_unlearn.backbones.saving import content_of
+
 Value = TypeVar("Value")
 
 
@@ -62,7 +64,7 @@ def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object
     digest = hashlib.blake2b(f"{network!r}{options!r}".encode(), digest_size=16)
     for name, value in [*network.state_dict().items(), *enumerate(tensors)]:
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(content_of(value))
     return digest.hexdigest()
 
 

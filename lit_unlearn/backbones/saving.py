@@ -98,10 +98,15 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
     """Names weights whatever file they are in: the sha256 over each name, type, shape and content, by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
+        value = state[name]
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(content_of(value))
     return digest.hexdigest()
+
+
+def content_of(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values, in their order, of whatever type; numpy knows no bfloat16."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
