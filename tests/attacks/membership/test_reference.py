@@ -23,6 +23,28 @@ from lit_unlearn.reports.report import Report
 COUNT = 1200
 
 
+class Table(nn.Module):
+    """Log odds of the true class, whatever it is: the difficulty of a sample and a network's own, of (N, 3) vectors."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.register_buffer("own", own)
+
+    def forward(self, x):
+        odds = x[:, 0] + self.own[x[:, 1].long()]
+        sign = 2 * x[:, 2] - 1
+        return torch.stack([-sign * odds, sign * odds], 1) / 2
+
+
+def answering(vectors, own):
+    """A network that answers by a table of its own."""
+    made = vectors(Table(own), 2, 2)
+    with torch.no_grad():
+        made.head.weight.copy_(torch.eye(2))
+        made.head.bias.zero_()
+    return made
+
+
 @pytest.fixture
 def world(vectors, tmp_path):
     """Samples of very unequal difficulty; a network that knows the forget set, and five that do not.
@@ -37,25 +59,9 @@ def world(vectors, tmp_path):
         rank = torch.arange(COUNT) + COUNT * position
         splits[name] = (torch.stack([4 * torch.randn(COUNT, generator=draw), rank, labels], 1), labels)
 
-    class Answers(nn.Module):
-        """Log odds by table: of the true class, whatever it is."""
-
-        def __init__(self, seed, lift):
-            super().__init__()
-            own = torch.randn(3 * COUNT, generator=torch.Generator().manual_seed(seed))
-            self.register_buffer("own", own + lift * (torch.arange(3 * COUNT) < COUNT))
-
-        def forward(self, x):
-            odds = x[:, 0] + self.own[x[:, 1].long()]
-            sign = 2 * x[:, 2] - 1
-            return torch.stack([-sign * odds, sign * odds], 1) / 2
-
     def network(seed, lift=0.0):
-        made = vectors(Answers(seed, lift), 2, 2)
-        with torch.no_grad():
-            made.head.weight.copy_(torch.eye(2))
-            made.head.bias.zero_()
-        return made
+        own = torch.randn(3 * COUNT, generator=torch.Generator().manual_seed(seed))
+        return answering(vectors, own + lift * (torch.arange(3 * COUNT) < COUNT))
 
     def files(name, seeds, lift=0.0):
         paths = []
@@ -127,27 +133,14 @@ def test_lira_has_one_deviation_for_members_and_others(make_target, vectors, tmp
     labels = torch.randint(0, 2, (400,), generator=draw)
     rank = torch.arange(400)
     splits = {
-        name: (torch.stack([rank + 400 * n, labels], 1).float(), labels)
+        name: (torch.stack([0 * rank, rank + 400 * n, labels], 1).float(), labels)
         for n, name in enumerate(("forget", "retain", "test_retain"))
     }
     noise = torch.where(torch.arange(1200) < 400, 3.0, 1.0)
 
-    class Answers(nn.Module):
-        def __init__(self, seed, lift):
-            super().__init__()
-            own = noise * torch.randn(1200, generator=torch.Generator().manual_seed(seed))
-            self.register_buffer("own", own + lift * (torch.arange(1200) < 400))
-
-        def forward(self, x):
-            odds = self.own[x[:, 0].long()] * (2 * x[:, 1] - 1)
-            return torch.stack([-odds, odds], 1) / 2
-
     def network(seed, lift=0.0):
-        made = vectors(Answers(seed, lift), 2, 2)
-        with torch.no_grad():
-            made.head.weight.copy_(torch.eye(2))
-            made.head.bias.zero_()
-        return made
+        own = noise * torch.randn(1200, generator=torch.Generator().manual_seed(seed))
+        return answering(vectors, own + lift * (torch.arange(1200) < 400))
 
     files = [str(tmp_path / f"{seed}.pt") for seed in range(8)]
     for seed, file in enumerate(files):
