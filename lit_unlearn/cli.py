@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -39,8 +39,6 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }
-
-_OWN_COMMANDS = ("benchmark", "tune", "report", "export", "submit", "verify", "board", "break", "zoo")
 
 
 class _Parser(UnlearnCLI):
@@ -75,17 +73,13 @@ class Checker:
 
 
 def run(args: ArgsType = None) -> UnlearnCLI:
-    """Runs one subcommand, as :func:`main` does, but lets errors through.
-
-    The user's own classes are found by class path in the folder that the command is run from.
-    """
+    """Runs one subcommand, as :func:`main` does, but lets errors through."""
     keep_freed_memory()
     return _command_line(UnlearnCLI, args=args)
 
 
 def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    _find_own_classes()
     set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
     leave_out_known_lines()
     parser = {"exit_on_error": False}
@@ -112,6 +106,12 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
     )
 
 
+def _find_own_classes() -> None:
+    """Classes of the user's own are found in the folder that the command is run from."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def run_one(args: list[str]) -> None:
     """Runs one subcommand in a worker process of a benchmark."""
     run(args)
@@ -127,37 +127,44 @@ def only_whole_classes(class_path: str) -> bool:
     return bool(getattr(kind, "needs_classes", False))
 
 
+def _benchmark(words: list[str]) -> None:
+    benchmark(words, run_one, Checker(), only_whole_classes)
+
+
+def _tune(words: list[str]) -> None:
+    tune(words, run_one, Checker(), {name: getattr(methods, name).search for name in methods.__all__})
+
+
+def _break(words: list[str]) -> int:
+    _find_own_classes()
+    return break_command(words)
+
+
+_COMMANDS: Mapping[str, Callable[[list[str]], int | None]] = {
+    "benchmark": _benchmark,
+    "tune": _tune,
+    "report": report,
+    "export": export,
+    "submit": submit_command,
+    "verify": verify_command,
+    "board": board_command,
+    "break": _break,
+    "zoo": zoo,
+}
+"""Commands that need no model: each takes its words and may return an exit status."""
+
+
 def main(args: ArgsType = None) -> None:
     """The console script: a user error is one line on stderr and status 2, and a diverged run one and status 1."""
     words = sys.argv[1:] if args is None else args
     ours = not _process_group_is_open()
     try:
         match words:
-            case ["benchmark", *rest]:
-                benchmark(rest, run_one, Checker(), only_whole_classes)
-            case ["tune", *rest]:
-                tune(rest, run_one, Checker(), {name: getattr(methods, name).search for name in methods.__all__})
-            case ["report", *rest]:
-                report(rest)
-            case ["export", *rest]:
-                export(rest)
-            case ["submit", *rest]:
-                submit_command(rest)
-            case ["verify", *rest]:
-                if status := verify_command(rest):
-                    sys.exit(status)
-            case ["board", *rest]:
-                board_command(rest)
-            case ["break", *rest]:
-                if os.getcwd() not in sys.path:
-                    sys.path.append(os.getcwd())  # where the attack of the user's own lies
-                if status := break_command(rest):
-                    sys.exit(status)
-            case ["zoo", *rest]:
-                if status := zoo(rest):
+            case [word, *rest] if word in _COMMANDS:
+                if status := _COMMANDS[word](rest):
                     sys.exit(status)
             case [word, *_] if not word.startswith("-") and word not in UnlearnCLI.subcommands():
-                raise unknown("command", word, [*UnlearnCLI.subcommands(), *_OWN_COMMANDS])
+                raise unknown("command", word, [*UnlearnCLI.subcommands(), *_COMMANDS])
             case _:
                 _exit_if_diverged(run(args))
     except SIGTERMException:
