@@ -29,6 +29,11 @@ _SECTIONS = {
     "trainer": "lightning.pytorch.Trainer",
     "evaluation": "lit_unlearn.attacks.Evaluation",
     "report": "lit_unlearn.reports.report.Report",
+    "grid": "lit_unlearn.benchmark.Grid",
+    "grid.seeds": "lit_unlearn.benchmark.Seeds",
+    "launcher": "lit_unlearn.benchmark.Launcher",
+    "tuning": "lit_unlearn.benchmark.Tuning",
+    "margins": "lit_unlearn.reports.comparisons.Margins",
 }
 
 _RULES = ("forget", "forgotten_before")
@@ -80,8 +85,11 @@ def _explain_parsing(message: str) -> str:
         return f"{key}: {unknown('class', match[1], names or ['an import path, such as package.module.Class'])}"
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'\. Got value: Namespace\(class_path=", message):
         return f"{key}: {match[1]} has no class {match[2]!r}{nearest(match[2], dir(sys.modules.get(match[1])))}"
-    if match := re.search(r"does not accept option '(trainer|evaluation|report)\.([\w.]+)'", message):
+    sections = "|".join(map(re.escape, sorted(_SECTIONS, reverse=True)))
+    if match := re.search(rf"(?:does not accept option '|^unrecognized arguments: --)({sections})\.(\w+)", message):
         return f"{match[1]}: {_no_option(_SECTIONS[match[1]], match[2])}"
+    if match := re.search(r"class_path '([\w.]+)':\s+unrecognized arguments: --(\w+)", message):
+        return f"{key}: {_no_option(match[1], match[2])}"
     if match := re.search(r"Option '([\w.]+)' is not accepted(?:\. Got value: \w+\(class_path='([\w.]+)')?", message):
         above = re.findall(r"class_path '([\w.]+)':", message[: match.start()])
         if class_path := match[2] or "".join(above[-1:]):

@@ -181,7 +181,14 @@ PARSED = [
     inline(*FIT, "--model.optimizer", "torch.optim.SDG", says=("model.optimizer:", "'torch.optim.SDG'"), id="optim"),
     inline(*FIT, "--model", "no.such.Method", says=("model:", "No module named 'no'", *METHODS), id="module"),
     inline(*FIT, "--model", "nope.yaml", says=("model:", "'nope.yaml'", "no such file"), id="model file"),
-    inline(*FIT, "--evaluation.retrian", "x", says=("unrecognized", "--evaluation.retrian"), id="option"),
+    inline(*FIT, "--evaluation.retrian", "x", says=("Evaluation has no option 'retrian'", "'retrain'"), id="option"),
+    inline(*FIT, "--evalution.retrain", "x", says=("unrecognized", "--evalution.retrain"), id="section"),
+    inline(
+        *FIT, "--model.optimzer.lr", "3", says=("RandomLabels has no option 'optimzer'",), id="option above another"
+    ),
+    inline("benchmark", "--grid.methodes", "[a]", says=("grid: Grid has no option 'methodes'",), id="option of a grid"),
+    inline("benchmark", "--grid.seeds.x", "1", says=("Seeds has no option 'x' (allowed:",), id="option of seeds"),
+    inline("report", "--margins.leek", "1", "x", says=("Margins has no option 'leek'",), id="option of margins"),
     inline(*FIT, "--model.weigths", "x", says=("RandomLabels has no option 'weigths'",), id="option of the model"),
     inline(*FIT, "--model.backbone.withd", "3", says=("ResNet8 has no option 'withd'",), id="option of the backbone"),
     inline(*FIT, "--trainer.max_epochs", "many", says=("trainer.max_epochs: 'many'", "int or null"), id="type"),

@@ -21,7 +21,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import unknown
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.retrain import random_copy
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 Reduction = Literal["batchmean", "elementwise_mean"]
 _REDUCTIONS = ("batchmean", "elementwise_mean")
@@ -57,7 +57,7 @@ class BadTeacher(UnlearnModule):
             raise unknown("reduction", reduction, _REDUCTIONS)
         self.reduction = reduction
         self.teacher = self.original_copy()
-        self.bad_teacher = random_copy(backbone, run_seed())
+        self.bad_teacher = random_copy(backbone, generator(run_seed(), "bad_teacher").initial_seed())
 
     def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
         """The divergence from each sample's own teacher."""

@@ -20,7 +20,7 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import Labelled, UnlearnModule
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 
 class BoundaryExpanding(UnlearnModule):
@@ -90,10 +90,10 @@ class BoundaryExpanding(UnlearnModule):
 def new_unit(backbone: Backbone) -> nn.Linear:
     """One output unit, drawn as a row of a Xavier-normal head with C + 1 rows, the same for every run of one seed."""
     unit = nn.Linear(backbone.num_features, 1, bias=getattr(backbone.head, "bias", None) is not None)
-    generator = torch.Generator().manual_seed(run_seed())
+    draw = generator(run_seed(), "unit")
     std = math.sqrt(2 / (backbone.num_features + backbone.num_classes + 1))
     with torch.no_grad():
-        unit.weight.copy_(torch.randn(unit.weight.shape, generator=generator) * std)
+        unit.weight.copy_(torch.randn(unit.weight.shape, generator=draw) * std)
     if unit.bias is not None:
         nn.init.zeros_(unit.bias)
     return unit

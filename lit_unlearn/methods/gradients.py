@@ -68,7 +68,7 @@ def loss_gradients(
 
 
 def mean_squared_gradients(
-    network: Backbone, names: Iterable[str], batches: Iterable[Labelled], gradients: GradientKind, size: int
+    network: Backbone, names: Iterable[str], batches: Iterable[Labelled], gradients: GradientKind, size: int | None
 ) -> MeanSquares:
     """The diagonal of the empirical Fisher information for the parameters of these names, of this rank's samples.
 
@@ -77,12 +77,12 @@ def mean_squared_gradients(
         names: which parameters.
         batches: images (B, C, H, W) in [0, 1] and labels (B,), which may be none.
         gradients: see :func:`loss_gradients`.
-        size: how many samples' gradients are held at a time, or make a batch.
+        size: how many samples' gradients are held at a time, or make a batch; None takes the batches as they come.
     """
     weights = {name: network.get_parameter(name).detach() for name in names}
     squares = MeanSquares(weights)
     for batch in batches:
-        for images, labels in zip(*(torch.split(part, size) for part in batch), strict=True):
+        for images, labels in zip(*(torch.split(part, size or max(len(part), 1)) for part in batch), strict=True):
             if len(labels):
                 each, losses = loss_gradients(network, weights, images, labels, gradients)
                 squares.add(each, torch.ones_like(losses))

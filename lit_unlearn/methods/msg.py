@@ -24,7 +24,7 @@ from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import GradientKind, damp_gradients, one_of_gradients, smallest, summed_gradients
 from lit_unlearn.methods.kernels import kaiming, learning_kernels
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 
 class MSG(UnlearnModule):
@@ -71,7 +71,7 @@ class MSG(UnlearnModule):
         kernels = [self.backbone.get_parameter(name) for name in self._kernels]
         self._kept = [(kernel, ~mask) for kernel, mask in zip(kernels, chosen, strict=True)]
         if self.trainer.global_step == 0:
-            draw = torch.Generator().manual_seed(run_seed())  # the same on every rank
+            draw = generator(run_seed(), "kernels")  # the same on every rank
             with torch.no_grad():
                 for kernel, kept in self._kept:
                     kernel.copy_(torch.where(kept, kernel, kaiming(kernel, draw)))

@@ -27,7 +27,7 @@ from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
 from lit_unlearn.methods.fading import is_last_epoch, planned_epochs
 from lit_unlearn.methods.gradients import smallest
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -86,7 +86,7 @@ class PruneRegrow(UnlearnModule):
         if self.trainer.global_step == 0:
             layers = learning_layers(self.backbone)
             prune(layers, self.amount)
-            regrow(layers, torch.Generator().manual_seed(run_seed()))  # the same on every rank
+            regrow(layers, generator(run_seed(), "regrow"))  # the same on every rank
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """Weighted cross-entropy and squared difference of entropies on a retain batch."""

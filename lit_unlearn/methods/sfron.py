@@ -6,8 +6,9 @@ decay move all weights either time. m = 1 where F_f ≥ γ·F_r: the diagonals o
 Dr at θo in eval mode. α_t falls from α to 0 in a cosine over all steps. After a step, θ ← (1 − β)·θ_before + β·θ. Huang
 et al., arXiv 2409.19732. The released code's settings for CIFAR-10: α 25, λ .5, γ 1, β 1 (θ itself), norm 7, every 5th
 of 1500 steps, batches of 128, learning rate .01, itself a cosine. Deviations: F has the squared gradients of samples
-(``per_sample``), where that code squares mean gradients of batches (``per_batch``); forget batches are those of the
-order ``paired``, so that those of the other steps are passed over; the learning rate falls by the epoch.
+(``per_sample``), where that code squares mean gradients of shuffled batches (``per_batch``, here of images that are
+not augmented); forget batches are those of the order ``paired``, so that those of the other steps are passed over; the
+learning rate falls by the epoch. Steps are counted in epochs here, so that a small set gets fewer than 1500.
 """
 
 from collections.abc import Callable
@@ -90,17 +91,25 @@ class SFRon(UnlearnModule):
         """Finds the salient weights of θo, in a resumed run too."""
         data, original = self.data, cast(Backbone, self.original_copy())
         learning = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
-        size = self.chunk_size if self.importance == "per_sample" else data.batch_size
-        parts = [data.evaluation_batches(part, self.device) for part in ("forget", "retain")]
+        if self.importance == "per_sample":
+            size, parts = self.chunk_size, [data.evaluation_batches(part, self.device) for part in ("forget", "retain")]
+        else:  # all of it on every rank
+            counts, size = data.split.counts(), None
+            parts = [data.shuffled_batches(part, self.device, counts[part]) for part in ("forget", "retain")]
         squares = [mean_squared_gradients(original, learning, part, self.importance, size) for part in parts]
         forget, retain = (each.mean(self.trainer.strategy) for each in squares)
         ratios = {name: (forget[name] + _TINY) / (retain[name] + _TINY) for name in learning}
         self._held = [(p, ~(ratios[name] >= self.threshold)) for name, p in learning.items()]
 
+    def on_train_batch_start(self, batch: dict[str, Labelled], batch_idx: int) -> None:
+        """Leaves out a forget batch that no ascent uses, so that it is not counted."""
+        if self._step_of(batch_idx) % self.forget_every:
+            batch.pop("forget", None)
+
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
         """At times an ascent on the forget batch, then a descent on the retain batch."""
         per_epoch = int(self.trainer.num_training_batches)
-        step = self.current_epoch * per_epoch + batch_idx
+        step = self._step_of(batch_idx)
         before = [p.detach().clone() for p, _ in self._held] if self.slow_rate < 1 else []
         if step % self.forget_every == 0:
             images, labels = batch["forget"]
@@ -127,6 +136,9 @@ class SFRon(UnlearnModule):
     def on_train_end(self) -> None:
         """Frees the mask."""
         self._held = []
+
+    def _step_of(self, batch_idx: int) -> int:
+        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def _step(self, loss: Tensor, climbing: bool) -> None:
         optimizer = cast(Optimizer, self.optimizers())

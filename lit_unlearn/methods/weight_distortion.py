@@ -18,7 +18,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.base import SearchSpace
 from lit_unlearn.methods.finetune import FineTune
-from lit_unlearn.seed import run_seed
+from lit_unlearn.seed import generator, run_seed
 
 
 class WeightDistortion(FineTune):
@@ -53,7 +53,7 @@ class WeightDistortion(FineTune):
         """Adds the noise, unless the run is resumed."""
         if self.trainer.global_step > 0:
             return
-        draw = torch.Generator().manual_seed(run_seed())  # the same on every rank
+        draw = generator(run_seed(), "distortion")  # the same on every rank
         with torch.no_grad():
             for parameter in (p for p in self.backbone.parameters() if p.requires_grad):
                 noise = torch.randn(parameter.shape, dtype=parameter.dtype, generator=draw)

@@ -8,6 +8,7 @@ from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import BoundaryExpanding, FineTune
 from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.seed import generator
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 
@@ -15,7 +16,7 @@ LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 def widened(network):
     """The network in float64 with one more row in its head, as the authors start it."""
     head, width = network.head, network.head.in_features
-    row = torch.randn(1, width, generator=torch.Generator().manual_seed(0)) * math.sqrt(2 / (width + 4 + 1))
+    row = torch.randn(1, width, generator=generator(0, "unit")) * math.sqrt(2 / (width + 4 + 1))
     network.head = nn.Linear(width, 5)
     with torch.no_grad():
         network.head.weight.copy_(torch.cat([head.weight, row.to(head.weight)]))

@@ -8,6 +8,7 @@ from torch import nn, optim
 from lit_unlearn.backbones import Custom
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import MSG
+from lit_unlearn.seed import generator
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 
@@ -48,7 +49,7 @@ def masks_of(difference, fraction):
 
 
 def redrawn(network, masks):
-    draw = torch.Generator().manual_seed(0)
+    draw = generator(0, "kernels")
     with torch.no_grad():
         for name, kernel in kernels(network).items():
             out, _, height, width = kernel.shape

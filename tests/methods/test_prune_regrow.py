@@ -12,6 +12,7 @@ from lit_unlearn.backbones import Custom
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import PruneRegrow
+from lit_unlearn.seed import generator
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -27,7 +28,7 @@ def pruned_and_redrawn(network, amount, seed=0):
     prune.global_unstructured(places, pruning_method=prune.L1Unstructured, amount=amount)
     for module, name in places:
         prune.remove(module, name)
-    draw = torch.Generator().manual_seed(seed)
+    draw = generator(seed, "regrow")
     for module in layers:
         zero = module.weight == 0
         inputs = zero.shape[1] * (zero.shape[2] * zero.shape[3] if zero.dim() == 4 else 1)

@@ -18,12 +18,16 @@ def cross_entropies(network, images, labels):
     return -torch.log_softmax(network(images), 1)[torch.arange(len(labels)), labels]
 
 
-def squares(network, data, indices, size):
-    """Mean over groups of samples of the squared gradient of a group's mean loss, the original in eval mode."""
+def squares(network, data, part, per_batch):
+    """Mean over samples, or shuffled batches, of the squared gradient of their mean loss, the original in eval mode."""
     network = network.double().eval()
     total, groups = {name: torch.zeros_like(p) for name, p in network.named_parameters()}, 0
-    for group in indices.split(size):
-        images, labels = (data.data.train_images[group] / 255).double(), data.data.train_labels[group]
+    count = data.split.counts()[part]
+    size = data.batch_size if per_batch else 1
+    batches = list(data.shuffled_batches(part, "cpu", count))
+    pixels, classes = (torch.cat(each) for each in zip(*batches, strict=True))
+    assert [len(labels) for _, labels in batches] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
+    for images, labels in zip(pixels.double().split(size), classes.split(size), strict=True):
         network.zero_grad()
         cross_entropies(network, images, labels).mean().backward()
         groups += 1
@@ -45,14 +49,14 @@ OPTIONS = [
 def test_three_epochs_climb_with_salient_weights_and_repair(
     fit, make_backbone, make_data, sgd, recorder, options, gamma
 ):
-    data = make_data(eval_batch_size=100)
+    data = make_data(eval_batch_size=9)  # whose batches are not those of training
     scheduler = gamma and (lambda optimizer: optim.lr_scheduler.StepLR(optimizer, 1, gamma))
     module = SFRon(make_backbone(), optimizer=sgd, lr_scheduler=scheduler, **options)
     fit(module, data, recorder, max_epochs=EPOCHS, precision="64-true")
     given = {"alpha": 25.0, "temperature": 0.5, "threshold": 1.0, "forget_every": 5, "max_norm": 7.0, "slow_rate": 1.0}
     given |= options
-    size = 8 if given.get("importance") == "per_batch" else 1
-    forget, retain = (squares(make_backbone(), data, part, size) for part in (data.split.forget, data.split.retain))
+    per_batch = given.get("importance") == "per_batch"
+    forget, retain = (squares(make_backbone(), data, part, per_batch) for part in ("forget", "retain"))
     mask = {name: ((forget[name] + 1e-15) / (retain[name] + 1e-15) >= given["threshold"]).double() for name in forget}
     plain = make_backbone().double().train()
     speed = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}

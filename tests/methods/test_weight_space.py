@@ -11,6 +11,7 @@ from torch.optim import Adam
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import DistReg, ModeConnectivity, WeightDistortion
+from lit_unlearn.seed import generator
 
 RATE = 0.003
 
@@ -72,7 +73,7 @@ class AtFirst(Callback):
 
 def test_weight_distortion_by_the_released_loop(replay, make_backbone):
     """vision_unlearner.py:423-425, 486; model_utils.py:9-24."""
-    draw = torch.Generator().manual_seed(0)
+    draw = generator(0, "distortion")
 
     @torch.no_grad()
     def distort(network):
