@@ -5,14 +5,19 @@
               leak, not to have forgotten, or to be ruined
     positive  Original and every method, one model at a time beside all Retrains: how often it is said so
     power     an excess that is added to one attack on k Retrains, which the others are compared with: how often it is
-              said to leak
+              said to leak. For IDI and masked answers the margins are five times as wide, but the excess is not
 
-An excess is added to one attack at a time, since an attacker needs only one.
+An excess is added to one attack at a time, since an attacker needs only one, and only where a number has room for it.
+
+The null of Retrains is no evidence by itself where the known deviations come from the same Retrains: so few numbers
+with at most that deviation are never said to leak. It shows what is wrong where it is not 0. How often the verdict errs
+on models that were not used to make it is measured by simulation (docs/verdict.md).
 """
 
 import itertools
+import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lit_unlearn.benchmark.summary import Summary
@@ -20,7 +25,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, deviations, known_deviation
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
-from lit_unlearn.reports.verdict import Level, judge_models
+from lit_unlearn.reports.verdict import CONDEMNED, Level, judge_models
 
 EXCESSES = (0.0, 0.01, 0.02, 0.05, 0.10)
 SEEDS = (1, 3, 5)
@@ -28,8 +33,6 @@ _LEAST = 3
 _MOST_SUBSETS = 56
 _INNOCENT = ("RetrainShort",)
 """Methods whose models saw neither the forget set nor the original."""
-
-_CAUGHT: tuple[Level, ...] = ("leaks", "not forgotten", "ruined")
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,32 @@ class Rate:
         said: how often.
         of: out of how many.
         levels: how often each verdict was given.
+        models: how many models there are, which may be fewer than judgements.
     """
 
     what: str
     said: int
     of: int
     levels: Counter[Level]
+    models: int
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between what the true rate is, 95 % on each side (Clopper and Pearson); None where models come again."""
+        from scipy.special import betaincinv
+
+        if self.models < self.of:
+            return None
+        missed = self.of - self.said
+        low = float(betaincinv(self.said, missed + 1, 0.05)) if self.said else 0.0
+        return low, float(betaincinv(self.said + 1, missed, 0.95)) if missed else 1.0
 
     def __str__(self) -> str:
-        """A line with the share, and how often each verdict was given."""
+        """A line with the share, its bounds, and how often each verdict was given."""
         levels = ", ".join(f"{name} {count}" for name, count in self.levels.most_common())
-        return f"{self.what}: {self.said} of {self.of} ({100 * self.said / self.of:.0f} %): {levels}"
+        low, high = self.bounds or (0.0, 0.0)
+        doubt = f"{100 * low:.0f} to {100 * high:.0f} %" if self.bounds else f"of {self.models} models"
+        return f"{self.what}: {self.said} of {self.of} ({100 * self.said / self.of:.0f} %; {doubt}): {levels}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,10 @@ class Calibration:
             shares = ", ".join(f"{100 * self.power[count, excess]:.0f} %" for excess in EXCESSES)
             lines.append(f"    {count} of the method, {self.retrains - count} Retrains: {shares}")
         lines.append("  Largest deviation between Retrains:")
-        lines += [f"    {name}: {own:.4f} (known: {known:g})" for name, (own, known) in self.deviations.items()]
+        lines += [
+            f"    {name or 'other attacks'}: {own:.4f} (known: {known:g})"
+            for name, (own, known) in self.deviations.items()
+        ]
         return "\n".join(lines)
 
 
@@ -108,16 +129,19 @@ def calibrate(summary: Summary, margins: Margins = MARGINS) -> Calibration:
             "seeds.references of the benchmark"
         )
 
-    def judged(what: str, pairs: Iterator[tuple[Row, Sequence[Row]]]) -> Rate:
+    def judged(what: str, pairs: Iterable[tuple[Row, Sequence[Row]]], models: int) -> Rate:
         levels = Counter(judge_models([row], others, originals, margins).level for row, others in pairs)
-        return Rate(what, sum(levels[level] for level in _CAUGHT), levels.total(), levels)
+        return Rate(what, sum(levels[level] for level in CONDEMNED), levels.total(), levels, models)
 
     alone = ((row, [other]) for row, other in itertools.permutations(retrains, 2))
     rest = ((row, [other for other in retrains if other is not row]) for row in retrains)
-    null = [judged("Retrain beside another", alone), judged("Retrain beside all others", rest)]
-    beside_all = {label: ((row, retrains) for row in rows) for label, rows in models.items() if rows}
-    null += [judged(f"{label} beside all", beside_all.pop(label)) for label in _INNOCENT if label in beside_all]
-    positive = [judged(label, pairs) for label, pairs in beside_all.items()]
+    count = len(retrains)
+    null = [judged("Retrain beside another", alone, count), judged("Retrain beside all others", rest, count)]
+    beside_all = {label: [(row, retrains) for row in rows] for label, rows in models.items() if rows}
+    for label in _INNOCENT:
+        if pairs := beside_all.pop(label, []):
+            null.append(judged(f"{label} beside all", pairs, len(pairs)))
+    positive = [judged(label, pairs, len(pairs)) for label, pairs in beside_all.items()]
     return Calibration(
         summary.title,
         len(retrains),
@@ -132,15 +156,18 @@ def _power(
     retrains: Sequence[Row], originals: Sequence[Row], margins: Margins
 ) -> Iterator[tuple[tuple[int, float], float]]:
     """The share of choices of models and attack in which an excess in this attack is found."""
+    draw = random.Random(0)
     for count in (count for count in SEEDS if count <= len(retrains) - 2):
         found: dict[float, list[bool]] = {excess: [] for excess in EXCESSES}
-        for chosen in itertools.islice(itertools.combinations(range(len(retrains)), count), _MOST_SUBSETS):
+        choices = list(itertools.combinations(range(len(retrains)), count))
+        for chosen in draw.sample(choices, min(_MOST_SUBSETS, len(choices))):
             ours = [retrains[place] for place in chosen]
             theirs = [row for place, row in enumerate(retrains) if place not in chosen]
-            for comparison in compare(ours, theirs, originals, margins):
+            tests = 1 if count == 1 else 2
+            for comparison in compare(ours, theirs, originals, margins, tests):
                 if comparison.attack != NO_ATTACK:
                     for excess in EXCESSES:
-                        moved = comparison.difference.mean + excess * comparison.scale
-                        difference = replace(comparison.difference, mean=moved)
-                        found[excess].append(replace(comparison, difference=difference).leaks)
+                        if comparison.unit == "IDI" or comparison.value + excess <= 1:
+                            difference = replace(comparison.difference, mean=comparison.difference.mean + excess)
+                            found[excess].append(replace(comparison, difference=difference).leaks)
         yield from (((count, excess), sum(said) / len(said)) for excess, said in found.items() if said)

@@ -2,10 +2,11 @@
 
 L = KL(u·softmax(z_bad) + (1 − u)·softmax(z_θo) ‖ softmax(z)), u = 1 for a forget sample and 0 for a retain sample, over
 shuffled batches of both; Chundawat et al., Can Bad Teaching Induce Forgetting?, arXiv 2205.08096. The bad teacher is
-the same network with random weights, of which every run of one seed has the same. Both teachers are in eval mode. The
-released code averages over batch *and* classes, so its loss is C times smaller: ``elementwise_mean``; the default is
-the KL divergence. It trains one epoch of Adam at 1e-4, as ``model/bad_teacher``, on part of the retain set; the default
-is the field's SGD.
+the same network with random weights, drawn by each layer's own rule, of which every run of one seed has the same.
+Layers of torchvision and timm then answer nearly alike for all classes, where the released code's ResNet-18 keeps the
+larger initial weights of its class. Both teachers are in eval mode. The released code averages over batch *and*
+classes, so its loss is C times smaller: ``elementwise_mean``; the default is the KL divergence. It trains one epoch of
+Adam at 1e-4, as ``model/bad_teacher``, on part of the retain set; the default is the field's SGD.
 """
 
 from pathlib import Path

@@ -1,12 +1,12 @@
 """CT (convolution transpose): swap the two spatial axes of every convolution kernel, then train on the retain set.
 
 K(o, i, y, x) ← K(o, i, x, y) once, when a fit begins; then L = E_Dr[CE(z(x), y)]. It comes from the NeurIPS 2023
-unlearning challenge; name and settings are those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and
-its code (``kgltop5``): 3 epochs of batches of 64, learning rate .001 in a cosine over the epochs. Kernels of one
-position stay as they are. That code also swaps the axes of kernels that are not square, whose convolutions then have
-another geometry (padding and stride stay) and an output of another size, if they run at all: here they are refused. It
-also makes frozen kernels learn: here a frozen one is left alone. What the kernels knew is turned, not gone: try
-transposed images on the result.
+unlearning challenge, whose settings the code of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, keeps as
+defaults (``kgltop5``): 3 epochs of batches of 64, learning rate .001 in a cosine over the epochs. The rows of that
+benchmark are searched, and it trains on images that are not augmented. Kernels of one position stay as they are. That
+code also swaps the axes of kernels that are not square, whose convolutions then have another geometry (padding and
+stride stay) and an output of another size, if they run at all: here they are refused. It also makes frozen kernels
+learn: here a frozen one is left alone. What the kernels knew is turned, not gone: try transposed images on the result.
 """
 
 from pathlib import Path

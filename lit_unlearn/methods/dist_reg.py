@@ -5,8 +5,7 @@ of the head among them; Siddiqui et al., From Dormant to Deleted, arXiv 2505.223
 the distance to the original predicts how well a model resists relearning. w 1, 100 epochs of Adam with learning rate
 1e-5 and batches of 128, as their code (``weight_dist_reg``). It counts epochs over all training samples, of which it
 forgets one in a hundred, and repeats the batches of the first epoch; here every epoch is shuffled and augmented anew.
-Its experiments start from θo, as here, or from a network that another method has unlearned, which its launcher takes by
-default.
+Here training starts from θo; its launcher starts it from a network that another method has unlearned.
 """
 
 from pathlib import Path

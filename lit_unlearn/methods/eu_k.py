@@ -2,8 +2,8 @@
 
 L = E_Dr[CE(z(x), y)] over the last k layers, from a fresh initialisation, above frozen layers of θo. Goel et al.,
 Towards Adversarial Evaluations for Inexact Machine Unlearning, arXiv 2201.06640. Deviations from the reference code:
-those of :mod:`lit_unlearn.methods.cf_k`; and BatchNorm among the last k layers starts afresh as well, which keeps θo's
-values there.
+those of :mod:`lit_unlearn.methods.cf_k`; BatchNorm among the last k layers starts afresh as well, which keeps θo's
+values there; and each layer is drawn by its own rule, where that code draws all as He et al. by fan-in, biases 0.
 """
 
 import copy

@@ -2,9 +2,10 @@
 
 G = Σ_Df ∇θ CE(z(x), y) − |Df| / |Dr| · Σ_Dr ∇θ CE(z(x), y) at θo. In each convolution the share of entries with the
 smallest |G| is re-initialised (Kaiming normal, fan out); then L = E_Dr[CE(z(x), y)], with the gradients of the other
-entries of those kernels times .1. It comes from the NeurIPS 2023 unlearning challenge; name, rule and settings are
-those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its code (``kgltop2``): share .3, 5 epochs
-of batches of 64, learning rate .001 in a triangle over the epochs. That code adds up the mean gradients of batches, in
+entries of those kernels times .1. It comes from the NeurIPS 2023 unlearning challenge, whose settings the code of the
+benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, keeps as defaults (``kgltop2``): share .3, 5 epochs of
+batches of 64, learning rate .001 in a triangle over the epochs. The rows of that benchmark are searched, and it trains
+on images that are not augmented. That code adds up the mean gradients of batches, in
 train mode, first of as many random samples of Dr as Df has, then of Df, which moves BatchNorm's running statistics too:
 ``gradients="per_batch"``. The default sums single samples' in eval mode, all of Dr in place of random samples, so that
 the choice depends on neither batches nor ranks. The biases of convolutions, which that code loses, are kept.

@@ -3,9 +3,10 @@
 The share p of all entries of convolutions and linear layers, biases among them, with the smallest |θo| becomes 0; what
 is 0 in a weight is drawn from U(−1/√n, 1/√n), n its inputs, and a bias stays 0. Then, with H the entropy of an answer,
 L = Σ_Dr w_y·CE(z(x), y) / Σ_Dr w_y + E_Dr[(H(θ, x) − H(θo, x))²], w_y = (samples of class y in Dr)^(−.1), and at the
-end weights and statistics are rounded to half precision. From the NeurIPS 2023 unlearning challenge; rule and settings
-are those of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, and its code (``kgltop4``, there PRMQ): p
-.99, 3.2 epochs of batches of 64, constant learning rate .0005. As there, BatchNorm keeps its weights and statistics,
+end weights and statistics are rounded to half precision. From the NeurIPS 2023 unlearning challenge, whose settings the
+code of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, keeps as defaults (``kgltop4``, there PRMQ): p
+.99, 3.2 epochs of batches of 64, constant learning rate .0005. The rows of that benchmark are searched, and it trains
+on images that are not augmented. As there, BatchNorm keeps its weights and statistics,
 and E epochs of n steps are ⌊n·E⌋ + 1 steps where E is not whole. Deviations: a whole E is n·E steps, without one more;
 that code counts only classes with retained samples, and so fails where a whole class is forgotten, but here such a
 class has a weight that nothing uses; over several devices, Σ w_y is that of all; a frozen layer is left alone.

@@ -1,8 +1,10 @@
 """RandomLabels (RL): teach wrong answers for the forget set, then repair on the retain set.
 
 L = E_Df[CE(z(x), ỹ)] over all forget batches, then E_Dr[CE(z(x), y)] over all retain batches; ỹ uniform. Labels are
-drawn for each batch and may be the true one (the saliency protocol, Fan et al., SalUn, arXiv 2310.12508);
-``exclude_true`` draws among the others only (Graves et al., Amnesiac Machine Learning, arXiv 2010.10981).
+drawn for each batch and may be the true one (the saliency protocol for CIFAR-10 and SVHN, Fan et al., SalUn, arXiv
+2310.12508; for CIFAR-100 and TinyImageNet its code draws them once an epoch and mixes both sets in each batch).
+``exclude_true`` draws among the others only, as Graves et al., Amnesiac Machine Learning, arXiv 2010.10981, whose code
+draws each label once and mixes the sets.
 """
 
 from pathlib import Path

@@ -6,8 +6,8 @@ decay move all weights either time. m = 1 where F_f ≥ γ·F_r: the diagonals o
 Dr at θo in eval mode. α_t falls from α to 0 in a cosine over all steps. After a step, θ ← (1 − β)·θ_before + β·θ. Huang
 et al., arXiv 2409.19732. The released code's settings for CIFAR-10: α 25, λ .5, γ 1, β 1 (θ itself), norm 7, every 5th
 of 1500 steps, batches of 128, learning rate .01, itself a cosine. Deviations: F has the squared gradients of samples
-(``per_sample``), where that code squares mean gradients of shuffled batches (``per_batch``, here of images that are
-not augmented); forget batches are those of the order ``paired``, so that those of the other steps are passed over; the
+(``per_sample``), where that code squares mean gradients of shuffled batches (``per_batch``, here of images that are not
+augmented); forget batches are those of the order ``paired``, so that those of the other steps are passed over; the
 learning rate falls by the epoch. Steps are counted in epochs here, so that a small set gets fewer than 1500.
 """
 

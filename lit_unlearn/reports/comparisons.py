@@ -11,6 +11,9 @@ from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, Key, Number, Uni
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 from lit_unlearn.reports.statistics import Difference, difference, share_variance
 
+OTHER = ""
+"""The beginning of every name: attacks that are not ours."""
+
 KNOWN: dict[str, tuple[float, float]] = {
     NO_ATTACK: (0.005, 0.01),
     ANSWERS: (0.11, 0.11),
@@ -19,14 +22,20 @@ KNOWN: dict[str, tuple[float, float]] = {
     "relearn/retained": (0.01, 0.011),
     "relearn/": (0.03, 0.012),
     "compression/": (0.015, 0.015),
-    "membership/": (0.006, 0.018),
-    "detectability/": (0.02, 0.02),
+    "membership/lira": (0.007, 0.031),
+    "membership/rmia": (0.006, 0.021),
+    "membership/": (0.006, 0.012),
+    "detectability/": (0.02, 0.021),
     IDI: (0.009, 0.011),
     RETAINED: (0.004, 0.006),
+    "perturbation/": (0.005, 0.005),
+    OTHER: (0.03, 0.03),
 }
 """Deviation between Retrains of several seeds, by the beginning of a name, where classes are forgotten and where single
 images are: the largest of the committed rows, rounded up, as ``lit-unlearn report FOLDER --calibration`` prints it;
-accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that of rows that repeat it.
+accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that of rows that repeat it. Where Retrains
+hardly differ, as without an attack and under perturbation, it is half a point. Of attacks that are not ours nothing is
+known, and the largest but that of masked answers stands for it.
 """
 
 _LEAST_LEAD = 0.05
@@ -43,8 +52,8 @@ class Margins:
     Args:
         leak: an excess over Retrain that is above this leaks.
         same: an excess over Retrain that is below this is as Retrain.
-        alpha: probability of an error: that a model as good as Retrain is said to leak by any of the attacks, and that
-            a model which leaks more than ``same`` is said to be as Retrain.
+        alpha: probability of an error: that models like Retrain's are said to leak by any of the attacks, and that a
+            method which leaks more than ``same`` is said to be as Retrain.
     """
 
     leak: float = 0.02
@@ -84,7 +93,7 @@ class Comparison:
         difference: how far the method is above Retrain, each beyond its own ``unseen``.
         unseen: the same on unseen images, which is subtracted where single images are forgotten; else None.
         margins: what counts.
-        compared: how many attacks share the probability of an error.
+        compared: how many claims share the probability of an error.
     """
 
     attack: str
@@ -110,13 +119,13 @@ class Comparison:
 
     @property
     def low(self) -> float:
-        """Lower bound of the excess, which holds for all attacks together."""
+        """Lower bound of the excess, which holds for all attacks together if the models vary as Retrains do."""
         return self.difference.low(self.margins.alpha / self.compared)
 
     @property
     def high(self) -> float:
-        """Upper bound of the excess, which holds for this attack: enough, since "as Retrain" needs all of them."""
-        return self.difference.high(self.margins.alpha)
+        """Upper bound of the excess, however the models vary; for this attack: "as Retrain" needs that of each."""
+        return self.difference.highest(self.margins.alpha)
 
     @property
     def leaks(self) -> bool:
@@ -136,7 +145,7 @@ class Comparison:
     @property
     def falls_short_perhaps(self) -> bool:
         """Whether it may be below Retrain by more than the larger margin."""
-        return self.difference.low(self.margins.alpha) < -self.scale * self.margins.same
+        return self.difference.lowest(self.margins.alpha) < -self.scale * self.margins.same
 
     @property
     def blind(self) -> bool:
@@ -153,13 +162,17 @@ class Comparison:
         return self.low / (self.scale * self.margins.same)
 
     def seeds_needed(self) -> int | None:
-        """How many seeds make the bounds narrow enough to decide; None where the images are too few for any number."""
-        width = self.scale * (self.margins.same - self.margins.leak)
-        return self.difference.seeds_for(width, self.margins.alpha / self.compared, self.margins.alpha)
+        """How many seeds would decide if nothing else changed; None where none would."""
+        leak, same = (self.scale * margin for margin in (self.margins.leak, self.margins.same))
+        return self.difference.seeds_to_decide(leak, same, self.margins.alpha / self.compared, self.margins.alpha)
 
 
 def compare(
-    models: Sequence[Row], retrains: Sequence[Row], originals: Sequence[Row], margins: Margins = MARGINS
+    models: Sequence[Row],
+    retrains: Sequence[Row],
+    originals: Sequence[Row],
+    margins: Margins = MARGINS,
+    tests: int = 1,
 ) -> list[Comparison]:
     """A comparison with Retrain for each attack that was run on both, and for the accuracy without an attack.
 
@@ -168,6 +181,7 @@ def compare(
         retrains: rows of Retrains of the same forget set.
         originals: rows of the models before unlearning.
         margins: what counts as a difference.
+        tests: how many sets of comparisons share the probability of an error.
     """
     ours, theirs, before = (numbers(rows) for rows in (models, retrains, originals))
     found = [
@@ -176,7 +190,7 @@ def compare(
         if key in theirs
     ]
     known = [each for each in found if each is not None]
-    return [replace(each, compared=len(known)) for each in known]
+    return [replace(each, compared=tests * len(known)) for each in known]
 
 
 def _compared(
@@ -232,7 +246,7 @@ def deviations(models: Sequence[Row]) -> dict[str, float]:
     attacked = [(key.attack, [each.lead for each in group]) for key, group in numbers(models).items()]
     for attack, values in [*attacked, (RETAINED, _retained(models))]:
         family = _family(attack)
-        if family is not None and len(values) > 1:
+        if len(values) > 1:
             found[family] = max(stdev(values), found.get(family, 0.0))
     return found
 
@@ -259,12 +273,12 @@ def _retained(models: Sequence[Row]) -> list[float]:
     return [row.metrics[RETAINED] for row in one_a_model(models) if RETAINED in row.metrics]
 
 
-def _family(attack: str) -> str | None:
+def _family(attack: str) -> str:
     """The beginning of an attack's name that ``KNOWN`` has."""
-    return next((name for name in KNOWN if attack.startswith(name)), None)
+    return next(name for name in KNOWN if attack.startswith(name))
 
 
 def known_deviation(attack: str, row: Row) -> float:
     """What is known of an attack's number on Retrains of other seeds, for what a row's run forgets."""
-    of_classes, of_images = KNOWN[_family(attack) or "relearn/"]
+    of_classes, of_images = KNOWN[_family(attack)]
     return of_images if forgets(row) == "images" else of_classes

@@ -9,12 +9,22 @@ Two things vary: the training of the models, and the images that happen to be me
 
 Few models say little on their deviation, so it is drawn towards a known one, s₀, that counts as ν₀ observations (the
 moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004). With one model on each side s₀ alone
-counts. The images count once and not twice, because all models are measured on the same ones.
+counts. These bounds take the deviation to be that of both groups. They test whether M could be more models like R, only
+shifted. A method whose models differ more than Retrains can be far from its mean by chance, so that what must hold
+whatever its deviation has the wider of these bounds and Welch's, where the deviation of M is its own:
+
+    SE²  = s_M² / k + s_R² / n + v                        s_M² the variance of M alone, s_R² that of R drawn towards s₀²
+
+With one model of the method there is no s_M, and its deviation is taken to be Retrain's.
+
+The images count once: all models are measured on the same ones. That is a compromise. Of two groups that answer each
+image alike the sampling errors cancel, and the bounds are too wide; where they are right about different images these
+add up to 2 v, and the bounds are up to a third too narrow (docs/verdict.md has simulations).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _PRIOR_OBSERVATIONS = 4
 """ν₀: five Retrains and a known deviation then count alike."""
@@ -36,6 +46,8 @@ class Difference:
         ours: models of the first group, k.
         theirs: models of the second group, n.
         sampling: variance of the images, v.
+        own: s_M, between models of the first group; None where there is one.
+        others: s_R, between models of the second group, drawn towards what is known.
     """
 
     mean: float
@@ -44,29 +56,58 @@ class Difference:
     ours: int
     theirs: int
     sampling: float
+    own: float | None = None
+    others: float = 0.0
 
     @property
     def error(self) -> float:
         """The standard error SE."""
-        return _error(self, self.ours, self.theirs)
+        return math.sqrt(self.deviation**2 * (1 / self.ours + 1 / self.theirs) + self.sampling)
 
     def low(self, alpha: float) -> float:
-        """A lower bound that is above the true difference with probability alpha."""
-        return self.mean - self.error * _quantile(alpha, _satterthwaite(self, self.ours, self.theirs))
+        """A lower bound that is above the true difference with probability alpha, of groups that vary alike."""
+        return self.mean - self._alike(alpha)
 
     def high(self, alpha: float) -> float:
-        """An upper bound that is below the true difference with probability alpha."""
-        return self.mean + self.error * _quantile(alpha, _satterthwaite(self, self.ours, self.theirs))
+        """An upper bound that is below the true difference with probability alpha, of groups that vary alike."""
+        return self.mean + self._alike(alpha)
 
-    def seeds_for(self, width: float, alpha_low: float, alpha_high: float) -> int | None:
-        """How many models of each group make the bounds so near; None where no number does, for the images are few."""
+    def lowest(self, alpha: float) -> float:
+        """A lower bound that holds whatever the deviation of the first group."""
+        return self.mean - max(self._alike(alpha), self._welch(alpha))
+
+    def highest(self, alpha: float) -> float:
+        """An upper bound that holds whatever the deviation of the first group."""
+        return self.mean + max(self._alike(alpha), self._welch(alpha))
+
+    def seeds_to_decide(self, above: float, below: float, alpha_low: float, alpha_high: float) -> int | None:
+        """How many models of each group would decide, if mean and deviations stay as they are; None where none would.
+
+        Args:
+            above: what the lower bound is to be above,
+            below: or the highest upper bound below.
+            alpha_low: of the lower bound.
+            alpha_high: of the upper bound.
+        """
         for count in range(max(self.ours, 1), _MOST_SEEDS + 1):
-            others = max(count, self.theirs)
-            freedom = _satterthwaite(self, count, others)
-            spread = _quantile(alpha_low, freedom) + _quantile(alpha_high, freedom)
-            if _error(self, count, others) * spread <= width:
+            n = max(count, self.theirs)
+            found = replace(self, ours=count, theirs=n, freedom=self.freedom + count - self.ours + n - self.theirs)
+            if found.low(alpha_low) > above or found.highest(alpha_high) < below:
                 return count
         return None
+
+    def _alike(self, alpha: float) -> float:
+        training = self.deviation**2 * (1 / self.ours + 1 / self.theirs)
+        freedom = self.freedom * ((training + self.sampling) / training) ** 2 if training else math.inf
+        return self.error * _quantile(alpha, freedom)
+
+    def _welch(self, alpha: float) -> float:
+        if self.own is None:
+            return 0.0
+        ours, theirs = self.own**2 / self.ours, self.others**2 / self.theirs
+        variance = ours + theirs + self.sampling
+        doubt = ours**2 / (self.ours - 1) + theirs**2 / (_PRIOR_OBSERVATIONS + self.theirs - 1)
+        return math.sqrt(variance) * _quantile(alpha, variance**2 / doubt if doubt else math.inf)
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], known: float, sampling: float) -> Difference:
@@ -80,10 +121,19 @@ def difference(ours: Sequence[float], theirs: Sequence[float], known: float, sam
     """
     means = [sum(group) / len(group) for group in (ours, theirs)]
     groups = zip((ours, theirs), means, strict=True)
-    squares = sum((value - mean) ** 2 for group, mean in groups for value in group)
+    own, others = (sum((value - mean) ** 2 for value in group) for group, mean in groups)
+    prior = _PRIOR_OBSERVATIONS * known**2
     freedom = _PRIOR_OBSERVATIONS + len(ours) + len(theirs) - 2
-    variance = (_PRIOR_OBSERVATIONS * known**2 + squares) / freedom
-    return Difference(means[0] - means[1], math.sqrt(variance), freedom, len(ours), len(theirs), sampling)
+    return Difference(
+        means[0] - means[1],
+        math.sqrt((prior + own + others) / freedom),
+        freedom,
+        len(ours),
+        len(theirs),
+        sampling,
+        math.sqrt(own / (len(ours) - 1)) if len(ours) > 1 else None,
+        math.sqrt((prior + others) / (_PRIOR_OBSERVATIONS + len(theirs) - 1)),
+    )
 
 
 def share_variance(share: float, images: int) -> float:
@@ -112,16 +162,6 @@ def auc_variance(auc: float, positives: int, negatives: int) -> float:
 
 def _shrunk(share: float, images: int) -> float:
     return (share * images + _PSEUDO) / (images + 2 * _PSEUDO)
-
-
-def _error(found: Difference, ours: int, theirs: int) -> float:
-    return math.sqrt(found.deviation**2 * (1 / ours + 1 / theirs) + found.sampling)
-
-
-def _satterthwaite(found: Difference, ours: int, theirs: int) -> float:
-    training = found.deviation**2 * (1 / ours + 1 / theirs)
-    freedom = found.freedom + ours - found.ours + theirs - found.theirs
-    return freedom * ((training + found.sampling) / training) ** 2 if training else math.inf
 
 
 def _quantile(alpha: float, freedom: float) -> float:

@@ -1,7 +1,8 @@
 """Did the model forget? Retrain is a distribution and not a number, so each claim has bounds or is not made.
 
 A verdict is on the models of one method, one a seed, beside the Retrains of the same forget set under the same attacks.
-An accuracy that Retrain reaches as well is no memory: only the excess over Retrain counts. The first that holds:
+An accuracy that Retrain reaches as well is no memory: only the excess over Retrain counts. The first that holds (of the
+second to the fifth, on the mean of the models; where none holds there, on one model alone):
 
     failed               the run did not end well
     not judged           there is no Retrain, or no accuracy on what is to be forgotten
@@ -11,12 +12,15 @@ An accuracy that Retrain reaches as well is no memory: only the excess over Retr
     cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
     not attacked enough  an attack of the minimum is missing, or relearning broke the network
     as Retrain           under every attack it is above Retrain by less than the larger margin, measured on all models
-                         and five Retrains; and it does not name single images less often by more than that margin
+                         and five Retrains, and all runs ended; and it does not name single images less often by more
+                         than that margin
     inconclusive         otherwise
 
-The lower bounds of the excess hold for all attacks together (Bonferroni), so that a model as good as Retrain is said to
-leak with probability alpha at most. The upper bounds hold each for itself: "as Retrain" needs all of them, so that a
-model which leaks is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
+The lower bounds of the excess hold for all attacks together (Bonferroni), so that models which are like Retrain's, and
+vary as those do, are said to leak with probability alpha at most. Of several models half of alpha is for their mean and
+half for each of them alone: noise between models widens the bounds of the mean, and would hide a model that leaks. The
+upper bounds hold each for itself, however the models vary: "as Retrain" needs all of them, so that a method which leaks
+is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -60,6 +64,9 @@ Level = Literal[
     "as Retrain",
     "inconclusive",
 ]
+CONDEMNED: tuple[Level, ...] = ("ruined", "not forgotten", "leaks")
+"""What is said only beyond doubt, the gravest first."""
+
 Utility = Literal["kept", "reduced", "damaged", "unknown"]
 
 
@@ -78,6 +85,9 @@ class Verdict:
         uncompared: attacks that were not run on Retrain.
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
         perhaps_too_few: whether single images may be named less often than by Retrain, by more than the larger margin.
+        unfinished: how many runs did not end well.
+        alone: how many models are condemned by themselves, where their mean is not.
+        gravest: the verdict on that of them which decides; None where there is none.
         flags: name → sentence of each sign that the evaluation cannot be trusted.
     """
 
@@ -91,6 +101,9 @@ class Verdict:
     uncompared: Sequence[str] = ()
     separated: bool | None = None
     perhaps_too_few: bool = False
+    unfinished: int = 0
+    alone: int = 0
+    gravest: "Verdict | None" = None
     flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -109,7 +122,9 @@ class Verdict:
 
     @property
     def worst(self) -> Comparison | None:
-        """What decides: what leaks most, else what is farthest from being as Retrain."""
+        """What decides: what leaks most, else what is farthest from being as Retrain; of one model if that decides."""
+        if self.gravest is not None:
+            return self.gravest.worst
         attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
         if self.level == "leaks":
             shown = [c for c in self.comparisons if c.leaks or (c.attack == NO_ATTACK and c.falls_short)]
@@ -124,9 +139,12 @@ class Verdict:
 
     @property
     def depth(self) -> float | None:
-        """What methods are sorted by: the largest lower bound, in larger margins; None without an attack."""
-        attacked = [each.severity for each in self.comparisons if each.attack != NO_ATTACK]
-        return max(attacked, default=None)
+        """What methods are sorted by: the largest lower bound, in larger margins; None without an attack.
+
+        Of one model alone, where that decides.
+        """
+        found = self.comparisons if self.gravest is None else (*self.comparisons, *self.gravest.comparisons)
+        return max((each.severity for each in found if each.attack != NO_ATTACK), default=None)
 
     def as_json(self, reason: str) -> dict[str, Any]:
         """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``.
@@ -134,7 +152,11 @@ class Verdict:
         ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them.
         """
         intervals: dict[str, dict[str, Any]] = {}
-        for each in self.comparisons:  # the worst first, which counts where an attack is compared on two splits
+        of_one = [] if self.worst is None or self.gravest is None else [self.worst]
+        for each in (
+            *of_one,
+            *self.comparisons,
+        ):  # the worst first, which counts where an attack is compared on two splits
             interval: dict[str, Any] = {"split": each.split, "unit": each.unit}
             interval |= {name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")}
             if each.unseen is not None:
@@ -143,6 +165,7 @@ class Verdict:
         worst = None if self.worst is None else self.worst.attack
         counts = {"models": self.models, "retrains": self.retrains}
         found = {"level": self.level, "utility": self.utility, "worst": worst, "reason": reason, **counts}
+        found |= {"alone": self.alone} if self.alone else {}
         return found | {"intervals": intervals} | ({"flags": dict(self.flags)} if self.flags else {})
 
 
@@ -162,34 +185,61 @@ def judge_models(
         originals: rows of the models before unlearning.
         margins: what counts as a difference.
     """
-    all_ended = [row for row in models if row.status == "ok"]
-    ended = one_an_original(all_ended)
-    utility, lost = _utility(ended, retrains, originals)
-    if not ended:
-        return Verdict("failed", utility, lost)
-    comparisons = sorted(compare(ended, retrains, originals, margins), key=lambda each: -each.severity)
-    broken = broken_by_relearning(all_ended, retrains)
+    ended = [row for row in models if row.status == "ok"]
+    ours = one_an_original(ended)
+    if not ours:
+        return Verdict("failed", *_utility(ours, retrains, originals))
+    found = replace(
+        _judged(ours, ended, retrains, originals, margins, tests=1 if len(ours) == 1 else 2),
+        unfinished=len(models) - len(ended),
+    )
+    if len(ours) == 1 or found.level in (*CONDEMNED, "not judged"):
+        return replace(found, level=_unless_unfinished(found))
+    each = [_judged([row], [row], retrains, originals, margins, tests=2 * len(ours)) for row in ours]
+    condemned = [verdict for verdict in each if verdict.level in CONDEMNED]
+    if not condemned:
+        return replace(found, level=_unless_unfinished(found))
+    gravest = min(condemned, key=lambda verdict: (CONDEMNED.index(verdict.level), -(verdict.depth or 0.0)))
+    return replace(found, level=gravest.level, alone=len(condemned), gravest=gravest)
+
+
+def _unless_unfinished(found: Verdict) -> Level:
+    """The level; where runs did not end, what the others show is no claim on the method."""
+    return "inconclusive" if found.level == "as Retrain" and found.unfinished else found.level
+
+
+def _judged(
+    ours: Sequence[Row],
+    ended: Sequence[Row],
+    retrains: Sequence[Row],
+    originals: Sequence[Row],
+    margins: Margins,
+    tests: int,
+) -> Verdict:
+    """The verdict on the mean of some models, one an original, made of the rows of runs that ended."""
+    utility, lost = _utility(ours, retrains, originals)
+    comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
+    broken = broken_by_relearning(ended, retrains)
     compared = [each.attack for each in comparisons]
     told = set(compared) - set(broken)
     before = compare(originals, retrains, originals, margins) if originals else []
-    shown = [each.leaks for each in before if each.attack in told and _is_attack(each, ended[0])]
+    shown = [each.leaks for each in before if each.attack in told and _is_attack(each, ours[0])]
     answers = next((each for each in comparisons if each.attack == NO_ATTACK), None)
-    too_few = forgets(ended[0]) == "images" and answers is not None and answers.falls_short_perhaps
     separated = any(shown) if originals else None
     found = Verdict(
         "not judged",
         utility,
         lost,
         comparisons,
-        len(ended),
+        len(ours),
         len(one_a_model(retrains)),
-        _missing(ended[0], compared, broken),
-        without_retrain(ended, retrains),
+        _missing(ours[0], compared, broken),
+        without_retrain(ours, retrains),
         separated,
-        too_few,
-        flags(all_ended, retrains, comparisons, separated if retrains else None, broken),
+        perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
+        flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),
     )
-    return replace(found, level=_level(found, ended, retrains))
+    return replace(found, level=_level(found, ours, retrains, tests))
 
 
 def _missing(row: Row, run: Sequence[str], broken: Collection[str]) -> list[str]:
@@ -211,11 +261,11 @@ def _is_attack(found: Comparison, row: Row) -> bool:
     return found.attack != NO_ATTACK or forgets(row) == "images"
 
 
-def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row]) -> Level:
+def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests: int) -> Level:
     no_attack = found.no_attack
     if no_attack is None:
         return "not judged"
-    if (lost := accuracy_lost(models, retrains)) is not None and lost.low(no_attack.margins.alpha) > RUINED:
+    if (lost := accuracy_lost(models, retrains)) is not None and lost.low(no_attack.margins.alpha / tests) > RUINED:
         return "ruined"
     if no_attack.low > no_attack.margins.same:
         return "not forgotten"

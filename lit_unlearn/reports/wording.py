@@ -43,7 +43,7 @@ def bounds(found: Comparison) -> str:
 
 def title(verdict: Verdict) -> str:
     """The verdict in a few words, without utility."""
-    return TITLES[verdict.level]
+    return TITLES[verdict.level] + (f" ({verdict.alone} of {verdict.models} models)" if verdict.gravest else "")
 
 
 def title_with_utility(verdict: Verdict) -> str:
@@ -54,6 +54,9 @@ def title_with_utility(verdict: Verdict) -> str:
 
 def headline(row: Row, verdict: Verdict) -> str:
     """The verdict with the numbers that it is based on, in one or two sentences."""
+    if verdict.gravest is not None:
+        one = "one" if verdict.alone == 1 else f"the gravest of {verdict.alone}"
+        return f"Judged alone, {one} of {_count(verdict.models, 'model')}: {headline(row, verdict.gravest)}"
     worst, no_attack = verdict.worst, verdict.no_attack
     if verdict.level == "failed":
         return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}."
@@ -152,13 +155,15 @@ def _undecided(verdict: Verdict) -> str:
         )
     if verdict.separated is None:
         return " Without Original it is unknown whether these attacks show anything."
+    if verdict.unfinished:
+        return f" {_count(verdict.unfinished, 'run')} of the method did not end: no claim is made on those that did."
     if verdict.unmeasured:
         return f" Not measured on all models, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
     open_ones = [each for each in verdict.comparisons if not each.as_retrain or each is verdict.worst]
     needed = [each.seeds_needed() for each in open_ones]
     if None in needed:
         few = next(each.attack for each, seeds in zip(open_ones, needed, strict=True) if seeds is None)
-        return f" More seeds would not decide: the images are too few for {few}."
+        return f" More seeds alone would not decide: {few} is between the margins, or the images are too few for it."
     most = max((seeds for seeds in needed if seeds is not None), default=0)
     return f" About {most} seeds of the method, and as many Retrains, would probably decide."
 

