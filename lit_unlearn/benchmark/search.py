@@ -44,8 +44,9 @@ class Tuning:
             at once.
         attacks: the attacks on every trial and both reference models: a config such as ``attack/quick``, of which
             only ``trainer.callbacks`` and ``evaluation.suite`` count; None chooses by accuracy alone.
-        ranges: experiment → setting → what is searched in place of what its method declares: the lower and the upper
-            end of a range, or the values of a choice; of an empty list nothing, and the setting stays as it is.
+        ranges: experiment, or ``scenario/experiment`` → setting → what is searched in place of what its method
+            declares: the lower and the upper end of a range, or the values of a choice; of an empty list nothing, and
+            the setting stays as it is.
         finalists: the best settings of each experiment by each way to choose that are tried on other originals as
             well, so many; the mean over all models then decides between them. With 0 one model decides.
         originals: the models on which finalists are tried, that of all trials among them.

@@ -42,7 +42,8 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         UsageError: if ``tuning.ranges`` names an experiment or a setting that is not there, or is no range.
     """
     experiments, found = Experiments(grid.bases, grid.experiments), {}
-    known = {name for scenario in grid.bases for name in experiments.names(scenario)}
+    places = [(scenario, name) for scenario in grid.bases for name in experiments.names(scenario)]
+    known = {name for _, name in places} | {f"{scenario}/{name}" for scenario, name in places}
     chosen("experiment in tuning.ranges", list(tuning.ranges), sorted(known))
     for scenario, names in methods_of(grid, experiments).items():
         settings = {name: experiments.settings(scenario, name) for name in names}
@@ -53,7 +54,9 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
         for name, method in classes.items():
             shared = tuple(other for other in names if classes[other] == method)
             part = max(1, tuning.trials // counts[method])
-            declared = replaced(ranges.get(method, ()), tuning.ranges.get(name, {}), f"tuning.ranges.{name}")
+            declared = ranges.get(method, ())
+            for place in (name, f"{scenario}/{name}"):
+                declared = replaced(declared, tuning.ranges.get(place, {}), f"tuning.ranges.{place}")
             axes = applicable(axes_of(declared, most), settings[name])
             found[scenario, name] = Search(method, axes, part, shared, tuning)
     return found

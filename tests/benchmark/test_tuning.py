@@ -196,6 +196,9 @@ def test_what_is_searched_can_be_given_for_an_experiment(experiments: Experiment
     for setting, (values, message) in refused.items():
         with pytest.raises(UsageError, match=message):
             axes(**{setting: values})
+    searches = searches_of(grid, qmc(2, ranges={"scrub": {"lr": []}, "class/scrub": {"msteps": [7]}}), ranges)
+    assert [axis.name for axis in searches["class", "scrub"].axes] == ["alpha", "msteps"]
+    assert searches["class", "scrub"].axes[1].values == (7,)
     with pytest.raises(UsageError, match=r"experiment in tuning.ranges 'scrubs'; did you mean 'scrub'"):
         searches_of(grid, qmc(2, ranges={"scrubs": {}}), ranges)
 
