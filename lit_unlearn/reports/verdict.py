@@ -153,10 +153,8 @@ class Verdict:
         """
         intervals: dict[str, dict[str, Any]] = {}
         of_one = [] if self.worst is None or self.gravest is None else [self.worst]
-        for each in (
-            *of_one,
-            *self.comparisons,
-        ):  # the worst first, which counts where an attack is compared on two splits
+        # The worst first, which counts where an attack is compared on two splits.
+        for each in (*of_one, *self.comparisons):
             interval: dict[str, Any] = {"split": each.split, "unit": each.unit}
             interval |= {name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")}
             if each.unseen is not None:
