@@ -26,7 +26,7 @@ from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.gathering import kept_rows
 from lit_unlearn.benchmark.leaderboard import scatter
 from lit_unlearn.benchmark.summary import summarise
-from lit_unlearn.benchmark.tables import markdown
+from lit_unlearn.benchmark.tables import markdown, text_of
 from lit_unlearn.cli import main
 from lit_unlearn.reports import read_rows
 from lit_unlearn.reports.figures import standalone
@@ -304,6 +304,7 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
     ("folder", "scenario"),
     [
         ("deep", "class"),
+        ("fashion_mnist_attack", "class"),
         ("fashion_mnist_attack", "random"),
         ("fashion_mnist_accuracy", "random"),
     ],
@@ -318,6 +319,36 @@ def test_the_committed_figure_is_of_the_committed_rows(folder, scenario):
     points = [[float(number) for pair in pairs for number in pair] for pairs in marks]
     assert len(points[0]) >= 2 * len(summaries[scenario].lines)
     assert points[0] == pytest.approx(points[1], abs=3)  # other versions of matplotlib set letters otherwise
+
+
+SHORT = (
+    *("Retrain", "RetrainShort", "DistilledRetrain", "OPC (opc_deep)", "KernelShuffle", "MSG (msg)", "CT", "SalUn"),
+    *("SCRUB", "PruneRegrow", "SSD", "DELETE", "BoundaryShrink", "NegGradPlus", "FineTune", "HeadOnly"),
+)
+"""The lines that the README shows of the table of classes."""
+
+
+def short_table(summary):
+    """The part of a table that the README shows."""
+    columns = ["TA", "Images seen"]
+    places = [next(n for n, c in enumerate(summary.columns) if c.heading.startswith(name)) for name in columns]
+    known = {line.label: line for line in summary.lines}
+    lines = [
+        "| Method | Verdict | Most that an attack gets beyond Retrain | Test accuracy | Images, % of Retrain's |",
+        "|---|---|---|---:|---:|",
+    ]
+    for label in SHORT:
+        line = known[label]
+        accuracy, seen = (text_of(line.values[place], summary.columns[place].unit) for place in places)
+        cells = [label, line.title or "–", line.excess or "–", accuracy, seen.partition(" ")[0]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_short_table_of_the_readme_is_of_the_committed_rows():
+    tables = summarise(kept_rows(ROOT / "docs/results/fashion_mnist_attack"))
+    (summary,) = [each for each in tables if each.scenario == "class"]
+    assert f"<!-- short table -->\n{short_table(summary)}\n<!-- /short table -->" in (ROOT / "README.md").read_text()
 
 
 BESIDE_THE_SEARCH = ("msg_90",)  # a reference with another share, not tuned
