@@ -306,6 +306,7 @@ def test_the_table_of_two_precisions_is_of_their_rows(monkeypatch):
         ("deep", "class"),
         ("fashion_mnist_attack", "class"),
         ("fashion_mnist_attack", "random"),
+        ("fashion_mnist_accuracy", "class"),
         ("fashion_mnist_accuracy", "random"),
     ],
 )
