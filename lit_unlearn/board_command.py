@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lit_unlearn.attacks import Attack
+from lit_unlearn.benchmark.placing import insert_texts
 from lit_unlearn.board import BROKEN, markdown, read_board, write_badges, write_pages
 from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
@@ -92,7 +93,7 @@ def board_command(args: Sequence[str]) -> None:
     """Prints a board, or writes it."""
     parser = _parser("board", "The table of all verified models in a folder.")
     parser.add_argument("folder", type=str, help="with <data>/<scenario>/<name>.json")
-    parser.add_argument("--markdown", type=str | None, default=None, help="file to write the tables to")
+    parser.add_argument("--markdown", type=str | None, default=None, help="page to put the tables into")
     parser.add_argument("--pages", type=str | None, default=None, help="folder to write a page of each model to")
     parser.add_argument("--badges", type=str | None, default=None, help="folder to write a badge of each model to")
     given = parser.parse_args(list(args))
@@ -101,7 +102,7 @@ def board_command(args: Sequence[str]) -> None:
     if given.markdown is None:
         print(text, end="")
     else:
-        write_atomically(given.markdown, text)
+        insert_texts(Path(given.markdown), "table", [("board", text.rstrip("\n"))])
         print(f"Written to {given.markdown}: {len(standings)} models")
     if given.pages is not None:
         paths = write_pages(standings, Path(given.pages))

@@ -105,7 +105,16 @@ def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
     assert "Plain [PyTorch]" in page
     assert ">Audit<" not in page
     lit_unlearn(tmp_path, "board", "board", "--markdown", "board.md")
-    assert (tmp_path / "board.md").read_text() in shown.out
+    marks = "<!-- table: board -->\n", "<!-- /table -->\n"
+    made = (tmp_path / "board.md").read_text()
+    assert made.removeprefix(marks[0]).removesuffix(marks[1]) in shown.out
+    (tmp_path / "own.md").write_text(f"# Mine\n\n{marks[0]}old\n{marks[1]}\nThe end.\n")
+    lit_unlearn(tmp_path, "board", "board", "--markdown", "own.md")
+    assert (tmp_path / "own.md").read_text() == f"# Mine\n\n{made}\nThe end.\n"
+    (tmp_path / "other.md").write_text("# Mine\n")
+    refused = lit_unlearn(tmp_path, "board", "board", "--markdown", "other.md")
+    assert "other.md: has no place for a table" in refused.err
+    assert (tmp_path / "other.md").read_text() == "# Mine\n"
 
 
 def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> None:
