@@ -25,7 +25,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, deviations, known_deviation
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
-from lit_unlearn.reports.verdict import CONDEMNED, Level, judge_models
+from lit_unlearn.reports.verdict import CONDEMNED, Level, judge_models, tests_of_mean
 
 EXCESSES = (0.0, 0.01, 0.02, 0.05, 0.10)
 SEEDS = (1, 3, 5)
@@ -163,8 +163,7 @@ def _power(
         for chosen in draw.sample(choices, min(_MOST_SUBSETS, len(choices))):
             ours = [retrains[place] for place in chosen]
             theirs = [row for place, row in enumerate(retrains) if place not in chosen]
-            tests = 1 if count == 1 else 2
-            for comparison in compare(ours, theirs, originals, margins, tests):
+            for comparison in compare(ours, theirs, originals, margins, tests_of_mean(count)):
                 if comparison.attack != NO_ATTACK:
                     for excess in EXCESSES:
                         if comparison.unit == "IDI" or comparison.value + excess <= 1:

@@ -22,7 +22,6 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import unknown
 from lit_unlearn.methods.base import UnlearnModule
 from lit_unlearn.methods.retrain import random_copy
-from lit_unlearn.seed import generator, run_seed
 
 Reduction = Literal["batchmean", "elementwise_mean"]
 _REDUCTIONS = ("batchmean", "elementwise_mean")
@@ -58,7 +57,7 @@ class BadTeacher(UnlearnModule):
             raise unknown("reduction", reduction, _REDUCTIONS)
         self.reduction = reduction
         self.teacher = self.original_copy()
-        self.bad_teacher = random_copy(backbone, generator(run_seed(), "bad_teacher").initial_seed())
+        self.bad_teacher = random_copy(backbone, "bad_teacher")
 
     def training_step(self, batch: dict[str, tuple[Tensor, Tensor, Tensor]], batch_idx: int) -> Tensor:
         """The divergence from each sample's own teacher."""

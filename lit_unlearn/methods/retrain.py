@@ -17,6 +17,7 @@ from torch.optim import SGD
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.finetune import FineTune
+from lit_unlearn.seed import generator, run_seed
 
 
 class Retrain(FineTune):
@@ -82,20 +83,22 @@ def reinitialise(network: nn.Module) -> None:
             reset()
 
 
-def random_copy(backbone: Backbone, seed: int) -> Backbone:
-    """A frozen copy with random weights in eval mode, which the seed alone decides.
+def random_copy(backbone: Backbone, key: str) -> Backbone:
+    """A frozen copy with random weights in eval mode, which the run's seed and a key alone decide.
+
+    The key keeps them apart from those that a run of the same seed drew for the original.
 
     Weights that no layer re-initialises, such as the position embedding of a vision transformer, keep their values, in
     random order.
 
     Args:
         backbone: the network, on the CPU.
-        seed: of the weights.
+        key: what the weights are for.
     """
     random = copy.deepcopy(backbone).eval().requires_grad_(False)
     given = {name: value.clone() for name, value in random.named_parameters()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(generator(run_seed(), key).initial_seed())
         reinitialise(random)
         for name, value in must_differ(random):
             if torch.equal(value, given[name]):

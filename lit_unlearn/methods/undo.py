@@ -31,7 +31,6 @@ from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.retrain import random_copy
 from lit_unlearn.methods.rewinding import count_errors
-from lit_unlearn.seed import generator, run_seed
 
 
 class UNDO(UnlearnModule):
@@ -90,7 +89,7 @@ class UNDO(UnlearnModule):
         self.hparams["suppressed"] = None if suppressed is None else str(suppressed)
         self.suppress_epochs, self.suppress_rate = 0 if suppressed is not None else suppress_epochs, suppress_rate
         self.suppressed = nn.ModuleList([teacher])  # a Backbone by itself would be left out of every checkpoint
-        self.noise = random_copy(backbone, generator(run_seed(), "noise").initial_seed())
+        self.noise = random_copy(backbone, "noise")
         self._teachers_error: float | None = None
         self._planned: list[tuple[dict[str, Any], float]] = []
 

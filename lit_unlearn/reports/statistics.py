@@ -10,8 +10,8 @@ Two things vary: the training of the models, and the images that happen to be me
 Few models say little on their deviation, so it is drawn towards a known one, s₀, that counts as ν₀ observations (the
 moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004). With one model on each side s₀ alone
 counts. These bounds take the deviation to be that of both groups. They test whether M could be more models like R, only
-shifted. A method whose models differ more than Retrains can be far from its mean by chance, so that what must hold
-whatever its deviation has the wider of these bounds and Welch's, where the deviation of M is its own:
+shifted. Where the models of a method differ more than Retrains, their mean can be far from the true one by chance. A
+bound that must hold then, too, is the wider one of these and Welch's, in which the deviation of M is its own:
 
     SE²  = s_M² / k + s_R² / n + v                        s_M² the variance of M alone, s_R² that of R drawn towards s₀²
 
@@ -73,11 +73,11 @@ class Difference:
         return self.mean + self._alike(alpha)
 
     def lowest(self, alpha: float) -> float:
-        """A lower bound that holds whatever the deviation of the first group."""
+        """A lower bound that holds for any deviation of the first group."""
         return self.mean - max(self._alike(alpha), self._welch(alpha))
 
     def highest(self, alpha: float) -> float:
-        """An upper bound that holds whatever the deviation of the first group."""
+        """An upper bound that holds for any deviation of the first group."""
         return self.mean + max(self._alike(alpha), self._welch(alpha))
 
     def seeds_to_decide(self, above: float, below: float, alpha_low: float, alpha_high: float) -> int | None:

@@ -25,6 +25,7 @@ is said to be as Retrain with probability alpha at most (an intersection-union t
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from lit_unlearn.reports.averages import one_a_model, one_an_original
@@ -187,23 +188,23 @@ def judge_models(
     ours = one_an_original(ended)
     if not ours:
         return Verdict("failed", *_utility(ours, retrains, originals))
-    found = replace(
-        _judged(ours, ended, retrains, originals, margins, tests=1 if len(ours) == 1 else 2),
-        unfinished=len(models) - len(ended),
-    )
+    before = compare(originals, retrains, originals, margins) if originals else []
+    separating = {each.attack for each in before if each.leaks and _is_attack(each, ours[0])} if originals else None
+    judged = partial(_judged, retrains=retrains, originals=originals, margins=margins, separating=separating)
+    found = judged(ours, ended, tests=tests_of_mean(len(ours)), unfinished=len(models) - len(ended))
     if len(ours) == 1 or found.level in (*CONDEMNED, "not judged"):
-        return replace(found, level=_unless_unfinished(found))
-    each = [_judged([row], [row], retrains, originals, margins, tests=2 * len(ours)) for row in ours]
-    condemned = [verdict for verdict in each if verdict.level in CONDEMNED]
+        return found
+    alone = [judged([row], [row], tests=2 * len(ours)) for row in ours]
+    condemned = [verdict for verdict in alone if verdict.level in CONDEMNED]
     if not condemned:
-        return replace(found, level=_unless_unfinished(found))
+        return found
     gravest = min(condemned, key=lambda verdict: (CONDEMNED.index(verdict.level), -(verdict.depth or 0.0)))
     return replace(found, level=gravest.level, alone=len(condemned), gravest=gravest)
 
 
-def _unless_unfinished(found: Verdict) -> Level:
-    """The level; where runs did not end, what the others show is no claim on the method."""
-    return "inconclusive" if found.level == "as Retrain" and found.unfinished else found.level
+def tests_of_mean(models: int) -> int:
+    """Of how many parts of alpha the mean of so many models has one: of two, where each is judged alone as well."""
+    return 1 if models == 1 else 2
 
 
 def _judged(
@@ -212,18 +213,20 @@ def _judged(
     retrains: Sequence[Row],
     originals: Sequence[Row],
     margins: Margins,
+    separating: Collection[str] | None,
     tests: int,
+    unfinished: int = 0,
 ) -> Verdict:
-    """The verdict on the mean of some models, one an original, made of the rows of runs that ended."""
+    """The verdict on the mean of some models, one an original, made of the rows of runs that ended.
+
+    ``separating`` are the attacks that find more in Original than in Retrain; None where Original is unknown.
+    """
     utility, lost = _utility(ours, retrains, originals)
     comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
     broken = broken_by_relearning(ended, retrains)
     compared = [each.attack for each in comparisons]
-    told = set(compared) - set(broken)
-    before = compare(originals, retrains, originals, margins) if originals else []
-    shown = [each.leaks for each in before if each.attack in told and _is_attack(each, ours[0])]
     answers = next((each for each in comparisons if each.attack == NO_ATTACK), None)
-    separated = any(shown) if originals else None
+    separated = None if separating is None else not (set(compared) - set(broken)).isdisjoint(separating)
     found = Verdict(
         "not judged",
         utility,
@@ -235,6 +238,7 @@ def _judged(
         without_retrain(ours, retrains),
         separated,
         perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
+        unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),
     )
     return replace(found, level=_level(found, ours, retrains, tests))
@@ -275,7 +279,8 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests
     if found.missing:
         return "not attacked enough"
     near = found.retrains >= RETRAINS_NEEDED and found.separated and all(c.as_retrain for c in found.comparisons)
-    return "as Retrain" if near and not found.unmeasured and not found.perhaps_too_few else "inconclusive"
+    open_ones = found.unmeasured or found.perhaps_too_few or found.unfinished
+    return "as Retrain" if near and not open_ones else "inconclusive"
 
 
 def _utility(

@@ -24,7 +24,7 @@ COUNT = 1200
 
 
 class Table(nn.Module):
-    """Log odds of the true class, whatever it is: the difficulty of a sample and a network's own, of (N, 3) vectors."""
+    """Log odds of the true class: the difficulty of a sample and a network's own, of (N, 3) vectors."""
 
     def __init__(self, own):
         super().__init__()
