@@ -335,7 +335,7 @@ def short_table(summary):
     places = [next(n for n, c in enumerate(summary.columns) if c.heading.startswith(name)) for name in columns]
     known = {line.label: line for line in summary.lines}
     lines = [
-        "| Method | Verdict | Most that an attack gets beyond Retrain | Test accuracy | Images, % of Retrain's |",
+        "| Method | Verdict | Excess over Retrain, decisive attack | Test accuracy | Images, % of Retrain's |",
         "|---|---|---|---:|---:|",
     ]
     for label in SHORT:

@@ -6,7 +6,8 @@ defaults (``kgltop5``): 3 epochs of batches of 64, learning rate .001 in a cosin
 benchmark are searched, and it trains on images that are not augmented. Kernels of one position stay as they are. That
 code also swaps the axes of kernels that are not square, whose convolutions then have another geometry (padding and
 stride stay) and an output of another size, if they run at all: here they are refused. It also makes frozen kernels
-learn: here a frozen one is left alone. What the kernels knew is turned, not gone: try transposed images on the result.
+learn: here a frozen one is left alone. An attacker who knows the method transposes the images: the
+readouts of the whole suite do so, too.
 """
 
 from pathlib import Path

@@ -25,8 +25,7 @@ is said to be as Retrain with probability alpha at most (an intersection-union t
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lit_unlearn.reports.averages import one_a_model, one_an_original
 from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, without_retrain
@@ -190,11 +189,11 @@ def judge_models(
         return Verdict("failed", *_utility(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
     separating = {each.attack for each in before if each.leaks and _is_attack(each, ours[0])} if originals else None
-    judged = partial(_judged, retrains=retrains, originals=originals, margins=margins, separating=separating)
-    found = judged(ours, ended, tests=tests_of_mean(len(ours)), unfinished=len(models) - len(ended))
+    beside = _Beside(retrains, originals, margins, separating)
+    found = _judged(ours, ended, beside, tests_of_mean(len(ours)), unfinished=len(models) - len(ended))
     if len(ours) == 1 or found.level in (*CONDEMNED, "not judged"):
         return found
-    alone = [judged([row], [row], tests=2 * len(ours)) for row in ours]
+    alone = [_judged([row], [row], beside, tests=2 * len(ours)) for row in ours]
     condemned = [verdict for verdict in alone if verdict.level in CONDEMNED]
     if not condemned:
         return found
@@ -207,20 +206,21 @@ def tests_of_mean(models: int) -> int:
     return 1 if models == 1 else 2
 
 
-def _judged(
-    ours: Sequence[Row],
-    ended: Sequence[Row],
-    retrains: Sequence[Row],
-    originals: Sequence[Row],
-    margins: Margins,
-    separating: Collection[str] | None,
-    tests: int,
-    unfinished: int = 0,
-) -> Verdict:
-    """The verdict on the mean of some models, one an original, made of the rows of runs that ended.
+class _Beside(NamedTuple):
+    """What models are judged beside: rows of the references, margins, and what separates Original from Retrain.
 
     ``separating`` are the attacks that find more in Original than in Retrain; None where Original is unknown.
     """
+
+    retrains: Sequence[Row]
+    originals: Sequence[Row]
+    margins: Margins
+    separating: Collection[str] | None
+
+
+def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: int, unfinished: int = 0) -> Verdict:
+    """The verdict on the mean of some models, one an original, made of the rows of runs that ended."""
+    retrains, originals, margins, separating = beside
     utility, lost = _utility(ours, retrains, originals)
     comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
     broken = broken_by_relearning(ended, retrains)

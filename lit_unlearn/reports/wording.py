@@ -72,11 +72,14 @@ def headline(row: Row, verdict: Verdict) -> str:
             "pass as well."
         )
     if verdict.level == "not attacked enough":
-        return f"No attack of this run exceeds Retrain beyond doubt, but the suite lacks: {'; '.join(verdict.missing)}."
+        return (
+            "No attack of this run gets more from the model than from Retrain beyond doubt, but the suite lacks: "
+            f"{'; '.join(verdict.missing)}."
+        )
     if worst is None:
         return "There is not enough evidence for a verdict."
     if verdict.level == "as Retrain":
-        return f"No attack exceeds Retrain by more than the margin. The least certain: {evidence(worst)}"
+        return f"No attack gets more than the margin beyond Retrain. The least certain: {evidence(worst)}"
     if verdict.level == "leaks":
         return f"The model still shows what it was to forget. {evidence(worst)}"
     return f"It is undecided whether the model forgot. {evidence(worst)}{_undecided(verdict)}"
@@ -88,21 +91,22 @@ def evidence(found: Comparison) -> str:
     if found.unit == "AUC":
         return (
             f"{by} separates {images} from other images with an AUC of {found.value:.2f}; on Retrain, "
-            f"{found.retrain:.2f}: {bounds(found)}."
+            f"{found.retrain:.2f}. Excess over Retrain: {bounds(found)}."
         )
     if found.unit == "IDI":
         return (
-            f"{by}: the stages of the network hold {100 * found.excess:.0f}{_SPACE}% of what Original's say of the "
-            f"forget set beyond Retrain's: {bounds(found)}."
+            f"{by}: the stages of the network hold {100 * found.excess:.0f}{_SPACE}% of the information on the forget "
+            f"set that Original's hold beyond Retrain's: {bounds(found)}."
         )
     name = "Without any attack, the model" if by == NO_ATTACK else by
-    more = " So few that the answers alone show what was forgotten." if found.falls_short and by == NO_ATTACK else ""
+    fewer = found.falls_short and by == NO_ATTACK
+    more = " This is so much less than Retrain's that the answers alone show what was forgotten." if fewer else ""
     ours, theirs, unseen = percent(found.value), percent(found.retrain), found.unseen
     if unseen is None:
-        return f"{name} names {ours} of {images}; Retrain, {theirs}: {bounds(found)}.{more}"
+        return f"{name} names {ours} of {images}; Retrain, {theirs}. Excess over Retrain: {bounds(found)} points.{more}"
     return (
         f"{name} names {ours} of {images} and {percent(unseen.value)} of unseen ones; Retrain, {theirs} and "
-        f"{percent(unseen.retrain)}. Lead over unseen images, above Retrain's: {bounds(found)}.{more}"
+        f"{percent(unseen.retrain)}. Lead over unseen images, beyond Retrain's: {bounds(found)} points.{more}"
     )
 
 
@@ -163,7 +167,7 @@ def _undecided(verdict: Verdict) -> str:
     needed = [each.seeds_needed() for each in open_ones]
     if None in needed:
         few = next(each.attack for each, seeds in zip(open_ones, needed, strict=True) if seeds is None)
-        return f" More seeds alone would not decide: {few} is between the margins, or the images are too few for it."
+        return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
     most = max((seeds for seeds in needed if seeds is not None), default=0)
     return f" About {most} seeds of the method, and as many Retrains, would probably decide."
 
@@ -203,7 +207,7 @@ def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
     no_attack = verdict.no_attack
     leaking = [each for each in verdict.comparisons if each.leaks and each is not verdict.worst]
     if verdict.level in ("leaks", "not forgotten") and (others := [c.attack for c in leaking if c is not no_attack]):
-        yield f"Above Retrain beyond doubt, too: {', '.join(others)}."
+        yield f"More than from Retrain beyond doubt, too: {', '.join(others)}."
     if verdict.level in ("leaks", "inconclusive") and no_attack and verdict.worst is not no_attack:
         yield evidence(no_attack)
     level = chance(row)
@@ -216,8 +220,8 @@ def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
         )
     if forgets(row) == "one class":
         yield (
-            "One class was forgotten, so its name is known without the model. Attacks that recover labels do not count "
-            "here: relearning, detection, membership and the information in the stages do."
+            "One class was forgotten, so its name is known without the model. Recovery attacks do not count here. All "
+            "other attacks do, and the accuracy without an attack."
         )
 
 

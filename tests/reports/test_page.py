@@ -260,4 +260,4 @@ def test_a_model_that_was_not_attacked_enough_has_no_colour_of_success(make_row:
     page = render(rows)
     assert '<span class="mark none">Cannot tell</span>' in page
     assert not re.search(r'class="mark (good|bad|warn)"', page)
-    assert '<section class="tile good">' not in page.partition("Forgotten, decisive attack")[0]
+    assert '<section class="tile good">' not in page.partition("Forgotten data, decisive attack")[0]

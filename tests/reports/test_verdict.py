@@ -210,7 +210,7 @@ def test_of_single_images_what_counts_is_beyond_what_unseen_images_give(worst, u
     if level == "leaks":
         told = headline(row, found).replace("\N{NO-BREAK SPACE}", " ")
         assert f"names {100 * worst:.1f} % of the forget images and {100 * unseen:.1f} % of unseen ones; " in told
-        assert "Retrain, 84.0 % and 84.0 %. Lead over unseen images, above Retrain's: +" in told
+        assert "Retrain, 84.0 % and 84.0 %. Lead over unseen images, beyond Retrain's: +" in told
     interval = as_json(row, found)["intervals"][WORST]
     assert (interval["value"], interval["unseen"]) == (worst, [unseen, 0.84])
     assert interval["excess"] == pytest.approx(worst - unseen)
@@ -260,7 +260,7 @@ def test_idi_is_a_share_of_originals_lead():
     ]
     assert (found.value, found.retrain, found.original, found.unit) == pytest.approx((0.9, 0.0, 1.0, "IDI"))
     assert found.leaks
-    assert "hold 90 % of what Original's say" in headline_of(found)
+    assert "hold 90 % of the information on the forget set that Original's hold" in headline_of(found)
     row = bits(model("OPC", **{"representation/idi/error": 0.2}), 0.68)
     (wide,) = [each for each in compare([row], others, [bits(original(), 0.70)]) if each.unit == "IDI"]
     assert wide.difference.sampling == pytest.approx(0.04)
@@ -431,8 +431,8 @@ def test_headline_and_remarks_state_the_numbers():
     low, high = 100 * found.worst.low, 100 * found.worst.high
     assert text == (
         "The model still shows what it was to forget. "
-        "recovery/worst names 92.0 % of unseen images of the forgotten classes; Retrain, 84.0 %: "
-        f"+8.0 ({low:.1f} to {high:.1f})."
+        "recovery/worst names 92.0 % of unseen images of the forgotten classes; Retrain, 84.0 %. "
+        f"Excess over Retrain: +8.0 ({low:.1f} to {high:.1f}) points."
     )
     assert "Compared: 1 model of the method with 5 Retrains, in 6 numbers." in " ".join(remarks(row, found))
     assert "\N{MINUS SIGN}" in bounds(next(c for c in verdict(model("GA", worst=0.7)).comparisons if c.attack == WORST))
