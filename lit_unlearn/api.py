@@ -4,7 +4,9 @@ What :func:`unlearn` and :func:`audit` do can also be written with ``Trainer(cal
 network, look up methods and attacks by name, and return what the callbacks measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_unlearn import methods
@@ -34,7 +37,15 @@ __all__ = ["Result", "audit", "unlearn"]
 
 Weights = str | Path | nn.Module | Mapping[str, Any]
 Retrains = Weights | Sequence[Weights]
-_QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+_QUIET = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+_SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+"""Where Lightning keeps the seed of a run."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +113,8 @@ def unlearn(
     """Makes a copy of a network forget, attacks the copy, and compares it with the original and with Retrain.
 
     Args:
-        network: any ``nn.Module`` from images to logits that ends in a linear layer, or a Backbone. It is not changed.
+        network: any ``nn.Module`` from images to logits that ends in a linear layer, or a Backbone. It is not changed,
+            unless ``method`` is an instance, which trains its own backbone.
         data: the images, and which of them are to be forgotten.
         method: a name such as ``"OPC"``, a class, or an instance; an instance has a backbone and options of its own.
         options: arguments of the method, where it is given as a name or a class.
@@ -113,26 +125,32 @@ def unlearn(
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
-        **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default nothing is logged or saved.
+        **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
+            is logged or saved.
+
+    The random numbers of the caller go on as if nothing had been drawn.
 
     Raises:
-        UsageError: for an unknown method or attack, missing ``max_epochs``, or a network that does not fit the data.
+        UsageError: for an unknown method or attack, missing ``max_epochs``, a network that does not fit the data, or a
+            strategy whose processes cannot hand their results back.
     """
     given = [trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None]
     if not given:
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     if not all(isinstance(value, int) for value in given):
         raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
-    _begin(seed)
-    if isinstance(method, UnlearnModule):
-        if options or wrap or network is not method.backbone:
-            raise UsageError("method is an instance with its own backbone and options: give method.backbone as network")
-        module = method
-    else:
-        make = _class_of(method) if isinstance(method, str) else method
-        _check_options(make, options or {})
-        module = make(_backbone(network, data, wrap), **(options or {}))
-    return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+    with _seeded(seed):
+        if isinstance(method, UnlearnModule):
+            if options or wrap or network is not method.backbone:
+                raise UsageError(
+                    "method is an instance with its own backbone and options: give method.backbone as network"
+                )
+            module = method
+        else:
+            make = _class_of(method) if isinstance(method, str) else method
+            _check_options(make, options or {})
+            module = make(_backbone(network, data, wrap), **(options or {}))
+        return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
 
 def audit(
@@ -155,23 +173,36 @@ def audit(
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
         wrap: as for :func:`unlearn`.
-        **trainer: arguments of Lightning's Trainer.
+        **trainer: arguments of Lightning's Trainer. By default one device is used.
+
+    The random numbers of the caller go on as if nothing had been drawn.
 
     Raises:
-        UsageError: for an unknown attack, or a network that does not fit the data.
+        UsageError: for an unknown attack, a network that does not fit the data, or a strategy whose processes cannot
+            hand their results back.
     """
-    _begin(seed)
-    backbone = _backbone(network, data, wrap)
-    module = Audit(backbone, original=_wrapped(original, data, wrap))
-    start = partial(Trainer.validate, verbose=False)
-    return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+    with _seeded(seed):
+        backbone = _backbone(network, data, wrap)
+        module = Audit(backbone, original=_wrapped(original, data, wrap))
+        start = partial(Trainer.validate, verbose=False)
+        return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
 
-def _begin(seed: int) -> None:
-    """Seeds everything, and keeps known lines from the log."""
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds everything for the block, and keeps known lines from the log."""
     leave_out_known_lines()
     check_seed("seed", seed)
-    seed_everything(seed, workers=True, verbose=False)
+    before = {name: os.environ.get(name) for name in _SEEDS}
+    try:
+        with isolate_rng():
+            seed_everything(seed, workers=True, verbose=False)
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _measured(
@@ -185,10 +216,19 @@ def _measured(
     """Runs fit or validate with the attacks, and collects what they measured."""
     found, suite = _suite(attacks) if isinstance(attacks, str) else (_listed(attacks), None)
     report = Report(write=False)
-    callbacks = [*arguments.get("callbacks", ()), *found, Evaluation(retrain, suite), report]
+    own = arguments.get("callbacks") or []
+    callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, Evaluation(retrain, suite), report]
     with warnings_alone():
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
-        start(trainer, module, datamodule=data)
+        try:
+            start(trainer, module, datamodule=data)
+        finally:
+            data.trainer = None  # its precision and ranks are not those of what is read next
+    if not report.rows:
+        raise UsageError(
+            f"strategy {arguments.get('strategy', 'auto')!r} measures in processes of its own, whose results do not "
+            "come back: leave out devices and strategy, or use 'ddp' in a script"
+        )
     return Result(report.rows, report.artifacts, module)
 
 

@@ -1,16 +1,19 @@
 """The door from Python: one call does what Trainer, module and callbacks do, and leaves the caller's network alone."""
 
 import copy
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from blobs import CLASSES
 from conftest import small_network
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor, nn
 
 import lit_unlearn as lu
@@ -196,6 +199,39 @@ def test_bad_input_is_named(
 def test_what_the_data_are_made_of_is_checked(make: Callable[[], object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make()
+
+
+def test_one_callback_needs_no_list_and_none_is_allowed(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    class Seen(Callback):
+        epochs = 0
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: lu.UnlearnModule) -> None:
+            self.epochs += 1
+
+    for given in (seen := Seen()), [seen], None:
+        lu.unlearn(Plain(), make_data(), "FineTune", attacks=None, max_epochs=1, callbacks=given, **QUIET)
+    assert seen.epochs == 2
+
+
+def test_the_callers_random_numbers_and_data_are_left_as_they_were(
+    make_data: Callable[..., lu.UnlearnDataModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "17")
+    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+    data, network = make_data(), Plain()
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    lu.unlearn(network, data, "FineTune", attacks=None, max_epochs=1, precision="bf16-true", **QUIET)
+    lu.audit(network, data, attacks=[lu.HeadRecovery()], precision="bf16-true", **QUIET)
+    after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert (os.environ["PL_GLOBAL_SEED"], "PL_SEED_WORKERS" in os.environ) == ("17", False)
+    assert next(data.evaluation_batches("forget", "cpu"))[0].dtype == torch.float32, "that of the run before"
+
+
+def test_results_that_stay_in_other_processes_are_an_error(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    with pytest.raises(UsageError, match="'ddp_fork' measures in processes of its own"):
+        lu.audit(Plain(), make_data(), attacks=None, devices=2, strategy="ddp_fork", **QUIET)
 
 
 def test_one_attack_needs_no_list(make_data: Callable[..., lu.UnlearnDataModule]) -> None:

@@ -4,12 +4,13 @@ A run is finished when its folder holds a complete results file. The half-writte
 removed when the run starts again; the machine may stop at any moment, and the same command continues.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lit_unlearn.benchmark.gathering import collect, finished, kept_rows
+from lit_unlearn.benchmark.gathering import Gathered, finished
 from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCommand, run_in_worker
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
@@ -19,6 +20,10 @@ from lit_unlearn.reports.rows import Row
 
 More = Callable[[Sequence[Row], Mapping[str, str]], Sequence[Run]]
 """All runs of a grid that grows, as far as the rows so far and the runs that failed say."""
+
+
+_LEAST_SECONDS = 10.0
+"""Between two times that the rows are written while runs are executed."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +86,43 @@ def execute(
     with locked(root, refusal):
         for half_written in root.glob(".*.part"):  # by a process that was killed
             half_written.unlink()
-        known = {row.benchmark["key"]: row for row in kept_rows(root)}
+        gathered = Gathered(root)
+        known = {row.benchmark["key"]: row for row in gathered.ordered()}
         open_runs = _unfinished(runs, root, known)
         failed: dict[str, str] = {}
+        gathered.add(runs)
+        write = _Writer(gathered)
         with _pool(command, root, launcher) as pool:
             while open_runs or pool.running:
                 _start_ready(open_runs, failed, pool, root, known)
                 notify(Progress(len(runs) - len(open_runs) - len(pool.running), len(runs), pool.labels, failed))
-                for run, error in pool.wait():
-                    if error is not None:
-                        failed[run.key] = error
-                    rows = collect(runs, root)
-                    if more is not None:
-                        there = {run.key for run in runs}
-                        runs = more(rows, failed)
-                        open_runs |= _unfinished([run for run in runs if run.key not in there], root, known)
-        collect(runs, root)
+                write.if_due(runs)  # while the runs that were just started are executed
+                ended = pool.wait()
+                failed |= {run.key: error for run, error in ended if error is not None}
+                gathered.add(run for run, _ in ended)
+                if more is not None and ended:
+                    there = {run.key for run in runs}
+                    runs = more(gathered.ordered(runs), failed)
+                    open_runs |= _unfinished([run for run in runs if run.key not in there], root, known)
+        gathered.add(runs)
+        gathered.write(runs)
         notify(Progress(len(runs), len(runs), [], failed))
     return failed
+
+
+class _Writer:
+    """Writes the rows of a grid every now and then: to judge hundreds of rows takes seconds."""
+
+    def __init__(self, gathered: Gathered) -> None:
+        self._gathered = gathered
+        self._due = time.monotonic()
+
+    def if_due(self, runs: Sequence[Run]) -> None:
+        """Writes them, unless that was done a moment ago, measured by how long it takes."""
+        if (began := time.monotonic()) >= self._due:
+            self._gathered.write(runs)
+            took = time.monotonic() - began
+            self._due = began + took + max(_LEAST_SECONDS, 10 * took)
 
 
 def _unfinished(runs: Sequence[Run], root: Path, known: Mapping[str, Row]) -> dict[str, Run]:

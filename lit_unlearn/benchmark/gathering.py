@@ -1,6 +1,6 @@
 """The results of the runs of a grid: which of them are finished, and their rows as one file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,28 +14,54 @@ RESULTS, ROWS = "results.json", "rows.json"
 PACKED = f"{ROWS}.xz"
 
 
-def collect(runs: Sequence[Run], root: Path) -> list[Row]:
-    """Collects the rows of finished runs into ``rows.json``, beside those that it holds already, and returns them.
+class Gathered:
+    """The rows of a grid: those that ``rows.json`` holds already, and those of the runs that are finished.
 
     Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
+
+    Args:
+        root: the output directory.
     """
-    rows = {_identity(row): row for row in kept_rows(root)}
-    for run in runs:
-        for row in _rows_of(run, root) if run.reports and finished(run, root, {}) else ():
-            row.benchmark = {
-                "key": run.key,
-                "scenario": run.scenario,
-                "experiment": run.name,
-                "seeds": dict(run.seeds),
-                "variant": dict(run.variant),
-            }
-            rows[_identity(row)] = compact(row)
-    place = {run.key: index for index, run in enumerate(runs)}
-    ordered = sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
-    if ordered:
-        add_verdicts(ordered)
-        write_rows(root / ROWS, ordered)
-    return ordered
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._rows = {_identity(row): row for row in kept_rows(root)}
+        self._read: set[str] = set()
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Reads the rows of those of the runs that are finished and were not read before."""
+        for run in runs:
+            if run.reports and run.key not in self._read and finished(run, self.root, {}):
+                self._read.add(run.key)
+                for row in _rows_of(run, self.root):
+                    row.benchmark = {
+                        "key": run.key,
+                        "scenario": run.scenario,
+                        "experiment": run.name,
+                        "seeds": dict(run.seeds),
+                        "variant": dict(run.variant),
+                    }
+                    self._rows[_identity(row)] = compact(row)
+
+    def ordered(self, runs: Sequence[Run] = ()) -> list[Row]:
+        """All rows, in the order of the runs that made them."""
+        place = {run.key: index for index, run in enumerate(runs)}
+        return sorted(self._rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
+
+    def write(self, runs: Sequence[Run]) -> list[Row]:
+        """Judges all rows, writes them to ``rows.json`` and returns them."""
+        ordered = self.ordered(runs)
+        if ordered:
+            add_verdicts(ordered)
+            write_rows(self.root / ROWS, ordered)
+        return ordered
+
+
+def collect(runs: Sequence[Run], root: Path) -> list[Row]:
+    """Gathers the rows of all finished runs in ``rows.json``, and returns them."""
+    gathered = Gathered(root)
+    gathered.add(runs)
+    return gathered.write(runs)
 
 
 def add_verdicts(rows: Sequence[Row]) -> None:

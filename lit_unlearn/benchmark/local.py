@@ -5,13 +5,15 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
+import torch
 import yaml
 
 from lit_unlearn.benchmark.gathering import results_of
@@ -90,10 +92,28 @@ class LocalPool:
         if self.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(self.threads)  # read when a worker starts
         reader, writer = get_context("spawn").Pipe(duplex=False)
+        begun = get_context("spawn").Value("i", 0)
         executor = ProcessPoolExecutor(
-            self.workers, get_context("spawn"), initializer=_exit_with_benchmark, initargs=(reader,)
+            self.workers, get_context("spawn"), initializer=_begin_worker, initargs=(reader, begun, visible_gpus())
         )
         return executor, writer
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` gives them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [str(number) for number in range(count)] if named is None else named.split(",")[:count]
+
+
+def _begin_worker(reader: Connection, begun: "Synchronized[int]", gpus: Sequence[str]) -> None:
+    """Gives this worker one of the GPUs, in turn, and ends it with the benchmark."""
+    with begun.get_lock():
+        number = begun.value
+        begun.value += 1
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    _exit_with_benchmark(reader)
 
 
 def _exit_with_benchmark(reader: Connection) -> None:

@@ -1,18 +1,21 @@
 import json
 import lzma
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing import get_context
 from pathlib import Path
 
 import fake_runs
 import pytest
 import yaml
 
-from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, make_runs
-from lit_unlearn.benchmark.gathering import collect, finished
+from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, local, make_runs
+from lit_unlearn.benchmark.gathering import Gathered, collect, finished
+from lit_unlearn.benchmark.local import visible_gpus
 from lit_unlearn.benchmark.reading import read_all
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, read_rows, write_rows
@@ -67,6 +70,41 @@ def test_finished_cells_are_not_run_again_even_if_only_their_rows_are_left(exper
     rows = read_rows(tmp_path / "b/rows.json")
     assert len(rows) == 8
     assert {row.benchmark["key"] for row in rows} == {c.key for c in changed if c.reports}
+
+
+def test_each_run_has_one_device_whatever_the_machine_has(experiments, tmp_path):
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
+    assert {run.config(tmp_path)["trainer"]["devices"] for run in runs} == {1}
+    assert all("devices" not in run.settings["trainer"] for run in runs), "the key stays"
+
+
+@pytest.mark.parametrize(("named", "gpus"), [("GPU-a,GPU-b", ["GPU-a", "GPU-b"]), (None, ["0", "1"]), ("", [])])
+def test_workers_take_the_gpus_in_turn(monkeypatch, named, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0 if named == "" else 2)
+    there = visible_gpus()
+    assert there == gpus
+    monkeypatch.setattr(local, "_exit_with_benchmark", lambda reader: None)
+    begun, given = get_context("spawn").Value("i", 0), []
+    for _ in range(3):
+        local._begin_worker(None, begun, there)
+        given.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert given == ([gpus[0], gpus[1], gpus[0]] if gpus else [named] * 3)
+
+
+def test_rows_are_written_while_runs_go_on_and_not_after_each_of_them(experiments, tmp_path, monkeypatch):
+    written, write = [], Gathered.write
+    monkeypatch.setattr(Gathered, "write", lambda self, runs: written.append(len(self.ordered())) or write(self, runs))
+    runs = make_runs(Grid(**experiments(("class",), opc={}, ga={})))
+    assert go(runs, tmp_path)[0] == {}
+    assert written == [0, 4], "at the beginning and at the end, since the runs between take no time"
+    monkeypatch.setattr("lit_unlearn.benchmark.execution._LEAST_SECONDS", 0.0)
+    again = make_runs(Grid(**experiments(("class",), opc={"pause": 1}, ga={"pause": 1})))
+    assert go(again, tmp_path / "slow")[0] == {}
+    assert len(written) > 4
+    assert written[-1] == 4
 
 
 def test_a_run_that_fails_is_told_and_tried_again_and_the_others_go_on(experiments, tmp_path):

@@ -221,6 +221,12 @@ def test_every_experiment_is_checked_once_and_the_first_error_names_it(experimen
     assert len(asked) == 5, "seeds and scenarios of the same settings are not asked again"
 
 
+def test_a_run_of_several_devices_is_refused(experiments, tmp_path):
+    runs = make_runs(Grid(**experiments(ga={}), overrides={"trainer": {"devices": 2}}))
+    with pytest.raises(UsageError, match="trainer.devices is 2, but each run of a grid uses one device"):
+        check_runs(runs, tmp_path, lambda command, settings: None, "benchmark")
+
+
 def test_the_check_parses_as_the_command_line_does_and_makes_nothing(tmp_path):
     check = Checker()
     runs = make_runs(Grid(bases={"class": "base/digits_class"}, methods=["opc"], attacks="attack/quick"))
