@@ -223,7 +223,7 @@ def test_every_experiment_is_checked_once_and_the_first_error_names_it(experimen
 
 def test_a_run_of_several_devices_is_refused(experiments, tmp_path):
     runs = make_runs(Grid(**experiments(ga={}), overrides={"trainer": {"devices": 2}}))
-    with pytest.raises(UsageError, match="trainer.devices is 2, but each run of a grid uses one device"):
+    with pytest.raises(UsageError, match=r"trainer\.devices is 2, but each run of a grid uses one device"):
         check_runs(runs, tmp_path, lambda command, settings: None, "benchmark")
 
 
