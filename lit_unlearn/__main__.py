@@ -4,9 +4,15 @@ import os
 import signal
 import sys
 
+from lit_unlearn.usage import answer
+
 
 def main() -> None:
     """Runs the command line; interrupted before a run has begun, it exits with status 130."""
+    if (told := answer(sys.argv[1:])) is not None:
+        text, status = told
+        print(text, end="", file=sys.stderr if status else sys.stdout)
+        sys.exit(status)
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell may have it ignored
     if ours:
         signal.signal(signal.SIGINT, _exit)  # what is being imported may not let an exception through

@@ -32,6 +32,7 @@ from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import report_of
 from lit_unlearn.resuming import SaveSettings
 from lit_unlearn.run_command import UnlearnCLI
+from lit_unlearn.usage import COMMANDS
 from lit_unlearn.zoo_command import zoo
 
 _TRAINER_DEFAULTS = {
@@ -94,10 +95,6 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
         save_config_callback=SaveSettings,
         parser_kwargs={
             "prog": "lit-unlearn",
-            "description": "Make a trained image classifier forget, attack the result, and say whether it forgot. "
-            "Many runs: lit-unlearn benchmark, tune and report. Weights and evidence: lit-unlearn export and zoo. "
-            "Models of others: lit-unlearn submit, verify, board and break. "
-            "Each has its own --help.",
             "version": __version__,
             **parser,
             **{name: dict(parser) for name in UnlearnCLI.subcommands()},
@@ -164,7 +161,7 @@ def main(args: ArgsType = None) -> None:
                 if status := _COMMANDS[word](rest):
                     sys.exit(status)
             case [word, *_] if not word.startswith("-") and word not in UnlearnCLI.subcommands():
-                raise unknown("command", word, [*UnlearnCLI.subcommands(), *_COMMANDS])
+                raise unknown("command", word, COMMANDS)
             case _:
                 _exit_if_diverged(run(args))
     except SIGTERMException:

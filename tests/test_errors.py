@@ -268,7 +268,6 @@ PARSED = [
         says=("grid.skip.class 'opcc'; did you mean 'opc'",),
         id="skipped experiment",
     ),
-    inline(says=("subcommand", "{fit,validate,test}"), id="no subcommand"),
     inline("fit", "--config", "nope.yaml", says=("config", "nope.yaml"), id="config file"),
     inline("fit", "--config=quikstart", says=("config", "'quikstart'", "'quickstart'"), id="config name"),
     inline("fit", "-c", "modl/salun", says=("config", "'modl/salun'", "'model/salun'"), id="short option"),
