@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from lit_unlearn.attacks import Attack
 from lit_unlearn.benchmark.placing import insert_texts
 from lit_unlearn.board import BROKEN, markdown, read_board, write_badges, write_pages
 from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
+from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.wording import flag_sentences
 from lit_unlearn.submissions import LICENCES, Submission, submit
 from lit_unlearn.verification import verify
@@ -20,7 +19,7 @@ from lit_unlearn.verification import verify
 
 def submit_command(args: Sequence[str]) -> None:
     """Writes a submission of a run."""
-    parser = _parser("submit", "Write a model, its original, its Retrains and what is claimed of it as one zip file.")
+    parser = Parser("submit", "Write a model, its original, its Retrains and what is claimed of it as one zip file.")
     parser.add_argument("run", type=str, help="folder of a run of fit, or of validate with Audit, with attack/quick")
     parser.add_argument("--to", type=str, required=True, help="zip file to write")
     parser.add_argument("--name", type=str, required=True, help="of the row: lower-case letters, digits and _")
@@ -38,7 +37,7 @@ def submit_command(args: Sequence[str]) -> None:
 
 def verify_command(args: Sequence[str]) -> int:
     """Measures a submission again; returns the status to exit with: 1 where it differs from its claim."""
-    parser = _parser("verify", "Check a submission, and measure everything in its claim again.")
+    parser = Parser("verify", "Check a submission, and measure everything in its claim again.")
     parser.add_argument("bundle", type=str, help="zip file of submit")
     parser.add_argument("--suite", type=str, default="quick", help="attacks of the row: quick, or suite for a board")
     parser.add_argument("--retrains", type=list[str], default=[], help="weights of Retrains to compare the row with")
@@ -62,7 +61,7 @@ def verify_command(args: Sequence[str]) -> int:
 
 def break_command(args: Sequence[str]) -> int:
     """Runs an attack on a submission; returns the status to exit with: 1 where it does not break it."""
-    parser = _parser("break", "Try an attack of your own on a submitted model and on its Retrains.")
+    parser = Parser("break", "Try an attack of your own on a submitted model and on its Retrains.")
     parser.add_argument("bundle", type=str, help="zip file of submit")
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_argument("--author", type=str, required=True, help="of the attack")
@@ -91,7 +90,7 @@ def break_command(args: Sequence[str]) -> int:
 
 def board_command(args: Sequence[str]) -> None:
     """Prints a board, or writes it."""
-    parser = _parser("board", "The table of all verified models in a folder.")
+    parser = Parser("board", "The table of all verified models in a folder.")
     parser.add_argument("folder", type=str, help="with <data>/<scenario>/<name>.json")
     parser.add_argument("--markdown", type=str | None, default=None, help="page to put the tables into")
     parser.add_argument("--pages", type=str | None, default=None, help="folder to write a page of each model to")
@@ -138,7 +137,3 @@ def _lines(value: object) -> str:
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         return json.dumps(value, allow_nan=False)
     return "[\n" + ",\n".join(json.dumps(each, allow_nan=False) for each in value) + "\n]"
-
-
-def _parser(command: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"lit-unlearn {command}", description=description, exit_on_error=False)

@@ -83,7 +83,7 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
     _find_own_classes()
     set_parsing_settings(add_print_completion_argument=True, instantiate_subclass_spec_in_any=False)
     leave_out_known_lines()
-    parser = {"exit_on_error": False}
+    parser = {"exit_on_error": False, "allow_abbrev": False}
     return kind(
         UnlearnModule,
         UnlearnDataModule,

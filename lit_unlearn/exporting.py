@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from lit_unlearn.backbones.saving import own_names, write_state
 from lit_unlearn.backbones.weights import read_state, resolve
 from lit_unlearn.errors import UsageError
 from lit_unlearn.evidence import verify_evidence, write_evidence
+from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.report import CHECKPOINT, WEIGHTS
 
 
@@ -20,11 +20,7 @@ def export(args: Sequence[str]) -> None:
     Raises:
         UsageError: if what is asked for is unclear, a file cannot be read or written, or evidence does not hold.
     """
-    parser = ArgumentParser(
-        prog="lit-unlearn export",
-        description="Write weights under the names of your own network, or the evidence of a run.",
-        exit_on_error=False,
-    )
+    parser = Parser("export", "Write weights under the names of your own network, or the evidence of a run.")
     parser.add_argument("source", type=str, help="a run's folder, a checkpoint, a file of weights, or evidence")
     parser.add_argument("--to", type=str | None, default=None, help=".pt or .safetensors file to write weights to")
     parser.add_argument("--evidence", type=str | None, default=None, help="zip file to write the run's evidence to")

@@ -22,6 +22,7 @@ from lit_unlearn.errors import UsageError, check_at_least, check_seed, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_run, check_trains
+from lit_unlearn.parsing import known_options
 from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import free_root
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
@@ -73,7 +74,8 @@ class UnlearnCLI(LightningCLI):
         """
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
-            self.config = parser.parse_args(with_whole_rules(with_configs(words)))
+            with known_options(parser):
+                self.config = parser.parse_args(with_whole_rules(with_configs(words)))
         else:
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import FORMAT, INDEX, Entry, Zoo, load_model, open_zoo
 from lit_unlearn.benchmark.gathering import RESULTS, ROWS
 from lit_unlearn.errors import UsageError, nearest
 from lit_unlearn.files import file_sha256, write_atomically
+from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.report import WEIGHTS
 from lit_unlearn.reports.rows import Row, read_rows
 
@@ -31,12 +31,10 @@ def zoo(args: Sequence[str]) -> int:
     Raises:
         UsageError: if what is asked for is unclear, or cannot be had.
     """
-    parser = ArgumentParser(
-        prog="lit-unlearn zoo", description="Models that were unlearned and measured, by name.", exit_on_error=False
-    )
+    parser = Parser("zoo", "Models that were unlearned and measured, by name.")
     actions = parser.add_subcommands(dest="action")
     for name, described in _ACTIONS.items():
-        own = ArgumentParser(exit_on_error=False)
+        own = Parser()
         if name == "build":
             own.add_argument("runs", type=str, help="output folder of a benchmark")
             own.add_argument("--to", type=str, required=True, help="folder of the zoo; what it holds stays")

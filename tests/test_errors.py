@@ -182,7 +182,13 @@ PARSED = [
     inline(*FIT, "--model", "no.such.Method", says=("model:", "No module named 'no'", *METHODS), id="module"),
     inline(*FIT, "--model", "nope.yaml", says=("model:", "'nope.yaml'", "no such file"), id="model file"),
     inline(*FIT, "--evaluation.retrian", "x", says=("Evaluation has no option 'retrian'", "'retrain'"), id="option"),
-    inline(*FIT, "--evalution.retrain", "x", says=("unrecognized", "--evalution.retrain"), id="section"),
+    inline(
+        *FIT,
+        "--evalution.retrain",
+        "x",
+        says=("unknown option '--evalution'; did you mean '--evaluation'", "--evalution.retrain"),
+        id="section",
+    ),
     inline(
         *FIT, "--model.optimzer.lr", "3", says=("RandomLabels has no option 'optimzer'",), id="option above another"
     ),
@@ -256,6 +262,11 @@ PARSED = [
     inline("benchmark", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output"),
     inline("tune", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output of tune"),
     inline("report", says=("rows", "missing"), id="report of nothing"),
+    inline("fit", "--modle", "OPC", says=("unknown option '--modle'; did you mean '--model'",), id="option of fit"),
+    inline("fit", "--compil", "eager", says=("unknown option '--compil'; did you mean '--compile'",), id="beginning"),
+    inline(*FIT, "--trainer.max_epoch", "1", says=("Trainer has no option 'max_epoch'",), id="beginning of an option"),
+    inline("report", "x", "--htm", "y", says=("unknown option '--htm'; did you mean '--html'",), id="option of report"),
+    inline("zoo", "list", "--plac", "y", says=("unknown option '--plac'; did you mean '--place'",), id="option of zoo"),
     inline("report", "x", "--margins", "3", says=("margins: '3'",), id="margins"),
     inline("benchmark", "--grid.bases", "{}", "--output", "o", says=("grid.bases is empty",), id="no bases"),
     inline(

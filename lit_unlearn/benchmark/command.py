@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lit_unlearn.benchmark.calibration import calibrate
@@ -25,6 +24,7 @@ from lit_unlearn.benchmark.tuning import Trials, searches_of
 from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
+from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.figures import power_lines
 from lit_unlearn.reports.rows import Row
@@ -171,9 +171,9 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
         print(f"{'/'.join(place)}: {told}; {f'weights: {files[0]}{more}' if files else 'no weights'}")
 
 
-def _report_parser() -> ArgumentParser:
+def _report_parser() -> Parser:
     words = "Mean and deviation over seeds, as a table."
-    parser = ArgumentParser(prog="lit-unlearn report", description=words, exit_on_error=False)
+    parser = Parser("report", words)
     parser.add_argument(
         "rows",
         type=str,
@@ -204,8 +204,8 @@ def _report_parser() -> ArgumentParser:
     return parser
 
 
-def _parser(command: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"lit-unlearn {command}", description=description, exit_on_error=False)
+def _parser(command: str, description: str) -> Parser:
+    parser = Parser(command, description)
     parser.add_argument("--config", action="config", help="A file, or the name of a shipped config.")
     parser.add_argument("--grid", type=Grid)
     parser.add_argument("--launcher", type=Launcher, default=Launcher())

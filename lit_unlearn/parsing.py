@@ -1,0 +1,58 @@
+"""The parsers of commands that are not Lightning's, and what any parser says of an option that it does not know."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lit_unlearn.errors import unknown
+
+
+class Parser(ArgumentParser):
+    """The parser of a command: options go by their full names, and an error is raised.
+
+    Args:
+        command: its words after ``lit-unlearn``.
+        description: what the command does.
+    """
+
+    def __init__(self, command: str = "", description: str | None = None) -> None:
+        prog = f"lit-unlearn {command}" if command else None
+        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+
+    def parse_args(self, *args: Any, **options: Any) -> Any:
+        """Parses as usual.
+
+        Raises:
+            UsageError: for an option that there is not, with those that there are.
+        """
+        with known_options(self):
+            return super().parse_args(*args, **options)
+
+
+@contextmanager
+def known_options(parser: ArgumentParser) -> Iterator[None]:
+    """Names the options that a parser or its subcommands take, where the block meets one that none of them takes.
+
+    Raises:
+        UsageError: for an option that is none of theirs and not below one of theirs.
+    """
+    try:
+        yield
+    except argparse.ArgumentError as error:
+        names = {name for name in _option_strings(parser) if not {".", "+"} & set(name)}
+        match = re.match(r"unrecognized arguments: (--[\w-]+)(.?)", str(error))
+        if match is None or match[1] in names:
+            raise
+        raise unknown("option", match[1], names) from error
+
+
+def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for own in action.choices.values():
+                yield from _option_strings(own)
+        yield from (name for name in action.option_strings if name.startswith("--"))
