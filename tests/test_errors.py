@@ -186,7 +186,7 @@ PARSED = [
         *FIT,
         "--evalution.retrain",
         "x",
-        says=("unknown option '--evalution'; did you mean '--evaluation'", "--evalution.retrain"),
+        says=("unknown option '--evalution'; did you mean '--evaluation'",),
         id="section",
     ),
     inline(
