@@ -25,6 +25,7 @@ from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
+from lit_unlearn.method_config import class_of_config, method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
@@ -116,8 +117,10 @@ def unlearn(
         network: any ``nn.Module`` from images to logits that ends in a linear layer, or a Backbone. It is not changed,
             unless ``method`` is an instance, which trains its own backbone.
         data: the images, and which of them are to be forgotten.
-        method: a name such as ``"OPC"``, a class, or an instance; an instance has a backbone and options of its own.
-        options: arguments of the method, where it is given as a name or a class.
+        method: the name of a class such as ``"OPC"``, which then has its own defaults; the name of a config of
+            ``model/`` such as ``"opc_deep"``, with its settings and its number of epochs; a class; or an instance,
+            which has a backbone and options of its own.
+        options: arguments of the method, in place of the defaults or of the config's.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
         retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, or weights
             of other code with what they were trained without: ``{"weights": …, "trained_without": "forget.txt"}``; or
@@ -134,8 +137,9 @@ def unlearn(
         UsageError: for an unknown method or attack, missing ``max_epochs``, a network that does not fit the data, or a
             strategy whose processes cannot hand their results back.
     """
+    configured = isinstance(method, str) and method in method_configs()
     given = [trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None]
-    if not given:
+    if not given and not configured:
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     if not all(isinstance(value, int) for value in given):
         raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
@@ -146,6 +150,11 @@ def unlearn(
                     "method is an instance with its own backbone and options: give method.backbone as network"
                 )
             module = method
+        elif isinstance(method, str) and configured:
+            backbone = _backbone(network, data, wrap)
+            _check_options(class_of_config(method), options or {})
+            module, own = method_of_config(method, backbone, options or {}, trainer.get("max_epochs"))
+            trainer = {**own, **trainer}
         else:
             make = _class_of(method) if isinstance(method, str) else method
             _check_options(make, options or {})
@@ -259,7 +268,8 @@ def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None
 
 def _class_of(name: str) -> type[UnlearnModule]:
     if name not in methods.__all__ or name == UnlearnModule.__name__:
-        raise unknown("method", name, [each for each in methods.__all__ if each != UnlearnModule.__name__])
+        classes = [each for each in methods.__all__ if each != UnlearnModule.__name__]
+        raise unknown("method", name, [*classes, *method_configs()])
     found: type[UnlearnModule] = getattr(methods, name)
     return found
 

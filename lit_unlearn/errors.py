@@ -21,8 +21,11 @@ def first_line(error: BaseException) -> str:
 
 def nearest(value: object, names: Iterable[object]) -> str:
     """A question that offers the names nearest to a wrong one, or an empty text where none is near."""
-    folded = {str(name).lower(): str(name) for name in names}
-    near = [folded[match] for match in difflib.get_close_matches(str(value).lower(), list(folded), n=3, cutoff=0.5)]
+    folded: dict[str, list[str]] = {}
+    for name in dict.fromkeys(map(str, names)):
+        folded.setdefault(name.lower(), []).append(name)
+    matches = difflib.get_close_matches(str(value).lower(), list(folded), n=3, cutoff=0.5)
+    near = [name for match in matches for name in folded[match]]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -15,10 +15,13 @@ from blobs import CLASSES
 from conftest import small_network
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import lit_unlearn as lu
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.report import Report
+from lit_unlearn.shipped import read_config
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -199,6 +202,48 @@ def test_bad_input_is_named(
 def test_what_the_data_are_made_of_is_checked(make: Callable[[], object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make()
+
+
+def test_a_config_gives_method_settings_and_epochs(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network, data = small_network(), make_data()
+    made = lu.unlearn(network, data, "opc_deep", attacks=None, **QUIET)
+    assert (made.rows[-1].epochs, made.rows[-1].optimizer["lr_scheduler"]["T_max"]) == (5, 5)
+    own = lu.unlearn(network, data, "opc_deep", {"distill": 0.0}, attacks=None, max_epochs=2, **QUIET)
+    assert (own.rows[-1].epochs, own.rows[-1].optimizer["lr_scheduler"]["T_max"]) == (2, 2)
+    settings = read_config("model/opc_deep")["model"]["init_args"]
+    options = {name: value for name, value in settings.items() if name not in ("optimizer", "lr_scheduler")}
+    by_hand = lu.unlearn(
+        network,
+        data,
+        lu.OPC,
+        {
+            **options,
+            "distill": 0.0,
+            "optimizer": lambda parameters: SGD(parameters, **settings["optimizer"]["init_args"]),
+            "lr_scheduler": lambda optimizer: CosineAnnealingLR(optimizer, 2),
+        },
+        attacks=None,
+        max_epochs=2,
+        **QUIET,
+    )
+    assert own.rows[-1].hyperparameters == by_hand.rows[-1].hyperparameters
+    for ours, theirs in zip(own.module.parameters(), by_hand.module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"redrw": 1}, "unknown option of OPC 'redrw'; did you mean 'redraw'"),
+        ({"redraw": 3}, "redraw is 3.0, but must lie in"),
+        ({"redraw": "x"}, "model.redraw: 'x' is not accepted; expected float"),
+    ],
+)
+def test_a_wrong_option_beside_a_config_is_named(
+    make_data: Callable[..., lu.UnlearnDataModule], options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        lu.unlearn(small_network(), make_data(), "opc_deep", options, attacks=None, **QUIET)
 
 
 def test_one_callback_needs_no_list_and_none_is_allowed(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
