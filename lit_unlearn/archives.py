@@ -14,24 +14,27 @@ MOST_BYTES = 2**30
 """Of all files together; a zip that tells or holds more is refused before it is read."""
 
 
-def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
     """Writes a zip, or nothing.
 
     Args:
         to: the zip file; one that is there is replaced.
         name: of the manifest in it.
         manifest: what it says; ``files``, the sha256 of each file by name, is added.
-        files: name in the zip → file.
+        files: name in the zip → file, or its content.
 
     Raises:
         UsageError: if it cannot be written.
     """
-    told = {**manifest, "files": {each: file_sha256(path) for each, path in files.items()}}
+    told = {**manifest, "files": {each: _sha256(given) for each, given in files.items()}}
     try:
         with replaced(to) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(name, json.dumps(told, indent=1) + "\n")
-            for each, path in files.items():
-                archive.write(path, each)
+            for each, given in files.items():
+                if isinstance(given, bytes):
+                    archive.writestr(each, given)
+                else:
+                    archive.write(given, each)
     except OSError as error:
         raise UsageError(f"cannot write {to}: {error.strerror or error}") from error
 
@@ -72,6 +75,10 @@ def read_archive(
         if hashlib.sha256(content).hexdigest() != listed[each]:
             raise UsageError(f"{path}: {each} was changed: its sha256 is not the one in {name}")
     return manifest, contents
+
+
+def _sha256(given: Path | bytes) -> str:
+    return hashlib.sha256(given).hexdigest() if isinstance(given, bytes) else file_sha256(given)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

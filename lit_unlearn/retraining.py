@@ -20,6 +20,7 @@ from lit_unlearn.backbones import save_weights
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
+from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
@@ -65,7 +66,8 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
         split = built.data.split
-        resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split.left_out}
+        told = without_options(json.loads(parser.dump(parsed, format="json")))
+        resolved = {**told, "seed_everything": seed, "split": split.left_out}
         if "weights" in resolved["model"]["init_args"]:
             resolved["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
         for name in _SHOWN:
