@@ -11,7 +11,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import file_sha256, replaced
 
 MOST_BYTES = 2**30
-"""Of all files together; a zip that tells or holds more is refused before it is read."""
+"""Of all files together, which a reader holds in memory; a zip that would have, tells or holds more is refused."""
 
 
 def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
@@ -24,12 +24,20 @@ def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mappi
         files: name in the zip → file, or its content.
 
     Raises:
-        UsageError: if it cannot be written.
+        UsageError: if it cannot be written, or its files are more than can be read again.
     """
+    sizes = {each: len(given) if isinstance(given, bytes) else given.stat().st_size for each, given in files.items()}
     told = {**manifest, "files": {each: _sha256(given) for each, given in files.items()}}
+    said = (json.dumps(told, indent=1) + "\n").encode()
+    if (size := len(said) + sum(sizes.values())) > MOST_BYTES:
+        large = max(sizes, key=lambda each: sizes[each])
+        raise UsageError(
+            f"{to} is not written: its {len(sizes) + 1} files have {size / 2**20:,.0f} MiB together, allowed: "
+            f"{MOST_BYTES >> 20:,} (the largest is {large}, {sizes[large] / 2**20:,.0f} MiB)"
+        )
     try:
         with replaced(to) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(name, json.dumps(told, indent=1) + "\n")
+            archive.writestr(name, said)
             for each, given in files.items():
                 if isinstance(given, bytes):
                     archive.writestr(each, given)
