@@ -71,6 +71,12 @@ def test_the_store_is_only_read(root: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
+def test_a_litdata_that_uploads_otherwise_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sorted_index.FileIndexer.__mro__[1], "_upload_to_cloud")
+    with pytest.raises(UsageError, match=r"litdata 0\.\S+ may write its list into your store: pip install"):
+        store(root).load()
+
+
 def test_names_are_listed_again_where_it_is_asked_for(root: Path) -> None:
     store(root).load()
     os.link(root / "train/dog/b.png", root / "train/dog/c.png")
