@@ -18,13 +18,11 @@ from lit_unlearn.backbones.weights import read_state, resolve
 from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
-from lit_unlearn.reports.report import ARTIFACTS, PAGE
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
-from lit_unlearn.reports.run_directory import RESULTS
+from lit_unlearn.run_files import ARTIFACTS, CONFIG, PAGE, RESULTS, RETRAIN_SETTINGS
 
 FORMAT = "lit_unlearn evidence"
 MANIFEST = "evidence.json"
-CONFIG, RETRAIN_SETTINGS = "config.yaml", "settings.json"
 
 
 def write_evidence(run: Path, to: Path) -> str:
@@ -105,7 +103,7 @@ def _config(path: Path) -> Path | bytes:
         raise UsageError(f"cannot read {path}: {first_line(error)}") from error
     if not isinstance(settings, dict) or (kept := without_options(settings)) == settings:
         return path
-    return yaml.safe_dump(kept, sort_keys=False).encode()
+    return str(yaml.safe_dump(kept, sort_keys=False)).encode()
 
 
 def _identity(row: Row) -> dict[str, Any]:

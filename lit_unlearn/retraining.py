@@ -25,9 +25,10 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.methods.networks import FRESH
+from lit_unlearn.run_files import RETRAIN_SETTINGS
 from lit_unlearn.shipped import read_config
 
-WEIGHTS, SETTINGS = "retrain.pt", "settings.json"
+WEIGHTS = "retrain.pt"
 _SHOWN = ("enable_progress_bar", "enable_model_summary")
 _OF_ONE_PROCESS = {
     "devices": 1,
@@ -84,7 +85,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 built.trainer.fit(built.model, datamodule=built.data)
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
-                write_atomically(path.parent / SETTINGS, text + "\n")
+                write_atomically(path.parent / RETRAIN_SETTINGS, text + "\n")
                 cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
                 save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
     return path

@@ -1,17 +1,16 @@
 """Where a run writes, and that nothing is left of a run that never began."""
 
-import os
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_unlearn.errors import UsageError
-
-RESULTS = "results.json"
+from lit_unlearn.run_files import RESULTS
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -59,8 +58,7 @@ def make_directory(directory: Path) -> list[Path]:
     try:
         made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f".{os.getpid()}.probe").touch()
-        (directory / f".{os.getpid()}.probe").unlink()
+        TemporaryFile(dir=directory).close()
     except OSError as error:
         raise UsageError(f"cannot write to {directory}: {error.strerror}") from error
     return made
