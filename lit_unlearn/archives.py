@@ -11,27 +11,38 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import file_sha256, replaced
 
 MOST_BYTES = 2**30
-"""Of all files together; a zip that tells or holds more is refused before it is read."""
+"""Of all files together, which a reader holds in memory; a zip that would have, tells or holds more is refused."""
 
 
-def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def write_archive(to: Path, name: str, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
     """Writes a zip, or nothing.
 
     Args:
         to: the zip file; one that is there is replaced.
         name: of the manifest in it.
         manifest: what it says; ``files``, the sha256 of each file by name, is added.
-        files: name in the zip → file.
+        files: name in the zip → file, or its content.
 
     Raises:
-        UsageError: if it cannot be written.
+        UsageError: if it cannot be written, or its files are more than can be read again.
     """
-    told = {**manifest, "files": {each: file_sha256(path) for each, path in files.items()}}
+    sizes = {each: len(given) if isinstance(given, bytes) else given.stat().st_size for each, given in files.items()}
+    told = {**manifest, "files": {each: _sha256(given) for each, given in files.items()}}
+    said = (json.dumps(told, indent=1) + "\n").encode()
+    if (size := len(said) + sum(sizes.values())) > MOST_BYTES:
+        large = max(sizes, key=lambda each: sizes[each])
+        raise UsageError(
+            f"{to} is not written: its {len(sizes) + 1} files have {size / 2**20:,.0f} MiB together, allowed: "
+            f"{MOST_BYTES >> 20:,} (the largest is {large}, {sizes[large] / 2**20:,.0f} MiB)"
+        )
     try:
         with replaced(to) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(name, json.dumps(told, indent=1) + "\n")
-            for each, path in files.items():
-                archive.write(path, each)
+            archive.writestr(name, said)
+            for each, given in files.items():
+                if isinstance(given, bytes):
+                    archive.writestr(each, given)
+                else:
+                    archive.write(given, each)
     except OSError as error:
         raise UsageError(f"cannot write {to}: {error.strerror or error}") from error
 
@@ -72,6 +83,10 @@ def read_archive(
         if hashlib.sha256(content).hexdigest() != listed[each]:
             raise UsageError(f"{path}: {each} was changed: its sha256 is not the one in {name}")
     return manifest, contents
+
+
+def _sha256(given: Path | bytes) -> str:
+    return hashlib.sha256(given).hexdigest() if isinstance(given, bytes) else file_sha256(given)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

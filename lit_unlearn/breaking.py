@@ -18,8 +18,8 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.comparisons import Comparison
 from lit_unlearn.reports.rows import NO_ATTACK, Row, rows_of
-from lit_unlearn.reports.run_directory import RESULTS
 from lit_unlearn.reports.verdict import judge
+from lit_unlearn.run_files import RESULTS
 from lit_unlearn.submissions import Submission, read
 from lit_unlearn.verification import measured
 

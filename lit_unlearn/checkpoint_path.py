@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.report import CHECKPOINT
+from lit_unlearn.run_files import CHECKPOINT
 
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 

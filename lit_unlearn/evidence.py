@@ -1,6 +1,7 @@
 """The evidence of a run as one zip file: results, page, configs, and the hashes of data, split and weights.
 
-It proves that nothing in it was changed since it was written, by whoever holds its sha256; it is not signed.
+It proves that nothing in it was changed since it was written, by whoever holds its sha256; it is not signed. Keys to a
+store of images, the ``options`` of the source in a config, are left out.
 """
 
 from collections.abc import Iterator
@@ -8,19 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
 from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import read_state, resolve
-from lit_unlearn.errors import UsageError
+from lit_unlearn.data.sources import without_options
+from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
-from lit_unlearn.reports.report import ARTIFACTS, PAGE
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
-from lit_unlearn.reports.run_directory import RESULTS
+from lit_unlearn.run_files import ARTIFACTS, CONFIG, PAGE, RESULTS, RETRAIN_SETTINGS
 
 FORMAT = "lit_unlearn evidence"
 MANIFEST = "evidence.json"
-CONFIG, RETRAIN_SETTINGS = "config.yaml", "settings.json"
 
 
 def write_evidence(run: Path, to: Path) -> str:
@@ -80,15 +82,28 @@ def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
     return [*lines, f"{weights}: the weights that this evidence is of"]
 
 
-def _files(run: Path, rows: list[Row]) -> Iterator[tuple[str, Path]]:
-    """Name in the zip → file; only what is there."""
-    for name in (RESULTS, PAGE, ARTIFACTS, CONFIG):
+def _files(run: Path, rows: list[Row]) -> Iterator[tuple[str, Path | bytes]]:
+    """Name in the zip → file, or its content; only what is there."""
+    for name in (RESULTS, PAGE, ARTIFACTS):
         if (run / name).is_file():
             yield name, run / name
+    if (run / CONFIG).is_file():
+        yield CONFIG, _config(run / CONFIG)
     source = next((row.weights.get("source") for row in rows if row.method == RETRAIN), None)
     settings = None if source is None else Path(str(source)).with_name(RETRAIN_SETTINGS)
     if settings is not None and settings.is_file():
         yield f"retrain/{RETRAIN_SETTINGS}", settings
+
+
+def _config(path: Path) -> Path | bytes:
+    """The config of a run; one whose source has options, keys among them, without these."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {first_line(error)}") from error
+    if not isinstance(settings, dict) or (kept := without_options(settings)) == settings:
+        return path
+    return str(yaml.safe_dump(kept, sort_keys=False)).encode()
 
 
 def _identity(row: Row) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lit_unlearn.backbones.weights import read_state, resolve
 from lit_unlearn.errors import UsageError
 from lit_unlearn.evidence import verify_evidence, write_evidence
 from lit_unlearn.parsing import Parser
-from lit_unlearn.reports.report import CHECKPOINT, WEIGHTS
+from lit_unlearn.run_files import CHECKPOINT, WEIGHTS
 
 
 def export(args: Sequence[str]) -> None:

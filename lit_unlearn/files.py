@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,18 +25,20 @@ def replaced(path: str | Path) -> Iterator[IO[bytes]]:
     A reader sees the old file or the complete new one, even if the machine stops.
 
     Args:
-        path: file to write; its folder is made when missing.
+        path: file to write; its folder is made when missing. Until it is complete it has a name of its own beside it,
+            ``.<name>.<random>.part``, which a process that is killed leaves behind.
 
     Raises:
         OSError: naming the file, which cannot be written; the old one stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Drawn, since processes on several machines or in containers share numbers, and may share this folder.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

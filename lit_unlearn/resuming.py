@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lit_unlearn.attacks import Attack
+from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import write_atomically
 
@@ -80,9 +81,10 @@ class SaveSettings(SaveConfigCallback):
 def settings_by_kind(parser: LightningArgumentParser, config: Namespace) -> Settings:
     """The settings of a run as they were given, each under the kind that ``--resume.allow`` names, or under ``run``.
 
-    Names are those of the command line: ``model.optimizer.lr``, and ``trainer.callbacks.HeadRecovery.ridge``.
+    Names are those of the command line: ``model.optimizer.lr``, and ``trainer.callbacks.HeadRecovery.ridge``. The
+    options of the source are left out: they may hold keys, and others may read the same images.
     """
-    settings = json.loads(parser.dump(config, format="json"))
+    settings = without_options(json.loads(parser.dump(config, format="json")))
     given = (settings.get("trainer") or {}).pop("callbacks", None) or []
     found: Settings = {_RUN: {}, **{kind: {} for kind in _OPTIONS}}
     for option, value in _flat(settings, ""):

@@ -20,13 +20,15 @@ from lit_unlearn.backbones import save_weights
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
+from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.methods.networks import FRESH
+from lit_unlearn.run_files import RETRAIN_SETTINGS
 from lit_unlearn.shipped import read_config
 
-WEIGHTS, SETTINGS = "retrain.pt", "settings.json"
+WEIGHTS = "retrain.pt"
 _SHOWN = ("enable_progress_bar", "enable_model_summary")
 _OF_ONE_PROCESS = {
     "devices": 1,
@@ -65,7 +67,8 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
         split = built.data.split
-        resolved = {**json.loads(parser.dump(parsed, format="json")), "seed_everything": seed, "split": split.left_out}
+        told = without_options(json.loads(parser.dump(parsed, format="json")))
+        resolved = {**told, "seed_everything": seed, "split": split.left_out}
         if "weights" in resolved["model"]["init_args"]:
             resolved["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
         for name in _SHOWN:
@@ -82,7 +85,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 built.trainer.fit(built.model, datamodule=built.data)
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
-                write_atomically(path.parent / SETTINGS, text + "\n")
+                write_atomically(path.parent / RETRAIN_SETTINGS, text + "\n")
                 cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
                 save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
     return path

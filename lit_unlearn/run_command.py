@@ -24,7 +24,7 @@ from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_run, check_trains
 from lit_unlearn.parsing import known_options
 from lit_unlearn.reports.report import Report, report_of
-from lit_unlearn.reports.run_directory import free_root
+from lit_unlearn.reports.run_directory import claim_directory, free_root
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
@@ -174,8 +174,16 @@ class UnlearnCLI(LightningCLI):
                 raise of_file(error, place) from error
             raise
 
+    def before_validate(self) -> None:
+        """Takes a run directory that no other run has."""
+        claim_directory(self.trainer)
+
+    def before_test(self) -> None:
+        """The same."""
+        claim_directory(self.trainer)
+
     def before_fit(self) -> None:
-        """Finds or trains the Retrain that a config is given for, and compiles the network where it was asked for.
+        """Finds or trains the Retrain that a config is given for, compiles the network, and takes a run directory.
 
         Raises:
             UsageError: for a backend that is not there, a monitor that will not be, or a run that cannot begin.
@@ -189,6 +197,7 @@ class UnlearnCLI(LightningCLI):
             if backend not in backends:
                 raise unknown("backend to compile with", backend, ["true", "false", *backends])
             self.model.backbone.compile(backend=backend)
+        claim_directory(self.trainer)
 
     def after_fit(self) -> None:
         """Attacks a model whose training a resumed run found finished: Lightning then calls no hook of training."""

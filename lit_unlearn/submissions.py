@@ -23,11 +23,10 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
 from lit_unlearn.errors import UsageError, first_line, unknown
-from lit_unlearn.reports.report import WEIGHTS
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows
-from lit_unlearn.reports.run_directory import RESULTS
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.reports.wording import as_json
+from lit_unlearn.run_files import CONFIG, RESULTS, WEIGHTS
 
 FORMAT, MANIFEST = "lit_unlearn submission 1", "submission.json"
 MODEL, ORIGINAL = "model.safetensors", "original.safetensors"
@@ -37,7 +36,6 @@ LICENCES = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0"
 SOURCES = ("CIFAR10", "CIFAR100", "Digits", "FashionMNIST", "MNIST", "SVHN")
 """Data that anybody can have."""
 
-_CONFIG = "config.yaml"
 _NAME = re.compile(r"[a-z0-9_]{1,60}")
 _SPLIT_SETTINGS = ("split_seed", "train_limit", "test_from_train")
 _RULE = ("classes", "fraction")
@@ -152,10 +150,10 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
 
 def _attacked(run: Path) -> tuple[list[Row], dict[str, Any]]:
     """Rows and config of a run whose model was attacked, and has the original's architecture or a gate more."""
-    for needed in (RESULTS, _CONFIG):
+    for needed in (RESULTS, CONFIG):
         if not (run / needed).is_file():
             raise UsageError(f"{run}: no run: there is no {needed}")
-    rows, config = read_rows(run / RESULTS), yaml.safe_load((run / _CONFIG).read_text(encoding="utf-8"))
+    rows, config = read_rows(run / RESULTS), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     if rows[-1].status != "ok" or not rows[-1].attacks:
         raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
     if (change := _change(rows[-1])) not in (None, CHANGE):

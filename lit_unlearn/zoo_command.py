@@ -12,14 +12,11 @@ import yaml
 
 from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import FORMAT, INDEX, Entry, Zoo, load_model, open_zoo
-from lit_unlearn.benchmark.gathering import RESULTS, ROWS
 from lit_unlearn.errors import UsageError, nearest
 from lit_unlearn.files import file_sha256, write_atomically
 from lit_unlearn.parsing import Parser
-from lit_unlearn.reports.report import WEIGHTS
 from lit_unlearn.reports.rows import Row, read_rows
-
-_CONFIG = "config.yaml"
+from lit_unlearn.run_files import CONFIG, RESULTS, ROWS, WEIGHTS
 
 
 def zoo(args: Sequence[str]) -> int:
@@ -97,7 +94,7 @@ def build(runs: Path, to: Path, data: str, licence: str) -> str:
         weights.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / WEIGHTS, weights)
         write_atomically(described, json.dumps(msgspec.to_builtins(row)) + "\n")
-        config = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         models[name] = Entry(
             file=f"{name}.safetensors",
             sha256=file_sha256(weights),
@@ -141,7 +138,7 @@ def _lowest_seeds(runs: Path) -> Iterator[tuple[Path, Row]]:
 
 def _is_of(attacked: Path, made: Path) -> bool:
     """Whether a run attacked the model that another has made."""
-    config = yaml.safe_load((attacked / _CONFIG).read_text(encoding="utf-8"))
+    config = yaml.safe_load((attacked / CONFIG).read_text(encoding="utf-8"))
     return Path(str(config.get("ckpt_path"))).parent.name == made.name
 
 

@@ -169,6 +169,17 @@ def test_changed_evidence_does_not_hold(folder: Path, evidence: Path, change, sa
     assert outcome.err.count("\n") == 1
 
 
+def test_what_could_not_be_read_again_is_not_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_unlearn.archives.MOST_BYTES", 2**10)
+    outcome = lit_unlearn(folder, "export", "runs/OPC/version_0", "--evidence", tmp_path / "large.zip")
+    assert outcome.status == 2
+    assert "large.zip is not written: its " in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_evidence_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_unlearn.archives.MOST_BYTES", 2**16)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -42,6 +42,18 @@ def test_a_file_is_the_old_one_until_the_block_ends_and_stays_it_after_an_error(
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_processes_of_several_machines_that_share_a_folder_and_a_number_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replaced(path) as one, replaced(path) as other:  # the same number here, too
+        one.write(b"one")
+        other.write(b"two")
+        names = set(os.listdir(tmp_path))
+    assert len(names) == 2
+    assert all(name.startswith(".file.") and name.endswith(".part") for name in names)
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 class Full(io.BytesIO):
     """A file on a disk that is full."""
 

@@ -22,7 +22,8 @@ from lit_unlearn.methods import FineTune
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.normal_equations import NormalEquations
 from lit_unlearn.metrics.spread import Spread
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 
 STATISTICS = (LinearCKA, NormalEquations, NormGate, Reservoir, Spread, Standardiser)
 

@@ -1,7 +1,6 @@
 """What attacks compute once for all models of a run, such as what concerns Original alone."""
 
 import hashlib
-import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lit_unlearn.backbones.saving import content_of
+from lit_unlearn.files import replaced
 
 Value = TypeVar("Value")
 
@@ -52,10 +52,8 @@ class Shared:
             kept: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
             return kept
         made = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        torch.save(made, part)
-        os.replace(part, path)
+        with replaced(path) as file:
+            torch.save(made, file)
         return made
 
 

@@ -53,6 +53,7 @@ class Backbone(nn.Module):
     """The part of it that is trained, see :meth:`train_only`."""
 
     _frozen: tuple[str, ...] = ()
+    _stopped: tuple[str, ...] = ()
     _compiled: Callable[[Tensor], Tensor] | None = None
     _tapped: bool = False
 
@@ -108,7 +109,7 @@ class Backbone(nn.Module):
     def train_only(self, train: str | Iterable[str]) -> None:
         """Lets a part of the network learn alone: the parameters and running statistics of all else stay as they are.
 
-        Methods and the optimizer leave out what does not learn. An attack may train all of it.
+        Methods and the optimizer leave it out. An attack may train all of it. What the user froze never learns.
 
         Args:
             train: ``all``; ``head``; ``last_<k>``, the last k blocks and the head, or ``last_<k>_layers`` and
@@ -119,7 +120,7 @@ class Backbone(nn.Module):
         """
         if isinstance(train, str):
             self.trained, train = train, part_of(self, train)
-        self._frozen = tuple(freeze_others(self, list(train)))
+        self._frozen, self._stopped = freeze_others(self, list(train), self._stopped)
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of the part that learns; all else stays in eval mode."""

@@ -76,7 +76,7 @@ def _crashes(layer: nn.Conv2d) -> bool:
 
 
 def check_memory_format(name: str, backbone: Backbone, image_shape: tuple[int, int, int], device: torch.device) -> None:
-    """Refuses a format that there is not, or that a network cannot take on a device.
+    """Refuses a format that there is not, or that a network cannot take on a device. Random state stays as it is.
 
     Raises:
         UsageError: naming the format.
@@ -87,7 +87,8 @@ def check_memory_format(name: str, backbone: Backbone, image_shape: tuple[int, i
         if (path := crashing_layer(backbone, image_shape, device)) is not None:
             raise UsageError(f"memory_format channels_last: PyTorch would crash at {path} on a CPU: take contiguous")
         try:
-            _features(_copy(backbone, "channels_last"), _images(_FEW, image_shape))
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                _features(_copy(backbone, "channels_last"), _images(_FEW, image_shape))
         except Exception as error:
             raise UsageError(f"memory_format channels_last: the network cannot take it: {first_line(error)}") from error
 

@@ -65,21 +65,34 @@ def part_of(backbone: "Backbone", train: str) -> dict[str, nn.Module]:
     return last_k(backbone, int(match[1]), units[match[2]])
 
 
-def freeze_others(backbone: "Backbone", trained: Collection[str]) -> list[str]:
+def freeze_others(
+    backbone: "Backbone", trained: Collection[str], stopped: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Takes every parameter outside of a part out of training.
+
+    Parameters that an earlier call took out learn again, unless they are outside of this part, too. Those that never
+    learnt, since the user froze them, stay as they are.
 
     Args:
         backbone: the network.
         trained: paths of the modules of the part.
+        stopped: names of the parameters that an earlier call took out.
 
     Returns:
-        The paths of the modules that hold nothing of the part; their running statistics stand in eval mode.
+        The paths of the modules that hold nothing of the part; their running statistics stand in eval mode. And the
+        names of the parameters that are taken out.
     """
+    parameters = dict(backbone.named_parameters())
+    for name in stopped:
+        if name in parameters:
+            parameters[name].requires_grad_(True)
+    learning = [name for name, parameter in parameters.items() if parameter.requires_grad]
     others = {path: module for path, module in backbone.named_modules() if path not in trained}
     for module in others.values():
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    return [path for path in others if path and not any(each.startswith(f"{path}.") for each in trained)]
+    stand = (path for path in others if path and not any(each.startswith(f"{path}.") for each in trained))
+    return tuple(stand), tuple(name for name in learning if not parameters[name].requires_grad)
 
 
 def _layers(backbone: "Backbone") -> Iterator[nn.Module]:

@@ -9,13 +9,13 @@ from rich.console import Console
 from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, More, Progress, execute
-from lit_unlearn.benchmark.gathering import ROWS, collect
+from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
 from lit_unlearn.benchmark.leaderboard import frontier, resistance, scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
-from lit_unlearn.benchmark.runs import WEIGHTS, Run
+from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Tuning
 from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
@@ -28,11 +28,10 @@ from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.figures import power_lines
 from lit_unlearn.reports.rows import Row
+from lit_unlearn.run_files import CHECKPOINT, ROWS, WEIGHTS
 from lit_unlearn.shipped import with_configs
 
 BOARD = "leaderboard.html"
-OWN_WEIGHTS = "unlearned.safetensors"
-"""The weights of an unlearned model under the names of the user's own network."""
 
 
 def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_classes: OnlyClasses) -> None:
@@ -163,7 +162,7 @@ def print_places(runs: Sequence[Run], root: Path, summaries: Sequence[Summary]) 
     places: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
         if run.subcommand == "fit" and "unlearning" in run.seeds:
-            found = [file for name in (OWN_WEIGHTS, WEIGHTS) if (file := root / run.folder / name).exists()]
+            found = [file for name in (WEIGHTS, CHECKPOINT) if (file := root / run.folder / name).exists()]
             places.setdefault((run.scenario, run.name), []).extend(found[:1])
     for place, files in places.items():
         more = f" (and of {len(files) - 1} more seeds)" if len(files) > 1 else ""

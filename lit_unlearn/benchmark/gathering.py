@@ -9,8 +9,8 @@ from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, SPLITS, Row, read_rows, write_rows
 from lit_unlearn.reports.wording import as_json
+from lit_unlearn.run_files import RESULTS, ROWS
 
-RESULTS, ROWS = "results.json", "rows.json"
 PACKED = f"{ROWS}.xz"
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.artifacts import Artifact
-from lit_unlearn.benchmark.gathering import PACKED, RESULTS, ROWS
+from lit_unlearn.benchmark.gathering import PACKED
 from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.gallery import read_artifacts
-from lit_unlearn.reports.report import ARTIFACTS
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, read_rows
+from lit_unlearn.run_files import ARTIFACTS, RESULTS, ROWS
 
 Found = tuple[Row, Path | None]
 """A row, and the file where its run keeps artifacts, if it lies where it must."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from lit_unlearn.benchmark.given import Given, file_key
 from lit_unlearn.benchmark.settings import look_up, put
+from lit_unlearn.run_files import CHECKPOINT
 
-WEIGHTS = "unlearned.ckpt"
 POOL = "evaluation.pool"
 """A list in the settings, of which each run that makes a part has a place of its own: ``evaluation.pool.0000``."""
 CACHE = "evaluation.cache"
@@ -70,7 +70,7 @@ class Run:
         """The complete settings, once the output directory is known."""
         settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
         for place, run in self.needs.items():
-            put(settings, place, str(root / run.folder / WEIGHTS))
+            put(settings, place, str(root / run.folder / CHECKPOINT))
         for place, there in self.given.items():
             put(settings, place, there.weights)
         if self.subcommand == "validate" and look_up(settings, CACHE) is None:
@@ -90,7 +90,7 @@ class Run:
 
     def weights(self, root: Path) -> Path:
         """The model that it leaves behind."""
-        return root / self.folder / WEIGHTS
+        return root / self.folder / CHECKPOINT
 
 
 def folder_of(scenario: str, name: str, key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lit_unlearn.data.reading import Images, Reading
 from lit_unlearn.errors import UsageError, check_at_least, unknown
@@ -134,6 +135,27 @@ class OrderSampler:
         share = -(-counts.get(name, sum(counts.values())) // self.world)
         full, tail = divmod(share, self._size(name))
         return full + (tail > 1 or (tail == 1 and full == 0))
+
+
+class FirstOfClasses(OrderSampler):
+    """The first samples of each class of the order that an :class:`OrderSampler` gives, and no others.
+
+    Args:
+        labels: of all samples, int64 (N,).
+        each: how many of each class; all of a class that has fewer.
+        *args: as for an :class:`OrderSampler`.
+        **kwargs: likewise.
+    """
+
+    def __init__(self, labels: Tensor, each: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.labels, self.each = labels, each
+
+    def _pass(self, name: str, number: int) -> list[Tensor]:
+        passed = torch.cat(super()._pass(name, number))
+        of_class = one_hot(self.labels[passed])
+        rank = (of_class.cumsum(0) * of_class).sum(1)
+        return list(torch.split(passed[rank <= self.each], self._size(name)))
 
 
 def _share(indices: Tensor, rank: int, world: int) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import IN_THE_LOOP, Batches, EvaluationBatches, Order, OrderSampler
+from lit_unlearn.data.batches import IN_THE_LOOP, Batches, EvaluationBatches, FirstOfClasses, Order, OrderSampler
 from lit_unlearn.data.forget_spec import ForgetSpec, spec_of
 from lit_unlearn.data.reading import Images, Reading, Streamed
 from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited, shape_of
@@ -204,8 +204,7 @@ class UnlearnDataModule(LightningDataModule):
         if (shape := shape_of(images)) is None or self.transforms is not None:
             first = torch.zeros(1, dtype=torch.int64)
             shape = self._reading(training=False).take(images, first, first).shape[1:]
-        channels, height, width = shape
-        return channels, height, width
+        return shape[0], shape[1], shape[2]
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -297,12 +296,12 @@ class UnlearnDataModule(LightningDataModule):
         if part not in PARTS:
             raise unknown("part", part, PARTS)
         for images, labels in self._evaluation_loader(split, part, most, wanted):
-            yield (
-                self._to_float(images.to(device, non_blocking=True), training=False),
-                labels.to(device, non_blocking=True),
-            )
+            pixels = self._to_float(images.to(device, non_blocking=True), training=False)
+            yield pixels, labels.to(device, non_blocking=True)
 
-    def shuffled_batches(self, split: str, device: torch.device | str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled_batches(
+        self, split: str, device: torch.device | str, most: int, each: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Random samples of one split in batches of training's size, on a device and without augmentation.
 
         They come in an order drawn from the run's seed, all of them on every rank; no batch has a single sample.
@@ -311,15 +310,16 @@ class UnlearnDataModule(LightningDataModule):
             split: one of ``SPLIT_NAMES``.
             device: where the batches are to lie.
             most: how many samples at most.
+            each: of these, the first so many of each class, and the last batch may have a single one. None takes all.
 
         Raises:
             UsageError: for an unknown split, or one without samples.
         """
         images, labels, indices = self._part(split)
-        draw = torch.Generator().manual_seed(run_seed())
-        some = indices[torch.randperm(len(indices), generator=draw)[:most]]
+        some = indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(run_seed()))[:most]]
         order: Order = "forget" if split == "forget" else "retain"
-        sampler = OrderSampler(order, some, some, self.batch_size, self.forget_batch_size, seed=run_seed())
+        drawn = order, some, some, self.batch_size, self.forget_batch_size, run_seed()
+        sampler = OrderSampler(*drawn) if each is None else FirstOfClasses(labels, each, *drawn)
         for batch in Batches(images, labels, sampler, self._reading(training=False)):
             pixels, classes = batch[order]
             yield self._to_float(pixels.to(device), training=False), classes.to(device)

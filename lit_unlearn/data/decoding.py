@@ -1,17 +1,19 @@
 """Image files as uint8 tensors: decoded at once, into a file that is mapped, or one by one when they are wanted."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from lit_unlearn.data.listing import fingerprint
 from lit_unlearn.errors import UsageError
+from lit_unlearn.files import replaced
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +22,7 @@ Result = TypeVar("Result")
 
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 _NAMED = 5
+_AT_ONCE = 64
 
 Decode = Callable[[str, Tensor], None]
 """Decodes a file into uint8 (C, H, W)."""
@@ -161,14 +164,11 @@ def cached(paths: Sequence[str], cache: Path, shape: tuple[int, ...], decode: De
     digest = bytes.fromhex(fingerprint(paths, f"{decode.__name__} {shape}"))
     try:
         if not _is_valid(cache, size, digest):
-            temporary = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-            try:
-                decode_all(paths, torch.from_file(str(temporary), True, size, dtype=torch.uint8).view(shape), decode)
-                with temporary.open("ab") as file:
-                    file.write(digest)
-                temporary.replace(cache)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replaced(cache) as file:
+                _allocate(file, size + len(digest))
+                decode_all(paths, torch.from_file(str(file.name), True, size, dtype=torch.uint8).view(shape), decode)
+                file.seek(size)
+                file.write(digest)
         # Not shared: a write to the tensor stays in this process and never reaches the file.
         return torch.from_file(str(cache), False, size, dtype=torch.uint8).view(shape)
     except (OSError, RuntimeError) as error:
@@ -219,8 +219,29 @@ def pixels(image: "Image.Image", channels: int) -> Tensor:
 
 
 def _in_threads(attempt: Callable[..., Result], *given: Sequence[object] | Tensor) -> list[Result]:
+    """What an attempt returns for the values at each place; a thread takes many places at once, to queue few tasks."""
+    count = len(given[0])
+
+    def several(start: int) -> list[Result]:
+        places = range(start, min(start + _AT_ONCE, count))
+        return [attempt(*(values[place] for values in given)) for place in places]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(attempt, *given))
+        return [result for found in pool.map(several, range(0, count, _AT_ONCE)) for result in found]
+
+
+def _allocate(file: IO[bytes], size: int) -> None:
+    """Takes the room on the disk now: a write to a mapped file for which there is none ends the process.
+
+    Raises:
+        OSError: if there is not so much room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot tell beforehand
+                raise
 
 
 def _is_valid(cache: Path, size: int, digest: bytes) -> bool:

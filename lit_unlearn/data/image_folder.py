@@ -23,7 +23,7 @@ from lit_unlearn.data.decoding import (
     size_of,
 )
 from lit_unlearn.data.listing import Listing
-from lit_unlearn.data.memory import free_memory
+from lit_unlearn.data.memory import free_memory, local_processes
 from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
@@ -50,8 +50,8 @@ class ImageFolder(Source):
         test_seed: decides which images are held out.
         cache: file to keep the decoded images in; it is mapped into memory, shared by the processes of a run, and
             made again when an image or a setting has changed. None decodes into memory, in every process again.
-        memory: share of the free memory that decoded images may take in each process; where they need more, they are
-            streamed. 0 streams them always. A ``cache`` takes no memory.
+        memory: share of the free memory that decoded images may take, in all processes of a run on a machine together;
+            where they need more, they are streamed. 0 streams them always. A ``cache`` takes no memory.
         check: whether images that are streamed are all decoded once before the run, so that a broken file stops it then
             and not when it is met.
         listing: file to keep the names of all images in, and which of them are broken, so that they need not be listed
@@ -184,14 +184,15 @@ class ImageFolder(Source):
         whole = (len(paths), *shape)
         if self.cache is not None:
             return cached(paths, Path(self.cache), whole, self._decode())
-        needed, free = torch.Size(whole).numel(), free_memory()
+        needed, free, processes = torch.Size(whole).numel(), free_memory(), local_processes()
         if self.memory == 0:
             return self._streamed(paths, shape)
-        if needed > self.memory * free:
+        if processes * needed > self.memory * free:
             gib = f"{needed / 2**30:.2f} GiB", f"{free / 2**30:.2f} GiB"
+            each = f" in each of {processes} processes" if processes > 1 else ""
             rank_zero_info(
-                f"{len(paths):,} decoded images take {gib[0]}, more than a share of {self.memory:g} (memory) of the "
-                f"{gib[1]} that are free: each is decoded when it is needed"
+                f"{len(paths):,} decoded images take {gib[0]}{each}, more than a share of {self.memory:g} (memory) of "
+                f"the {gib[1]} that are free: each is decoded when it is needed"
             )
             return self._streamed(paths, shape)
         images = torch.empty(whole, dtype=torch.uint8)

@@ -30,7 +30,9 @@ class ObjectStore(Source):
         cache_dir: folder for litdata's lists and files; None is its own.
         keep_files: whether files stay in the cache once they are downloaded.
         relist: list all names anew, after something in the store has changed.
-        options: for the store, such as ``{profile: mine}`` or its keys.
+        options: for the store, such as ``{profile: mine}`` or its keys. Only ``config.yaml`` in the run's folder keeps
+            them, with which the run can be repeated: no row, page, checkpoint or evidence does. A profile, or what the
+            environment says, keeps them out of that file, too.
 
     Raises:
         UsageError: for a size or channel count out of range; while loading, without litdata, if the store cannot be

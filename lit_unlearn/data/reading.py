@@ -19,6 +19,10 @@ Transform = Callable[[Tensor], Tensor]
 Step = TypeVar("Step")
 Batch = TypeVar("Batch")
 
+_LOWEST, _HIGHEST = -0.5, 1.5
+"""Of float images. They lie in [0, 1], but what resizes them with cubic kernels overshoots at an edge, by 0.45 at most,
+while a normalised image with a dark or a bright pixel lies outside."""
+
 _AHEAD = 2
 """Batches that each process reads ahead, PyTorch's own number."""
 
@@ -87,10 +91,13 @@ class Reading:
             seeds: of the transform of each of them, int64 (B,).
 
         Raises:
-            UsageError: if the images of the batch differ in size.
+            UsageError: if the images of the batch differ in size, or are floats that do not lie in [0, 1].
         """
         if isinstance(images, Tensor) and self.transform is None:
             return images.index_select(0, indices)
+        if len(indices) == 0:  # size and type are those of any image
+            first = torch.zeros(1, dtype=torch.int64)
+            return self.take(images, first, first)[:0]
         found = images.read(indices) if isinstance(images, Streamed) else list(images[indices])
         if self.transform is not None:
             found = _transformed(found, seeds.tolist(), self.transform)
@@ -99,7 +106,7 @@ class Reading:
                 f"images of one batch have the shapes {' and '.join(map(str, sorted(shapes)[:2]))}: the last transform "
                 "must give all of them one size, as CenterCrop does"
             )
-        return torch.stack(found) if found else torch.empty(0, *_no_shape(images), dtype=torch.uint8)
+        return _in_range(torch.stack(found))
 
     def ahead(self, images: Images, steps: Iterable[Step], batch: Callable[[Step], Batch]) -> Iterator[Batch]:
         """The batch of each step, in order.
@@ -171,5 +178,17 @@ def _transformed(images: list[Tensor], seeds: list[int], transform: Transform) -
     return found
 
 
-def _no_shape(images: Images) -> tuple[int, ...]:
-    return tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape or (0, 0, 0)
+def _in_range(batch: Tensor) -> Tensor:
+    """The batch.
+
+    Raises:
+        UsageError: if its values are floats that cannot be those of pixels.
+    """
+    if batch.is_floating_point() and batch.numel():
+        low, high = (float(value) for value in batch.aminmax())
+        if not (low >= _LOWEST and high <= _HIGHEST):  # so that NaN is refused, too
+            raise UsageError(
+                f"images have values from {low:.3g} to {high:.3g}, but must lie in [0, 1]: leave out Normalize; mean "
+                "and deviation belong to the network"
+            )
+    return batch

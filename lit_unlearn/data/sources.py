@@ -2,14 +2,19 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.errors import UsageError
+
+OPTIONS = "options"
+"""The argument of a source with what a store asks for, keys among it. No record of a run keeps it."""
 
 _HASHED_AT_ONCE = 1000
 _STREAMED_HASHED = 256
@@ -97,7 +102,10 @@ def _check_part(part: str, images: Images, labels: Tensor, num_classes: int) -> 
 
 
 class Source(ABC):
-    """Where images come from. A subclass keeps its arguments as attributes of the same name and loads on demand."""
+    """Where images come from. A subclass keeps its arguments as attributes of the same name and loads on demand.
+
+    An argument named ``options`` may hold keys: of all that a run writes, ``config.yaml`` alone has it.
+    """
 
     @abstractmethod
     def load(self) -> Dataset:
@@ -112,9 +120,22 @@ class Source(ABC):
         return self.load()
 
     def describe(self) -> dict[str, object]:
-        """Name and arguments as plain values, for a result row."""
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        """Name and arguments as plain values, for a result row; without ``options``."""
+        kept = {name: value for name, value in vars(self).items() if name != OPTIONS}
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
         return {"source": type(self).__name__, **arguments}
+
+
+def without_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run without the options of its source, for what others see and what outlives the run."""
+    changed = dict(settings)
+    place = changed
+    for name in ("data", "init_args", "source", "init_args"):
+        if not isinstance(place.get(name), Mapping):
+            return changed
+        place[name] = place = dict(place[name])
+    place.pop(OPTIONS, None)
+    return changed
 
 
 def limited(data: Dataset, limit: int | None, seed: int) -> Dataset:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor, nn
-from torch.nn.functional import one_hot, pad, unfold
+from torch.nn.functional import pad, unfold
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least
@@ -112,8 +112,8 @@ class Projection(UnlearnModule):
         """As many images of each retained class, at random; all of a class that has fewer."""
         split = self.data.split
         each = self.samples // (self.data.num_classes - len(split.forgotten_classes))
-        batches = self.data.shuffled_batches("retain", self.device, split.counts()["retain"])
-        return balanced(batches, self.data.num_classes, max(1, each))
+        batches = self.data.shuffled_batches("retain", self.device, split.counts()["retain"], max(1, each))
+        return torch.cat([images for images, _ in batches])
 
     def _forgotten(self) -> Tensor:
         batches = self.data.shuffled_batches("forget", self.device, self.samples)
@@ -140,17 +140,6 @@ def projected_layers(backbone: Backbone) -> list[str]:
             f"Projection projects Conv2d and Linear layers, but a {type(backbone).__name__} has none that learns"
         )
     return learn
-
-
-def balanced(batches: Iterable[Labelled], num_classes: int, each: int) -> Tensor:
-    """The first so many images (N, C, H, W) of each class."""
-    kept, seen = [], torch.zeros(num_classes, dtype=torch.int64)
-    for images, labels in batches:
-        of_class = one_hot(labels.cpu(), num_classes)
-        number = (seen + of_class.cumsum(0)).gather(1, labels.cpu()[:, None])[:, 0]
-        kept.append(images[(number <= each).to(images.device)])
-        seen += of_class.sum(0)
-    return torch.cat(kept)
 
 
 @torch.no_grad()

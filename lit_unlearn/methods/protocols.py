@@ -70,5 +70,7 @@ class UnlearnData(Protocol):
     def evaluation_batches(self, split: str, device: torch.device) -> Iterator[Labelled]:
         """This rank's share of a split, in [0, 1], on a device and without augmentation."""
 
-    def shuffled_batches(self, split: str, device: torch.device, most: int) -> Iterator[Labelled]:
-        """At most so many random samples of a split, in batches of training's size, on every rank."""
+    def shuffled_batches(
+        self, split: str, device: torch.device, most: int, each: int | None = None
+    ) -> Iterator[Labelled]:
+        """At most so many random samples of a split, or of each class, in batches of training's size, on every rank."""

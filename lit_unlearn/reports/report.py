@@ -15,16 +15,16 @@ from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, write_rows
-from lit_unlearn.reports.run_directory import RESULTS, make_directory, remove_empty, run_directory
+from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
 from lit_unlearn.reports.run_metadata import run_metadata
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.reports.whole_checkpoints import write_whole_checkpoints
 from lit_unlearn.reports.wording import as_json
 from lit_unlearn.results import Driver, Measurement, Results, Subject
+from lit_unlearn.run_files import ARTIFACTS, CHECKPOINT, PAGE, RESULTS, WEIGHTS
 
 __all__ = ["Report"]
 
-ARTIFACTS, PAGE, CHECKPOINT, WEIGHTS = "artifacts.npz", "report.html", "unlearned.ckpt", "unlearned.safetensors"
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 

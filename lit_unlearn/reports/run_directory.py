@@ -1,21 +1,42 @@
 """Where a run writes, and that nothing is left of a run that never began."""
 
-import os
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_unlearn.errors import UsageError
-
-RESULTS = "results.json"
+from lit_unlearn.run_files import RESULTS
 
 
 def run_directory(trainer: Trainer) -> Path:
     """Where a run writes: the first logger's own version directory, or the Trainer's root where there is none."""
     return Path(trainer.strategy.broadcast(_directory(trainer)))
+
+
+def claim_directory(trainer: Trainer) -> None:
+    """Makes the version directory of a run before it begins, so that no other run has the same.
+
+    Runs that begin together find the same number free. One that is taken meanwhile gives way to the next. A directory
+    that the user names is taken as it is; so is that of other loggers.
+
+    Raises:
+        UsageError: naming the directory, if it cannot be made.
+    """
+    logger: Any = trainer.logger
+    numbers = isinstance(logger, CSVLogger | TensorBoardLogger) and logger._version is None
+    if not numbers or not trainer.is_global_zero or "://" in str(logger.save_dir):
+        return
+    try:
+        Path(logger.log_dir).parent.mkdir(parents=True, exist_ok=True)
+        while not _made(Path(logger.log_dir)):
+            logger._version += 1
+    except OSError as error:
+        raise UsageError(f"cannot write to {logger.log_dir}: {error.strerror}") from error
 
 
 def free_root(root: Path) -> Path:
@@ -37,8 +58,7 @@ def make_directory(directory: Path) -> list[Path]:
     try:
         made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f".{os.getpid()}.probe").touch()
-        (directory / f".{os.getpid()}.probe").unlink()
+        TemporaryFile(dir=directory).close()
     except OSError as error:
         raise UsageError(f"cannot write to {directory}: {error.strerror}") from error
     return made
@@ -49,6 +69,15 @@ def remove_empty(trainer: Trainer, made: list[Path]) -> None:
     for folder in [*_folders_of_logger(trainer), *made]:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _made(directory: Path) -> bool:
+    """Makes a directory, unless it is there."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _directory(trainer: Trainer) -> Path:

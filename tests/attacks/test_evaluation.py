@@ -7,8 +7,9 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Retrain
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
 from lit_unlearn.results import AttackResult
+from lit_unlearn.run_files import CHECKPOINT
 
 SPLITS = ("forget", "retain", "test_forget", "test_retain")
 

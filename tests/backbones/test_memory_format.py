@@ -120,7 +120,10 @@ def test_a_probe_takes_times_and_leaves_nothing_behind(monkeypatch, precision):
 
 def test_what_was_asked_for_and_cannot_be_is_told_in_a_line():
     for name in ("auto", "contiguous", "channels_last"):
-        check_memory_format(name, network(), SHAPE, CPU)
+        torch.manual_seed(3)
+        backbone, drawn = network(), torch.get_rng_state()
+        check_memory_format(name, backbone, SHAPE, CPU)
+        assert torch.equal(torch.get_rng_state(), drawn)
     check_memory_format("contiguous", Custom(Viewing()), SHAPE, CPU)
     with pytest.raises(UsageError, match=r"^memory_format channels_last: the network cannot take it: view size"):
         check_memory_format("channels_last", Custom(Viewing()), SHAPE, CPU)

@@ -16,7 +16,7 @@ from lit_unlearn.benchmark.runs import folder_of
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.reports import Row, write_rows
 from lit_unlearn.reports.gallery import write_artifacts
-from lit_unlearn.reports.report import ARTIFACTS
+from lit_unlearn.run_files import ARTIFACTS
 
 COUNTS = {"forget": 4000, "test_forget": 2000, "test_retain": 8000}
 

@@ -13,7 +13,7 @@ from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, read_rows, write_rows
 from lit_unlearn.reports.gallery import write_artifacts
-from lit_unlearn.reports.report import ARTIFACTS, RESULTS
+from lit_unlearn.run_files import ARTIFACTS, RESULTS
 
 ATTACKS = {"recovery/worst/test_forget_acc": 0.7}
 

@@ -11,7 +11,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 
-from lit_unlearn.data import Augment, Dataset, ForgetSpec, Order, Source, UnlearnDataModule, datamodule
+from lit_unlearn.data import (
+    Augment,
+    Dataset,
+    Digits,
+    ForgetSpec,
+    Order,
+    Source,
+    Streamed,
+    UnlearnDataModule,
+    datamodule,
+)
 from lit_unlearn.errors import UsageError
 
 
@@ -221,6 +231,37 @@ def test_shuffled_batches_draw_from_one_part_with_the_run_seed(
         assert drawn <= set(getattr(data.split, split).tolist())
     assert [len(batch) for batch in draws[0]] == sizes
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("most", [40, 1000])
+def test_the_first_of_each_class_are_those_of_the_whole_order_and_nothing_else_is_read(most: int) -> None:
+    module = UnlearnDataModule(Digits(), ForgetSpec(classes=[3]), batch_size=7)
+    whole = [torch.cat(part) for part in zip(*module.shuffled_batches("retain", "cpu", most), strict=True)]
+    some = [torch.cat(part) for part in zip(*module.shuffled_batches("retain", "cpu", most, each=5), strict=True)]
+    seen, wanted = [0] * 10, []
+    for place, label in enumerate(whole[1].tolist()):
+        seen[label] += 1
+        if seen[label] <= 5:
+            wanted.append(place)
+    assert len(some[1]) == len(wanted) < most
+    assert all(torch.equal(found, all_of_it[wanted]) for found, all_of_it in zip(some, whole, strict=True))
+    read: list[int] = []
+    images = module.data.train_images
+    assert isinstance(images, Tensor)
+
+    class Watched:
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> Tensor:
+            read.append(index)
+            return images[index]
+
+    module.data.train_images = Streamed(Watched(), (1, 8, 8))
+    module.workers = 0
+    again = torch.cat([pixels for pixels, _ in module.shuffled_batches("retain", "cpu", most, each=5)])
+    assert torch.equal(again, some[0])
+    assert len(read) == len(wanted)
 
 
 def test_pixel_values_are_exact_at_both_ends() -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import zlib
 from pathlib import Path
@@ -194,8 +195,20 @@ def test_a_failed_decode_leaves_no_cache(root: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_named(root: Path) -> None:
+    (root / "nowhere").touch()
     with pytest.raises(UsageError, match=r"cannot use the image cache .*nowhere"):
         ImageFolder(root, image_size=6, cache=root / "nowhere" / "images.u8").load()
+
+
+def test_a_disk_without_room_for_the_cache_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        assert (offset, size) == (0, 14 * 3 * 6 * 6 + 32)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"cannot use the image cache .*No space left on device .*MB free\)"):
+        ImageFolder(root, image_size=6, cache=root / "images.u8").load()
+    assert not list(root.glob("*images.u8*"))
 
 
 def test_broken_pictures_are_named(root: Path) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from command_line import lit_unlearn
 from PIL import Image
 
 from lit_unlearn.data import ForgetSpec, ImageFolder, ImageNetTransforms, ObjectStore, UnlearnDataModule
@@ -68,6 +71,12 @@ def test_the_store_is_only_read(root: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
+def test_a_litdata_that_uploads_otherwise_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sorted_index.FileIndexer.__mro__[1], "_upload_to_cloud")
+    with pytest.raises(UsageError, match=r"litdata 0\.\S+ may write its list into your store: pip install"):
+        store(root).load()
+
+
 def test_names_are_listed_again_where_it_is_asked_for(root: Path) -> None:
     store(root).load()
     os.link(root / "train/dog/b.png", root / "train/dog/c.png")
@@ -115,3 +124,38 @@ def test_what_cannot_be_read_is_one_line(root: Path, tmp_path: Path) -> None:
     (root / "train/cat/9.PNG").unlink()
     with pytest.raises(UsageError, match=r"cannot read cat/9\.PNG"):
         images.read(torch.tensor([1]))
+
+
+def test_keys_to_the_store_reach_no_record_of_a_run(root: Path, tmp_path: Path) -> None:
+    for name in ("train/cat/11.png", "train/dog/c.png", "test/dog/d.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        os.link(root / "train/dog/b.png", root / name)
+    secret = "not-for-other-eyes"
+    init = {"root": str(root), "image_size": 8, "cache_dir": "cache", "options": {"aws_secret_access_key": secret}}
+    backbone = {"class_path": "ResNet8", "init_args": {"num_classes": 2, "width": 4}}
+    config = {
+        "model": {"class_path": "FineTune", "init_args": {"backbone": backbone, "weights": "fresh"}},
+        "data": {
+            "source": {"class_path": "ObjectStore", "init_args": init},
+            "forget": {"classes": ["dog"]},
+            "workers": 0,
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
+        "evaluation": {"retrain": "retrain.yaml"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "retrain.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 1}}))
+    outcome = lit_unlearn(tmp_path, "fit", "--config", "config.yaml")
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "runs/FineTune/version_0"
+    outcome = lit_unlearn(tmp_path, "export", run, "--evidence", "evidence.zip")
+    assert outcome.status == 0, outcome.err
+    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
+        archive.extractall(tmp_path / "evidence")
+    assert (tmp_path / "evidence/retrain/settings.json").is_file()
+    assert yaml.safe_load((tmp_path / "evidence/config.yaml").read_text())["data"]["init_args"]["source"]
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    with zipfile.ZipFile(checkpoint) as archive:
+        archive.extractall(tmp_path / "checkpoint")
+    holding = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert holding == [tmp_path / "config.yaml", run / "config.yaml"]

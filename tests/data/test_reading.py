@@ -345,17 +345,81 @@ def test_a_data_set_that_cannot_be_made_is_one_line(given: dict[str, Any], says:
     assert "\n" not in str(error.value)
 
 
-def test_free_memory_is_that_of_the_machine_or_of_its_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("groups", ["0::/job/step\n", "5:cpu,memory:/job/step\n0::/\n"])
+def test_free_memory_is_that_of_the_machine_or_of_a_group_around_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str
 ) -> None:
-    files = {name: tmp_path / name for name in ("_MEMINFO", "_LIMIT", "_USED")}
+    files = {name: tmp_path / name for name in ("_MEMINFO", "_OWN_GROUPS", "_GROUPS")}
     for name, path in files.items():
         monkeypatch.setattr(memory, name, str(path))
     assert memory.free_memory() > 2**28, "all of the machine, where nothing is known"
     files["_MEMINFO"].write_text("MemTotal: 9 kB\nMemAvailable: 5000 kB\n")
     assert memory.free_memory() == 5000 * 1024
-    files["_LIMIT"].write_text("max\n")
-    files["_USED"].write_text("1000\n")
+    files["_OWN_GROUPS"].write_text(groups)
     assert memory.free_memory() == 5000 * 1024
-    files["_LIMIT"].write_text("3000\n")
+    second = groups.startswith("0")
+    names = ("memory.max", "memory.current") if second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    place = files["_GROUPS"] / ("job" if second else "memory/job")
+    for folder, limit in ((place / "step", "max" if second else "9223372036854771712"), (place, "3000")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in zip(names, (limit, "1000"), strict=True):
+            (folder / name).write_text(f"{content}\n")
     assert memory.free_memory() == 2000
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "16"}, 1),
+        ({"WORLD_SIZE": "8", "LOCAL_RANK": "0"}, 8),
+        ({"WORLD_SIZE": "16", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}, 8),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),
+    ],
+)
+def test_processes_of_a_run_on_a_machine_share_its_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], count: int
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    needed = 48 * 3 * 8 * 8
+    for free, streamed in ((2 * count * needed, False), (2 * count * needed - 2, True)):
+        monkeypatch.setattr("lit_unlearn.data.image_folder.free_memory", lambda free=free: free)
+        assert isinstance(ImageFolder(folder, image_size=8).load().train_images, Streamed) is streamed
+
+
+def test_an_empty_batch_has_size_and_type_of_the_others(folder: Path) -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    resized = Reading(lambda image: v2.functional.resize(image, [5, 5]).float() / 255)
+    streamed = ImageFolder(folder, memory=0.0).load_raw().train_images
+    for images in (streamed, in_memory()):
+        batch = resized.take(images, none, none)
+        assert (batch.shape, batch.dtype) == ((0, 3, 5, 5), torch.float32)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_images_that_are_normalised_are_refused(at_once: bool) -> None:
+    usual = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    pixels = (torch.arange(4 * 3 * 8 * 8).view(4, 3, 8, 8) * 37 % 256) / 255
+
+    def data(change: Callable[[Tensor], Tensor]) -> UnlearnDataModule:
+        samples = [(change(image) if at_once else image, number % 2) for number, image in enumerate(pixels)]
+        transforms = None if at_once else Transforms(evaluation=[change], train=[])
+        return UnlearnDataModule(MapStyle(samples, samples), workers=0, transforms=transforms)
+
+    says = r"images have values from -2\.1.* to 2\.\d+, but must lie in \[0, 1\]: leave out Normalize; mean and"
+    with pytest.raises(UsageError, match=says):
+        list(data(usual).evaluation_batches("retain", "cpu"))
+    cubic = v2.Resize([15, 15], interpolation=v2.InterpolationMode.BICUBIC)
+    ((images, _),) = data(cubic).evaluation_batches("retain", "cpu")
+    assert images.max() > 1, "what overshoots a little is taken as it is"
+
+
+def test_the_values_of_a_checkerboard_resized_by_a_cubic_kernel_are_in_range() -> None:
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2
+    for size in (11, 15, 31, 64):
+        resize = v2.Resize([size, size], interpolation=v2.InterpolationMode.BICUBIC, antialias=False)
+        taken = Reading(resize).take(board.expand(1, 3, 16, 16).float(), torch.tensor([0]), torch.tensor([0]))
+        assert taken.shape == (1, 3, size, size)

@@ -7,7 +7,8 @@ from torch import nn
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import BoundaryExpanding, FineTune
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 from lit_unlearn.seed import generator
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.01

@@ -12,7 +12,8 @@ from lit_unlearn import methods
 from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.data import Augment
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 
 METHODS = [getattr(methods, name) for name in methods.__all__ if name not in ("Audit", "UnlearnModule")]
 OF_SAMPLES = [method for method in METHODS if not method.needs_classes]

@@ -10,7 +10,8 @@ from lit_unlearn.backbones import Backbone, Custom
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import LEACE
 from lit_unlearn.methods.leace import Moments, by_position, concept, erased_places, eraser, set_eraser, shrunk
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 
 PLACES = ("stem", "stage1", "stage2", "stage3", "features")
 

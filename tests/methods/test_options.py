@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
 from torch.optim import SGD
 
 from lit_unlearn import methods
@@ -181,8 +182,21 @@ def test_a_frozen_part_keeps_its_statistics_and_a_copy_can_learn_again(weights):
     again = copy.deepcopy(backbone)
     assert not again.train().encoder.stem.training, "a copy stays as it is"
     again.train_only("all")
-    again.requires_grad_(True)
+    assert all(parameter.requires_grad for parameter in again.parameters())
     assert again.train().encoder.stem.training
+    again.train_only("head")
+    assert [name for name, p in again.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    assert backbone.encoder.stage3[0].conv1.weight.requires_grad
+
+
+def test_what_the_user_froze_never_learns_by_itself():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    network[0].weight.requires_grad_(False)
+    backbone = Custom(nn.Sequential(nn.Flatten(), *network), in_channels=1, train="head")
+    backbone.train_only("all")
+    names = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    assert len(names) == 1
+    assert backbone.get_parameter(names[0]).shape == (4, 4)
 
 
 @pytest.mark.parametrize("train", ["tail", "last_", "last_0", "last_9", "last_2_rows", ""])

@@ -7,7 +7,7 @@ from torch import nn
 from lit_unlearn.backbones import Custom
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Projection, projection
-from lit_unlearn.methods.projection import balanced, input_moments
+from lit_unlearn.methods.projection import input_moments
 
 ALPHA = {"retain": 0.5, "forget": 30.0}
 
@@ -104,12 +104,6 @@ def test_linear_layers_see_every_token():
     layer, tokens = nn.Linear(4, 4), torch.rand(5, 3, 4, dtype=torch.float64)
     found = input_moments(nn.Sequential(layer).double(), ["0"], tokens, 2, "retain")["0"]
     torch.testing.assert_close(found[0], sum(torch.outer(x, x) for x in tokens.view(-1, 4)), rtol=0, atol=1e-12)
-
-
-def test_so_many_of_each_class():
-    labels = [torch.tensor([2, 0, 2, 2]), torch.tensor([2, 0, 0, 3])]
-    batches = [(torch.arange(8.0)[4 * i : 4 * i + 4].view(4, 1, 1, 1), part) for i, part in enumerate(labels)]
-    assert balanced(batches, 5, 2).flatten().tolist() == [0, 1, 2, 5, 7]
 
 
 def test_few_samples_are_drawn_alike_from_each_retained_class(fit, make_backbone, make_data, monkeypatch):

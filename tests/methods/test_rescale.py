@@ -10,7 +10,8 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Rescale
 from lit_unlearn.metrics.normal_equations import NormalEquations
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 
 
 def features(network, images):

@@ -9,7 +9,8 @@ from torch.optim import SGD
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import SCRUB
-from lit_unlearn.reports.report import CHECKPOINT, Report
+from lit_unlearn.reports.report import Report
+from lit_unlearn.run_files import CHECKPOINT
 
 
 class States(Callback):

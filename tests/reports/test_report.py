@@ -21,7 +21,7 @@ from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
 from lit_unlearn.reports.gallery import read_artifacts
 from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.rows import read_rows
-from lit_unlearn.reports.run_directory import run_directory
+from lit_unlearn.reports.run_directory import claim_directory, run_directory
 from lit_unlearn.results import AttackResult
 
 
@@ -274,6 +274,34 @@ class Online(Logger):
 def test_any_logger_gets_a_directory_of_its_run(make_trainer, tmp_path, version, folder, own):
     trainer = make_trainer(logger=Online(str(tmp_path / "online") if own else None, version))
     assert run_directory(trainer) == (tmp_path / "online" if own else tmp_path) / "project" / folder
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_runs_that_begin_together_get_a_directory_each(make_trainer, tmp_path, kind):
+    if kind is TensorBoardLogger:
+        pytest.importorskip("tensorboard")
+    trainers = [make_trainer(logger=kind(tmp_path, "a")) for _ in range(3)]
+    loggers = [trainer.logger for trainer in trainers]
+    for logger in loggers:
+        logger._get_next_version = lambda: 4  # each looks before any of them has made its own
+    for trainer in trainers:
+        claim_directory(trainer)
+        claim_directory(trainer)
+    assert [run_directory(trainer).name for trainer in trainers] == ["version_4", "version_5", "version_6"]
+    assert all(run_directory(trainer).is_dir() for trainer in trainers)
+
+
+def test_a_directory_that_the_user_names_or_no_logger_numbers_is_left_alone(make_trainer, tmp_path):
+    (tmp_path / "a/mine").mkdir(parents=True)
+    for logger in (CSVLogger(tmp_path, "a", version="mine"), Online(str(tmp_path), 1), False):
+        claim_directory(make_trainer(logger=logger))
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "mine"]
+
+
+def test_a_place_where_no_directory_can_be_made_is_named(make_trainer, tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(UsageError, match=r"cannot write to .*a/version_0: File exists"):
+        claim_directory(make_trainer(logger=CSVLogger(tmp_path, "a")))
 
 
 def test_the_known_loggers_say_it_themselves(make_trainer, tmp_path):

@@ -40,9 +40,6 @@ from lit_unlearn.results import AttackResult
 _CHUNK = 256
 """Images whose whole stages are in memory at once."""
 
-Outputs = Mapping[str, list[Tensor]]
-"""Stage → its output at each of its calls in one pass, as it is: (B, C, H, W), (B, T, D) or (B, D)."""
-
 
 class Graft(NamedTuple):
     """Accuracy of a graft on the forgotten images and on the retained test images."""

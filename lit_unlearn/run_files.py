@@ -1,0 +1,21 @@
+"""Names of the files that a run or a benchmark leaves in its folder."""
+
+RESULTS = "results.json"
+"""The rows of a run."""
+
+PAGE, ARTIFACTS = "report.html", "artifacts.npz"
+
+CHECKPOINT = "unlearned.ckpt"
+"""The unlearned model, for this package."""
+
+WEIGHTS = "unlearned.safetensors"
+"""Its weights, under the names of the user's own network."""
+
+CONFIG = "config.yaml"
+"""The settings of a run, as Lightning calls them."""
+
+ROWS = "rows.json"
+"""The rows of all runs of a benchmark."""
+
+RETRAIN_SETTINGS = "settings.json"
+"""What a Retrain was trained with, beside its weights."""
