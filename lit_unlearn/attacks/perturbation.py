@@ -11,6 +11,7 @@ is a search. Of single images what counts is the share beyond that of unseen ima
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else.
 """
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -55,12 +56,13 @@ class PerturbedImages(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """Searches around each image."""
         numbers: dict[str, float] = {}
+        network = copy.deepcopy(target.model.backbone).float()  # in half precision small steps are lost
         known = target.data.split_names
         beside = "test_retain" if forgotten_split(known) == "forget" else "test_forget"
         for split in (split for split in ("forget", beside) if split in known):
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
             for images, labels in target.data.evaluation_batches(split, target.device, most=self.most):
-                named = self._recognised(target.model.backbone, images.float(), labels)
+                named = self._recognised(network, images.float(), labels)
                 counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
                 tried += len(labels)
             if (value := counter.value) is not None:
