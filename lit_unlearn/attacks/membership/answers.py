@@ -67,7 +67,8 @@ def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
     kept = target.shared.tensors(
         f"answers-{fingerprint(encoded.backbone, (), samples)}",
         lambda: answers_of(encoded, [split])[split]._asdict(),
-        torch.device("cpu"),
+        target.device,
+        kept_on=torch.device("cpu"),
     )
     return Answers(**kept)
 
