@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 
 class Shared:
-    """Values by keys that name all that they depend on.
+    """Values by keys that name all that they depend on. Keys and values live as long as it: let them be small.
 
     Args:
         folder: keeps tensors on disk for the runs after this one; it is made when missing. None keeps them in memory

@@ -6,6 +6,7 @@ So memory does not grow with the data.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -29,6 +30,8 @@ HALVES = {"calibration": 0, "evaluation": 1}
 CACHE_BYTES = 2**30
 """Features that one network may keep in memory, over all its splits; more are kept on disk."""
 
+
+_NUMBERS = itertools.count()
 
 _Tapped = Mapping[str, Tensor]
 _TappedOnDisk = Mapping[str, Stored]
@@ -93,11 +96,16 @@ class EncodedData:
         budget: bytes of features that may be kept in memory; 0 keeps none, in memory or on disk.
         cells: stages are averaged over cells × cells parts of their positions, side by side in what is handed on; 1
             averages over all positions.
+
+    Attributes:
+        key: names it among all of this process, for what is computed once of it. A key that held the object itself
+            would keep network and features in memory.
     """
 
     def __init__(
         self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES, cells: int = 1
     ) -> None:
+        self.key = f"network {next(_NUMBERS)}"
         self.backbone = backbone.to(device)
         self.data = data
         self.device = device
@@ -146,6 +154,11 @@ class EncodedData:
             _gather_ranks([batch.labels for batch in batches])[cut],
             {name: _gather_ranks([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
         )
+
+    def release(self) -> None:
+        """Lets go of all features, and moves the network to the CPU; nothing may be asked of it afterwards."""
+        self._kept, self._scratch, self.room = {}, None, 0
+        self.backbone.cpu()
 
     def _again(self, split: str) -> Iterator[tuple[_Tapped, Tensor]]:
         for tapped, labels in self._kept[split]:

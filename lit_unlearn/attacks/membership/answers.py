@@ -78,6 +78,6 @@ def other_models(
 ) -> list[dict[str, Answers]]:
     """Answers of the files that are not the model under attack: one with its weights, or its very answers, is."""
     known, model = [_known(target, file, splits) for file in files], target.model
-    weights = target.shared.once(("weights", model), lambda: tensors_sha256(model.backbone.state_dict()))
+    weights = target.shared.once(("weights", model.key), lambda: tensors_sha256(model.backbone.state_dict()))
     others = [each.of(splits) for each in known if each.weights != weights]
     return [each for each in others if not all(torch.equal(each[split].phi, own[split].phi) for split in splits)]

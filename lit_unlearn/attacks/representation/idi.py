@@ -92,7 +92,7 @@ class IDI(Attack):
 
     def information(self, net: EncodedData, shared: Shared) -> PointwiseInformation | None:
         """What a network's stages say about each image's set, or None with fewer than four images in a set."""
-        key = ("pointwise information", net, self.samples, self.width, self.steps, self.seed)
+        key = ("pointwise information", net.key, self.samples, self.width, self.steps, self.seed)
         return shared.once(key, lambda: self._measure(net))
 
     def _sum(self, net: EncodedData | None, shared: Shared) -> Tensor | None:
