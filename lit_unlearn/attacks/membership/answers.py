@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.images import split_fingerprint
 from lit_unlearn.attacks.membership.signals import margin
 from lit_unlearn.attacks.shared import fingerprint
@@ -24,11 +25,18 @@ class Answers(NamedTuple):
 
 def answers_of(model: EncodedData, splits: Sequence[str]) -> dict[str, Answers]:
     """Answers of a network to every sample of each split, on the CPU."""
-    samples = {split: model.gather(split) for split in splits}
-    return {
-        split: Answers(margin(each.logits, each.labels).cpu(), (each.logits.argmax(1) == each.labels).cpu())
-        for split, each in samples.items()
-    }
+    return {split: _answers(model, split) for split in splits}
+
+
+def _answers(model: EncodedData, split: str) -> Answers:
+    """Both are of the whole split, the logits of one batch at a time."""
+
+    def answered(batch: Encoded) -> Tensor:
+        right = batch.logits.argmax(1) == batch.labels
+        return torch.stack([margin(batch.logits, batch.labels), right.double()], 1)
+
+    phi, right = model.per_sample(split, answered).cpu().unbind(1)
+    return Answers(phi.contiguous(), right.bool())
 
 
 def answers_of_file(target: Target, file: str, splits: Sequence[str]) -> dict[str, Answers]:

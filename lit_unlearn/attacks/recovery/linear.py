@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.base import (
     Calibration,
     Layers,
@@ -30,7 +31,7 @@ from lit_unlearn.attacks.recovery.base import (
     Recovery,
     check_normalise,
 )
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 
