@@ -83,6 +83,8 @@ def test_the_same_retrain_twice_is_one_line(make_backbone, make_data, fit, retra
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=nets))
     with pytest.raises(UsageError, match="has the weights of the original, which has seen the forget set"):
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone()))
+    with pytest.raises(UsageError, match="has the weights of the original"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone().bfloat16()))
     with pytest.raises(UsageError, match=r"evaluation\.retrains is 0"):
         Evaluation(retrains=0)
 
