@@ -46,6 +46,8 @@ class NearestMean(HeadRecovery):
         name: metric name prefix.
     """
 
+    is_ridge = False
+
     def __init__(
         self,
         calibration: Calibration = "train",
@@ -70,6 +72,8 @@ class LinearDiscriminant(HeadRecovery):
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
     """
+
+    is_ridge = False
 
     def __init__(
         self,
