@@ -1,11 +1,15 @@
 """Runs in mixed precision; whatever attacks sum up stays in double precision."""
 
+import inspect
 import warnings
 
 import pytest
 import torch
+from attacked import Keeps
 
+from lit_unlearn import attacks as public
 from lit_unlearn.attacks import (
+    Attack,
     DetectSamples,
     Distance,
     Evaluation,
@@ -18,12 +22,30 @@ from lit_unlearn.attacks import (
 )
 from lit_unlearn.attacks.recovery.reservoir import Reservoir
 from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser
+from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.methods import FineTune
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.normal_equations import NormalEquations
 from lit_unlearn.metrics.spread import Spread
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_files import CHECKPOINT
+
+PUBLIC = [
+    each
+    for each in (getattr(public, name) for name in public.__all__)
+    if inspect.isclass(each) and issubclass(each, Attack) and not inspect.isabstract(each)
+]
+SMALL = {
+    "AdaptiveRelearn": {"steps": 100, "learning_rates": [0.1], "heads": ["kept"]},
+    "ForgettingQuality": {"models": 3},
+    "GradientInversion": {"images": 2, "steps": 2, "engine": "loop"},
+    "IDI": {"steps": 2},
+    "KLoM": {"models": 2},
+    "PerturbedImages": {"steps": 2},
+    "Relearn": {"steps": 2},
+    "WorstRecovery": {"stages": "readouts"},
+}
+"""Settings with which attacks take seconds."""
 
 STATISTICS = (LinearCKA, NormalEquations, NormGate, Reservoir, Spread, Standardiser)
 
@@ -102,3 +124,19 @@ def test_on_a_gpu_16_mixed_trains_with_scaled_losses(fit, make_backbone, make_da
     assert (report.rows[-1].status, report.rows[-1].precision) == ("ok", "16-mixed")
     assert all(value.dtype == torch.float32 for value in module.backbone.parameters())
     assert len(report.rows[-1].attacks) > 20
+
+
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_every_attack_runs_where_the_network_is_in_half_precision(fit, make_backbone, make_data, tmp_path, kind):
+    data, keeps = make_data(classes=[0, 1]), Keeps()
+    for seed in range(5, 9):
+        save_weights(make_backbone(seed=seed), tmp_path / f"{seed}.pt", {"split": data.split.hash})
+    for seed in range(9, 12):
+        said = {"split": data.split.hash, "method": "FineTune"}
+        save_weights(make_backbone(seed=seed), tmp_path / f"{seed}.pt", said)
+    evaluation = Evaluation(retrain=str(tmp_path / "5.pt"), pool=str(tmp_path), reference_models=False)
+    attack = kind(**SMALL.get(kind.__name__, {}))
+    fit(FineTune(make_backbone()), data, attack, evaluation, keeps, precision="bf16-true")
+    found = keeps.results.models["unlearned"]
+    assert found.skipped.get(attack.title, "undefined").startswith("undefined")
+    assert any(name.startswith(f"{attack.title}/") for name in found.attacks)

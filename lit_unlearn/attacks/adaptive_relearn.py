@@ -5,9 +5,10 @@ time: they try learning rates over two decades, with the head as it is and a fre
 anew or not, since a method may have damaged what is near the head and left the rest. They do not hold the original.
 
 All ways start; after 4 % of the steps the best quarter goes on, after 20 % the best one (successive halving, arXiv
-1502.07943). What is measured, and how a batch is made, is as for :class:`~lit_unlearn.attacks.Relearn`. With so many
-images and steps everything is relearnt in the end, by Retrain as well. So the number that counts, ``auc``, is the mean
-of the useful accuracy over the logarithm of the steps. Our own attack.
+1502.07943). One way is on the device at a time, the others wait on the CPU. What is measured, and how a batch is made,
+is as for :class:`~lit_unlearn.attacks.Relearn`. With so many images and steps everything is relearnt in the end, by
+Retrain as well. So the number that counts, ``auc``, is the mean of the useful accuracy over the logarithm of the steps.
+Our own attack.
 """
 
 import math
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import SGD
 
 from lit_unlearn.attacks.relearn import (
     FRESH,
@@ -36,6 +38,7 @@ from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 _TICKS = (0.01, 0.02, 0.04, 0.1, 0.2, 0.5, 1.0)
 _RUNGS = {0.04: 0.25, 0.2: 0.0}
 """Share of the steps → share of the ways that go on, at least one."""
+_PARKED = torch.device("cpu")
 
 
 class AdaptiveRelearn(Relearn):
@@ -107,31 +110,37 @@ class AdaptiveRelearn(Relearn):
     def _ticks(self) -> list[int]:
         return [0, *(round(share * self.steps) for share in _TICKS)]
 
-    def _runs(
+    def _strongest(
         self,
         target: Target,
         batches: FineTuneBatches,
         eval_subset: list[tuple[Tensor, Tensor]],
         ticks: list[int],
-    ) -> list[FineTuneRun]:
-        """The one that is left in the end."""
+    ) -> tuple[FineTuneRun, Tensor]:
+        """The one that is left in the end, and its curve."""
         untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
         ways = []
         resets = self.resets if target.model.backbone.stages else (0,)
         for reset, head, rate in product(resets, self.heads, self.learning_rates):
             network = self._copy(target, target.model.backbone, head)
             _draw_anew(network, reset, self.seed)
-            ways.append(_Way(rate, head, reset, network, self._train(network, rate, batches, eval_subset, ticks), []))
+            optimizer = self._optimizer(network, rate)
+            training = self._train(network, optimizer, batches, eval_subset, ticks)
+            ways.append(_Way(rate, head, reset, network, optimizer, training, []))
+            _move(ways[-1], _PARKED)
         for share in _TICKS:
             for way in ways:
+                _move(way, target.device)
                 way.useful.append(next(way.training))
+                _move(way, _PARKED)
             if share in _RUNGS:
                 ways.sort(key=lambda way: way.useful[-1], reverse=True)
                 ways = ways[: max(1, math.ceil(_RUNGS[share] * len(ways)))]
         (way,) = ways
+        _move(way, target.device)
         curve = torch.tensor([untouched, *way.useful], dtype=torch.float64)
         chosen = {RATE: way.rate, FRESH: float(way.head == "fresh"), RESET: float(way.reset)}
-        return [FineTuneRun(_log_mean(curve[1:], ticks[1:]), curve, chosen, way.network)]
+        return FineTuneRun(_log_mean(curve[1:], ticks[1:]), curve, chosen, way.network), curve
 
 
 class _Way(NamedTuple):
@@ -139,8 +148,16 @@ class _Way(NamedTuple):
     head: Head
     reset: int
     network: Backbone
+    optimizer: SGD
     training: Iterator[float]
     useful: list[float]
+
+
+def _move(way: _Way, device: torch.device) -> None:
+    """Moves a network and the state of its optimizer, between two of its steps."""
+    way.network.to(device)
+    for state in way.optimizer.state.values():
+        state.update({name: value.to(device) for name, value in state.items() if isinstance(value, Tensor)})
 
 
 def _log_mean(curve: Tensor, ticks: Sequence[int]) -> float:

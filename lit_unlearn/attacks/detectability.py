@@ -22,9 +22,12 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.metrics.detection import STATISTICS, answer_statistics, auc
 from lit_unlearn.results import AttackResult
+
+_READ = ("features", "logits")
 
 
 class DetectSamples(Attack):
@@ -77,9 +80,8 @@ class DetectClasses(Attack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """One AUC for each score; all undefined where no class is forgotten whole."""
-        whole = [
-            target.model.gather(split) for split in ("test_forget", "test_retain") if split in target.data.split_names
-        ]
+        splits = [split for split in ("test_forget", "test_retain") if split in target.data.split_names]
+        whole = [target.model.gather(split, what=_READ) for split in splits]
         scores = {**_of_head(target), **_of_answers(whole, target.num_classes)}
         gone = torch.zeros(target.num_classes, dtype=torch.bool, device=target.device)
         if "test_forget" in target.data.split_names:
@@ -90,7 +92,7 @@ class DetectClasses(Attack):
 def _statistics(target: Target, split: str, part: str) -> dict[str, Tensor]:
     if next(target.model.batches(split, part), None) is None:  # half of one image
         return dict.fromkeys(STATISTICS, torch.empty(0, device=target.device))
-    encoded = target.model.gather(split, part)
+    encoded = target.model.gather(split, part, what=_READ)
     return answer_statistics(encoded.features, encoded.logits)
 
 

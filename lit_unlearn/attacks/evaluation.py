@@ -224,6 +224,7 @@ class Evaluation(Driver):
             set_memory_format(retrain.backbone, memory_format_of(module.backbone))
             model = EncodedData(retrain.backbone, first.data, module.device)
             measure(dataclasses.replace(first, model=model), attacks, found)
+            model.release()
             found.artifacts = {}
             yield found
 

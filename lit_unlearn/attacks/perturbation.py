@@ -11,6 +11,7 @@ is a search. Of single images what counts is the share beyond that of unseen ima
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else.
 """
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import sum_over_ranks
 from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
@@ -55,12 +57,14 @@ class PerturbedImages(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """Searches around each image."""
         numbers: dict[str, float] = {}
+        network = copy.deepcopy(target.model.backbone).float()  # in half precision small steps are lost
         known = target.data.split_names
         beside = "test_retain" if forgotten_split(known) == "forget" else "test_forget"
         for split in (split for split in ("forget", beside) if split in known):
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
-            for images, labels in target.data.evaluation_batches(split, target.device, most=self.most):
-                named = self._recognised(target.model.backbone, images.float(), labels)
+            batches = target.data.evaluation_batches(split, target.device, most=self.most)
+            for images, labels in gradient_batches(batches):
+                named = self._recognised(network, images.float(), labels)
                 counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
                 tried += len(labels)
             if (value := counter.value) is not None:

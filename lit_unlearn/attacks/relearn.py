@@ -29,6 +29,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.optim import SGD
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
@@ -137,10 +138,9 @@ class Relearn(Attack):
         held = balanced(labels := target.data.labels("forget"), self._held(len(labels)), draw)
         batches, (eval_subset, images) = self._batches(target, held, draw), self._eval_subset(target, held, draw)
         ticks = self._ticks()
-        runs = self._runs(target, batches, eval_subset, ticks)
-        best = max(runs, key=lambda run: run.mean)
+        best, highest = self._strongest(target, batches, eval_subset, ticks)
         return {
-            **self._steps(target, torch.stack([run.curve for run in runs]).amax(0), ticks, eval_subset),
+            **self._steps(target, highest, ticks, eval_subset),
             "auc": best.mean,
             "images": float(images),
             **best.chosen,
@@ -157,23 +157,28 @@ class Relearn(Attack):
         """The steps after which is measured, the first 0."""
         return [0, *range(self.every, self.steps, self.every), self.steps]
 
-    def _runs(
+    def _strongest(
         self,
         target: Target,
         batches: "FineTuneBatches",
         eval_subset: list[tuple[Tensor, Tensor]],
         ticks: list[int],
-    ) -> list["FineTuneRun"]:
-        """A run for each learning rate and head."""
+    ) -> tuple["FineTuneRun", Tensor]:
+        """Of a run for each learning rate and head the best, and the highest value of any at each tick.
+
+        Beside the network that is trained only that of the best run so far is kept.
+        """
         untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
-        runs = []
+        best, curves = None, []
         for rate, head in product(self.learning_rates, self.heads):
             network = self._copy(target, target.model.backbone, head)
-            useful = [untouched, *self._train(network, rate, batches, eval_subset, ticks)]
-            curve = torch.tensor(useful, dtype=torch.float64)
+            useful = [untouched, *self._train(network, self._optimizer(network, rate), batches, eval_subset, ticks)]
+            curves.append(curve := torch.tensor(useful, dtype=torch.float64))
             mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
-            runs.append(FineTuneRun(mean, curve, {RATE: rate, FRESH: float(head == "fresh")}, network))
-        return runs
+            if best is None or mean > best.mean:
+                best = FineTuneRun(mean, curve, {RATE: rate, FRESH: float(head == "fresh")}, network)
+        assert best is not None
+        return best, torch.stack(curves).amax(0)
 
     def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
@@ -207,29 +212,35 @@ class Relearn(Attack):
         network.encoder.requires_grad_(not self.freeze_encoder)
         return network
 
+    def _optimizer(self, network: Backbone, rate: float) -> SGD:
+        return SGD([parameter for parameter in network.parameters() if parameter.requires_grad], rate, self.momentum)
+
     def _train(
         self,
         network: Backbone,
-        rate: float,
+        optimizer: SGD,
         batches: "FineTuneBatches",
         eval_subset: list[tuple[Tensor, Tensor]],
         ticks: list[int],
     ) -> Iterator[float]:
         """Yields the useful accuracy at each tick but the first."""
-        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], rate, self.momentum)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / self.steps, self.steps)
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
         moving = [] if self.freeze_encoder else [module for module in network.modules() if isinstance(module, norms)]
-        for step, chosen in enumerate(batches.order, start=1):
-            for module in moving:
-                module.train()
-            optimizer.zero_grad()
-            logits = network(unpacked(batches.images[chosen]).float())
-            torch.autograd.backward(cross_entropy(logits, batches.labels[chosen]))
-            optimizer.step()
-            schedule.step()
-            if step in ticks:
-                yield useful_accuracy(network, eval_subset)
+        try:
+            for step, chosen in enumerate(batches.order, start=1):
+                for module in moving:
+                    module.train()
+                logits = network(unpacked(batches.images[chosen]).float())
+                torch.autograd.backward(cross_entropy(logits, batches.labels[chosen]))
+                optimizer.step()
+                optimizer.zero_grad()  # they take as much memory as the network
+                schedule.step()
+                if step in ticks:
+                    yield useful_accuracy(network, eval_subset)
+        finally:  # the schedule ties the optimizer into a cycle, which would keep what it trains
+            optimizer.state.clear()
+            optimizer.param_groups.clear()
 
     def _steps(
         self, target: Target, highest: Tensor, ticks: list[int], eval_subset: list[tuple[Tensor, Tensor]]

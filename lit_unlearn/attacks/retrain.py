@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.saving import tensors_sha256
+from lit_unlearn.backbones.saving import same_weights
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import Measurement
@@ -77,16 +77,16 @@ def load_retrains(given: Sequence[Any], module: Any, data: Any) -> list[LoadedRe
     if not given:
         return []
     found = [load_retrain(each, module, data) for each in given]
-    known = [tensors_sha256(each.backbone.state_dict()) for each in found]
-    original, own = module.original_copy(), tensors_sha256(module.unwrapped_backbone().state_dict())
-    before = None if original is None else tensors_sha256(original.state_dict())
-    for each, weights in zip(found, known, strict=True):
+    known = [each.backbone.state_dict() for each in found]
+    original, own = module.original_copy(), module.unwrapped_backbone().state_dict()
+    before = None if original is None else original.state_dict()
+    for place, (each, weights) in enumerate(zip(found, known, strict=True)):
         name = repr(each.source["source"])
-        if known.count(weights) > 1:
+        if any(same_weights(weights, other) for other in known[place + 1 :]):
             raise UsageError(f"retrain {name} is given twice: name Retrains of different seeds")
-        if weights == before:
+        if before is not None and same_weights(weights, before):
             raise UsageError(f"retrain {name} has the weights of the original, which has seen the forget set")
-        if weights == own:
+        if same_weights(weights, own):
             raise UsageError(f"retrain {name} has the weights of the model that is to be measured: name another one")
     return found
 

@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 
 class Shared:
-    """Values by keys that name all that they depend on.
+    """Values by keys that name all that they depend on. Keys and values live as long as it: let them be small.
 
     Args:
         folder: keeps tensors on disk for the runs after this one; it is made when missing. None keeps them in memory
@@ -34,22 +34,31 @@ class Shared:
         value: Value = self._values[key]
         return value
 
-    def tensors(self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    def tensors(
+        self,
+        key: str,
+        make: Callable[[], dict[str, Tensor]],
+        device: torch.device,
+        kept_on: torch.device | None = None,
+    ) -> dict[str, Tensor]:
         """The same for tensors by name, also from the folder.
 
         Args:
             key: a name for a file.
-            make: computes them; on several processes all compute, unless all find the file.
-            device: where the tensors are to be.
+            make: computes them, where they are to be; on several processes all compute, unless all find the file.
+            device: where the run computes, and where its processes can talk to each other.
+            kept_on: where the tensors are to be; None is the device.
         """
-        return self.once(key, lambda: self._from_disk(key, make, device))
+        return self.once(key, lambda: self._from_disk(key, make, device, kept_on or device))
 
-    def _from_disk(self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    def _from_disk(
+        self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device, kept_on: torch.device
+    ) -> dict[str, Tensor]:
         if self.folder is None:
             return make()
         path = self.folder / f"{key}.pt"
         if _on_all(path.is_file(), device):
-            kept: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
+            kept: dict[str, Tensor] = torch.load(path, map_location=kept_on, weights_only=True)
             return kept
         made = make()
         with replaced(path) as file:
@@ -67,7 +76,7 @@ def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object
 
 
 def _on_all(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is set on every process."""
+    """Whether a flag is set on every process; the device is one on which they can talk, with NCCL a GPU."""
     if not (dist.is_available() and dist.is_initialized()):
         return flag
     count = torch.tensor(int(flag), device=device)

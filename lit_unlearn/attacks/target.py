@@ -6,14 +6,15 @@ So memory does not grow with the data.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_unlearn.attacks.encoded import Encoded, combined, gather_ranks, rank_and_world, rows, shares
 from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.scratch import Scratch, Stored
 from lit_unlearn.attacks.shared import Shared
@@ -30,17 +31,10 @@ CACHE_BYTES = 2**30
 """Features that one network may keep in memory, over all its splits; more are kept on disk."""
 
 
+_NUMBERS = itertools.count()
+
 _Tapped = Mapping[str, Tensor]
 _TappedOnDisk = Mapping[str, Stored]
-
-
-class Encoded(NamedTuple):
-    """One batch as a network sees it: features (B, d), logits (B, C), labels (B,), and each stage's pooled (B, c)."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-    stages: Mapping[str, Tensor]
 
 
 def forgotten_split(splits: Sequence[str]) -> str:
@@ -93,11 +87,16 @@ class EncodedData:
         budget: bytes of features that may be kept in memory; 0 keeps none, in memory or on disk.
         cells: stages are averaged over cells × cells parts of their positions, side by side in what is handed on; 1
             averages over all positions.
+
+    Attributes:
+        key: names it among all of this process, for what is computed once of it. A key that held the object itself
+            would keep network and features in memory.
     """
 
     def __init__(
         self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES, cells: int = 1
     ) -> None:
+        self.key = f"network {next(_NUMBERS)}"
         self.backbone = backbone.to(device)
         self.data = data
         self.device = device
@@ -128,24 +127,62 @@ class EncodedData:
                 logits = self.backbone.head(features)
             yield own, Encoded(features, logits, labels, {name: tapped[name] for name in self.backbone.stages})
 
-    def gather(self, split: str, part: str = "all") -> Encoded:
-        """A whole split, all ranks' samples in the order of the split, for what cannot be computed in a stream.
+    def gather(
+        self,
+        split: str,
+        part: str = "all",
+        index: Tensor | None = None,
+        what: Collection[str] = ("features", "logits", "stages"),
+    ) -> Encoded:
+        """Samples of all ranks in one place, on every rank, for what cannot be computed in a stream.
 
-        Memory grows with the split: (N, d) features, (N, C) logits, (N,) labels, on every rank. An empty split has no
-        stages.
+        Memory grows with the samples: ask for those alone that are needed, and for labels from the data. An empty split
+        has no stages.
+
+        Args:
+            split: a split that has samples.
+            part: of the split, ``calibration`` or ``evaluation``.
+            index: positions (n,) in the split or the part, int64, each once and the same on every rank, in the order in
+                which the samples are to come; None takes all, in the order of the split.
+            what: to gather beside labels: ``features`` (n, d), ``logits`` (n, C), ``stages`` (n, c) each. The others
+                come without samples, or without stages.
         """
-        batches = list(self.batches(split))
-        if not batches:
-            shapes = (self.backbone.num_features,), (self.backbone.num_classes,)
-            features, logits = (torch.empty(0, *shape, device=self.device) for shape in shapes)
-            return Encoded(features, logits, torch.empty(0, dtype=torch.int64, device=self.device), {})
-        cut = slice(None) if part == "all" else slice(HALVES[part], None, 2)
-        return Encoded(
-            _gather_ranks([batch.features for batch in batches])[cut],
-            _gather_ranks([batch.logits for batch in batches])[cut],
-            _gather_ranks([batch.labels for batch in batches])[cut],
-            {name: _gather_ranks([batch.stages[name] for batch in batches])[cut] for name in self.backbone.stages},
-        )
+        if index is None and part != "all":
+            index = torch.arange(len(self.data.labels(split)[HALVES[part] :: 2]))
+        if index is not None:
+            places = index if part == "all" else 2 * index + HALVES[part]
+            return self._chosen(split, places.to(self.device), what)
+        pieces = [combined(lambda batch: batch[0], [batch], what) for batch in self.batches(split)]
+        return combined(gather_ranks, pieces, what) if pieces else self._nothing()
+
+    def per_sample(self, split: str, measure: Callable[[Encoded], Tensor]) -> Tensor:
+        """What a function from a batch to (B, …) makes of each sample of a split, in order, on every rank: (N, …)."""
+        return gather_ranks([measure(batch) for batch in self.batches(split)])
+
+    def _chosen(self, split: str, places: Tensor, what: Collection[str]) -> Encoded:
+        """The samples at places (n,) in a split, in their order; of each batch no others are kept."""
+        wanted = torch.zeros(len(self.data.labels(split)), dtype=torch.bool, device=self.device)
+        wanted[places] = True
+        own, pieces = [], []
+        for position, batch in self.batches_with_index(split):
+            here = wanted[position]
+            own.append(position[here])
+            pieces.append(rows(batch, here, what))
+        if not pieces:
+            return self._nothing()
+        found, order = torch.cat(shares(own)).sort()
+        every = combined(lambda kept: torch.cat(shares(kept)), pieces, what)
+        return rows(every, order[torch.searchsorted(found, places)], what)
+
+    def _nothing(self) -> Encoded:
+        shapes = (self.backbone.num_features,), (self.backbone.num_classes,)
+        features, logits = (torch.empty(0, *shape, device=self.device) for shape in shapes)
+        return Encoded(features, logits, torch.empty(0, dtype=torch.int64, device=self.device), {})
+
+    def release(self) -> None:
+        """Lets go of all features, and moves the network to the CPU; nothing may be asked of it afterwards."""
+        self._kept, self._scratch, self.room = {}, None, 0
+        self.backbone.cpu()
 
     def _again(self, split: str) -> Iterator[tuple[_Tapped, Tensor]]:
         for tapped, labels in self._kept[split]:
@@ -180,25 +217,6 @@ class EncodedData:
         found = {} if self._scratch is None else {name: self._scratch.put(each) for name, each in tapped.items()}
         stored = {name: each for name, each in found.items() if each is not None}
         return stored if len(stored) == len(tapped) else None
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes; rank r of W has the samples r, r + W, r + 2W, … of a split."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gather_ranks(pieces: list[Tensor]) -> Tensor:
-    """The samples of all ranks in the order of the split, of which rank r of W has numbers r, r + W, r + 2W, …."""
-    own = torch.cat(pieces)
-    if rank_and_world()[1] == 1:
-        return own
-    shares = gather_all_tensors(own)
-    gathered = own.new_empty(sum(len(share) for share in shares), *own.shape[1:])
-    for rank, share in enumerate(shares):
-        gathered[rank :: len(shares)] = share
-    return gathered
 
 
 @dataclass(frozen=True)

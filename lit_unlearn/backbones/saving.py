@@ -104,6 +104,18 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are, bit for bit, the same; of two precisions, once both are rounded to the lower one."""
+    one, other = one.detach().cpu(), other.detach().cpu()
+    dtype = min((one.dtype, other.dtype), key=lambda dtype: dtype.itemsize)
+    return torch.equal(one.to(dtype), other.to(dtype))
+
+
+def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts have the same names, and the :func:`same_values` under each."""
+    return one.keys() == other.keys() and all(same_values(value, other[name]) for name, value in one.items())
+
+
 def content_of(tensor: Tensor) -> bytes:
     """The bytes of a tensor's values, in their order, of whatever type; numpy knows no bfloat16."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.methods.adversarial import nearest_adversarial
 from lit_unlearn.methods.base import UnlearnModule
@@ -73,7 +74,7 @@ class AMUN(UnlearnModule):
     def on_train_start(self) -> None:
         """Finds the adversarial examples of θo, in a resumed run too."""
         original, found, missing = cast(Backbone, self.original_copy()), [], 0
-        for images, labels in self.data.evaluation_batches("forget", self.device):
+        for images, labels in gradient_batches(self.data.evaluation_batches("forget", self.device)):
             moved, answers = nearest_adversarial(original, images, labels, self.radius, self.steps, self.restart)
             crossed = answers != labels
             found.append((moved[crossed], answers[crossed]))

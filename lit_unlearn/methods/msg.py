@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.base import Labelled, UnlearnModule
 from lit_unlearn.methods.gradients import GradientKind, damp_gradients, one_of_gradients, smallest, summed_gradients
@@ -102,7 +103,7 @@ class MSG(UnlearnModule):
             parts = [data.shuffled_batches(part, self.device, size) for part in ("retain", "forget")]
             share, how = 1.0, "mean"  # all of it on every rank, but for rounding
         else:
-            parts = [data.evaluation_batches(part, self.device) for part in ("retain", "forget")]
+            parts = [gradient_batches(data.evaluation_batches(part, self.device)) for part in ("retain", "forget")]
             share, how = size / data.split.counts()["retain"], "sum"
         values = [original.get_parameter(name).requires_grad_() for name in self._kernels]
         sums = [summed_gradients(original, values, part, self.gradients) for part in parts]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gate import gate_of, without_gate
+from lit_unlearn.backbones.saving import same_values
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.scoring import SplitScoring
@@ -106,11 +107,14 @@ class BackboneModule(SplitScoring):
         return gate_of(self.backbone) is None and self.has_original_weights()
 
     def has_original_weights(self) -> bool:
-        """Whether the unwrapped backbone's parameters and buffers are, bit for bit, the original's."""
+        """Whether the unwrapped backbone's parameters and buffers are, bit for bit, the original's.
+
+        Where the run holds its weights in half precision, the original's are rounded to it first.
+        """
         if self._original is None:
             return False
         state = self.unwrapped_backbone().state_dict()
-        return all(torch.equal(state[name].cpu(), value.cpu()) for name, value in self._original.items())
+        return all(same_values(state[name], value) for name, value in self._original.items())
 
     def teachers(self) -> dict[str, Backbone]:
         """The frozen networks beside the backbone, by the attribute that holds them."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
+from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import check_fraction
 from lit_unlearn.methods.gradients import GradientKind, damp_gradients, largest, one_of_gradients, summed_gradients
 from lit_unlearn.methods.random_labels import RandomLabels
@@ -65,7 +66,7 @@ class SalUn(RandomLabels):
         if self.gradients == "per_batch":  # all of it on every rank, but for rounding
             batches, how = data.shuffled_batches("forget", self.device, data.split.counts()["forget"]), "mean"
         else:
-            batches, how = data.evaluation_batches("forget", self.device), "sum"
+            batches, how = gradient_batches(data.evaluation_batches("forget", self.device)), "sum"
         saliency = summed_gradients(original, values, batches, self.gradients)
         masks = largest([self.trainer.strategy.reduce(each, reduce_op=how) for each in saliency], self.fraction)
         learning = [self.backbone.get_parameter(name) for name in names]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lit_unlearn.errors import UsageError, check_at_least
 
@@ -87,6 +88,38 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     return LinearMap(weight, mean_y - weight @ mean_x if bias else torch.zeros_like(mean_y))
 
 
+def solve_samples(x: Tensor, y: Tensor, ridge: float = 0.0, bias: bool = True) -> LinearMap:
+    """The map of :func:`solve` from the samples themselves, for features wider than samples are many.
+
+    G = XᵀX/n has the same eigenvalues above 0 as XXᵀ/n = UΛUᵀ, with X centred where there is an intercept. So
+    W = Yᵀ U (Λ + ridge · trace(G)/d)⁻¹ Uᵀ X / n, and nothing of d × d is needed.
+
+    Args:
+        x: features (n, d), of any dtype.
+        y: targets (n, k), of any dtype.
+        ridge: penalty relative to the mean variance of a feature, at least 0.
+        bias: whether the map has a free intercept.
+
+    Raises:
+        UsageError: if there are no samples, a value is not finite, or ``ridge`` is negative or not finite.
+    """
+    check_at_least("ridge", ridge, 0)
+    x, y = x.double(), y.double()
+    count = x.new_tensor(float(len(x)))
+    _check(count, x, y)
+    second = x @ x.T / count
+    floor = rounding_level(count, x.shape[1]) * torch.linalg.eigvalsh(second)[-1]
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    if bias:
+        x, y = x - mean_x, y - mean_y
+        second = x @ x.T / count
+    values, vectors = torch.linalg.eigh(second)
+    damped = values + ridge * second.diagonal().sum() / x.shape[1]
+    inverse = torch.where(values > floor, damped.reciprocal(), 0.0)
+    weight = (vectors @ (inverse[:, None] * (vectors.T @ y))).T @ x / count
+    return LinearMap(weight, mean_y - weight @ mean_x if bias else torch.zeros_like(mean_y))
+
+
 def rounding_level(n: Tensor, width: int) -> Tensor:
     """What rounding alone can leave of a covariance, relative to the raw second moment: (d + 4√n) · eps of float64.
 
@@ -101,12 +134,16 @@ def rounding_level(n: Tensor, width: int) -> Tensor:
 
 def _means(moments: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Second moment (d, d), cross moment (d, k) and the means (d,) and (k,), or an error where they do not exist."""
-    if moments.n <= 0:
-        raise UsageError("a linear map cannot be fitted to no samples: the calibration set is empty")
     means = tuple(total / moments.n for total in (moments.xtx, moments.xty, moments.sum_x, moments.sum_y))
-    if not all(bool(mean.isfinite().all()) for mean in means):
-        raise UsageError("a linear map cannot be fitted: features or targets hold values that are not finite")
+    _check(moments.n, *means)
     return means[0], means[1], means[2], means[3]
+
+
+def _check(count: Tensor, *values: Tensor) -> None:
+    if count <= 0:
+        raise UsageError("a linear map cannot be fitted to no samples: the calibration set is empty")
+    if not all(bool(value.isfinite().all()) for value in values):
+        raise UsageError("a linear map cannot be fitted: features or targets hold values that are not finite")
 
 
 class NormalEquations(Metric):
@@ -179,3 +216,35 @@ class NormalEquations(Metric):
         """The least-squares map over all batches and ranks, see :func:`solve`; call it on every rank."""
         moments: Moments = self.compute()
         return moments.solve(ridge, bias)
+
+
+class WideLeastSquares(Metric):
+    """Collects the samples themselves, of all ranks, for :func:`solve_samples`.
+
+    Memory is O(nd + n²), where :class:`NormalEquations` takes O(d²).
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    x: list[Tensor]
+    y: list[Tensor]
+
+    def __init__(self) -> None:
+        """Starts without samples."""
+        super().__init__()
+        self.add_state("x", [], dist_reduce_fx="cat")
+        self.add_state("y", [], dist_reduce_fx="cat")
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Adds a batch of features (B, d) and targets (B, k), of any dtype; it may be empty."""
+        self.x.append(x)
+        self.y.append(y)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The samples of all batches and ranks."""
+        return dim_zero_cat(self.x), dim_zero_cat(self.y)
+
+    def solve(self, ridge: float = 0.0, bias: bool = True) -> LinearMap:
+        """The least-squares map over all batches and ranks, see :func:`solve`; call it on every rank."""
+        return solve_samples(*self.compute(), ridge, bias)

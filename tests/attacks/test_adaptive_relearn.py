@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lit_unlearn.attacks import AdaptiveRelearn, Relearn, relearn
+from lit_unlearn.attacks import AdaptiveRelearn, Relearn, adaptive_relearn, relearn
 from lit_unlearn.attacks.adaptive_relearn import _draw_anew
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError
@@ -47,6 +47,26 @@ def test_the_best_quarter_goes_on_and_then_the_best(make_target, vectors, four_s
     assert len(steps) == 8 * 4 + 2 * 16 + 80
     assert (found["learning_rate"], found["reset"]) == (0.3, 0)
     assert found["auc"] > 0.3
+
+
+def test_one_way_is_on_the_device_at_a_time_and_the_others_wait_on_the_cpu(
+    make_target, vectors, four_splits, monkeypatch
+):
+    given, where, momenta = adaptive_relearn._move, {}, set()
+
+    def move(way, device):
+        given(way, device)
+        where[id(way.network)] = device
+        momenta.update(name for state in way.optimizer.state.values() for name in state)
+        assert list(where.values()).count(computes) <= 1
+
+    monkeypatch.setattr(adaptive_relearn, "_move", move)
+    made = make_target(forgetful(vectors), **four_splits)
+    computes = torch.device("cpu", 0)
+    target = Target(EncodedData(made.model.backbone, made.data, computes), None, made.data, made.num_classes)
+    found = AdaptiveRelearn(**QUICK, learning_rates=[0.01, 0.1]).evaluate(target).numbers
+    assert (len(where), momenta) == (4, {"momentum_buffer"})
+    assert found == AdaptiveRelearn(**QUICK, learning_rates=[0.01, 0.1]).evaluate(made).numbers
 
 
 def test_the_last_stages_are_drawn_anew_alike_and_the_others_stay(make_backbone):

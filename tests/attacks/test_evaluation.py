@@ -1,8 +1,12 @@
+import gc
+
 import pytest
 import torch
 from attacked import Keeps
+from lightning.pytorch import Callback
 
-from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.attacks import IDI, Attack, Distance, Evaluation, FeatureMapping, Grafting, HeadRecovery
+from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
@@ -80,8 +84,27 @@ def test_the_same_retrain_twice_is_one_line(make_backbone, make_data, fit, retra
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=nets))
     with pytest.raises(UsageError, match="has the weights of the original, which has seen the forget set"):
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone()))
+    with pytest.raises(UsageError, match="has the weights of the original"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone().bfloat16()))
     with pytest.raises(UsageError, match=r"evaluation\.retrains is 0"):
         Evaluation(retrains=0)
+
+
+def test_of_further_retrains_only_numbers_stay_in_memory(make_backbone, make_data, fit):
+    def living():
+        gc.collect()
+        return sum(type(each) is EncodedData for each in gc.get_objects())
+
+    class Counts(Callback):
+        def on_attacks_end(self, trainer, pl_module, results):
+            self.living, self.more = living(), len(results.more_retrains)
+
+    counts, before = Counts(), living()
+    attacks = [IDI(steps=1), Grafting(), Distance(points=3)]
+    retrains = [make_backbone(seed=seed) for seed in range(5, 10)]
+    fit(FineTune(make_backbone()), make_data(), *attacks, Evaluation(retrain=retrains), counts)
+    assert counts.more == 4
+    assert counts.living - before == 3, "Original, the first Retrain and the model itself"
 
 
 class SeesRetrain(Attack):

@@ -1,5 +1,6 @@
 import copy
 import statistics
+import weakref
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_the_held_samples_are_spread_over_the_classes(count):
     most = max(counts)
     assert all(found >= min(most - 1, there) for found, there in zip(counts, (20, 6, 20), strict=True))
     assert torch.equal(held, balanced(labels, count, draw(1)))
+
+
+def test_beside_the_network_in_training_only_the_best_is_kept(make_target, vectors, four_splits, monkeypatch):
+    copies, living = [], []
+    copy_of, measure = Relearn._copy, relearn.useful_accuracy
+
+    def copied(*given):
+        copies.append(weakref.ref(network := copy_of(*given)))
+        return network
+
+    def measured(*given):
+        living.append(sum(each() is not None for each in copies))
+        return measure(*given)
+
+    monkeypatch.setattr(Relearn, "_copy", copied)
+    monkeypatch.setattr(relearn, "useful_accuracy", measured)
+    Relearn(samples=4, steps=2, learning_rates=[0.1, 0.01, 0.001]).evaluate(
+        make_target(forgetful(vectors), **four_splits)
+    )
+    assert len(copies) >= 7
+    assert max(living) == 2
 
 
 def test_one_image_to_forget_is_left_to_be_measured():

@@ -41,6 +41,17 @@ def test_where_another_process_lacks_the_file_all_compute(tmp_path, monkeypatch)
     assert made == [1]
 
 
+def test_processes_agree_where_the_run_computes_wherever_the_tensors_are_kept(tmp_path, monkeypatch):
+    """With NCCL a tensor on the CPU cannot be reduced."""
+    asked = []
+    monkeypatch.setattr("lit_unlearn.attacks.shared._on_all", lambda flag, device: asked.append(device) or flag)
+    computes = torch.device("cpu", 0)
+    for _ in range(2):
+        found = Shared(tmp_path).tensors("a", lambda: {"x": torch.ones(1)}, computes, kept_on=CPU)
+        assert found["x"].device == CPU
+    assert asked == [computes] * 2
+
+
 @pytest.mark.parametrize("change", ["weight", "buffer", "layer", "tensor", "shape", "options"])
 def test_a_fingerprint_names_all_that_it_is_made_of(change):
     def network(slope=0.01):

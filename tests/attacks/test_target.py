@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from lit_unlearn.attacks import Evaluation, FeatureMapping, HeadRecovery, scratch
-from lit_unlearn.attacks.target import frozen_backbone, make_targets
+from lit_unlearn.attacks import (
+    IDI,
+    Evaluation,
+    FeatureMap,
+    FeatureMapping,
+    HeadRecovery,
+    SVCEfficacy,
+    scratch,
+)
+from lit_unlearn.attacks.target import EncodedData, frozen_backbone, make_targets
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
 from lit_unlearn.reports.report import Report
@@ -106,6 +114,39 @@ def test_the_halves_are_the_even_and_the_odd_positions_of_the_one_pass(make_targ
             assert torch.equal(target.model.gather("retain", part).features, features[first::2])
 
 
+@pytest.mark.parametrize("part", ["all", "calibration", "evaluation"])
+@pytest.mark.parametrize("budget", [0, 300, 2**20])
+def test_chosen_samples_are_those_of_the_whole_in_the_order_asked_for(make_target, vectors, four_splits, part, budget):
+    """Of what is not asked for nothing is there."""
+    target = make_target(
+        vectors(nn.Sequential(nn.Identity()), 5, 4, stages={"last": "0"}), budget=budget, **four_splits
+    )
+    index = torch.tensor([11, 3, 19, 0])
+    whole = target.model.gather("retain", part)
+    for what in (["features"], ["logits"], ["stages"], ["features", "logits", "stages"]):
+        some = target.model.gather("retain", part, index, what)
+        assert torch.equal(some.labels, whole.labels[index])
+        for name in ("features", "logits"):
+            asked = index if name in what else index[:0]
+            torch.testing.assert_close(getattr(some, name), getattr(whole, name)[asked])
+        assert set(some.stages) == ({"last"} if "stages" in what else set())
+        assert all(torch.equal(value, whole.stages[name][index]) for name, value in some.stages.items())
+    assert target.model.gather("retain", part, what=["logits"]).logits.shape == whole.logits.shape
+    assert target.model.gather("retain", part, index[:0]).features.shape == (0, 5)
+
+
+def test_of_batches_that_are_not_kept_no_memory_stays_behind_what_is_gathered(make_target, vectors, four_splits):
+    target = make_target(vectors(nn.Identity(), 5, 4), budget=0, **four_splits)
+    some = target.model.gather("retain", index=torch.tensor([2, 30]), what=["logits"])
+    assert [tensor.untyped_storage().nbytes() for tensor in some[:3]] == [0, 2 * 4 * 4, 2 * 8]
+
+
+def test_what_is_measured_of_each_sample_comes_in_the_order_of_the_split(make_target, vectors, four_splits):
+    target = make_target(vectors(nn.Identity(), 5, 4), **four_splits)
+    sums = target.model.per_sample("retain", lambda batch: batch.features.sum(1))
+    torch.testing.assert_close(sums, four_splits["retain"][0].sum(1))
+
+
 def test_an_empty_half_is_whole_too(make_target, vectors):
     net = vectors(nn.Identity(), 5, 4)
     target = make_target(net, forget=(torch.zeros(1, 5), torch.zeros(1, dtype=torch.int64)))
@@ -172,3 +213,22 @@ def test_one_fit_encodes_every_split_once_for_each_model(make_backbone, make_dat
     # A look at retained images of the original before the run; then the unlearned model, a batch of 8 of which is asked
     # twice, and the original.
     assert list(counts.values()) == [24, 48 + 24 + 8 + 8, 48 + 24]
+
+
+@pytest.mark.parametrize(
+    ("attack", "most"),
+    [(IDI(samples=6, steps=1), 6), (SVCEfficacy(max_samples=5), 5), (FeatureMap(points=8), 4)],
+    ids=["idi", "svc", "map"],
+)
+def test_of_large_splits_no_more_is_gathered_than_is_used(make_target, vectors, four_splits, monkeypatch, attack, most):
+    gather, counts = EncodedData.gather, {}
+
+    def counted(self, split, *given, **named):
+        found = gather(self, split, *given, **named)
+        counts[split] = max(counts.get(split, 0), *(len(tensor) for tensor in (*found[:3], *found.stages.values())))
+        return found
+
+    monkeypatch.setattr(EncodedData, "gather", counted)
+    attack.evaluate(make_target(vectors(nn.Identity(), 5, 4), **four_splits))
+    assert counts
+    assert all(count <= most for split, count in counts.items() if (split, attack.name) != ("forget", "svc"))

@@ -36,6 +36,14 @@ def test_one_changed_bit_and_one_changed_buffer_are_no_original(make_backbone):
     assert not module.is_original()
 
 
+def test_an_original_in_half_precision_is_the_original(make_backbone):
+    module = FineTune(make_backbone()).to(torch.bfloat16)
+    assert module.is_original()
+    with torch.no_grad():
+        module.backbone.head.weight[0, 0] *= 1.01
+    assert not module.is_original()
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_a_student_that_was_loaded_in_eval_mode_is_trained_in_train_mode(make_backbone, make_data, fit, train):
     module = OPC(make_backbone().train(train), distill=1.0)

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.metrics.normal_equations import LinearMap, Moments, NormalEquations, solve
+from lit_unlearn.metrics.normal_equations import LinearMap, Moments, NormalEquations, WideLeastSquares, solve
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -220,3 +220,27 @@ def test_solve_is_a_pure_function_of_the_moments() -> None:
     assert fitted.weight.item() == pytest.approx(2)
     assert fitted.bias.item() == pytest.approx(1)
     assert moments.solve(bias=False).weight.item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("ridge", [0.0, 1e-6, 0.01, 0.3])
+@pytest.mark.parametrize("kind", ["random", "rank-deficient", "wide", "constant"])
+def test_from_the_samples_the_same_map_is_found_as_from_the_sums(kind: str, ridge: float, bias: bool) -> None:
+    x = torch.full((12, 20), 3.0).double() if kind == "constant" else design(kind)
+    y = randn(len(x), 3, seed=3) + 5
+    samples = WideLeastSquares()
+    for start in range(0, len(x), 5):
+        samples.update(x[start : start + 5], y[start : start + 5])
+    sums, dual = collect(x, y).solve(ridge, bias), samples.solve(ridge, bias)
+    torch.testing.assert_close(dual.weight, sums.weight, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(dual(x), sums(x), rtol=0, atol=1e-8)
+
+
+def test_samples_that_cannot_be_fitted_are_refused_as_sums_are() -> None:
+    for x, said in ((torch.empty(0, 20), "to no samples"), (torch.full((3, 20), math.inf), "not finite")):
+        samples = WideLeastSquares()
+        samples.update(x, torch.zeros(len(x), 2))
+        with pytest.raises(UsageError, match=said):
+            samples.solve()
+    with pytest.raises(UsageError, match="ridge is -1"):
+        samples.solve(-1)

@@ -35,6 +35,7 @@ from lit_unlearn.attacks.inversion.reconstruction import mean_colour, psnr, squa
 from lit_unlearn.attacks.inversion.search import Found, InversionProblem, InversionSearch
 from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
@@ -199,7 +200,7 @@ class GradientInversion(Attack):
 
     def _forget_gradient(self, target: Target, matching: GradientMatching) -> dict[str, Tensor]:
         total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in matching.parameters.items()}
-        for images, labels in target.data.evaluation_batches("forget", target.device):
+        for images, labels in gradient_batches(target.data.evaluation_batches("forget", target.device)):
             for name, value in matching.total_gradient(images, labels).items():
                 total[name] += value
         return {name: sum_over_ranks(value) for name, value in total.items()}

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_unlearn.attacks.encoded import rank_and_world
 from lit_unlearn.attacks.images import sum_over_ranks
 from lit_unlearn.attacks.inversion.directions import NamedGradients
 from lit_unlearn.attacks.inversion.gradient_matching import GradientMatching
 from lit_unlearn.attacks.inversion.reconstruction import descend
-from lit_unlearn.attacks.target import rank_and_world
 
 _CHUNK_BYTES = 2**31
 _COPIES = 4

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.images import split_fingerprint
 from lit_unlearn.attacks.membership.signals import margin
 from lit_unlearn.attacks.shared import fingerprint
@@ -24,11 +25,18 @@ class Answers(NamedTuple):
 
 def answers_of(model: EncodedData, splits: Sequence[str]) -> dict[str, Answers]:
     """Answers of a network to every sample of each split, on the CPU."""
-    samples = {split: model.gather(split) for split in splits}
-    return {
-        split: Answers(margin(each.logits, each.labels).cpu(), (each.logits.argmax(1) == each.labels).cpu())
-        for split, each in samples.items()
-    }
+    return {split: _answers(model, split) for split in splits}
+
+
+def _answers(model: EncodedData, split: str) -> Answers:
+    """Both are of the whole split, the logits of one batch at a time."""
+
+    def answered(batch: Encoded) -> Tensor:
+        right = batch.logits.argmax(1) == batch.labels
+        return torch.stack([margin(batch.logits, batch.labels), right.double()], 1)
+
+    phi, right = model.per_sample(split, answered).cpu().unbind(1)
+    return Answers(phi.contiguous(), right.bool())
 
 
 def answers_of_file(target: Target, file: str, splits: Sequence[str]) -> dict[str, Answers]:
@@ -67,7 +75,8 @@ def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
     kept = target.shared.tensors(
         f"answers-{fingerprint(encoded.backbone, (), samples)}",
         lambda: answers_of(encoded, [split])[split]._asdict(),
-        torch.device("cpu"),
+        target.device,
+        kept_on=torch.device("cpu"),
     )
     return Answers(**kept)
 
@@ -77,6 +86,6 @@ def other_models(
 ) -> list[dict[str, Answers]]:
     """Answers of the files that are not the model under attack: one with its weights, or its very answers, is."""
     known, model = [_known(target, file, splits) for file in files], target.model
-    weights = target.shared.once(("weights", model), lambda: tensors_sha256(model.backbone.state_dict()))
+    weights = target.shared.once(("weights", model.key), lambda: tensors_sha256(model.backbone.state_dict()))
     others = [each.of(splits) for each in known if each.weights != weights]
     return [each for each in others if not all(torch.equal(each[split].phi, own[split].phi) for split in splits)]

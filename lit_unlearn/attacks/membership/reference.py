@@ -190,7 +190,7 @@ class ReferenceMembership(MembershipAttack):
 
     def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
         splits = self.splits(target)
-        labels = [target.model.gather(split).labels.cpu() for split in splits]
+        labels = [target.data.labels(split).cpu() for split in splits]
         halves = matched_halves(labels[0], labels[1], torch.Generator().manual_seed(self.seed))
         parts = [(split, chosen) for half in halves for split, chosen in zip(splits, half, strict=True)]
         counts = [len(chosen) for _, chosen in parts]

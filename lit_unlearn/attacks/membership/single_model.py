@@ -32,7 +32,7 @@ from lit_unlearn.attacks.membership.signals import (
     published_signals,
     svc_non_member_share,
 )
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
@@ -91,16 +91,16 @@ class SVCEfficacy(MembershipAttack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """``efficacy``, or with ``legacy`` the five of the published code; fractions."""
-        retain, test, forget = (target.model.gather(split) for split in self.splits(target))
+        members, non_members = (target.data.labels(split).cpu() for split in ("retain", "test_retain"))
         draw = torch.Generator().manual_seed(self.seed)
-        count = min(len(retain.labels), len(test.labels), self.max_samples or len(test.labels))
-        test = _take(test, torch.randperm(len(test.labels), generator=draw)[:count].sort().values)
+        count = min(len(members), len(non_members), self.max_samples or len(non_members))
+        unseen = torch.randperm(len(non_members), generator=draw)[:count].sort().values
+        seen = torch.arange(count) if self.legacy else class_balanced(members, count, draw)
+        chosen = zip(self.splits(target), (seen, unseen, None), strict=True)
+        sides = [target.model.gather(split, index=index, what=["logits"]) for split, index in chosen]
         if not self.legacy:
-            retain = _take(retain, class_balanced(retain.labels.cpu(), count, draw))
-            sides = (confidence(side.logits, side.labels) for side in (retain, test, forget))
-            return AttackResult({"efficacy": svc_non_member_share(*sides)})
-        retain = _take(retain, torch.arange(count))
-        signals = [published_signals(side.logits, side.labels) for side in (retain, test, forget)]
+            return AttackResult({"efficacy": svc_non_member_share(*(confidence(s.logits, s.labels) for s in sides))})
+        signals = [published_signals(side.logits, side.labels) for side in sides]
         return AttackResult({name: svc_non_member_share(*(side[name] for side in signals)) for name in signals[0]})
 
 
@@ -124,15 +124,9 @@ class ThresholdMembership(MembershipAttack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
-        sides = [target.model.gather(split) for split in self.splits(target)]
+        sides = [target.model.gather(split, what=["logits"]) for split in self.splits(target)]
         members, non_members = (SIGNALS[self.score](side.logits, side.labels).cpu() for side in sides)
         draw = torch.Generator().manual_seed(self.seed)
         halves = matched_halves(sides[0].labels.cpu(), sides[1].labels.cpu(), draw)
         calibration, evaluation = (Scores(members[ours], non_members[theirs]) for ours, theirs in halves)
         return AttackResult(held_out_attack(calibration, evaluation))
-
-
-def _take(samples: Encoded, index: torch.Tensor) -> Encoded:
-    """Logits and labels of some samples; what else is known of them is dropped."""
-    index = index.to(samples.labels.device)
-    return Encoded(samples.features[:0], samples.logits[index], samples.labels[index], {})

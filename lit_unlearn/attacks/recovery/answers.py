@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.results import AttackResult
 
 _SPLITS = ("forget", "test_forget")
@@ -56,5 +57,5 @@ class MaskedAnswers(Attack):
 
 def _forgotten(target: Target) -> Tensor:
     """The classes of the unseen images that are of forgotten ones, in order."""
-    classes: Tensor = torch.unique(target.model.gather("test_forget").labels)
+    classes: Tensor = torch.unique(target.data.labels("test_forget")).to(target.device)
     return classes

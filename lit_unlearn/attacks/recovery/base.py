@@ -11,8 +11,9 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser, unit_norm
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult

@@ -15,12 +15,13 @@ variance last. So f may be normalised first, which the paper does not do; f0 nev
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.base import (
     Calibration,
     Layers,
@@ -30,9 +31,12 @@ from lit_unlearn.attacks.recovery.base import (
     Recovery,
     check_normalise,
 )
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.target import HALVES, Target
 from lit_unlearn.errors import check_at_least, unknown
-from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
+from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations, WideLeastSquares
+
+WIDE = 4096
+"""Features up to this width are fitted from their sums, whatever the number of samples."""
 
 
 class LinearRecovery(Recovery):
@@ -47,7 +51,12 @@ class LinearRecovery(Recovery):
             dimension; ``l2``: each sample to length 1; ``gated``: if samples come in two groups of length, the short
             group is brought to the length of the other, see :class:`~lit_unlearn.attacks.recovery.scaling.NormGate`.
         layers: ``features``, or ``stages`` for a map from each, see :class:`Recovery`.
+
+    Attributes:
+        is_ridge: whether it solves a ridge regression, and needs no sums of its own.
     """
+
+    is_ridge: ClassVar[bool] = True
 
     def __init__(
         self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalisation, layers: Layers
@@ -77,17 +86,28 @@ class LinearRecovery(Recovery):
         """The map, from the sums over the calibration set of all ranks."""
         return moments.solve(self.ridge, self.bias)
 
+    def moments(self, target: Target, width: int) -> NormalEquations | WideLeastSquares:
+        """What collects features of a width; the samples themselves where they are wide and fewer than that."""
+        parts = ((target.data.labels(split), part) for split, part in self.calibration_parts(target))
+        count = sum(len(labels if part == "all" else labels[HALVES[part] :: 2]) for labels, part in parts)
+        if self.is_ridge and width > max(WIDE, count):
+            return WideLeastSquares()
+        return NormalEquations(width, self.width(target))
+
     def readouts(self, target: Target) -> Mapping[str, Readout]:
         """One fitted map behind each lens."""
         lenses = self.lenses(target)
-        moments = {
-            name: NormalEquations(lens.width, self.width(target)).to(target.device) for name, lens in lenses.items()
-        }
+        moments = {name: self.moments(target, lens.width).to(target.device) for name, lens in lenses.items()}
         for batch, original in self.calibration_batches(target):
             goal = self.goal(target, batch, original)
             for name, lens in lenses.items():
                 moments[name].update(lens.read(batch), goal)
-        return {name: self._readout(target, lens, self.solve(moments[name])) for name, lens in lenses.items()}
+        return {name: self._readout(target, lens, self._solved(moments.pop(name))) for name, lens in lenses.items()}
+
+    def _solved(self, moments: NormalEquations | WideLeastSquares) -> LinearMap:
+        if isinstance(moments, WideLeastSquares):
+            return moments.solve(self.ridge, self.bias)
+        return self.solve(moments)
 
     def _readout(self, target: Target, lens: Lens, solution: LinearMap) -> Readout:
         return lambda batch: self.logits(target, solution(lens.read(batch)))

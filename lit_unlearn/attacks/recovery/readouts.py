@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.images import sum_over_ranks
 from lit_unlearn.attacks.recovery.base import Calibration, Layers, Lens, Normalisation, Readout, Recovery
 from lit_unlearn.attacks.recovery.discriminants import linear_discriminant, nearest_mean
 from lit_unlearn.attacks.recovery.linear import HeadRecovery
 from lit_unlearn.attacks.recovery.random_features import RandomFeatures
 from lit_unlearn.attacks.recovery.reservoir import Reservoir
-from lit_unlearn.attacks.target import Encoded, Target
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations
 from lit_unlearn.results import AttackResult
@@ -44,6 +45,8 @@ class NearestMean(HeadRecovery):
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
     """
+
+    is_ridge = False
 
     def __init__(
         self,
@@ -69,6 +72,8 @@ class LinearDiscriminant(HeadRecovery):
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
     """
+
+    is_ridge = False
 
     def __init__(
         self,
@@ -211,7 +216,7 @@ class ForgetProbe(Recovery):
         if "test_forget" not in target.data.split_names or not parts:
             return {}
         ((split, part),) = parts
-        whole = target.model.gather(split, part)
+        whole = target.model.gather(split, part, what=[self.layers])
         if len(set(whole.labels.tolist())) < 2:
             return {}
         return {name: self._probe(lens, whole, target) for name, lens in self.views(target).items()}

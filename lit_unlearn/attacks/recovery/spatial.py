@@ -82,7 +82,7 @@ class SpatialRecovery(Attack):
             numbers |= {f"{key}/cells{cells}": value for key, value in worst.items()}
             if not best or worst[f"{decisive}_acc"] > best[f"{decisive}_acc"]:
                 best, strongest = worst, f"cells{cells}/{found.notes['stages/strongest']}"
-        images = float(len(encoded.gather(decisive).labels))
+        images = float(len(view.labels(decisive)))
         return AttackResult({**best, "images": images, **numbers}, {"strongest": strongest})
 
     def _suite(self, calibration: Calibration) -> WorstRecovery:

@@ -100,7 +100,7 @@ class TransformedRecovery(Attack):
                     numbers |= {} if value is None else {f"{transform}/{title}/{split}_acc": value}
                 strongest = found.notes.get(f"{group}/strongest".lstrip("/"))
                 notes |= {} if strongest is None else {f"{transform}/{title}/strongest": strongest}
-            images = float(len(encoded.gather(forgotten_split(view.split_names)).labels))
+            images = float(len(view.labels(forgotten_split(view.split_names))))
             numbers |= {f"{transform}/{title}/images": images for title in ("answers", *_GROUPS.values())}
         return AttackResult(numbers, notes)
 

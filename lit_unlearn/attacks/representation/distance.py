@@ -103,7 +103,8 @@ class Distance(Attack):
         """The barriers between the model and another one, which both ways are one."""
         if other is None or other is target.model:
             return dict.fromkeys(("forgotten", "retained"), math.nan if other is None else 0.0)
-        key = ("barrier", frozenset((target.model, other)), self.points, self.images, self.recalibrate, self.seed)
+        networks = frozenset((target.model.key, other.key))
+        key = ("barrier", networks, self.points, self.images, self.recalibrate, self.seed)
         return target.shared.once(key, lambda: self._measure(target, other))
 
     def _measure(self, target: Target, other: EncodedData) -> dict[str, float]:

@@ -6,6 +6,7 @@ only. Every model's map is of the same images, so Original's is the "before" of 
 show everything: a single point on the map is no proof of forgetting.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -59,23 +60,21 @@ class FeatureMap(Attack):
 
     def choose(self, net: EncodedData) -> tuple[Tensor, Tensor, list[str]]:
         """Features (N, d) of the chosen images, float64 on the CPU, the group (N,) of each, and the groups' names."""
-        pieces = {split: net.gather(split) for split in net.data.split_names if split.startswith("test_")}
-        gone = torch.unique(pieces["test_forget"].labels).tolist() if "test_forget" in pieces else []
-        features = torch.cat([piece.features for piece in pieces.values()]).double().cpu()
-        labels = torch.cat([piece.labels for piece in pieces.values()]).cpu()
+        of_split = {split: net.data.labels(split).cpu() for split in net.data.split_names if split.startswith("test_")}
+        gone = torch.unique(of_split["test_forget"]).tolist() if "test_forget" in of_split else []
+        labels = torch.cat(list(of_split.values()))
         classes = torch.unique(labels).tolist()
         members = [(labels == label).nonzero().squeeze(1) for label in classes]
         names = [f"{net.data.class_names[label]}{FORGOTTEN if label in gone else ''}" for label in classes]
         if not gone and "forget" in net.data.split_names:
-            beside = net.gather("forget").features.double().cpu()
-            members.append(len(features) + torch.arange(len(beside)))
+            of_split["forget"] = net.data.labels("forget").cpu()
+            members.append(len(labels) + torch.arange(len(of_split["forget"])))
             names.append(f"forget images{FORGOTTEN}")
-            features = torch.cat([features, beside])
         draw = torch.Generator().manual_seed(self.seed)
         share = max(1, self.points // len(members))
         chosen = [group[torch.randperm(len(group), generator=draw)[:share]] for group in members]
         groups = torch.cat([torch.full((len(group),), number) for number, group in enumerate(chosen)])
-        return features[torch.cat(chosen)], groups, names
+        return _features(net, {split: len(each) for split, each in of_split.items()}, torch.cat(chosen)), groups, names
 
     def flatten(self, features: Tensor) -> tuple[Tensor, float]:
         """Features (N, d) as points (N, 2) about 0, and the share of the variance along the first two components."""
@@ -98,3 +97,14 @@ class FeatureMap(Attack):
         points = TSNE(perplexity=perplexity, random_state=self.seed).fit_transform(scaled.numpy())
         flat = torch.from_numpy(points).double()
         return flat - flat.mean(0)
+
+
+def _features(net: EncodedData, counts: Mapping[str, int], chosen: Tensor) -> Tensor:
+    """Features (n, d), float64 on the CPU, of images by their place (n,) in all splits, one after the other."""
+    found = torch.empty(len(chosen), net.backbone.num_features, dtype=torch.float64)
+    start = 0
+    for split, count in counts.items():
+        here = (chosen >= start) & (chosen < start + count)
+        found[here] = net.gather(split, index=chosen[here] - start, what=["features"]).features.double().cpu()
+        start += count
+    return found

@@ -110,7 +110,8 @@ class Grafting(Attack):
 
     def _grafts(self, target: Target, source: EncodedData) -> dict[str, Graft]:
         """Stage → accuracies of the graft there; of a network and Original they are computed once."""
-        key = "grafts", source, target.original, self.images, self.seed
+        assert target.original is not None
+        key = "grafts", source.key, target.original.key, self.images, self.seed
         return target.shared.once(key, lambda: self._measure(target, source))
 
     def _measure(self, target: Target, source: EncodedData) -> dict[str, Graft]:

@@ -92,7 +92,7 @@ class IDI(Attack):
 
     def information(self, net: EncodedData, shared: Shared) -> PointwiseInformation | None:
         """What a network's stages say about each image's set, or None with fewer than four images in a set."""
-        key = ("pointwise information", net, self.samples, self.width, self.steps, self.seed)
+        key = ("pointwise information", net.key, self.samples, self.width, self.steps, self.seed)
         return shared.once(key, lambda: self._measure(net))
 
     def _sum(self, net: EncodedData | None, shared: Shared) -> Tensor | None:
@@ -104,12 +104,12 @@ class IDI(Attack):
             return None
         draw, sets = torch.Generator().manual_seed(self.seed), []
         for split in _SPLITS:
-            samples = net.gather(split)
-            if len(samples.labels) < 4:
+            count = len(net.data.labels(split))
+            if count < 4:
                 return None
-            chosen = torch.randperm(len(samples.labels), generator=draw)[: self.samples].sort().values.to(net.device)
-            layers = samples.stages or {FEATURES: samples.features}
-            sets.append({stage: x[chosen] for stage, x in layers.items()})
+            chosen = torch.randperm(count, generator=draw)[: self.samples].sort().values
+            samples = net.gather(split, index=chosen, what=["stages" if net.backbone.stages else "features"])
+            sets.append(dict(samples.stages) or {FEATURES: samples.features})
         forget, retain = sets
         both = list(forget.values()), [retain[stage] for stage in forget]
         bits, count = pointwise_information(*both, self.width, self.steps, self.seed), len(both[0][0])

@@ -17,7 +17,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.target import Encoded, EncodedData, Target
+from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.metrics.cka import LinearCKA
 from lit_unlearn.metrics.spread import Spread

@@ -219,6 +219,20 @@ def test_the_answers_of_references_are_kept_for_other_runs_by_weights_and_sample
     assert len(passes) == 6
 
 
+def test_processes_agree_on_what_is_kept_where_the_run_computes(
+    make_backbone, make_data, references, monkeypatch, tmp_path
+):
+    """With NCCL a tensor on the CPU cannot be reduced; the answers are kept on the CPU all the same."""
+    asked = []
+    monkeypatch.setattr("lit_unlearn.attacks.shared._on_all", lambda flag, device: asked.append(device) or flag)
+    data, computes = make_data(), torch.device("cpu", 0)
+    data.setup("fit")
+    model = EncodedData(make_backbone().eval(), data, computes)
+    target = Target(model, None, data, 4, shared=Shared(tmp_path / "cache"))
+    answers_of_file(target, references[0], ["forget"])
+    assert asked == [computes]
+
+
 def test_a_reference_that_is_the_model_itself_does_not_count(make_backbone, make_data, fit, references):
     attack = ReferenceMembership("lira", references[:2])
     keeps = Keeps()

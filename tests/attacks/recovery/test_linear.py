@@ -7,7 +7,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery
-from lit_unlearn.attacks.target import Encoded, EncodedData
+from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.errors import UsageError
 
 TRAIN, TEST = ("forget", "retain"), ("test_forget", "test_retain")

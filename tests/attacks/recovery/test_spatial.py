@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from lit_unlearn.attacks import SpatialRecovery, StageRecovery
+from lit_unlearn.attacks.recovery import linear
 from lit_unlearn.attacks.recovery.spatial import WorstRecovery
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
@@ -90,3 +91,21 @@ def test_options_are_checked_and_a_network_without_stages_is_left_out(make_targe
     reason = SpatialRecovery().lacks(make_target(Quadrants({}), **splits))
     assert reason == "the network names no stages"
     assert SpatialRecovery().lacks(make_target(Quadrants({"maps": "0"}), **splits)) is None
+
+
+def test_features_wider_than_samples_are_many_are_fitted_from_the_samples(make_target, splits, monkeypatch):
+    """Sums of 32,768 dimensions would take 8.6 GB; the numbers are the same."""
+    given, widths = linear.NormalEquations, []
+    monkeypatch.setattr(linear, "NormalEquations", lambda *wide: widths.append(wide[0]) or given(*wide))
+
+    def found(images):
+        widths.clear()
+        some = {name: (x[: len(x) * images // 100], y[: len(y) * images // 100]) for name, (x, y) in splits.items()}
+        numbers = SpatialRecovery(cells=[8]).evaluate(make_target(Quadrants({"maps": "0"}), **some))
+        return numbers, 64 in widths
+
+    few, from_sums = found(50)
+    assert from_sums
+    monkeypatch.setattr(linear, "WIDE", 16)
+    assert found(50) == (few, False)
+    assert found(100)[1], "more samples than the 64 cells"
