@@ -41,7 +41,9 @@ class Recorder(Callback):
 
 @pytest.fixture(autouse=True)
 def _global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test draws does not depend on the tests before it."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
