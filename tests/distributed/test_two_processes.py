@@ -179,8 +179,8 @@ def test_the_row_is_of_the_model_in_the_checkpoint_though_batch_norm_saw_half_ba
 def test_rows_and_checkpoints_are_written_once(one: Found, two: list[Found], folder: Path) -> None:
     alone, (ours, theirs) = one["run"], (found["run"] for found in two)
     assert theirs["written"] == []
-    process = re.compile(r"\.\d+\.")
-    names = [[process.sub(".", path).replace("runs-1", "runs-2") for path in run["written"]] for run in (alone, ours)]
+    drawn = re.compile(r"\.[0-9a-f]{16}\.")
+    names = [[drawn.sub(".", path).replace("runs-1", "runs-2") for path in run["written"]] for run in (alone, ours)]
     assert names[1] == names[0]
     assert {Path(name).name for name in names[1]} >= {
         "unlearned.ckpt",
