@@ -24,7 +24,7 @@ import lit_unlearn.methods
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.gathering import kept_rows
-from lit_unlearn.benchmark.leaderboard import scatter
+from lit_unlearn.benchmark.leaderboard import frontier, scatter
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import markdown, text_of
 from lit_unlearn.cli import main
@@ -251,7 +251,9 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-@pytest.mark.parametrize("name", ["digits", "depth", "deep", "fashion_mnist_attack", "fashion_mnist_accuracy"])
+@pytest.mark.parametrize(
+    "name", ["digits", "depth", "deep", "fashion_mnist_attack", "fashion_mnist_accuracy", "frontier"]
+)
 def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     rows = kept_rows(ROOT / f"docs/results/{name}")
     page = (ROOT / f"docs/results/{name}.md").read_text()
@@ -320,6 +322,17 @@ def test_the_committed_figure_is_of_the_committed_rows(folder, scenario):
     points = [[float(number) for pair in pairs for number in pair] for pairs in marks]
     assert len(points[0]) >= 2 * len(summaries[scenario].lines)
     assert points[0] == pytest.approx(points[1], abs=3)  # other versions of matplotlib set letters otherwise
+
+
+def test_the_figure_of_depth_against_cost_is_of_the_committed_rows():
+    results = ROOT / "docs/results/frontier"
+    (summary,) = summarise(kept_rows(results))
+    drawn, committed = standalone(frontier(summary)), (results / "class-cost.svg").read_text()
+    assert re.findall(r">([^<>]+)</text>", committed) == re.findall(r">([^<>]+)</text>", drawn)
+    points = [re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg) for svg in (committed, drawn)]
+    found = [[float(number) for pair in pairs for number in pair] for pairs in points]
+    assert len(found[0]) >= 4 * 44, "two marks a line"
+    assert found[0] == pytest.approx(found[1], abs=3)  # other versions of matplotlib set letters otherwise
 
 
 SHORT = (
