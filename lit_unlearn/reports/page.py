@@ -64,8 +64,13 @@ class Entry:
 
     @property
     def headline(self) -> str:
-        """The verdict in a sentence."""
-        return wording.headline(self.row, self.verdict) if self.verdict else ""
+        """The verdict with its numbers."""
+        return " ".join(filter(None, self.statement))
+
+    @property
+    def statement(self) -> tuple[str, str]:
+        """The verdict as a sentence, and the numbers that it is based on."""
+        return wording.statement(self.row, self.verdict) if self.verdict else ("", "")
 
     @property
     def remarks(self) -> list[str]:
@@ -158,6 +163,7 @@ def _context(entries: Sequence[Entry], rows: Sequence[Row], shown: Sequence[Row]
         "entries": entries,
         "methods": methods,
         "title": _title(methods),
+        "evidence": methods[0].statement[1] if len(methods) == 1 else "",
         "missing": missing_references(rows),
         "warnings": [text for entry in methods for text in _warnings(entry, rows)],
         "splits": shown_splits(shown),
@@ -215,7 +221,7 @@ def _title(methods: Sequence[Entry]) -> str:
     if not methods:
         return "These results have no unlearned model, only references."
     if len(methods) == 1:
-        return methods[0].headline
+        return methods[0].statement[0]
     good = sum(entry.verdict is not None and entry.verdict.good for entry in methods)
     return f"Runs that are as Retrain under their attacks and keep utility: {good} of {len(methods)}."
 

@@ -53,36 +53,43 @@ def title_with_utility(verdict: Verdict) -> str:
 
 
 def headline(row: Row, verdict: Verdict) -> str:
-    """The verdict with the numbers that it is based on, in one or two sentences."""
+    """The verdict with the numbers that it is based on, in one to three sentences."""
+    return " ".join(filter(None, statement(row, verdict)))
+
+
+def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
+    """The verdict as a sentence, and the numbers that it is based on, if there are some."""
     if verdict.gravest is not None:
         one = "one" if verdict.alone == 1 else f"the gravest of {verdict.alone}"
-        return f"Judged alone, {one} of {_count(verdict.models, 'model')}: {headline(row, verdict.gravest)}"
+        said, grounds = statement(row, verdict.gravest)
+        return f"Judged alone, {one} of {_count(verdict.models, 'model')}: {said[0].lower()}{said[1:]}", grounds
     worst, no_attack = verdict.worst, verdict.no_attack
     if verdict.level == "failed":
-        return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}."
+        return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}.", ""
     if verdict.level == "not judged" or no_attack is None:
-        return "There is not enough evidence for a verdict."
+        return "There is not enough evidence for a verdict.", ""
     if verdict.level == "ruined":
-        return f"The network is ruined: accuracy on the retained test images is {_lost(verdict)}."
+        return "The network is ruined.", f"Accuracy on the retained test images is {_lost(verdict)}."
     if verdict.level == "not forgotten":
-        return f"The model has not forgotten. {evidence(no_attack)}"
+        return "The model has not forgotten.", evidence(no_attack)
     if verdict.level == "cannot tell":
         return (
-            "These attacks do not separate the untouched Original from Retrain on these images. Original itself would "
-            "pass as well."
+            "These attacks do not separate the untouched Original from Retrain on these images.",
+            "Original itself would pass as well.",
         )
     if verdict.level == "not attacked enough":
         return (
-            "No attack of this run gets more from the model than from Retrain beyond doubt, but the suite lacks: "
-            f"{'; '.join(verdict.missing)}."
+            "The model was not attacked enough.",
+            "No attack of this run gets more from it than from Retrain beyond doubt, but the suite lacks: "
+            f"{'; '.join(verdict.missing)}.",
         )
     if worst is None:
-        return "There is not enough evidence for a verdict."
+        return "There is not enough evidence for a verdict.", ""
     if verdict.level == "as Retrain":
-        return f"No attack gets more than the margin beyond Retrain. The least certain: {evidence(worst)}"
+        return "No attack gets more than the margin beyond Retrain.", f"The least certain: {evidence(worst)}"
     if verdict.level == "leaks":
-        return f"The model still shows what it was to forget. {evidence(worst)}"
-    return f"It is undecided whether the model forgot. {evidence(worst)}{_undecided(verdict)}"
+        return "The model still shows what it was to forget.", evidence(worst)
+    return "It is undecided whether the model forgot.", f"{evidence(worst)}{_undecided(verdict)}"
 
 
 def evidence(found: Comparison) -> str:

@@ -116,7 +116,7 @@ def test_a_model_that_leaks_is_not_hidden_by_others_that_do_not():
     assert (found.level, found.alone, title(found)) == ("leaks", 2, "Leaks (2 of 3 models)")
     assert found.worst.value == 0.94
     assert found.depth == found.worst.severity > max(each.severity for each in found.comparisons)
-    assert headline(model("GA"), found).startswith("Judged alone, the gravest of 2 of 3 models: The model still shows")
+    assert headline(model("GA"), found).startswith("Judged alone, the gravest of 2 of 3 models: the model still shows")
     kept = as_json(model("GA"), found)
     assert (kept["alone"], kept["worst"], kept["intervals"][WORST]["value"]) == (2, WORST, 0.94)
     assert judge_models(noisy([0.84, 0.85, 0.83]), retrains(), [original()]).alone == 0
@@ -131,7 +131,7 @@ def test_one_ruined_model_of_three_is_told():
     rows = [model("GA", test=test, seed=seed) for seed, test in enumerate((0.2, 0.92, 0.93))]
     found = judge_models(rows, retrains(), [original()])
     assert (found.level, found.alone) == ("ruined", 1)
-    assert "Judged alone, one of 3 models: The network is ruined" in headline(rows[0], found)
+    assert "Judged alone, one of 3 models: the network is ruined" in headline(rows[0], found)
 
 
 def test_models_that_vary_more_than_retrains_are_as_retrain_only_by_their_own_deviation():
