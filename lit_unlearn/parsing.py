@@ -15,13 +15,16 @@ class Parser(ArgumentParser):
     """The parser of a command: options go by their full names, and an error is raised.
 
     Args:
-        command: its words after ``lit-unlearn``.
+        command: its words after ``lit-unlearn``; none for a parser within another.
         description: what the command does.
+        **options: of any parser; jsonargparse makes parsers of the same class for the values of options.
     """
 
-    def __init__(self, command: str = "", description: str | None = None) -> None:
-        prog = f"lit-unlearn {command}" if command else None
-        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    def __init__(self, command: str = "", description: str | None = None, **options: Any) -> None:
+        named = {"prog": f"lit-unlearn {command}"} if command else {}
+        ours = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(**{"description": description, **named, **ours, **options})
+        self._is_outermost = bool(command)
 
     def parse_args(self, *args: Any, **options: Any) -> Any:
         """Parses as usual.
@@ -29,6 +32,8 @@ class Parser(ArgumentParser):
         Raises:
             UsageError: for an option that there is not, with those that there are.
         """
+        if not self._is_outermost:
+            return super().parse_args(*args, **options)
         with known_options(self):
             return super().parse_args(*args, **options)
 

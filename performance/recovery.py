@@ -32,6 +32,10 @@ class Images:
         self.splits = {"forget": labels < 3, "retain": labels >= 3}
         self.splits = {name: (images[mask], labels[mask]) for name, mask in self.splits.items()}
 
+    def labels(self, split: str) -> Tensor:
+        """All labels of a split."""
+        return self.splits[split][1]
+
     def evaluation_batches(
         self, split: str, device: torch.device, part: str = "all"
     ) -> Iterator[tuple[Tensor, Tensor]]:

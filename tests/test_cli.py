@@ -245,6 +245,7 @@ def test_control_c_while_settings_are_read_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lit_unlearn.cli.main", stopped)
+    monkeypatch.setattr("sys.argv", ["lit-unlearn", "fit"])
     with pytest.raises(SystemExit) as ended:
         console_script()
     assert (ended.value.code, capsys.readouterr().err) == (130, "lit-unlearn: interrupted\n")
