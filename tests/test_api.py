@@ -146,6 +146,15 @@ def test_audit_compares_a_network_with_original_and_retrain(
     assert "recovery/fm" in without.rows[-1].skipped
 
 
+def test_the_untouched_original_is_judged(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    data = make_data()
+    retrain = lu.unlearn(plain, data, "Retrain", attacks=None, max_epochs=2, **QUIET).network
+    rows = lu.audit(plain, data, original=copy.deepcopy(plain), retrain=retrain, attacks="quick", **QUIET).rows
+    assert [row.method for row in rows] == ["Original", "Retrain", "Audit"]
+    assert rows[-1].verdict["level"] == "not forgotten"
+    assert rows[-1].metrics == rows[0].metrics
+
+
 def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     result = lu.unlearn(small_network(), make_data(), "FineTune", attacks=[lu.HeadRecovery()], max_epochs=1, **QUIET)
     for shown in (str(result), result._repr_html_()):

@@ -173,13 +173,16 @@ def _once(group: Sequence[_Measured]) -> list[_Measured]:
 
 
 def _same_model(one: Row, other: Row) -> bool:
-    """Whether two rows are of one model; a row of ``validate`` does not say by which optimizer it was made."""
+    """Whether two rows are of one model; a row of ``validate`` does not say how it was made."""
     alike = all(getattr(one, name) == getattr(other, name) for name in ("method", "status", "seed", "metrics"))
     if not alike or not one.metrics:
         return False
     if one.method in (ORIGINAL, RETRAIN):
         return len({row.weights.get("sha256") for row in (one, other)} - {None}) < 2
-    made_alike = not one.optimizer or not other.optimizer or one.optimizer == other.optimizer
+    ours, theirs = (
+        (row.optimizer, row.epochs, (row.weights.get("result") or {}).get("sha256")) for row in (one, other)
+    )
+    made_alike = all(a == b for a, b in zip(ours, theirs, strict=True) if a and b)
     return one.hyperparameters == other.hyperparameters and made_alike
 
 

@@ -66,6 +66,10 @@ class Audit(UnlearnModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning requires one; it is never called."""
 
+    def is_original(self) -> bool:
+        """Never: an audited model with the original's weights is a model that has not forgotten."""
+        return False
+
     def subject(self) -> str:
         """The audited model, in words."""
         return f"the audited model, {self.hparams['weights'] or 'the backbone as given'}"

@@ -87,6 +87,14 @@ def test_the_same_model_counts_once_with_most_of_what_is_known_of_it(tmp_path):
     assert (row.attacks, row.optimizer, row.epochs) == (ATTACKS, {"lr": 0.1}, 5)
 
 
+@pytest.mark.parametrize("other", [{"epochs": 3}, {"weights": {"result": {"sha256": "b"}}}], ids=["epochs", "weights"])
+def test_models_with_the_same_accuracies_are_two_if_they_were_made_otherwise(tmp_path, other):
+    run(tmp_path / "a", "OPC", weights={"result": {"sha256": "a"}})
+    run(tmp_path / "b", "OPC", **{"weights": {}, **other})
+    (summary,) = tables(tmp_path)
+    assert sum(count for label, count in sizes(summary).items() if label.startswith("OPC")) == 2
+
+
 def test_runs_of_a_method_that_differ_in_settings_are_never_averaged(tmp_path):
     run(tmp_path / "a", "OPC", hyperparameters={"contract": "features", "weight": 1.0})
     run(tmp_path / "b", "OPC", hyperparameters={"contract": "logits", "weight": 1.0})
