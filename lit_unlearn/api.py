@@ -80,6 +80,11 @@ class Result:
         write_rows(path, self.rows)
 
     @property
+    def verdict(self) -> Mapping[str, Any]:
+        """The verdict on the unlearned model: ``level``, ``utility``, ``worst``, ``reason``, ``intervals``."""
+        return self.rows[-1].verdict
+
+    @property
     def network(self) -> nn.Module:
         """A copy of the unlearned network: a module of the given network's own class, with its own names, in eval mode.
 
@@ -137,6 +142,9 @@ def unlearn(
         UsageError: for an unknown method or attack, missing ``max_epochs``, a network that does not fit the data, or a
             strategy whose processes cannot hand their results back.
     """
+    _check_data(data)
+    if not (isinstance(method, str | UnlearnModule) or callable(method)):
+        raise UsageError(f"method is {method!r}, but must be a name such as 'opc_deep' or 'OPC', or a class")
     configured = isinstance(method, str) and method in method_configs()
     given = [trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None]
     if not given and not configured:
@@ -190,6 +198,7 @@ def audit(
         UsageError: for an unknown attack, a network that does not fit the data, or a strategy whose processes cannot
             hand their results back.
     """
+    _check_data(data)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
         module = Audit(backbone, original=_wrapped(original, data, wrap))
@@ -239,6 +248,13 @@ def _measured(
             "come back: leave out devices and strategy, or use 'ddp' in a script"
         )
     return Result(report.rows, report.artifacts, module)
+
+
+def _check_data(data: object) -> None:
+    """Refuses what is no data module, such as a folder's name or a source alone."""
+    if not isinstance(data, UnlearnDataModule):
+        example = "lu.UnlearnDataModule(lu.ImageFolder('images'), lu.ForgetSpec(classes=['cat']))"
+        raise UsageError(f"data is {data!r}, but must be a data module, such as {example}")
 
 
 def _listed(attacks: Any) -> Sequence[Attack]:

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class UsageError(ValueError):
@@ -75,7 +76,7 @@ def check_fraction(name: str, value: float, zero: bool = False, one: bool = Fals
         raise UsageError(f"{name} is {value}, but must lie in {'[' if zero else '('}0, 1{']' if one else ')'}")
 
 
-def check_seed(name: str, value: int) -> None:
+def check_seed(name: str, value: object) -> None:
     """Refuses a seed that one of the sources of chance cannot take.
 
     Args:
@@ -85,5 +86,7 @@ def check_seed(name: str, value: int) -> None:
     Raises:
         UsageError: naming the option, the value and the bounds.
     """
-    if not 0 <= value < 2**32:
+    if not isinstance(value, Integral):
+        raise UsageError(f"{name} is {value!r}, but must be a whole number")
+    if not 0 <= int(value) < 2**32:
         raise UsageError(f"{name} is {value}, but must lie in 0 to {2**32 - 1}")

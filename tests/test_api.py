@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -149,9 +150,10 @@ def test_audit_compares_a_network_with_original_and_retrain(
 def test_the_untouched_original_is_judged(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     data = make_data()
     retrain = lu.unlearn(plain, data, "Retrain", attacks=None, max_epochs=2, **QUIET).network
-    rows = lu.audit(plain, data, original=copy.deepcopy(plain), retrain=retrain, attacks="quick", **QUIET).rows
+    result = lu.audit(plain, data, original=copy.deepcopy(plain), retrain=retrain, attacks="quick", **QUIET)
+    rows = result.rows
     assert [row.method for row in rows] == ["Original", "Retrain", "Audit"]
-    assert rows[-1].verdict["level"] == "not forgotten"
+    assert result.verdict["level"] == "not forgotten"
     assert rows[-1].metrics == rows[0].metrics
 
 
@@ -253,6 +255,20 @@ def test_a_wrong_option_beside_a_config_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         lu.unlearn(small_network(), make_data(), "opc_deep", options, attacks=None, **QUIET)
+
+
+@pytest.mark.parametrize("data", ["images", None, lu.Digits()], ids=["folder", "nothing", "source"])
+def test_what_is_no_data_module_is_refused(data: object) -> None:
+    for call in partial(lu.unlearn, max_epochs=1), lu.audit:
+        with pytest.raises(UsageError, match=r"but must be a data module, such as lu\.UnlearnDataModule"):
+            call(small_network(), data)
+
+
+def test_what_is_no_method_or_seed_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    with pytest.raises(UsageError, match="method is None, but must be a name such as 'opc_deep'"):
+        lu.unlearn(small_network(), make_data(), None, max_epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="seed is 'a'"):
+        lu.audit(small_network(), make_data(), seed="a")  # type: ignore[arg-type]
 
 
 def test_one_callback_needs_no_list_and_none_is_allowed(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
