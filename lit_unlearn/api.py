@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
-from lit_unlearn.method_config import class_of_config, method_configs, method_of_config
+from lit_unlearn.method_config import check_options, method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
@@ -151,6 +150,7 @@ def unlearn(
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     if not all(isinstance(value, int) for value in given):
         raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
+    own: dict[str, Any] = {}
     with _seeded(seed):
         if isinstance(method, UnlearnModule):
             if options or wrap or network is not method.backbone:
@@ -158,16 +158,9 @@ def unlearn(
                     "method is an instance with its own backbone and options: give method.backbone as network"
                 )
             module = method
-        elif isinstance(method, str) and configured:
-            backbone = _backbone(network, data, wrap)
-            _check_options(class_of_config(method), options or {})
-            module, own = method_of_config(method, backbone, options or {}, trainer.get("max_epochs"))
-            trainer = {**own, **trainer}
         else:
-            make = _class_of(method) if isinstance(method, str) else method
-            _check_options(make, options or {})
-            module = make(_backbone(network, data, wrap), **(options or {}))
-        return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+            module, own = _made(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
+        return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), {**own, **trainer})
 
 
 def audit(
@@ -271,15 +264,15 @@ def _listed(attacks: Any) -> Sequence[Attack]:
     return found
 
 
-def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuses an option that the method does not take."""
-    parameters = signature(make).parameters
-    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
-        return
-    for name in options:
-        if name not in parameters:
-            known = [each for each in parameters if each != "backbone"]
-            raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
+def _made(
+    method: str | Callable[..., UnlearnModule], backbone: Backbone, options: Mapping[str, Any], epochs: int | None
+) -> tuple[UnlearnModule, dict[str, Any]]:
+    """The method around a backbone, and what its config gives the Trainer, if it has one."""
+    if isinstance(method, str) and method in method_configs():
+        return method_of_config(method, backbone, options, epochs)
+    make = _class_of(method) if isinstance(method, str) else method
+    check_options(make, options)
+    return make(backbone, **options), {}
 
 
 def _class_of(name: str) -> type[UnlearnModule]:

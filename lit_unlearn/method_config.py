@@ -1,7 +1,8 @@
-"""A method at the settings of a config of ``model/``, for Python."""
+"""A method with options that are given from Python: those that it takes, and those of a config of ``model/``."""
 
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -10,7 +11,7 @@ from lit_unlearn import methods
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.benchmark.search_space import variant_of
 from lit_unlearn.benchmark.settings import put
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.shipped import read_config, shipped_names
@@ -23,10 +24,15 @@ def method_configs() -> list[str]:
     return [name.removeprefix(_FOLDER) for name in shipped_names() if name.startswith(_FOLDER)]
 
 
-def class_of_config(name: str) -> type[UnlearnModule]:
-    """The class of the method of such a config."""
-    found: type[UnlearnModule] = getattr(methods, read_config(f"{_FOLDER}{name}")["model"]["class_path"])
-    return found
+def check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuses an option that the method does not take."""
+    parameters = signature(make).parameters
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in options:
+        if name not in parameters:
+            known = [each for each in parameters if each != "backbone"]
+            raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
 
 
 def method_of_config(
@@ -41,12 +47,13 @@ def method_of_config(
         epochs: in place of the config's; a schedule over the epochs ends with them. None keeps the config's.
 
     Raises:
-        UsageError: if the method does not take a value.
+        UsageError: if the method does not take an option, or a value.
     """
     settings = read_config(f"{_FOLDER}{name}")
     for place, value in variant_of(settings, {} if epochs is None else {"epochs": epochs}).items():
         put(settings, place, value)
     model = settings["model"]
+    check_options(getattr(methods, model["class_path"]), options)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=UnlearnModule)
     given = {**model, "init_args": {**model.get("init_args", {}), **options, "backbone": backbone}}

@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_unlearn.benchmark.experiments import Experiments
 from lit_unlearn.benchmark.grid import QUICK, Grid, methods_of
-from lit_unlearn.benchmark.runs import DEVICES, Run
+from lit_unlearn.benchmark.runs import ANY_DEVICES, DEVICES, Run
 from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.errors import UsageError
 
@@ -36,7 +36,7 @@ def check_runs(runs: Sequence[Run], root: Path, check: Check, command: str) -> N
     """
     known = set()
     for run in runs:
-        if (devices := look_up(run.settings, DEVICES)) not in (None, "auto", 1, "1"):
+        if (devices := look_up(run.settings, DEVICES)) not in (*ANY_DEVICES, 1, "1"):
             raise UsageError(
                 f"{command}: {DEVICES} is {devices}, but each run of a grid uses one device; launcher.workers "
                 "executes several at once, each on a GPU of its own"

@@ -20,6 +20,8 @@ POOL = "evaluation.pool"
 """A list in the settings, of which each run that makes a part has a place of its own: ``evaluation.pool.0000``."""
 CACHE = "evaluation.cache"
 DEVICES = "trainer.devices"
+ANY_DEVICES = (None, "auto")
+"""Values with which Lightning would take all devices, and start the whole benchmark again for each."""
 LISTED = "data.init_args.forget.index_file"
 """The one file of settings whose content says what a run does."""
 
@@ -78,10 +80,7 @@ class Run:
         pool = look_up(settings, POOL)
         if isinstance(pool, dict):  # a run that diverged has left no weights
             put(settings, POOL, [path for path in pool.values() if Path(path).exists()])
-        if look_up(settings, DEVICES) in (
-            None,
-            "auto",
-        ):  # Lightning would take all, and start the whole benchmark again for each
+        if look_up(settings, DEVICES) in ANY_DEVICES:
             put(settings, DEVICES, 1)
         name, _, version = self.folder.rpartition("/")
         logger = {"save_dir": str(root), "name": name, "version": version}

@@ -143,12 +143,11 @@ class FirstOfClasses(OrderSampler):
     Args:
         labels: of all samples, int64 (N,).
         each: how many of each class; all of a class that has fewer.
-        *args: as for an :class:`OrderSampler`.
-        **kwargs: likewise.
+        *args: those of an :class:`OrderSampler`.
     """
 
-    def __init__(self, labels: Tensor, each: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, labels: Tensor, each: int, *args: Any) -> None:
+        super().__init__(*args)
         self.labels, self.each = labels, each
 
     def _pass(self, name: str, number: int) -> list[Tensor]:

@@ -240,7 +240,7 @@ def _allocate(file: IO[bytes], size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot tell beforehand
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve room
                 raise
 
 
