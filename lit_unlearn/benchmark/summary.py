@@ -15,10 +15,12 @@ from lit_unlearn.benchmark.grouping import Group, Retrains, by_label, groups_of,
 from lit_unlearn.reports import wording
 from lit_unlearn.reports.averages import mean_row
 from lit_unlearn.reports.comparisons import MARGINS, Margins
+from lit_unlearn.reports.numbers import IDI
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.scores import TERMS, gap_to_retrain
 from lit_unlearn.reports.verdict import Level, Verdict, judge_models
 
+_IDI = "IDI"
 _ALL_TERMS = ", ".join(TERMS)
 _RANKED: tuple[Level, ...] = ("leaks", "cannot tell", "not attacked enough", "as Retrain", "inconclusive")
 """Levels of models that have a rank by depth: those that have forgotten at least without an attack."""
@@ -129,6 +131,9 @@ def _summary(group: Group, columns: Sequence[Column], margins: Margins) -> Summa
     notes = [*group.notes, *_notes(used, retrains), *_gap_notes(terms)]
     columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
     lines = _judged(lines, margins)
+    if uncompared := _uncompared_idi(columns, lines):
+        notes.append(uncompared)
+        columns, lines = _without(columns, lines, _IDI)
     notes += _flag_notes(lines)
     summary = Summary(group.data, group.scenario, group.suite, columns, lines, notes, group.alone)
     return replace(summary, lines=_ranked(summary, lines))
@@ -200,6 +205,21 @@ def _judged(lines: Sequence[Line], margins: Margins) -> list[Line]:
         else replace(line, verdict=judge_models(line.rows, retrains, originals, margins))
         for line in lines
     ]
+
+
+def _uncompared_idi(columns: Sequence[Column], lines: Sequence[Line]) -> str:
+    """Why IDI is not shown: no verdict compares it, for it is a share of a lead that Original hardly has."""
+    compared = {each.attack for line in lines if line.verdict for each in line.verdict.comparisons}
+    if not compared or IDI in compared or all(column.title != _IDI for column in columns):
+        return ""
+    return "IDI is not shown: Original's stages say hardly more of the forget set than Retrain's."
+
+
+def _without(columns: Sequence[Column], lines: Sequence[Line], title: str) -> tuple[list[Column], list[Line]]:
+    """Columns and lines without those of a title."""
+    kept = [place for place, column in enumerate(columns) if column.title != title]
+    left = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
+    return [columns[place] for place in kept], left
 
 
 def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:

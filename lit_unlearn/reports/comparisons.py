@@ -1,5 +1,6 @@
 """What the verdict compares with Retrain: the numbers of a row, with bounds on their excess."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -120,12 +121,17 @@ class Comparison:
     @property
     def low(self) -> float:
         """Lower bound of the excess, which holds for all attacks together if the models vary as Retrains do."""
-        return self.difference.low(self.margins.alpha / self.compared)
+        return max(self.difference.low(self.margins.alpha / self.compared), -self._most)
 
     @property
     def high(self) -> float:
         """Upper bound of the excess, however the models vary; for this attack: "as Retrain" needs that of each."""
-        return self.difference.highest(self.margins.alpha)
+        return min(self.difference.highest(self.margins.alpha), self._most)
+
+    @property
+    def retrain_low(self) -> float:
+        """Lower bound of Retrain's number, which holds for all attacks together; it covers the images alone."""
+        return self.retrain - self.difference.of_images(self.margins.alpha / self.compared)
 
     @property
     def leaks(self) -> bool:
@@ -160,6 +166,11 @@ class Comparison:
     def severity(self) -> float:
         """Lower bound in larger margins: what attacks are ranked by."""
         return self.low / (self.scale * self.margins.same)
+
+    @property
+    def _most(self) -> float:
+        """How large an excess can be: 1, and of the difference of two leads 2; of IDI there is no limit."""
+        return math.inf if self.unit == "IDI" else 1.0 if self.unseen is None else 2.0
 
     def seeds_needed(self) -> int | None:
         """How many seeds would decide if nothing else changed; None where none would."""

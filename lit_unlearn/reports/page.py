@@ -264,15 +264,15 @@ def _cell(entry: Entry, rows: Sequence[Row], state: str, split: str) -> TableCel
     base = retrain.accuracies().get(state, {}).get(split) if retrain else None
     if value is None or base is None or entry.verdict is None:
         return TableCell(percent(value))
-    found = _comparison(entry.verdict, state, split, value)
+    found = _comparison(entry.verdict, state, split)
     delta = f"{100 * (value - base):+.1f}".replace("-", "\N{MINUS SIGN}") if found is None else wording.bounds(found)
     return TableCell(percent(value), delta, found is not None and found.leaks)
 
 
-def _comparison(judged: Verdict, state: str, split: str, value: float) -> Comparison | None:
-    """The comparison that is of this number; that of relearning is of another, the mean over its steps."""
-    found = (each for each in judged.comparisons if (each.attack, each.split) == (state, split))
-    return next((each for each in found if each.unit == "accuracy" and abs(each.value - value) < 1e-9), None)
+def _comparison(judged: Verdict, state: str, split: str) -> Comparison | None:
+    """The comparison that is of this accuracy; none is of the end of relearning, where its mean is compared."""
+    wanted = (state, split, "accuracy")
+    return next((each for each in judged.comparisons if (each.attack, each.split, each.unit) == wanted), None)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

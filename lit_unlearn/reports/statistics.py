@@ -80,6 +80,10 @@ class Difference:
         """An upper bound that holds for any deviation of the first group."""
         return self.mean + max(self._alike(alpha), self._welch(alpha))
 
+    def of_images(self, alpha: float) -> float:
+        """How far a mean is above its true value for the images alone, at most, but with probability alpha."""
+        return math.sqrt(self.sampling) * _quantile(alpha, math.inf)
+
     def seeds_to_decide(self, above: float, below: float, alpha_low: float, alpha_high: float) -> int | None:
         """How many models of each group would decide, if mean and deviations stay as they are; None where none would.
 

@@ -122,9 +122,11 @@ class Verdict:
 
     @property
     def worst(self) -> Comparison | None:
-        """What decides: what leaks most, else what is farthest from being as Retrain; of one model if that decides."""
+        """What decides: the answer, what leaks most, or what is least surely as Retrain; of one model if that does."""
         if self.gravest is not None:
             return self.gravest.worst
+        if self.level == "not forgotten":
+            return self.no_attack
         attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
         if self.level == "leaks":
             shown = [c for c in self.comparisons if c.leaks or (c.attack == NO_ATTACK and c.falls_short)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lit_unlearn.reports.comparisons import Comparison
-from lit_unlearn.reports.numbers import forgets
+from lit_unlearn.reports.numbers import ACCURACIES, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
@@ -67,7 +67,8 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
     if verdict.level == "failed":
         return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}.", ""
     if verdict.level == "not judged" or no_attack is None:
-        return "There is not enough evidence for a verdict.", ""
+        lacking = "the accuracy on forgotten data" if verdict.retrains else "a Retrain"
+        return f"Without {lacking} there is no verdict.", ""
     if verdict.level == "ruined":
         return "The network is ruined.", f"Accuracy on the retained test images is {_lost(verdict)}."
     if verdict.level == "not forgotten":
@@ -75,7 +76,7 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
     if verdict.level == "cannot tell":
         return (
             "These attacks do not separate the untouched Original from Retrain on these images.",
-            "Original itself would pass as well.",
+            "Original itself would pass them.",
         )
     if verdict.level == "not attacked enough":
         return (
@@ -110,6 +111,7 @@ def evidence(found: Comparison) -> str:
     more = " This is so much less than Retrain's that the answers alone show what was forgotten." if fewer else ""
     ours, theirs, unseen = percent(found.value), percent(found.retrain), found.unseen
     if unseen is None:
+        name += ", on average over its steps," if found.unit == "mean accuracy" else ""
         return f"{name} names {ours} of {images}; Retrain, {theirs}. Excess over Retrain: {bounds(found)} points.{more}"
     return (
         f"{name} names {ours} of {images} and {percent(unseen.value)} of unseen ones; Retrain, {theirs} and "
@@ -218,7 +220,7 @@ def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
     if verdict.level in ("leaks", "inconclusive") and no_attack and verdict.worst is not no_attack:
         yield evidence(no_attack)
     level = chance(row)
-    at_chance = [c.attack for c in verdict.comparisons if c.unit == "accuracy" and c.attack != NO_ATTACK]
+    at_chance = [c.attack for c in verdict.comparisons if c.unit in ACCURACIES and c.attack != NO_ATTACK]
     near = [c for c in verdict.comparisons if c.attack in at_chance and level and abs(c.value - level) <= _NEAR_CHANCE]
     if near:
         yield (

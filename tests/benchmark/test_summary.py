@@ -245,6 +245,22 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     assert "Relearnt" not in numbers(single, "OPC")
 
 
+@pytest.mark.parametrize(("lead", "shown"), [(0.2, True), (0.01, False)])
+def test_idi_is_shown_only_where_a_verdict_compares_it(lead: float, shown: bool):
+    def told(bits: float) -> dict[str, float]:
+        idi = "representation/idi"
+        return {f"{idi}/index": 1.0, f"{idi}/error": 0.1, f"{idi}/lead_error": 0.1, f"{idi}/head/bits": bits}
+
+    rows = [
+        row("Original", 0, forget=1.0, **told(0.5 + lead)),
+        row("Retrain", 0, **told(0.5)),
+        row("OPC", 0, **told(0.6)),
+    ]
+    (summary,) = summarise(rows)
+    assert ("IDI" in numbers(summary, "OPC")) is shown
+    assert any(note.startswith("IDI is not shown") for note in summary.notes) is not shown
+
+
 def test_a_narrow_terminal_gets_the_table_in_pieces_and_no_number_is_cut():
     rows = [row("BoundaryExpanding", seed, 0.8, **{"recovery/fm/test_forget_acc": 0.354}) for seed in (0, 1)]
     (summary,) = summarise(rows)

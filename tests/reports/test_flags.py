@@ -29,12 +29,14 @@ def flagged(original: Row, retrain: Row, shallow: Row) -> Callable[..., dict[str
         model: Numbers | None = None,
         of_retrain: Numbers | None = None,
         of_original: Numbers | None = None,
+        split: dict[str, Any] | None = None,
         **fields: Any,
     ) -> dict[str, str]:
         rows = [
             replace(row, attacks={**row.attacks, **(more or {})}, **(fields if row is shallow else {}))
             for row, more in ((original, of_original), (retrain, of_retrain), (shallow, model))
         ]
+        rows = [replace(row, split=split or row.split) for row in rows]
         judged = judge(rows[-1], rows)
         assert judged.as_json("").get("flags", {}) == judged.flags
         lines = [line for line in verdict_lines(rows) if "Flag, " in line]
@@ -94,6 +96,9 @@ def test_a_retrain_that_has_seen_forgotten_images_is_named(flagged: Callable[...
     assert "membership/margin" in found["retrain knows"]
     assert "0.80" in found["retrain knows"]
     assert flagged({name: 0.9}, {name: 0.52}, {name: 0.9}) == {}
+    few = {"hash": "x", "forgotten_classes": [], "counts": {"forget": 20, "retain": 80, "test_retain": 20}}
+    assert "retrain knows" in flagged({name: 0.9}, {name: 0.98}, {name: 0.9}, split=few)
+    assert "retrain knows" not in flagged({name: 0.9}, {name: 0.65}, {name: 0.9}, split=few), "chance may be as much"
 
 
 def test_attacks_without_power_are_named(original: Row, retrain: Row, shallow: Row) -> None:

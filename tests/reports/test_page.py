@@ -71,7 +71,7 @@ def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row
         "25 % of Retrain",
     ):
         assert word in text
-    assert "not enough evidence" not in text
+    assert "there is no verdict" not in text
 
 
 def test_scores_are_those_of_the_definitions(original: Row, retrain: Row, shallow: Row) -> None:
@@ -100,7 +100,7 @@ def test_many_runs_are_counted_and_have_their_own_verdicts(
 def test_missing_references_and_unknown_numbers_are_said(shallow: Row) -> None:
     text = plain(render([shallow]))
     assert "No Original and no Retrain row on the same split" in text
-    assert "There is not enough evidence for a verdict." in text
+    assert "Without a Retrain there is no verdict." in text
 
 
 def test_a_reference_of_another_network_is_said(original: Row, retrain: Row, shallow: Row) -> None:

@@ -9,7 +9,7 @@ from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, largest_e
 from lit_unlearn.reports.rows import Row
 from lit_unlearn.reports.statistics import share_variance
 from lit_unlearn.reports.verdict import judge, judge_models
-from lit_unlearn.reports.wording import as_json, bounds, headline, remarks, title
+from lit_unlearn.reports.wording import as_json, bounds, evidence, headline, remarks, title
 
 WORST, STAGES, FEW = "recovery/worst", "recovery/worst/stages", "relearn/few"
 SAMPLES, RMIA = "detectability/samples", "membership/rmia"
@@ -156,6 +156,22 @@ def test_where_a_run_did_not_end_nothing_is_claimed_of_those_that_did():
     assert judge_models(leaking, retrains(), [original()]).level == "leaks"
 
 
+def test_what_was_not_forgotten_is_shown_by_the_answers_and_not_by_an_attack():
+    row = model("GA", answer=0.3, worst=0.95, seed=0)
+    found = verdict(row)
+    assert (found.level, found.worst) == ("not forgotten", found.no_attack)
+    assert as_json(row, found)["worst"] == "no attack"
+
+
+def test_no_bound_is_beyond_what_an_excess_can_be():
+    few = {**CLASSES, "counts": {**COUNTS, "test_forget": 2}}
+    for own, other in ((0.99, 0.1), (0.1, 0.99)):
+        found = compare([model("GA", worst=own, split=few)], retrains(1, split=few, worst=other), [])
+        (worst,) = [each for each in found if each.attack == WORST]
+        assert (worst.high if own > other else -worst.low) == 1
+        assert abs(worst.excess) < 1
+
+
 def test_more_seeds_of_the_method_narrow_the_bounds():
     rows = [model("GA", worst=0.895 + noise, seed=seed) for seed, noise in enumerate(NOISE[:3])]
     one, three = (judge_models(rows[:count], retrains(), [original()]) for count in (1, 3))
@@ -183,7 +199,8 @@ def test_the_lower_bound_is_of_all_attacks_together_and_the_upper_one_of_each():
 def test_of_relearning_the_mean_over_the_steps_counts_and_not_its_end():
     row = model("GA")
     (found,) = [each for each in compare([row], retrains(), [original()]) if each.attack == FEW]
-    assert (found.value, found.unit) == (0.6, "accuracy")
+    assert (found.value, found.unit) == (0.6, "mean accuracy")
+    assert f"{FEW}, on average over its steps, names 60.0" in evidence(found)
     few = [replace(each, attacks=each.attacks | {f"{FEW}/images": 200.0}) for each in (row, *retrains())]
     (wide,) = [each for each in compare(few[:1], few[1:], [original()]) if each.attack == FEW]
     assert wide.high > found.high, "what is measured on fewer images is less certain"
@@ -407,7 +424,7 @@ def test_rows_of_another_split_or_network_are_no_references():
     row = model("GA")
     elsewhere = [replace(each, split={**CLASSES, "hash": "other"}) for each in retrains()]
     assert verdict(row, elsewhere).level == "not judged"
-    assert "not enough evidence" in headline(row, verdict(row, elsewhere))
+    assert headline(row, verdict(row, elsewhere)) == "Without a Retrain there is no verdict."
     assert any("no Retrain to compare with" in text for text in remarks(row, verdict(row, elsewhere)))
     others = [replace(each, backbone={"class": "other"}, seed=7 + n) for n, each in enumerate(retrains())]
     assert verdict(row, [*retrains(), *others]).retrains == 5
