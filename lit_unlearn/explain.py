@@ -60,6 +60,8 @@ def explain(error: BaseException) -> str | None:
         return f"{named[0].filename}: {named[0].strerror}" if named else None
     if match := re.match(r"Early stopping conditioned on metric `(.*?)`.*of the following: (.*)", str(error)):
         return f"EarlyStopping: monitor {match[1]!r} is not logged (allowed: {match[2].replace('`', '')})"
+    if match := re.match(r"\s*`val_check_interval` \((\d+)\) must be .*training batches \((\d+)\)", str(error)):
+        return f"trainer.val_check_interval is {match[1]}, but an epoch has {match[2]} batches: give at most these"
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 

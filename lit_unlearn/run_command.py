@@ -1,6 +1,5 @@
 """``fit``, ``validate`` and ``test``: Lightning's command line with what a run of unlearning needs."""
 
-import math
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
 from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
-from lit_unlearn.errors import UsageError, check_at_least, check_seed, unknown
+from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_run, check_trains
@@ -29,6 +28,7 @@ from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
 from lit_unlearn.suites import lacks_of_suite
+from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 
@@ -84,7 +84,7 @@ class UnlearnCLI(LightningCLI):
             settings.ckpt_path = last_checkpoint(settings, subcommand)
         allowed = check_allowed(settings.resume.allow)
         self._given = settings_by_kind(self._parser(subcommand), settings)
-        _check_values(self._given["run"])
+        check_values(self._given["run"])
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
             held = check_checkpoint(path)
@@ -161,7 +161,8 @@ class UnlearnCLI(LightningCLI):
         settings = self._settings().trainer
         if not settings.logger and not settings.fast_dev_run:
             kwargs["default_root_dir"] = str(free_root(root_of(settings)))
-        return super().instantiate_trainer(**kwargs)
+        with refused_by_trainer(settings):
+            return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs in the memory format; of a full disk that another library found, it names the run's directory."""
@@ -261,22 +262,3 @@ class UnlearnCLI(LightningCLI):
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
-
-
-def _check_values(given: dict[str, Any]) -> None:
-    """Refuses values that Lightning or torch would take, or refuse at length.
-
-    Raises:
-        UsageError: naming option and value.
-    """
-    for option, value in given.items():
-        if isinstance(value, float) and (math.isnan(value) or (option.endswith(".lr") and math.isinf(value))):
-            raise UsageError(f"{option} is {value}, but must be finite")
-    for option, least in (("trainer.accumulate_grad_batches", 1), ("trainer.gradient_clip_val", 0)):
-        if isinstance(given.get(option), int | float):
-            check_at_least(option, given[option], least)
-    seed = given.get("seed_everything")
-    if not isinstance(seed, bool | None):
-        check_seed("seed_everything", seed)
-    if given.get("trainer.barebones"):
-        raise UsageError("trainer.barebones is true, but a run needs the logger and the callbacks that it switches off")
