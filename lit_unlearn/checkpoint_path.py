@@ -60,6 +60,26 @@ def last_checkpoint(settings: Any, subcommand: str) -> str | None:
     return None
 
 
+def interrupted(trainer: Any, model: Path | None) -> str:
+    """What is said of a run that Ctrl-C has ended: where its model is, and how it goes on.
+
+    Args:
+        trainer: of the run.
+        model: the checkpoint of the unlearned model, where it is saved already.
+    """
+    line = "lit-unlearn: interrupted"
+    last = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+    kept = Path(last).is_file()
+    if model is None:
+        return f"{line}; the same command with --ckpt_path {last} goes on" if kept else line
+    same = (
+        f"the same command with --ckpt_path {last}"
+        if kept
+        else f"validate, with these settings and --ckpt_path {model},"
+    )
+    return f"{line}: the unlearned model is {model}; {same} attacks it"
+
+
 def check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> None:
     """Raises a UsageError unless a checkpoint holds what the subcommand takes from it."""
     if "pytorch-lightning_version" not in held:

@@ -16,7 +16,7 @@ from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
-from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
+from lit_unlearn.checkpoint_path import check_purpose, interrupted, is_unnamed, last_checkpoint, method_name, root_of
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
@@ -174,6 +174,12 @@ class UnlearnCLI(LightningCLI):
             if error.errno in DISK_FULL and error.filename is None and place is not None:
                 raise of_file(error, place) from error
             raise
+        except SystemExit as error:  # Lightning ends so after Ctrl-C
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            if self.trainer.is_global_zero:
+                print(interrupted(self.trainer, report_of(self.trainer).model), file=sys.stderr)
+            sys.exit(130)
 
     def before_validate(self) -> None:
         """Takes a run directory that no other run has."""
@@ -210,9 +216,6 @@ class UnlearnCLI(LightningCLI):
             raise UsageError("nothing was trained, so nothing was measured: trainer.max_time was over before it began")
         self.model.trained_before = True
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
-        if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
-            report.save_model(self.trainer, self.model)
-            report.write_files()
 
     def _refuse_random_weights(self) -> None:
         """Refuses a network that nobody trained as the original, unless it is said to be ``fresh``."""
