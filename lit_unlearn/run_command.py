@@ -16,14 +16,23 @@ from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
-from lit_unlearn.checkpoint_path import check_purpose, interrupted, is_unnamed, last_checkpoint, method_name, root_of
+from lit_unlearn.checkpoint_path import (
+    check_purpose,
+    interrupted,
+    is_unnamed,
+    last_checkpoint,
+    method_name,
+    root_of,
+    root_without_logger,
+    use_given_root,
+)
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_run, check_trains
 from lit_unlearn.parsing import known_options
 from lit_unlearn.reports.report import Report, report_of
-from lit_unlearn.reports.run_directory import claim_directory, free_root
+from lit_unlearn.reports.run_directory import claim_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, with_configs
@@ -80,6 +89,7 @@ class UnlearnCLI(LightningCLI):
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
         self._weights = settings.model.get("init_args", {}).get("weights")
+        use_given_root(settings.trainer)
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = last_checkpoint(settings, subcommand)
         allowed = check_allowed(settings.resume.allow)
@@ -157,11 +167,11 @@ class UnlearnCLI(LightningCLI):
         return str(retrain) if isinstance(retrain, str | Path) and is_config(retrain) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer; without a logger, which would count versions, a second run gets a root of its own."""
-        settings = self._settings().trainer
-        if not settings.logger and not settings.fast_dev_run:
-            kwargs["default_root_dir"] = str(free_root(root_of(settings)))
-        with refused_by_trainer(settings):
+        """The Trainer; without a logger, which would count versions, each run gets a root of its own."""
+        settings = self._settings()
+        if not settings.trainer.logger and not settings.trainer.fast_dev_run:
+            kwargs["default_root_dir"] = str(root_without_logger(settings))
+        with refused_by_trainer(settings.trainer):
             return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

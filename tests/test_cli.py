@@ -335,6 +335,30 @@ def test_the_run_directory_follows_tensorboard(tmp_path: Path) -> None:
     assert not (run / "metrics.csv").exists()
 
 
+def test_the_root_directory_is_where_runs_are_written_and_found(tmp_path: Path) -> None:
+    words = (*SMALL, "--trainer.callbacks=[]", "--trainer.default_root_dir=here", "--report.page=false")
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    assert {path.relative_to(tmp_path).parts[:3] for path in tmp_path.rglob("*.*") if path.is_file()} == {
+        ("here", "RandomLabels", "version_0")
+    }
+    outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last", "--trainer.logger.save_dir=there")
+    assert (outcome.status, "there is no there/RandomLabels/" in outcome.err) == (2, True), "a logger's own goes first"
+    outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last")
+    assert "ckpt_path last: here/RandomLabels/version_0/unlearned.ckpt\n" in outcome.log
+
+
+def test_without_a_logger_and_a_root_runs_lie_where_others_lie(tmp_path: Path, retrain_config: Path) -> None:
+    words = (*SMALL, "--data.train_limit=100", "--trainer.callbacks=[]", "--trainer.logger=false")
+    words += ("--report.page=false", "--evaluation.retrain", str(retrain_config))
+    for _ in range(2):
+        assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", retrain_config.name}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"RandomLabels", "retrain"}
+    assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"version_0", "version_1"}
+    outcome = lit_unlearn(tmp_path, "test", *words[:-2], "--ckpt_path=last")
+    assert "ckpt_path last: runs/RandomLabels/version_1/unlearned.ckpt\n" in outcome.log
+
+
 def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     where = ("--trainer.logger", "false", "--trainer.default_root_dir", "here")
     assert lit_unlearn(tmp_path, "fit", *SMALL, *where).status == 0
