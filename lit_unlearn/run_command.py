@@ -115,8 +115,7 @@ class UnlearnCLI(LightningCLI):
         The original lies where the user says: the place that a checkpoint names may be of another machine.
 
         Raises:
-            UsageError: if there are no weights, nothing would be trained, or a Retrain must be trained by a subcommand
-                that trains nothing.
+            UsageError: if there are no weights, or nothing would be trained.
         """
         settings = self._settings()
         self._refuse_random_weights()
@@ -131,15 +130,8 @@ class UnlearnCLI(LightningCLI):
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         if is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = method_name(settings)
-        if self._retrain_config() is None:
-            return
-        if settings.trainer.fast_dev_run:
+        if self._retrain_config() is not None and settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing
-        elif self.subcommand != "fit":
-            raise UsageError(
-                f"evaluation.retrain: {settings.evaluation.retrain} is a config, which fit trains; {self.subcommand} "
-                "needs weights"
-            )
 
     def _check_suite(self) -> None:
         """Takes the name of a suite from a run that lacks some of its attacks: its rows would pass for others."""
@@ -192,11 +184,13 @@ class UnlearnCLI(LightningCLI):
             sys.exit(130)
 
     def before_validate(self) -> None:
-        """Takes a run directory that no other run has."""
+        """Finds the Retrain that fit has trained by a config, and takes a run directory that no other run has."""
+        self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
     def before_test(self) -> None:
         """The same."""
+        self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
     def before_fit(self) -> None:
@@ -206,7 +200,7 @@ class UnlearnCLI(LightningCLI):
             UsageError: for a backend that is not there, a monitor that will not be, or a run that cannot begin.
         """
         self._check_monitors()
-        self._find_retrain()
+        self._find_retrain(trains=True)
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -246,18 +240,19 @@ class UnlearnCLI(LightningCLI):
                 "constructed, which nothing has trained"
             )
 
-    def _find_retrain(self) -> None:
-        """Finds or trains the Retrain of a config, once it is known that the run itself can begin."""
+    def _find_retrain(self, trains: bool) -> None:
+        """Finds the Retrain of a config, or trains it once it is known that the run itself can begin."""
         config = self._retrain_config()
         if config is None:
             return
-        check_run(self.model, self.datamodule, fits=True)
-        for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
-            rank_zero_warn(flag.text)
+        if trains:
+            check_run(self.model, self.datamodule, fits=True)
+            for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
+                rank_zero_warn(flag.text)
         settings = self._settings()
         with isolate_rng():  # the run draws what it would draw without it
             folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
-            paths = [str(retrained(config, settings.as_dict(), folder, number)) for number in range(count)]
+            paths = [str(retrained(config, settings.as_dict(), folder, number, trains)) for number in range(count)]
         settings.evaluation.retrain = paths if count > 1 else paths[0]
         for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, Evaluation):

@@ -459,6 +459,23 @@ def test_a_config_trains_a_retrain_for_this_split_once_and_disturbs_nothing(
     assert saved["evaluation"]["retrain"] == str(trained.relative_to(tmp_path))
 
 
+@pytest.mark.parametrize("more", [(), ("--evaluation.retrains=2",)])
+def test_validate_finds_the_retrains_that_fit_has_trained(
+    tmp_path: Path, retrain_config: Path, more: tuple[str, ...]
+) -> None:
+    words = (*SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config), *more)
+    outcome = lit_unlearn(tmp_path, "validate", *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert f"evaluation.retrain: {retrain_config} is a config, of which no Retrain is trained yet" in outcome.err
+    assert files(tmp_path) == {retrain_config.name}
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert (outcome.status, found_or_trained(outcome)) == (0, (len(more) + 1, 0)), outcome.err
+    first, again = (read_rows(tmp_path / f"runs/RandomLabels/version_{n}/results.json") for n in (0, 1))
+    assert measured(again) == measured(first)
+    assert again[-1].verdict["retrains"] == len(more) + 1
+
+
 def test_several_retrains_are_trained_with_one_seed_after_the_other(tmp_path: Path, retrain_config: Path) -> None:
     words = ("fit", *SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config))
     assert lit_unlearn(tmp_path, *words, "--evaluation.retrains=2").status == 0
