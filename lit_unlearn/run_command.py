@@ -29,7 +29,7 @@ from lit_unlearn.checkpoint_path import (
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
-from lit_unlearn.methods.checks import check_run, check_trains
+from lit_unlearn.methods.checks import check_original, check_run, check_trains
 from lit_unlearn.parsing import known_options
 from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import claim_directory
@@ -184,12 +184,14 @@ class UnlearnCLI(LightningCLI):
             sys.exit(130)
 
     def before_validate(self) -> None:
-        """Finds the Retrain that fit has trained by a config, and takes a run directory that no other run has."""
+        """Looks at the weights, finds the Retrain that fit has trained, and takes a run directory of its own."""
+        self._check_original()
         self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
     def before_test(self) -> None:
         """The same."""
+        self._check_original()
         self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
@@ -239,6 +241,11 @@ class UnlearnCLI(LightningCLI):
                 "model.weights is missing: give the trained network's weights, or 'fresh' for the backbone as it is "
                 "constructed, which nothing has trained"
             )
+
+    def _check_original(self) -> None:
+        """Refuses weights that have forgotten where no checkpoint is measured, but the original."""
+        if not self._settings().get("ckpt_path"):
+            check_original(self.model, self.datamodule)
 
     def _find_retrain(self, trains: bool) -> None:
         """Finds the Retrain of a config, or trains it once it is known that the run itself can begin."""

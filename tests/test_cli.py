@@ -159,6 +159,21 @@ def test_validate_without_a_checkpoint_scores_the_original_and_says_so(job: Job,
     assert measured(rows) == expected
 
 
+def test_weights_that_have_forgotten_are_no_original(job: Job, tmp_path: Path) -> None:
+    words = ("test", *JOB, "--evaluation.retrain=null", "--trainer.callbacks=[]", "--model.weights")
+    given = job.run / "unlearned.safetensors"
+    outcome = lit_unlearn(tmp_path, *words, given)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert f"model.weights {given}: OPC made this model forget what this run forgets, so it is no orig" in outcome.err
+    assert f"--model Audit --model.weights {given} --model.original ORIGINAL" in outcome.err
+    assert files(tmp_path) == set()
+    assert lit_unlearn(tmp_path, *words, given, "--data.forget.classes=[5]").status == 0, "the next request"
+    torch.save(torch.load(job.run / "unlearned.ckpt")["state_dict"], tmp_path / "forgotten.pt")
+    outcome = lit_unlearn(tmp_path, *words, "forgotten.pt")
+    assert outcome.status == 0, outcome.err
+    assert "forgotten.pt are taken as the original; a model that has forgotten is audited with --model A" in outcome.log
+
+
 def test_test_scores_the_splits_and_attacks_nothing(job: Job, tmp_path: Path) -> None:
     outcome = lit_unlearn(tmp_path, "test", *JOB, "--ckpt_path", job.run / "unlearned.ckpt")
     assert outcome.status == 0
