@@ -110,7 +110,9 @@ def _explain_parsing(message: str) -> str:
         return f"{key}: {given!r} is not accepted; {_A_RULE}"
     expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
     allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
-    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
+    a_list = any(name.lower().startswith(("list", "sequence", "tuple")) for name in expected)
+    hint = f"; write a list as '[{given}]'" if a_list and re.fullmatch(r"[^\[\](){}:=]+", given) else ""
+    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}{hint}"
 
 
 def _trouble_of_own(given: str) -> str | None:
