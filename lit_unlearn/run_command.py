@@ -26,7 +26,7 @@ from lit_unlearn.checkpoint_path import (
     root_without_logger,
     use_given_root,
 )
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, check_no_folder, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_original, check_run, check_trains
@@ -35,7 +35,7 @@ from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import claim_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
-from lit_unlearn.shipped import is_config, with_configs
+from lit_unlearn.shipped import is_config, is_own, with_configs
 from lit_unlearn.suites import lacks_of_suite
 from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
@@ -89,6 +89,9 @@ class UnlearnCLI(LightningCLI):
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
         self._weights = settings.model.get("init_args", {}).get("weights")
+        if self._weights is not None and is_own(self._weights):
+            check_no_folder("model.weights", self._weights)
+        check_no_folder("ckpt_path", settings.get("ckpt_path"))
         use_given_root(settings.trainer)
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = last_checkpoint(settings, subcommand)

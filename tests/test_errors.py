@@ -307,6 +307,15 @@ PARSED = [
         says=("model.lr_scheduler: StepLR has no option 'x' (allowed: gamma, last_epoch, optimizer, step_size)",),
         id="option of a scheduler that is like no other",
     ),
+    inline(
+        *(*FIT, "--data.forget.classes=cat"),
+        says=("data.forget.classes: 'cat' is not accepted; expected list or null; write a list as '[cat]'\n",),
+        id="one value for a list",
+    ),
+    inline(*FIT, "--data.forget.classes=0,1", says=("write a list as '[0,1]'\n",), id="values for a list"),
+    inline("fit", "--config", "/", says=("config: / is a folder: name a file\n",), id="folder as a config"),
+    inline(*FIT, "--model.weights=/", says=("model.weights: / is a folder: name a file\n",), id="folder as weights"),
+    inline(*FIT, "--ckpt_path=/", says=("ckpt_path: / is a folder: name a file\n",), id="folder as a checkpoint"),
     inline("benchmark", "--config", "benchmark/digit", says=("'benchmark/digits'",), id="config of a benchmark"),
     inline(*FIT, "--evaluation.retrain", "nope.yaml", says=("evaluation.retrain", "'nope.yaml'"), id="yardstick"),
 ]
