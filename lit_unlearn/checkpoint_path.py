@@ -7,7 +7,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.run_files import CHECKPOINT
+from lit_unlearn.reports.run_directory import free_root, free_version
+from lit_unlearn.run_files import CHECKPOINT, RUNS
 
 _NAMED_LOGGERS = (".CSVLogger", ".TensorBoardLogger")
 
@@ -21,7 +22,20 @@ def root_of(trainer: Any) -> Path:
     """The folder of all runs."""
     logger = trainer.logger
     options = logger.get("init_args", {}) if hasattr(logger, "get") else {}
-    return Path(options.get("save_dir") or trainer.default_root_dir or ".")
+    return Path(options.get("save_dir") or trainer.default_root_dir or RUNS)
+
+
+def root_without_logger(settings: Any) -> Path:
+    """Where a run without a logger writes: the root that the user gave, or else where runs of the method lie."""
+    given = settings.trainer.default_root_dir
+    return free_root(Path(given)) if given else free_version(Path(RUNS) / method_name(settings))
+
+
+def use_given_root(trainer: Any) -> None:
+    """Has the logger of every run write below the root that the user gave; a folder of the logger's own goes first."""
+    logger = trainer.logger
+    if trainer.default_root_dir and is_unnamed(logger) and logger.init_args.save_dir == RUNS:
+        logger.init_args.save_dir = str(trainer.default_root_dir)
 
 
 def is_unnamed(logger: Any) -> bool:
@@ -47,7 +61,7 @@ def last_checkpoint(settings: Any, subcommand: str) -> str | None:
         folder = Path(logger.init_args.save_dir) / name
         places = [f"*/{place}"]
     else:
-        folder = Path(settings.trainer.default_root_dir or ".")
+        folder = Path(settings.trainer.default_root_dir or Path(RUNS) / method_name(settings))
         places = [place, f"version_*/{place}"]
     files = (file for pattern in places for file in folder.glob(pattern))
     found = sorted(files, key=lambda file: file.stat().st_mtime_ns)
@@ -58,6 +72,26 @@ def last_checkpoint(settings: Any, subcommand: str) -> str | None:
         raise UsageError(f"ckpt_path is 'last', but there is no {folder / places[0]}")
     rank_zero_warn(f"ckpt_path is 'last', but there is no {folder / places[0]}: the run starts from the beginning")
     return None
+
+
+def interrupted(trainer: Any, model: Path | None) -> str:
+    """What is said of a run that Ctrl-C has ended: where its model is, and how it goes on.
+
+    Args:
+        trainer: of the run.
+        model: the checkpoint of the unlearned model, where it is saved already.
+    """
+    line = "lit-unlearn: interrupted"
+    last = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+    kept = Path(last).is_file()
+    if model is None:
+        return f"{line}; the same command with --ckpt_path {last} goes on" if kept else line
+    same = (
+        f"the same command with --ckpt_path {last}"
+        if kept
+        else f"validate, with these settings and --ckpt_path {model},"
+    )
+    return f"{line}: the unlearned model is {model}; {same} attacks it"
 
 
 def check_purpose(path: str | Path, held: dict[str, Any], subcommand: str) -> None:

@@ -32,11 +32,12 @@ from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import report_of
 from lit_unlearn.resuming import SaveSettings
 from lit_unlearn.run_command import UnlearnCLI
+from lit_unlearn.run_files import RUNS
 from lit_unlearn.usage import COMMANDS
 from lit_unlearn.zoo_command import zoo
 
 _TRAINER_DEFAULTS = {
-    "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": None}},
+    "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": RUNS, "name": None}},
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }

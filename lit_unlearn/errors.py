@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -41,6 +42,20 @@ def unknown(what: str, value: object, allowed: Iterable[object]) -> UsageError:
     names = sorted({str(name) for name in allowed})
     shown = ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
     return UsageError(f"unknown {what} {str(value)!r}{nearest(value, names)} (allowed: {shown or 'none'})")
+
+
+def check_no_folder(option: str, given: object) -> None:
+    """Refuses a folder where a file must be named.
+
+    Args:
+        option: as the user knows it.
+        given: what was given.
+
+    Raises:
+        UsageError: naming the option and the folder.
+    """
+    if isinstance(given, str | Path) and Path(given).expanduser().is_dir():
+        raise UsageError(f"{option}: {given} is a folder: name a file")
 
 
 def check_at_least(name: str, value: float, low: float, strict: bool = False) -> None:

@@ -60,6 +60,8 @@ def explain(error: BaseException) -> str | None:
         return f"{named[0].filename}: {named[0].strerror}" if named else None
     if match := re.match(r"Early stopping conditioned on metric `(.*?)`.*of the following: (.*)", str(error)):
         return f"EarlyStopping: monitor {match[1]!r} is not logged (allowed: {match[2].replace('`', '')})"
+    if match := re.match(r"\s*`val_check_interval` \((\d+)\) must be .*training batches \((\d+)\)", str(error)):
+        return f"trainer.val_check_interval is {match[1]}, but an epoch has {match[2]} batches: give at most these"
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 
@@ -108,7 +110,9 @@ def _explain_parsing(message: str) -> str:
         return f"{key}: {given!r} is not accepted; {_A_RULE}"
     expected = dict.fromkeys(name for groups in re.findall(wanted, message[: value.end()]) for name in groups if name)
     allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
-    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}"
+    a_list = any(name.lower().startswith(("list", "sequence", "tuple")) for name in expected)
+    hint = f"; write a list as '[{given}]'" if a_list and re.fullmatch(r"[^\[\](){}:=]+", given) else ""
+    return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}{hint}"
 
 
 def _trouble_of_own(given: str) -> str | None:

@@ -114,3 +114,11 @@ class TakesResults(Protocol):
 
     def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
         """Is called on every process, once the run is measured, and when it is interrupted."""
+
+
+@runtime_checkable
+class TakesModel(Protocol):
+    """A callback that takes the model of a run before it is attacked; any callback that has this method does."""
+
+    def on_attacks_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Is called on every process, once the model is known to be whole, and before any attack."""

@@ -44,7 +44,7 @@ _OF_ONE_PROCESS = {
 }
 
 
-def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0) -> Path:
+def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0, trains: bool = True) -> Path:
     """The weights of a Retrain, trained by a config on the backbone, data and split of a run, unless they are there.
 
     Args:
@@ -52,9 +52,11 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         run: the settings of the run that needs the Retrain: ``model``, ``data``, ``trainer``.
         folder: where trained Retrains are kept, each in a folder of its own.
         number: of several Retrains, which one; it is added to the config's seed.
+        trains: whether it is trained if it is not there.
 
     Raises:
-        UsageError: if the config is not there, is of another method, names another backbone, or diverges.
+        UsageError: if the config is not there, is of another method, names another backbone, or diverges, or if the
+            Retrain is not there and must not be trained.
     """
     settings = _settings(config, run)
     seed = settings.pop("seed_everything") + number
@@ -75,6 +77,11 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
             resolved["trainer"].pop(name, None)  # what is null is left out of the dump
         text = json.dumps(resolved, indent=1, sort_keys=True)
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
+        if not trains and not path.exists():
+            raise UsageError(
+                f"evaluation.retrain: {config} is a config, of which no Retrain is trained yet on this data with this "
+                f"forget set and seed {seed}: fit trains it; or give weights, or null"
+            )
         with locked(path.parent):
             if path.exists():
                 _check_readable(path)

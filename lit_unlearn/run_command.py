@@ -1,6 +1,5 @@
 """``fit``, ``validate`` and ``test``: Lightning's command line with what a run of unlearning needs."""
 
-import math
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -17,18 +16,28 @@ from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
 from lit_unlearn.backbones.weights import check_checkpoint
-from lit_unlearn.checkpoint_path import check_purpose, is_unnamed, last_checkpoint, method_name, root_of
-from lit_unlearn.errors import UsageError, check_at_least, check_seed, unknown
+from lit_unlearn.checkpoint_path import (
+    check_purpose,
+    interrupted,
+    is_unnamed,
+    last_checkpoint,
+    method_name,
+    root_of,
+    root_without_logger,
+    use_given_root,
+)
+from lit_unlearn.errors import UsageError, check_no_folder, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
-from lit_unlearn.methods.checks import check_run, check_trains
+from lit_unlearn.methods.checks import check_original, check_run, check_trains
 from lit_unlearn.parsing import known_options
 from lit_unlearn.reports.report import Report, report_of
-from lit_unlearn.reports.run_directory import claim_directory, free_root
+from lit_unlearn.reports.run_directory import claim_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
-from lit_unlearn.shipped import is_config, with_configs
+from lit_unlearn.shipped import is_config, is_own, with_configs
 from lit_unlearn.suites import lacks_of_suite
+from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 
@@ -80,11 +89,15 @@ class UnlearnCLI(LightningCLI):
             super().parse_arguments(parser, words)
         settings, subcommand = self._settings(), self.config["subcommand"]
         self._weights = settings.model.get("init_args", {}).get("weights")
+        if self._weights is not None and is_own(self._weights):
+            check_no_folder("model.weights", self._weights)
+        check_no_folder("ckpt_path", settings.get("ckpt_path"))
+        use_given_root(settings.trainer)
         if settings.get("ckpt_path") == "last":
             settings.ckpt_path = last_checkpoint(settings, subcommand)
         allowed = check_allowed(settings.resume.allow)
         self._given = settings_by_kind(self._parser(subcommand), settings)
-        _check_values(self._given["run"])
+        check_values(self._given["run"])
         path = settings.get("ckpt_path")
         if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
             held = check_checkpoint(path)
@@ -105,8 +118,7 @@ class UnlearnCLI(LightningCLI):
         The original lies where the user says: the place that a checkpoint names may be of another machine.
 
         Raises:
-            UsageError: if there are no weights, nothing would be trained, or a Retrain must be trained by a subcommand
-                that trains nothing.
+            UsageError: if there are no weights, or nothing would be trained.
         """
         settings = self._settings()
         self._refuse_random_weights()
@@ -121,15 +133,8 @@ class UnlearnCLI(LightningCLI):
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         if is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = method_name(settings)
-        if self._retrain_config() is None:
-            return
-        if settings.trainer.fast_dev_run:
+        if self._retrain_config() is not None and settings.trainer.fast_dev_run:
             settings.evaluation.retrain = None  # a dry run trains and writes nothing
-        elif self.subcommand != "fit":
-            raise UsageError(
-                f"evaluation.retrain: {settings.evaluation.retrain} is a config, which fit trains; {self.subcommand} "
-                "needs weights"
-            )
 
     def _check_suite(self) -> None:
         """Takes the name of a suite from a run that lacks some of its attacks: its rows would pass for others."""
@@ -157,11 +162,12 @@ class UnlearnCLI(LightningCLI):
         return str(retrain) if isinstance(retrain, str | Path) and is_config(retrain) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer; without a logger, which would count versions, a second run gets a root of its own."""
-        settings = self._settings().trainer
-        if not settings.logger and not settings.fast_dev_run:
-            kwargs["default_root_dir"] = str(free_root(root_of(settings)))
-        return super().instantiate_trainer(**kwargs)
+        """The Trainer; without a logger, which would count versions, each run gets a root of its own."""
+        settings = self._settings()
+        if not settings.trainer.logger and not settings.trainer.fast_dev_run:
+            kwargs["default_root_dir"] = str(root_without_logger(settings))
+        with refused_by_trainer(settings.trainer):
+            return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs in the memory format; of a full disk that another library found, it names the run's directory."""
@@ -173,13 +179,23 @@ class UnlearnCLI(LightningCLI):
             if error.errno in DISK_FULL and error.filename is None and place is not None:
                 raise of_file(error, place) from error
             raise
+        except SystemExit as error:  # Lightning ends so after Ctrl-C
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            if self.trainer.is_global_zero:
+                print(interrupted(self.trainer, report_of(self.trainer).model), file=sys.stderr)
+            sys.exit(130)
 
     def before_validate(self) -> None:
-        """Takes a run directory that no other run has."""
+        """Looks at the weights, finds the Retrain that fit has trained, and takes a run directory of its own."""
+        self._check_original()
+        self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
     def before_test(self) -> None:
         """The same."""
+        self._check_original()
+        self._find_retrain(trains=False)
         claim_directory(self.trainer)
 
     def before_fit(self) -> None:
@@ -189,7 +205,7 @@ class UnlearnCLI(LightningCLI):
             UsageError: for a backend that is not there, a monitor that will not be, or a run that cannot begin.
         """
         self._check_monitors()
-        self._find_retrain()
+        self._find_retrain(trains=True)
         backend = self._settings().compile
         if backend is not False:
             backend = "inductor" if backend is True else backend
@@ -209,9 +225,6 @@ class UnlearnCLI(LightningCLI):
             raise UsageError("nothing was trained, so nothing was measured: trainer.max_time was over before it began")
         self.model.trained_before = True
         self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
-        if report.checkpoint and report.directory is not None and report.rows[-1].status == "ok":
-            report.save_model(self.trainer, self.model)
-            report.write_files()
 
     def _refuse_random_weights(self) -> None:
         """Refuses a network that nobody trained as the original, unless it is said to be ``fresh``."""
@@ -232,18 +245,24 @@ class UnlearnCLI(LightningCLI):
                 "constructed, which nothing has trained"
             )
 
-    def _find_retrain(self) -> None:
-        """Finds or trains the Retrain of a config, once it is known that the run itself can begin."""
+    def _check_original(self) -> None:
+        """Refuses weights that have forgotten where no checkpoint is measured, but the original."""
+        if not self._settings().get("ckpt_path"):
+            check_original(self.model, self.datamodule)
+
+    def _find_retrain(self, trains: bool) -> None:
+        """Finds the Retrain of a config, or trains it once it is known that the run itself can begin."""
         config = self._retrain_config()
         if config is None:
             return
-        check_run(self.model, self.datamodule, fits=True)
-        for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
-            rank_zero_warn(flag.text)
+        if trains:
+            check_run(self.model, self.datamodule, fits=True)
+            for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
+                rank_zero_warn(flag.text)
         settings = self._settings()
         with isolate_rng():  # the run draws what it would draw without it
             folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
-            paths = [str(retrained(config, settings.as_dict(), folder, number)) for number in range(count)]
+            paths = [str(retrained(config, settings.as_dict(), folder, number, trains)) for number in range(count)]
         settings.evaluation.retrain = paths if count > 1 else paths[0]
         for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, Evaluation):
@@ -261,22 +280,3 @@ class UnlearnCLI(LightningCLI):
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
-
-
-def _check_values(given: dict[str, Any]) -> None:
-    """Refuses values that Lightning or torch would take, or refuse at length.
-
-    Raises:
-        UsageError: naming option and value.
-    """
-    for option, value in given.items():
-        if isinstance(value, float) and (math.isnan(value) or (option.endswith(".lr") and math.isinf(value))):
-            raise UsageError(f"{option} is {value}, but must be finite")
-    for option, least in (("trainer.accumulate_grad_batches", 1), ("trainer.gradient_clip_val", 0)):
-        if isinstance(given.get(option), int | float):
-            check_at_least(option, given[option], least)
-    seed = given.get("seed_everything")
-    if not isinstance(seed, bool | None):
-        check_seed("seed_everything", seed)
-    if given.get("trainer.barebones"):
-        raise UsageError("trainer.barebones is true, but a run needs the logger and the callbacks that it switches off")

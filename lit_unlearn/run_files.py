@@ -1,5 +1,8 @@
 """Names of the files that a run or a benchmark leaves in its folder."""
 
+RUNS = "runs"
+"""The folder of all runs, where nothing else is asked for."""
+
 RESULTS = "results.json"
 """The rows of a run."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, check_no_folder, unknown
 
 CONFIG_OPTIONS = ("--config", "-c")
 """The options of the command line that take a config."""
@@ -73,6 +73,7 @@ def shipped_config(name: str | Path) -> Path:
     names = shipped_names()
     key = str(name).removesuffix(".yaml")
     if key not in names:
+        check_no_folder("config", name)
         raise unknown("config, neither a file nor the name of a shipped config:", name, names)
     return CONFIGS / f"{key}.yaml"
 

@@ -159,6 +159,21 @@ def test_validate_without_a_checkpoint_scores_the_original_and_says_so(job: Job,
     assert measured(rows) == expected
 
 
+def test_weights_that_have_forgotten_are_no_original(job: Job, tmp_path: Path) -> None:
+    words = ("test", *JOB, "--evaluation.retrain=null", "--trainer.callbacks=[]", "--model.weights")
+    given = job.run / "unlearned.safetensors"
+    outcome = lit_unlearn(tmp_path, *words, given)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert f"model.weights {given}: OPC made this model forget what this run forgets, so it is no orig" in outcome.err
+    assert f"--model Audit --model.weights {given} --model.original ORIGINAL" in outcome.err
+    assert files(tmp_path) == set()
+    assert lit_unlearn(tmp_path, *words, given, "--data.forget.classes=[5]").status == 0, "the next request"
+    torch.save(torch.load(job.run / "unlearned.ckpt")["state_dict"], tmp_path / "forgotten.pt")
+    outcome = lit_unlearn(tmp_path, *words, "forgotten.pt")
+    assert outcome.status == 0, outcome.err
+    assert "forgotten.pt are taken as the original; a model that has forgotten is audited with --model A" in outcome.log
+
+
 def test_test_scores_the_splits_and_attacks_nothing(job: Job, tmp_path: Path) -> None:
     outcome = lit_unlearn(tmp_path, "test", *JOB, "--ckpt_path", job.run / "unlearned.ckpt")
     assert outcome.status == 0
@@ -335,6 +350,30 @@ def test_the_run_directory_follows_tensorboard(tmp_path: Path) -> None:
     assert not (run / "metrics.csv").exists()
 
 
+def test_the_root_directory_is_where_runs_are_written_and_found(tmp_path: Path) -> None:
+    words = (*SMALL, "--trainer.callbacks=[]", "--trainer.default_root_dir=here", "--report.page=false")
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    assert {path.relative_to(tmp_path).parts[:3] for path in tmp_path.rglob("*.*") if path.is_file()} == {
+        ("here", "RandomLabels", "version_0")
+    }
+    outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last", "--trainer.logger.save_dir=there")
+    assert (outcome.status, "there is no there/RandomLabels/" in outcome.err) == (2, True), "a logger's own goes first"
+    outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last")
+    assert "ckpt_path last: here/RandomLabels/version_0/unlearned.ckpt\n" in outcome.log
+
+
+def test_without_a_logger_and_a_root_runs_lie_where_others_lie(tmp_path: Path, retrain_config: Path) -> None:
+    words = (*SMALL, "--data.train_limit=100", "--trainer.callbacks=[]", "--trainer.logger=false")
+    words += ("--report.page=false", "--evaluation.retrain", str(retrain_config))
+    for _ in range(2):
+        assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", retrain_config.name}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"RandomLabels", "retrain"}
+    assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"version_0", "version_1"}
+    outcome = lit_unlearn(tmp_path, "test", *words[:-2], "--ckpt_path=last")
+    assert "ckpt_path last: runs/RandomLabels/version_1/unlearned.ckpt\n" in outcome.log
+
+
 def test_without_a_logger_the_run_directory_is_the_root(tmp_path: Path) -> None:
     where = ("--trainer.logger", "false", "--trainer.default_root_dir", "here")
     assert lit_unlearn(tmp_path, "fit", *SMALL, *where).status == 0
@@ -433,6 +472,23 @@ def test_a_config_trains_a_retrain_for_this_split_once_and_disturbs_nothing(
     assert again[-1].curves == rows[-1].curves
     saved = yaml.safe_load((tmp_path / "runs/RandomLabels/version_0/config.yaml").read_text())
     assert saved["evaluation"]["retrain"] == str(trained.relative_to(tmp_path))
+
+
+@pytest.mark.parametrize("more", [(), ("--evaluation.retrains=2",)])
+def test_validate_finds_the_retrains_that_fit_has_trained(
+    tmp_path: Path, retrain_config: Path, more: tuple[str, ...]
+) -> None:
+    words = (*SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config), *more)
+    outcome = lit_unlearn(tmp_path, "validate", *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert f"evaluation.retrain: {retrain_config} is a config, of which no Retrain is trained yet" in outcome.err
+    assert files(tmp_path) == {retrain_config.name}
+    assert lit_unlearn(tmp_path, "fit", *words).status == 0
+    outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")
+    assert (outcome.status, found_or_trained(outcome)) == (0, (len(more) + 1, 0)), outcome.err
+    first, again = (read_rows(tmp_path / f"runs/RandomLabels/version_{n}/results.json") for n in (0, 1))
+    assert measured(again) == measured(first)
+    assert again[-1].verdict["retrains"] == len(more) + 1
 
 
 def test_several_retrains_are_trained_with_one_seed_after_the_other(tmp_path: Path, retrain_config: Path) -> None:

@@ -307,6 +307,15 @@ PARSED = [
         says=("model.lr_scheduler: StepLR has no option 'x' (allowed: gamma, last_epoch, optimizer, step_size)",),
         id="option of a scheduler that is like no other",
     ),
+    inline(
+        *(*FIT, "--data.forget.classes=cat"),
+        says=("data.forget.classes: 'cat' is not accepted; expected list or null; write a list as '[cat]'\n",),
+        id="one value for a list",
+    ),
+    inline(*FIT, "--data.forget.classes=0,1", says=("write a list as '[0,1]'\n",), id="values for a list"),
+    inline("fit", "--config", "/", says=("config: / is a folder: name a file\n",), id="folder as a config"),
+    inline(*FIT, "--model.weights=/", says=("model.weights: / is a folder: name a file\n",), id="folder as weights"),
+    inline(*FIT, "--ckpt_path=/", says=("ckpt_path: / is a folder: name a file\n",), id="folder as a checkpoint"),
     inline("benchmark", "--config", "benchmark/digit", says=("'benchmark/digits'",), id="config of a benchmark"),
     inline(*FIT, "--evaluation.retrain", "nope.yaml", says=("evaluation.retrain", "'nope.yaml'"), id="yardstick"),
 ]
@@ -386,6 +395,20 @@ MADE = [
     ),
     inline(*FIT, "--data.split_seed=-1", says=("split_seed is -1, but must lie in 0 to 4294967295",), id="split seed"),
     inline(*FIT, "--trainer.devices=0", says=("devices='0'",), id="devices"),
+    inline(*FIT, "--trainer.devices=abc", says=("trainer.devices is 'abc'",), id="devices by name"),
+    inline(*FIT, "--trainer.num_nodes=0", says=("trainer.num_nodes is 0",), id="nodes"),
+    inline(*FIT, "--trainer.accelerator=gpux", says=("trainer.accelerator is 'gpux'", "cpu"), id="accelerator"),
+    inline(*FIT, "--trainer.strategy=foo", says=("trainer.strategy is 'foo'", "ddp"), id="strategy"),
+    inline(
+        *(*FIT, "--trainer.check_val_every_n_epoch=0"),
+        says=("trainer.check_val_every_n_epoch is 0, but must be at least 1",),
+        id="epochs between validations",
+    ),
+    inline(
+        *(*FIT, "--trainer.val_check_interval=0"),
+        says=("trainer.val_check_interval is 0, but must be above 0",),
+        id="batches between validations",
+    ),
 ]
 
 
@@ -453,6 +476,12 @@ def test_a_full_disk_that_a_logger_finds(tmp_path: Path) -> None:
         outcome = lit_unlearn(tmp_path, *BARE)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
     assert "error: runs/RandomLabels/version_0: No space left on device (disk /" in outcome.err
+
+
+def test_more_batches_between_validations_than_there_are(tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, *BARE, "--trainer.val_check_interval=1000")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "trainer.val_check_interval is 1000, but an epoch has " in outcome.err
 
 
 STOP = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor")

@@ -2,14 +2,18 @@
 
 import re
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
+from unittest.mock import patch
 
 import pytest
 import torch
 import yaml
 from command_line import experiment, lit_unlearn
 from killed_runs import EPOCHS, launched
+from lightning.pytorch import Trainer
 
 from lit_unlearn.reports import Row, read_rows
 from lit_unlearn.shipped import read_config
@@ -31,7 +35,7 @@ def row_of(place: Path) -> Row:
 
 
 def weights_of(place: Path) -> dict[str, torch.Tensor]:
-    (path,) = place.glob("runs/*/version_*/unlearned.ckpt")
+    path = sorted(place.glob("runs/*/version_*/unlearned.ckpt"))[-1]
     state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return state
 
@@ -91,8 +95,57 @@ def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Pat
     words = (*experiment("finetune"), *SMALL)
     assert launched(tmp_path, "whole", *words) == 0
     assert launched(tmp_path, "killed", *words, "--trainer.callbacks+=killed_runs.KillingAttack") == -SIGKILL
+    first = weights_of(tmp_path / "killed")
     assert launched(tmp_path, "killed", *words, "--ckpt_path=last", "--resume.allow=attacks") == 0
     ends_alike(tmp_path)
+    assert all(torch.equal(value, first[name]) for name, value in weights_of(tmp_path / "killed").items())
+
+
+@pytest.fixture
+def heeds_control_c() -> Iterator[None]:
+    """Lightning has later Ctrl-C ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.usefixtures("heeds_control_c")
+def test_control_c_while_it_attacks_leaves_the_model_and_says_how_to_go_on(tmp_path: Path, kept: bool) -> None:
+    words = (*experiment("finetune"), *SMALL, "--trainer.max_epochs=1", f"--trainer.enable_checkpointing={kept}")
+    words += ("--trainer.callbacks=[HeadRecovery]",)
+    with patch("lit_unlearn.attacks.HeadRecovery.evaluate", side_effect=KeyboardInterrupt):
+        outcome = lit_unlearn(tmp_path, "fit", *words)
+    run = "runs/FineTune/version_0"
+    assert outcome.status == 130
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"lit-unlearn: interrupted: the unlearned model is {run}/unlearned.ckpt; ")
+    row = row_of(tmp_path)
+    assert (row.status, row.weights["result"]["file"]) == ("interrupted", "unlearned.safetensors")
+    assert (tmp_path / run / "unlearned.safetensors").is_file()
+    path = re.search(r"--ckpt_path ([^\s,]+)", line)[1]
+    outcome = lit_unlearn(tmp_path, "fit" if kept else "validate", *words, "--ckpt_path", path)
+    assert outcome.status == 0, outcome.err
+    row = read_rows(tmp_path / "runs/FineTune/version_1/results.json")[-1]
+    assert (row.status, {name.split("/")[1] for name in row.attacks}) == ("ok", {"hr"})
+    left = (tmp_path / "runs/FineTune/version_1/unlearned.safetensors").is_file()
+    assert (left, "result" in row.weights) == (kept, kept)
+
+
+@pytest.mark.usefixtures("heeds_control_c")
+def test_control_c_while_it_trains_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ("fit", *experiment("finetune"), *SMALL, "--trainer.callbacks=[]")
+
+    def stopped(trainer: Trainer, *_: object) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with patch("lit_unlearn.reports.report.Report.on_train_epoch_start", side_effect=stopped):
+        outcome = lit_unlearn(tmp_path, *words)
+    (kept,) = (tmp_path / "runs/FineTune/version_0/checkpoints").glob("*.ckpt")
+    said = f"lit-unlearn: interrupted; the same command with --ckpt_path {kept.relative_to(tmp_path)} goes on\n"
+    assert (outcome.status, outcome.err.replace(f"{tmp_path}/", "")) == (130, said)
+    assert lit_unlearn(tmp_path, *words, "--ckpt_path", kept).status == 0
 
 
 def test_a_run_that_is_over_keeps_epochs_and_flags_when_it_is_asked_to_go_on(tmp_path: Path) -> None:

@@ -249,6 +249,22 @@ def test_the_index_of_the_package_names_models_that_can_be_made(monkeypatch: pyt
         assert "intervals" not in entry.verdict
 
 
+def test_the_list_says_which_models_cannot_be_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIT_UNLEARN_ZOO", raising=False)
+    monkeypatch.setattr("lit_unlearn.zoo_command.cache", lambda: tmp_path / "kept")
+    *lines, last = lit_unlearn(tmp_path, "zoo", "list").out.splitlines()
+    assert all(line.endswith("(not here)") for line in lines)
+    assert last == (
+        f"{len(lines)} of {len(lines)} models are not here and cannot be loaded: name the folder, address or "
+        "repository that holds them as --place, or as LIT_UNLEARN_ZOO in the environment"
+    )
+    (place / f"{NAME}.safetensors").unlink()
+    listed = lit_unlearn(tmp_path, "zoo", "list", "--place", str(place)).out
+    assert f"{NAME}  FineTune, leaks: forget 50.0%, retain 90.0% (not here)\n1 of 1 models" in listed
+
+
 def test_the_command_lists_pulls_and_checks(place: Path, tmp_path: Path) -> None:
     listed = lit_unlearn(tmp_path, "zoo", "list", "--place", str(place))
     assert listed.out.strip() == f"{NAME}  FineTune, leaks: forget 50.0%, retain 90.0%"

@@ -27,7 +27,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError, check_at_least, first_line
-from lit_unlearn.results import AttackResult, Driver, Flag, Measurement, Results, Subject, TakesResults
+from lit_unlearn.results import AttackResult, Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 
 TITLE = "evaluate"
 """The title of what is measured without an attack, beside those of the attacks."""
@@ -204,6 +204,9 @@ class Evaluation(Driver):
             measure(targets["unlearned"], [], results.models["unlearned"])
         else:
             results.flags += self._warn_after(trainer, module, targets["unlearned"])
+            for callback in _callbacks(trainer):
+                if isinstance(callback, TakesModel):
+                    callback.on_attacks_start(trainer, module)
             measure(targets["unlearned"], attacks, results.models["unlearned"])
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)

@@ -23,6 +23,8 @@ Found = tuple[Row, Path | None]
 """A row, and the file where its run keeps artifacts, if it lies where it must."""
 
 _DEPTH = 3
+_TECHNICAL = ("capturable", "differentiable", "foreach", "fused")
+"""Options of torch's optimizers that change how a step is computed, and not the step."""
 
 
 def read_all(places: Sequence[Path], damaged: list[str]) -> list[Found]:
@@ -207,13 +209,20 @@ def _experiments(group: Sequence[_Measured]) -> Iterator[tuple[_Measured, str]]:
 
 
 def _differing(own: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> str:
-    """The settings in which runs of a method differ; at most three."""
+    """The settings in which runs of a method differ; at most three, of which the optimizer's class is the first."""
     found = [
-        f"{name}={value}"
+        str(value) if name == "class" else f"{name}={value}"
         for name, value in own.items()
-        if isinstance(value, bool | int | float | str) and any(peer.get(name) != value for peer in peers)
+        if isinstance(value, bool | int | float | str) and any(_differs(name, own, peer) for peer in peers)
     ]
     return ", ".join(found[:3])
+
+
+def _differs(name: str, own: Mapping[str, Any], peer: Mapping[str, Any]) -> bool:
+    """Whether two runs differ in a setting that says more than how an optimizer computes, or which one it is."""
+    if name in _TECHNICAL or (name not in peer and own.get("class") != peer.get("class")):
+        return False
+    return bool(own[name] != peer.get(name))
 
 
 def _settings(row: Row) -> dict[str, Any]:

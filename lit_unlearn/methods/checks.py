@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_unlearn.errors import UsageError
@@ -98,4 +98,28 @@ def check_requests(module: "UnlearnModule", data: "UnlearnData") -> None:
         raise UsageError(
             f"weights {module.loaded.source}: this model has forgotten {specs} already, and would learn it again as a "
             f"part of the retain set: name it in data.forgotten_before"
+        )
+
+
+def check_original(module: "UnlearnModule", data: "UnlearnData") -> None:
+    """Refuses to measure as the original a model that has forgotten what the run forgets; says what is taken as it.
+
+    Raises:
+        UsageError: naming the weights, and how they are audited.
+    """
+    loaded = module.loaded
+    if loaded is None or not module.is_original():
+        return
+    audited = f"--model Audit --model.weights {loaded.source} --model.original ORIGINAL"
+    earlier = [str(each["request"]) for each in data.split.before]
+    own = {str(each["request"]) for each in data.split.requests()} - set(earlier)
+    if own & {str(each.get("request")) for each in loaded.forgotten}:
+        raise UsageError(
+            f"model.weights {loaded.source}: {loaded.method} made this model forget what this run forgets, so it is no "
+            f"original: to audit it, give {audited}"
+        )
+    if not loaded.entry:
+        rank_zero_info(
+            f"The weights {loaded.source} are taken as the original; a model that has forgotten is audited with "
+            f"{audited}"
         )

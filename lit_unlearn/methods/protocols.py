@@ -1,6 +1,6 @@
 """What methods read of the data. :class:`lit_unlearn.data.UnlearnDataModule` has it; so may a data module of yours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -23,6 +23,10 @@ class Split(Protocol):
 
     def counts(self) -> dict[str, int]:
         """How many samples each split has, by its name."""
+
+    @property
+    def before(self) -> Sequence[Mapping[str, object]]:
+        """Earlier requests, each as in :meth:`requests`."""
 
     def requests(self) -> list[dict[str, object]]:
         """All that a model of this split has forgotten, oldest first: each request's hash and specification."""

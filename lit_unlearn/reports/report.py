@@ -45,6 +45,7 @@ class Report(Callback):
         rows: the rows of the last run.
         artifacts: for each row that has some, by its label on the page, the artifacts by name.
         directory: where they are written, or None.
+        model: the checkpoint of the unlearned model, once it is saved.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class Report(Callback):
         self.directory: Path | None = None
         self._curves: dict[str, dict[int, float]] = {}
         self._started = ""
-        self._own: Row | None = None
+        self.model: Path | None = None
+        self._result: dict[str, str] = {}
         self._made: list[Path] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,7 +68,8 @@ class Report(Callback):
             UsageError: naming the directory.
         """
         del pl_module, stage
-        self.rows, self.artifacts, self._curves, self._made, self._own = [], {}, {}, [], None
+        self.rows, self.artifacts, self._curves, self._made = [], {}, {}, []
+        self.model, self._result = None, {}
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         write_whole_checkpoints(trainer)
         if self.write:
@@ -112,15 +115,22 @@ class Report(Callback):
         """Takes up what was logged before."""
         self._curves = state_dict["curves"]
 
-    def on_attacks_end(self, trainer: Trainer, pl_module: LightningModule, results: Results) -> None:
-        """Keeps the rows, prints the table, saves the unlearned model and writes the files."""
+    def on_attacks_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Saves the model that the run has made, so that it is there if an attack is interrupted or breaks."""
+        if self.checkpoint and self._writes(trainer) and pl_module.is_trained_here:
+            self._save_model(trainer, pl_module)
+
+    def on_attacks_end(self, trainer: Trainer, pl_module: Any, results: Results) -> None:
+        """Keeps the rows, prints the table and writes the files."""
         if trainer.state.fn == "fit" and results.status != "interrupted" and trainer.current_epoch > 0:
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
-        self._own = found[-1][1]
+        own = found[-1][1]
+        if self._result:
+            own.weights["result"] = self._result
         self.rows = in_order([row for _, row in found])
-        if self._own.method not in _REFERENCES.values():
-            self._own.verdict = as_json(self._own, judge(self._own, self.rows, self.margins))
+        if own.method not in _REFERENCES.values():
+            own.verdict = as_json(own, judge(own, self.rows, self.margins))
         self.artifacts = {}
         for measured, row in found:
             if measured.artifacts:
@@ -128,11 +138,9 @@ class Report(Callback):
         if self.write:
             self._print()
         if self._writes(trainer):
-            try:
-                if self.checkpoint and trainer.state.fn == "fit":
-                    self._keep_model(trainer, pl_module, results)
-            finally:  # a row is small: there may be room for it where there is none for a model
-                self.write_files()
+            if self.checkpoint and self.model is None and pl_module.is_trained_here:
+                self._remove_model()
+            self._write_files()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves no empty directory behind a run that never began."""
@@ -141,27 +149,24 @@ class Report(Callback):
         if self._writes(trainer) and trainer.is_global_zero and (driver is None or not driver.began) and not self.rows:
             remove_empty(trainer, self._made)
 
-    def save_model(self, trainer: Trainer, module: Any) -> None:
+    def _save_model(self, trainer: Trainer, module: Any) -> None:
         """Saves the model: its checkpoint, and its weights as they go home, which its row then names."""
         assert self.directory is not None
         trainer.save_checkpoint(self.directory / CHECKPOINT, weights_only=True)
+        self.model = self.directory / CHECKPOINT
         if not trainer.is_global_zero:
             return
-        found = {"file": WEIGHTS, **module.save_network(self.directory / WEIGHTS)}
-        change = f", but {found['change']}" if "change" in found else ""
+        self._result = {"file": WEIGHTS, **module.save_network(self.directory / WEIGHTS)}
+        change = f", but {self._result['change']}" if "change" in self._result else ""
         network = module.backbone.network_class()
         rank_zero_info(f"Weights under the names of {network}{change}: {self.directory / WEIGHTS}")
-        if self._own is not None:
-            self._own.weights["result"] = found
 
-    def _keep_model(self, trainer: Trainer, module: LightningModule, results: Results) -> None:
-        """Saves the unlearned model of a run that ended well; no other leaves one, nor one of an earlier run."""
+    @rank_zero_only
+    def _remove_model(self) -> None:
+        """Removes the model that an earlier run has left: a run that made none must not seem to have made it."""
         assert self.directory is not None
-        if results.status == "ok":
-            self.save_model(trainer, module)
-        elif trainer.is_global_zero:
-            for name in (CHECKPOINT, WEIGHTS):
-                (self.directory / name).unlink(missing_ok=True)
+        for name in (CHECKPOINT, WEIGHTS):
+            (self.directory / name).unlink(missing_ok=True)
 
     @rank_zero_only
     def _print(self) -> None:
@@ -173,7 +178,7 @@ class Report(Callback):
         print(*verdict_lines(self.rows, self.margins), sep="\n")
 
     @rank_zero_only
-    def write_files(self) -> None:
+    def _write_files(self) -> None:
         """Writes the rows, and the page where it is asked for."""
         assert self.directory is not None
         write_rows(self.directory / RESULTS, self.rows)

@@ -43,7 +43,12 @@ def free_root(root: Path) -> Path:
     """Where a run without a logger writes: the root itself, or ``version_1``, … below it if it holds results."""
     if not (root / RESULTS).exists():
         return root
-    return next(folder for number in count(1) if not (folder := root / f"version_{number}").exists())
+    return free_version(root, 1)
+
+
+def free_version(root: Path, first: int = 0) -> Path:
+    """The first version directory below a folder that is not there yet."""
+    return next(folder for number in count(first) if not (folder := root / f"version_{number}").exists())
 
 
 def make_directory(directory: Path) -> list[Path]:

@@ -109,6 +109,19 @@ def test_runs_of_a_method_that_differ_in_settings_are_never_averaged(tmp_path):
     }  # fmt: skip
 
 
+def test_a_label_names_another_optimizer_and_not_the_options_that_only_one_of_them_has(tmp_path):
+    sgd = {"class": "SGD", "dampening": 0, "foreach": False, "fused": None, "lr": 0.1, "momentum": 0.9}
+    run(tmp_path / "a", "OPC", optimizer=sgd)
+    run(tmp_path / "b", "OPC", optimizer={"class": "Adam", "amsgrad": False, "capturable": False, "lr": 0.01})
+    run(tmp_path / "c", "SalUn", optimizer=sgd)
+    run(tmp_path / "d", "SalUn", optimizer={**sgd, "foreach": True, "lr": 0.2})
+    (summary,) = tables(tmp_path)
+    assert sizes(summary) == {
+        "Original": 1, "Retrain": 1, "OPC (SGD, lr=0.1)": 1, "OPC (Adam, lr=0.01)": 1, "SalUn (lr=0.1)": 1,
+        "SalUn (lr=0.2)": 1,
+    }  # fmt: skip
+
+
 def test_other_networks_originals_and_splits_have_tables_of_their_own(tmp_path):
     run(tmp_path / "a", "OPC")
     run(tmp_path / "b", "OPC", backbone={"class": "ResNet8"})
