@@ -130,6 +130,21 @@ def test_retrain_saved_serves_as_retrain(
     assert all("recovery/worst" in " ".join(row.attacks) for row in result.rows)
 
 
+def test_a_retrain_without_a_list_of_images_serves_that_list(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    torch.save(Plain().state_dict(), tmp_path / "own.pt")
+    data = make_data(forget=[3, 17])
+    for stated in [17, 3], {"images": torch.tensor([3, 17])}:
+        retrain = {"weights": tmp_path / "own.pt", "trained_without": stated}
+        row = lu.audit(plain, data, retrain=retrain, attacks=None, **QUIET).rows[0]
+        assert (row.method, row.weights["trained_without"]) == ("Retrain", "a list of images")
+    with pytest.raises(
+        UsageError, match="trained without a list of images, which is not exactly what this run forgets"
+    ):
+        lu.audit(plain, data, retrain={**retrain, "trained_without": [3]}, attacks=None, **QUIET)
+
+
 def test_audit_compares_a_network_with_original_and_retrain(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
 ) -> None:

@@ -26,11 +26,12 @@ class OwnRetrain:
 
     Args:
         weights: file with its weights.
-        trained_without: which training images it never saw: an index file, or a rule such as ``{classes: [cat]}``.
+        trained_without: which training images it never saw: an index file, a rule such as ``{classes: [cat]}``, or from
+            Python a list of images.
     """
 
     weights: str
-    trained_without: str | dict[str, Any]
+    trained_without: str | dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
@@ -169,5 +170,9 @@ def _sidecar(weights: Path) -> str | dict[str, Any] | None:
     return str(path.parent / stated) if isinstance(stated, str) else dict(stated)
 
 
-def _wording(stated: str | dict[str, Any]) -> str:
-    return stated if isinstance(stated, str) else " and ".join(f"{name} {value}" for name, value in stated.items())
+def _wording(stated: str | dict[str, Any] | list[Any]) -> str:
+    """What weights were trained without; a list of images is not told one by one."""
+    if isinstance(stated, str):
+        return stated
+    rule: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {"images": stated}
+    return " and ".join("a list of images" if name == "images" else f"{name} {rule[name]}" for name in rule)
