@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -323,6 +324,33 @@ def test_one_attack_needs_no_list(make_data: Callable[..., lu.UnlearnDataModule]
     network = small_network()
     result = lu.unlearn(network, make_data(), "FineTune", max_epochs=1, attacks=lu.HeadRecovery(), **QUIET)  # type: ignore[arg-type]
     assert "recovery/hr/test_forget_acc" in result.rows[-1].attacks
+
+
+def test_a_network_that_is_frozen_in_part_says_how_much_of_it_learns(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    plain.body.requires_grad_(False)
+    said = r"100 of 172 parameters of the network learn: the others, such as body\.0\.weight, are frozen"
+    with pytest.warns(UserWarning, match=said):
+        found = lu.unlearn(plain, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET).network
+    assert torch.equal(found.body[0].weight, plain.body[0].weight)
+    assert not torch.equal(found.classifier.weight, plain.classifier.weight)
+    with pytest.raises(UsageError, match=r"frozen parameters would stay random, such as body\.0\.weight"):
+        lu.unlearn(plain, make_data(), "Retrain", attacks=None, max_epochs=1, **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        part = {"train": "head"}
+        lu.unlearn(plain.requires_grad_(True), make_data(), attacks=None, max_epochs=1, wrap=part, **QUIET)
+
+
+@pytest.mark.parametrize("method", ["FineTune", "SSD", "MSG", "HeadOnly", "Retrain", "opc_deep"])
+def test_a_network_that_is_frozen_as_a_whole_is_refused(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], method: str
+) -> None:
+    plain.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"no parameter of the network learns .*call network\.requires_grad_\(True\)"):
+        lu.unlearn(plain, make_data(), method, attacks=None, max_epochs=1, **QUIET)
+    assert lu.audit(plain, make_data(), attacks=None, **QUIET).rows
 
 
 def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:

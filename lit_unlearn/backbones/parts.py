@@ -65,6 +65,16 @@ def part_of(backbone: "Backbone", train: str) -> dict[str, nn.Module]:
     return last_k(backbone, int(match[1]), units[match[2]])
 
 
+def frozen_by_user(backbone: "Backbone") -> dict[str, nn.Parameter]:
+    """The parameters, by name, that do not learn, but for those that :meth:`Backbone.train_only` takes out."""
+    taken_out = {*backbone.stopped}
+    return {
+        name: parameter
+        for name, parameter in backbone.named_parameters()
+        if not parameter.requires_grad and name not in taken_out
+    }
+
+
 def freeze_others(
     backbone: "Backbone", trained: Collection[str], stopped: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:

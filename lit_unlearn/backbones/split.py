@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt, import_path
+from lit_unlearn.backbones.saving import own_name
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 _GROUPS = 5
@@ -58,6 +59,10 @@ class SplitBackbone(Backbone):
     def network_class(self) -> str:
         """Import path of the class of the network that was split."""
         return import_path(type(self.encoder))
+
+    def name_in_network(self, name: str) -> str:
+        """The name that a parameter or buffer had before the split."""
+        return own_name(name, self.head_path) if name.startswith(("encoder.", "head.")) else name
 
     def to_network(self) -> nn.Module:
         """A copy of the network as it was before the split: its own class, its own names, in eval mode.

@@ -33,6 +33,7 @@ class Audit(UnlearnModule):
     """
 
     order = "retain"
+    trains = False
     objects = ("original",)
 
     def __init__(
