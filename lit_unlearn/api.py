@@ -22,6 +22,7 @@ from lit_unlearn.artifacts import Artifact
 from lit_unlearn.attacks import Attack, Evaluation
 from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
+from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import check_options, method_configs, method_of_config
@@ -157,6 +158,7 @@ def unlearn(
                 raise UsageError(
                     "method is an instance with its own backbone and options: give method.backbone as network"
                 )
+            check_finite(network, "network")
             module = method
         else:
             module, own = _made(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
@@ -194,7 +196,7 @@ def audit(
     _check_data(data)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
-        module = Audit(backbone, original=_wrapped(original, data, wrap))
+        module = Audit(backbone, original=_wrapped(original, data, wrap, "original"))
         start = partial(Trainer.validate, verbose=False)
         return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
 
@@ -283,20 +285,26 @@ def _class_of(name: str) -> type[UnlearnModule]:
     return found
 
 
-def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Backbone:
+def _backbone(
+    network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str = "network"
+) -> Backbone:
     """A copy of the network as a backbone."""
-    return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
+    backbone = as_backbone(network, data.image_shape, data.num_classes, **(wrap or {}))
+    check_finite(network, role)
+    return deepcopy(backbone)
 
 
-def _wrapped(given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Weights | None:
+def _wrapped(
+    given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str
+) -> Weights | None:
     """A reference model that is given as a network, wrapped as the network it is compared with."""
-    return _backbone(given, data, wrap) if isinstance(given, nn.Module) else given
+    return _backbone(given, data, wrap, role) if isinstance(given, nn.Module) else given
 
 
 def _retrains(given: Retrains | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> list[Any]:
     """The Retrains, a list of none, one or several, with networks wrapped."""
     each_given = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    return [_wrapped(each, data, wrap) for each in each_given]
+    return [_wrapped(each, data, wrap, "retrain") for each in each_given]
 
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:

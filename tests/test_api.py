@@ -353,6 +353,34 @@ def test_a_network_that_is_frozen_as_a_whole_is_refused(
     assert lu.audit(plain, make_data(), attacks=None, **QUIET).rows
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [("nan", "body.0.weight"), ("inf", "classifier.bias"), ("inf", "body.1.running_var")]
+)
+def test_weights_that_are_no_numbers_are_named(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], value: str, name: str
+) -> None:
+    broken = copy.deepcopy(plain)
+    broken.state_dict()[name].view(-1)[0] = float(value)
+    data = make_data()
+    instance = lu.FineTune(lu.Custom(broken, in_channels=1))
+    for role, call in {
+        "network": lambda: lu.unlearn(broken, data, "FineTune", max_epochs=1, attacks=None, **QUIET),
+        "original": lambda: lu.audit(plain, data, original=broken, attacks=None, **QUIET),
+        "retrain": lambda: lu.audit(plain, data, retrain=[broken], attacks=None, **QUIET),
+    }.items():
+        with pytest.raises(UsageError, match=rf"{role}: Plain has values that are not finite \(.*\) in {name}: "):
+            call()
+    with pytest.raises(UsageError, match=rf"network: Custom has values .* in {name}: "):
+        lu.unlearn(instance.backbone, data, instance, max_epochs=1, attacks=None, **QUIET)
+    with pytest.raises(UsageError, match=rf"original: Plain has values .* in {name}: "):
+        lu.FeatureMapping()(plain, data, original=broken)
+
+
+def test_a_mask_may_be_infinite(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    plain.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    assert lu.audit(plain, make_data(), attacks=None, **QUIET).rows[0].status == "ok"
+
+
 def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     network, data = small_network(), make_data()
     with pytest.raises(UsageError, match="original is a OrderedDict, but must be a network, or a file of weights"):

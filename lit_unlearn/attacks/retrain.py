@@ -117,7 +117,7 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
         UsageError: if the weights do not fit the backbone, or were not trained without exactly what is forgotten.
     """
     if isinstance(given, nn.Module):
-        return LoadedRetrain(frozen_backbone(given, data), {"source": "a network given from Python"})
+        return LoadedRetrain(frozen_backbone(given, data, "retrain"), {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.unwrapped_copy()
     loaded = load_weights(backbone, weights)
