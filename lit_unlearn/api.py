@@ -27,6 +27,7 @@ from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import check_options, method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
+from lit_unlearn.option_types import check_types
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
@@ -274,6 +275,7 @@ def _made(
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
     check_options(make, options)
+    check_types(make, options)
     return make(backbone, **options), {}
 
 

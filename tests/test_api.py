@@ -203,6 +203,30 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
         ({"method": "OPC", "max_epochs": "3"}, "max_epochs is '3', but must be a whole number"),
         ({"method": "OPC", "max_epochs": 1, "seed": -1}, "seed is -1, but must lie in 0 to"),
         ({"method": "OPC", "max_epochs": 1, "options": {"weigth": 1}}, "unknown option of OPC 'weigth'; .*'weight'"),
+        (
+            {"method": "OPC", "max_epochs": 1, "options": {"weight": "a"}},
+            "option weight of OPC is 'a', but must be a number",
+        ),
+        (
+            {"method": "MSG", "max_epochs": 1, "options": {"fraction": None}},
+            "fraction of MSG is None, but must be a number",
+        ),
+        (
+            {"method": "CFk", "max_epochs": 1, "options": {"k": 1.5}},
+            "option k of CFk is 1.5, but must be a whole number",
+        ),
+        (
+            {"method": lu.FineTune, "max_epochs": 1, "options": {"optimizer": "SGD"}},
+            "option optimizer of FineTune is 'SGD', but must be a function, such as lambda parameters",
+        ),
+        (
+            {"method": "FineTune", "max_epochs": 1, "options": {"lr_scheduler": 3}},
+            "is 3, but must be a function.* or None",
+        ),
+        (
+            {"method": "FineTune", "max_epochs": 1, "options": {"weights": 3}},
+            "is 3, but must be a text or a path or None",
+        ),
         ({"method": "OPC", "max_epochs": 1, "attacks": ["HeadRecovery"]}, "'HeadRecovery' is no attack"),
         ({"method": "OPC", "max_epochs": 1, "attacks": [lu.HeadRecovery]}, "'HeadRecovery' is no attack"),
     ],
@@ -285,6 +309,12 @@ def test_what_is_no_method_or_seed_is_refused(make_data: Callable[..., lu.Unlear
         lu.unlearn(small_network(), make_data(), None, max_epochs=1)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="seed is 'a'"):
         lu.audit(small_network(), make_data(), seed="a")  # type: ignore[arg-type]
+
+
+def test_numbers_of_other_kinds_are_numbers(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    for options in {"weight": 2}, {"weight": numpy.float32(2)}:
+        lu.unlearn(small_network(), make_data(), "OPC", options, attacks=None, max_epochs=1, **QUIET)
+    lu.unlearn(small_network(), make_data(), "CFk", {"k": numpy.int64(2)}, attacks=None, max_epochs=1, **QUIET)
 
 
 def test_one_callback_needs_no_list_and_none_is_allowed(make_data: Callable[..., lu.UnlearnDataModule]) -> None:

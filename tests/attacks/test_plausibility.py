@@ -100,8 +100,8 @@ def test_a_run_of_few_steps_says_so(run, make_backbone, epochs):
     report, said = run(FineTune(make_backbone()), max_epochs=epochs)
     assert report.rows[-1].flags == (
         {
-            "few steps": f"training made {3 * epochs} optimizer steps in all: so few change little; give more epochs, or "
-            "smaller batches (batch_size)"
+            "few steps": f"training made {3 * epochs} optimizer steps in all: so few change little; give more epochs, "
+            "or smaller batches (batch_size)"
         }
         if epochs < 4
         else {}
