@@ -73,12 +73,22 @@ class Result:
         return fragment(self.rows)
 
     def to_html(self, path: str | Path) -> None:
-        """Writes the report: one HTML page that needs no other file."""
-        write_page(path, self.rows, self.artifacts)
+        """Writes the report: one HTML page that needs no other file.
+
+        Raises:
+            UsageError: if it cannot be written, such as where a folder is named.
+        """
+        with _writing(path, "report.html"):
+            write_page(path, self.rows, self.artifacts)
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the rows, with all settings, seeds and versions."""
-        write_rows(path, self.rows)
+        """Writes the rows, with all settings, seeds and versions.
+
+        Raises:
+            UsageError: as for :meth:`to_html`.
+        """
+        with _writing(path, "results.json"):
+            write_rows(path, self.rows)
 
     @property
     def verdict(self) -> Mapping[str, Any]:
@@ -244,6 +254,19 @@ def _measured(
             "come back: leave out devices and strategy, or use 'ddp' in a script"
         )
     return Result(report.rows, report.artifacts, module)
+
+
+@contextmanager
+def _writing(path: str | Path, usual: str) -> Iterator[None]:
+    """Tells in one line why a file cannot be written; of a folder, which file may be meant."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _check_data(data: object) -> None:

@@ -181,6 +181,21 @@ def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[.
     assert "<script" not in result._repr_html_()
 
 
+def test_a_result_that_cannot_be_written_says_why(
+    make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    result = lu.audit(small_network(), make_data(), attacks=None, **QUIET)
+    (tmp_path / "file").write_text("")
+    for write, name in (result.to_html, "report.html"), (result.to_json, "results.json"):
+        with pytest.raises(UsageError, match=rf"{tmp_path} is a folder: name a file, such as {tmp_path}/{name}$"):
+            write(tmp_path)
+        with pytest.raises(UsageError, match="cannot write .*/file/page: "):
+            write(tmp_path / "file" / "page")
+        with pytest.raises(UsageError, match=f"path is None, but must be a file, such as '{name}'"):
+            write(None)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_one_attack_alone_gives_the_numbers_of_a_run(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
 ) -> None:
