@@ -145,7 +145,7 @@ def unlearn(
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
         **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
-            is logged or saved.
+            is logged or saved. ``enable_progress_bar=False`` leaves out the bar, and the line on each attack.
 
     The random numbers of the caller go on as if nothing had been drawn.
 
@@ -196,7 +196,7 @@ def audit(
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
         wrap: as for :func:`unlearn`.
-        **trainer: arguments of Lightning's Trainer. By default one device is used.
+        **trainer: as for :func:`unlearn`.
 
     The random numbers of the caller go on as if nothing had been drawn.
 
@@ -242,7 +242,7 @@ def _measured(
     report = Report(write=False)
     own = arguments.get("callbacks") or []
     callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, Evaluation(retrain, suite), report]
-    with warnings_alone():
+    with warnings_alone(progress=arguments.get("enable_progress_bar") is not False):
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
         try:
             start(trainer, module, datamodule=data)

@@ -1,6 +1,7 @@
 """The door from Python: one call does what Trainer, module and callbacks do, and leaves the caller's network alone."""
 
 import copy
+import logging
 import os
 import random
 import subprocess
@@ -189,11 +190,28 @@ def test_a_result_that_cannot_be_written_says_why(
     for write, name in (result.to_html, "report.html"), (result.to_json, "results.json"):
         with pytest.raises(UsageError, match=rf"{tmp_path} is a folder: name a file, such as {tmp_path}/{name}$"):
             write(tmp_path)
-        with pytest.raises(UsageError, match="cannot write .*/file/page: "):
+        with pytest.raises(UsageError, match=r"cannot write .*/file/page: "):
             write(tmp_path / "file" / "page")
         with pytest.raises(UsageError, match=f"path is None, but must be a file, such as '{name}'"):
             write(None)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_each_attack_is_told_where_progress_is_shown(
+    make_data: Callable[..., lu.UnlearnDataModule], caplog: pytest.LogCaptureFixture, shown: bool
+) -> None:
+    name = "lightning.pytorch.utilities.rank_zero"
+    before = [logging.getLogger(each).level for each in (name, f"{name}.progress")]
+    network, others = small_network(), small_network(1)
+    lu.audit(
+        network, make_data(), original=others, attacks=[lu.HeadRecovery()], **{**QUIET, "enable_progress_bar": shown}
+    )
+    told = ["Attacking the model: recovery/hr", "Measuring the reference model: original"]
+    assert [record.getMessage() for record in caplog.records if name in record.name] == (
+        [*told, told[0]] if shown else []
+    )
+    assert [logging.getLogger(each).level for each in (name, f"{name}.progress")] == before
 
 
 def test_one_attack_alone_gives_the_numbers_of_a_run(
