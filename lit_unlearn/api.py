@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 
 from lit_unlearn import methods
 from lit_unlearn.artifacts import Artifact
@@ -23,6 +23,7 @@ from lit_unlearn.attacks import Attack, Evaluation
 from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
+from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import check_options, method_configs, method_of_config
@@ -138,8 +139,8 @@ def unlearn(
             which has a backbone and options of its own.
         options: arguments of the method, in place of the defaults or of the config's.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
-        retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, or weights
-            of other code with what they were trained without, a file or a list of images: ``{"weights": …,
+        retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, a state
+            dict, or weights of other code with what they were trained without, a file or a list of images: ``{"weights": …,
             "trained_without": "forget.txt"}``; or several of them, of other seeds, as a list.
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
@@ -173,7 +174,9 @@ def unlearn(
             module = method
         else:
             module, own = _made(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
-        return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), {**own, **trainer})
+        return _measured(
+            Trainer.fit, module, data, attacks, _retrains(retrain, network, data, wrap), {**own, **trainer}
+        )
 
 
 def audit(
@@ -191,7 +194,7 @@ def audit(
     Args:
         network: the network to audit, as for :func:`unlearn`.
         data: the images, and which of them are said to be forgotten.
-        original: the network before unlearning; without it, attacks that need it are left out.
+        original: the network before unlearning, or its state dict; without it, attacks that need it are left out.
         retrain: as for :func:`unlearn`.
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
@@ -207,9 +210,9 @@ def audit(
     _check_data(data)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
-        module = Audit(backbone, original=_wrapped(original, data, wrap, "original"))
+        module = Audit(backbone, original=_wrapped(original, network, data, wrap, "original"))
         start = partial(Trainer.validate, verbose=False)
-        return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+        return _measured(start, module, data, attacks, _retrains(retrain, network, data, wrap), trainer)
 
 
 @contextmanager
@@ -320,16 +323,22 @@ def _backbone(
 
 
 def _wrapped(
-    given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str
+    given: Weights | None, network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str
 ) -> Weights | None:
-    """A reference model that is given as a network, wrapped as the network it is compared with."""
+    """A reference model that is given as a network or a state dict, wrapped as the network it is compared with."""
+    if isinstance(given, Mapping) and given and all(isinstance(value, Tensor) for value in given.values()):
+        found = _backbone(network, data, wrap)
+        load_state(found, dict(given), role)
+        return found
     return _backbone(given, data, wrap, role) if isinstance(given, nn.Module) else given
 
 
-def _retrains(given: Retrains | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> list[Any]:
+def _retrains(
+    given: Retrains | None, network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None
+) -> list[Any]:
     """The Retrains, a list of none, one or several, with networks wrapped."""
     each_given = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    return [_wrapped(each, data, wrap, "retrain") for each in each_given]
+    return [_wrapped(each, network, data, wrap, "retrain") for each in each_given]
 
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:

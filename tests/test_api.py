@@ -446,10 +446,37 @@ def test_a_mask_may_be_infinite(plain: Plain, make_data: Callable[..., lu.Unlear
 
 def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     network, data = small_network(), make_data()
-    with pytest.raises(UsageError, match="original is a OrderedDict, but must be a network, or a file of weights"):
-        lu.audit(network, data, original=network.state_dict(), attacks=None)
+    with pytest.raises(
+        UsageError, match="original is a list, but must be a network, a state dict, or a file of weights"
+    ):
+        lu.audit(network, data, original=[1], attacks=None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="original is a ResNet8 with other weights than the audited ResNet8"):
         lu.audit(network, data, original=lu.ResNet8(4, 1, width=8), attacks=None)
+
+
+def test_a_state_dict_is_loaded_into_a_copy_of_the_network(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    torch.manual_seed(1)
+    data, other, third = make_data(), Plain().eval(), Plain().eval()
+    as_networks = lu.audit(plain, data, original=other, retrain=third, attacks=None, **QUIET)
+    states = {"original": other.state_dict(), "retrain": third.state_dict()}
+    as_states = lu.audit(plain, data, **states, attacks=None, **QUIET)
+    assert [row.metrics for row in as_states.rows] == [row.metrics for row in as_networks.rows]
+    wrong = {**other.state_dict(), "classifier.bias": torch.zeros(7)}
+    with pytest.raises(UsageError, match=r"^original: .*\(classifier\.bias is \(7,\)"):
+        lu.audit(plain, data, original=wrong, attacks=None, **QUIET)
+    wrong = {name: value for name, value in other.state_dict().items() if name != "body.0.bias"}
+    with pytest.raises(UsageError, match=r"^retrain: .* missing body\.0\.bias"):
+        lu.audit(plain, data, retrain=wrong, attacks=None, **QUIET)
+
+
+def test_messages_have_the_names_of_the_users_network(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    plain.classifier.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"the last linear layer \(classifier\) is frozen"):
+        lu.unlearn(plain, make_data(), "HeadOnly", attacks=None, max_epochs=1, **QUIET)
 
 
 def test_an_instance_and_options_contradict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
