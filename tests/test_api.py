@@ -474,6 +474,8 @@ def test_a_state_dict_is_loaded_into_a_copy_of_the_network(
 def test_messages_have_the_names_of_the_users_network(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
 ) -> None:
+    with pytest.raises(UsageError, match=r"k is 3, but a Plain has 2 layer"):
+        lu.unlearn(plain, make_data(), "CFk", attacks=None, max_epochs=1, **QUIET)
     plain.classifier.requires_grad_(False)
     with pytest.raises(UsageError, match=r"the last linear layer \(classifier\) is frozen"):
         lu.unlearn(plain, make_data(), "HeadOnly", attacks=None, max_epochs=1, **QUIET)

@@ -240,6 +240,10 @@ class Backbone(nn.Module):
         """Import path of the class that :meth:`to_network` gives a module of."""
         return import_path(type(self))
 
+    def network_name(self) -> str:
+        """The name of that class alone."""
+        return self.network_class().rpartition(".")[2]
+
     def to_network(self) -> nn.Module:
         """A copy of the network under its own class and names, in eval mode: here, the backbone itself."""
         return deepcopy(self).eval()

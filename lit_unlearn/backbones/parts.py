@@ -36,7 +36,7 @@ def last_k(backbone: "Backbone", k: int, unit: Unit) -> dict[str, nn.Module]:
     modules = list(backbone.named_modules())
     starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]
     if k > len(starts):
-        raise UsageError(f"k is {k}, but a {type(backbone).__name__} has {len(starts)} {unit.removesuffix('s')}(s)")
+        raise UsageError(f"k is {k}, but a {backbone.network_name()} has {len(starts)} {unit.removesuffix('s')}(s)")
     return dict(modules[starts[-k] :])
 
 
