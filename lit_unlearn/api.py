@@ -140,8 +140,8 @@ def unlearn(
         options: arguments of the method, in place of the defaults or of the config's.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
         retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, a state
-            dict, or weights of other code with what they were trained without, a file or a list of images: ``{"weights": …,
-            "trained_without": "forget.txt"}``; or several of them, of other seeds, as a list.
+            dict, or weights of other code with what they were trained without, a file or a list of images:
+            ``{"weights": …, "trained_without": "forget.txt"}``; or several of them, of other seeds, as a list.
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
