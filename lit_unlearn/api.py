@@ -15,17 +15,20 @@ from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 
 from lit_unlearn import methods
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.attacks import Attack, Evaluation
 from lit_unlearn.backbones import Backbone, save_weights
 from lit_unlearn.backbones.custom import as_backbone
+from lit_unlearn.backbones.finite import check_finite
+from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import check_options, method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
+from lit_unlearn.option_types import check_types
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
@@ -71,12 +74,22 @@ class Result:
         return fragment(self.rows)
 
     def to_html(self, path: str | Path) -> None:
-        """Writes the report: one HTML page that needs no other file."""
-        write_page(path, self.rows, self.artifacts)
+        """Writes the report: one HTML page that needs no other file.
+
+        Raises:
+            UsageError: if it cannot be written, such as where a folder is named.
+        """
+        with _writing(path, "report.html"):
+            write_page(path, self.rows, self.artifacts)
 
     def to_json(self, path: str | Path) -> None:
-        """Writes the rows, with all settings, seeds and versions."""
-        write_rows(path, self.rows)
+        """Writes the rows, with all settings, seeds and versions.
+
+        Raises:
+            UsageError: as for :meth:`to_html`.
+        """
+        with _writing(path, "results.json"):
+            write_rows(path, self.rows)
 
     @property
     def verdict(self) -> Mapping[str, Any]:
@@ -126,14 +139,14 @@ def unlearn(
             which has a backbone and options of its own.
         options: arguments of the method, in place of the defaults or of the config's.
         attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
-        retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, or weights
-            of other code with what they were trained without: ``{"weights": …, "trained_without": "forget.txt"}``; or
-            several of them, of other seeds, as a list.
+        retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, a state
+            dict, or weights of other code with what they were trained without, a file or a list of images:
+            ``{"weights": …, "trained_without": "forget.txt"}``; or several of them, of other seeds, as a list.
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
         **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
-            is logged or saved.
+            is logged or saved. ``enable_progress_bar=False`` leaves out the bar, and the line on each attack.
 
     The random numbers of the caller go on as if nothing had been drawn.
 
@@ -157,10 +170,13 @@ def unlearn(
                 raise UsageError(
                     "method is an instance with its own backbone and options: give method.backbone as network"
                 )
+            check_finite(network, "network")
             module = method
         else:
             module, own = _made(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
-        return _measured(Trainer.fit, module, data, attacks, _retrains(retrain, data, wrap), {**own, **trainer})
+        return _measured(
+            Trainer.fit, module, data, attacks, _retrains(retrain, network, data, wrap), {**own, **trainer}
+        )
 
 
 def audit(
@@ -178,12 +194,12 @@ def audit(
     Args:
         network: the network to audit, as for :func:`unlearn`.
         data: the images, and which of them are said to be forgotten.
-        original: the network before unlearning; without it, attacks that need it are left out.
+        original: the network before unlearning, or its state dict; without it, attacks that need it are left out.
         retrain: as for :func:`unlearn`.
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
         wrap: as for :func:`unlearn`.
-        **trainer: arguments of Lightning's Trainer. By default one device is used.
+        **trainer: as for :func:`unlearn`.
 
     The random numbers of the caller go on as if nothing had been drawn.
 
@@ -194,9 +210,9 @@ def audit(
     _check_data(data)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
-        module = Audit(backbone, original=_wrapped(original, data, wrap))
+        module = Audit(backbone, original=_wrapped(original, network, data, wrap, "original"))
         start = partial(Trainer.validate, verbose=False)
-        return _measured(start, module, data, attacks, _retrains(retrain, data, wrap), trainer)
+        return _measured(start, module, data, attacks, _retrains(retrain, network, data, wrap), trainer)
 
 
 @contextmanager
@@ -229,7 +245,7 @@ def _measured(
     report = Report(write=False)
     own = arguments.get("callbacks") or []
     callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, Evaluation(retrain, suite), report]
-    with warnings_alone():
+    with warnings_alone(progress=arguments.get("enable_progress_bar") is not False):
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
         try:
             start(trainer, module, datamodule=data)
@@ -241,6 +257,19 @@ def _measured(
             "come back: leave out devices and strategy, or use 'ddp' in a script"
         )
     return Result(report.rows, report.artifacts, module)
+
+
+@contextmanager
+def _writing(path: str | Path, usual: str) -> Iterator[None]:
+    """Tells in one line why a file cannot be written; of a folder, which file may be meant."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _check_data(data: object) -> None:
@@ -272,6 +301,7 @@ def _made(
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
     check_options(make, options)
+    check_types(make, options)
     return make(backbone, **options), {}
 
 
@@ -283,20 +313,32 @@ def _class_of(name: str) -> type[UnlearnModule]:
     return found
 
 
-def _backbone(network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Backbone:
+def _backbone(
+    network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str = "network"
+) -> Backbone:
     """A copy of the network as a backbone."""
-    return deepcopy(as_backbone(network, data.image_shape, data.num_classes, **(wrap or {})))
+    backbone = as_backbone(network, data.image_shape, data.num_classes, **(wrap or {}))
+    check_finite(network, role)
+    return deepcopy(backbone)
 
 
-def _wrapped(given: Weights | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> Weights | None:
-    """A reference model that is given as a network, wrapped as the network it is compared with."""
-    return _backbone(given, data, wrap) if isinstance(given, nn.Module) else given
+def _wrapped(
+    given: Weights | None, network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str
+) -> Weights | None:
+    """A reference model that is given as a network or a state dict, wrapped as the network it is compared with."""
+    if isinstance(given, Mapping) and given and all(isinstance(value, Tensor) for value in given.values()):
+        found = _backbone(network, data, wrap)
+        load_state(found, dict(given), role)
+        return found
+    return _backbone(given, data, wrap, role) if isinstance(given, nn.Module) else given
 
 
-def _retrains(given: Retrains | None, data: UnlearnDataModule, wrap: Mapping[str, Any] | None) -> list[Any]:
+def _retrains(
+    given: Retrains | None, network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None
+) -> list[Any]:
     """The Retrains, a list of none, one or several, with networks wrapped."""
     each_given = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    return [_wrapped(each, data, wrap) for each in each_given]
+    return [_wrapped(each, network, data, wrap, "retrain") for each in each_given]
 
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:

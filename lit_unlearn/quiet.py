@@ -5,7 +5,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning.pytorch.utilities import rank_zero_only
+
 _LOGGER = "lightning.pytorch.utilities.rank_zero"
+_PROGRESS = logging.getLogger(f"{_LOGGER}.progress")
+"""Below Lightning's own, so that its lines go where that one's go, and can be kept where those are left out."""
+
 _WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on torch 2.13: about its own code
     # Accuracies are those of all processes; curves of training are of the first one's share, which costs no exchange.
@@ -22,16 +27,28 @@ def leave_out_known_lines() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+@rank_zero_only
+def tell_progress(line: str) -> None:
+    """Prints, on one process, what a run of attacks is at."""
+    _PROGRESS.info(line)
+
+
 @contextmanager
-def warnings_alone() -> Iterator[None]:
-    """Leaves out what Lightning and this package print about the course of a run, but no warning."""
-    logger = logging.getLogger(_LOGGER)
-    before = logger.level
-    logger.setLevel(logging.WARNING)
+def warnings_alone(progress: bool) -> Iterator[None]:
+    """Leaves out what Lightning and this package print about the course of a run, but no warning.
+
+    Args:
+        progress: whether the lines of :func:`tell_progress` are kept.
+    """
+    levels = {logging.getLogger(_LOGGER): logging.WARNING, _PROGRESS: logging.INFO if progress else logging.WARNING}
+    before = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def _no_tip(record: logging.LogRecord) -> bool:

@@ -1,10 +1,12 @@
 """The door from Python: one call does what Trainer, module and callbacks do, and leaves the caller's network alone."""
 
 import copy
+import logging
 import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -130,6 +132,21 @@ def test_retrain_saved_serves_as_retrain(
     assert all("recovery/worst" in " ".join(row.attacks) for row in result.rows)
 
 
+def test_a_retrain_without_a_list_of_images_serves_that_list(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    torch.save(Plain().state_dict(), tmp_path / "own.pt")
+    data = make_data(forget=[3, 17])
+    for stated in [17, 3], {"images": torch.tensor([3, 17])}:
+        retrain = {"weights": tmp_path / "own.pt", "trained_without": stated}
+        row = lu.audit(plain, data, retrain=retrain, attacks=None, **QUIET).rows[0]
+        assert (row.method, row.weights["trained_without"]) == ("Retrain", "a list of images")
+    with pytest.raises(
+        UsageError, match="trained without a list of images, which is not exactly what this run forgets"
+    ):
+        lu.audit(plain, data, retrain={**retrain, "trained_without": [3]}, attacks=None, **QUIET)
+
+
 def test_audit_compares_a_network_with_original_and_retrain(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
 ) -> None:
@@ -165,6 +182,38 @@ def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[.
     assert "<script" not in result._repr_html_()
 
 
+def test_a_result_that_cannot_be_written_says_why(
+    make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    result = lu.audit(small_network(), make_data(), attacks=None, **QUIET)
+    (tmp_path / "file").write_text("")
+    for write, name in (result.to_html, "report.html"), (result.to_json, "results.json"):
+        with pytest.raises(UsageError, match=rf"{tmp_path} is a folder: name a file, such as {tmp_path}/{name}$"):
+            write(tmp_path)
+        with pytest.raises(UsageError, match=r"cannot write .*/file/page: "):
+            write(tmp_path / "file" / "page")
+        with pytest.raises(UsageError, match=f"path is None, but must be a file, such as '{name}'"):
+            write(None)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_each_attack_is_told_where_progress_is_shown(
+    make_data: Callable[..., lu.UnlearnDataModule], caplog: pytest.LogCaptureFixture, shown: bool
+) -> None:
+    name = "lightning.pytorch.utilities.rank_zero"
+    before = [logging.getLogger(each).level for each in (name, f"{name}.progress")]
+    network, others = small_network(), small_network(1)
+    lu.audit(
+        network, make_data(), original=others, attacks=[lu.HeadRecovery()], **{**QUIET, "enable_progress_bar": shown}
+    )
+    told = ["Attacking the model: recovery/hr", "Measuring the reference model: original"]
+    assert [record.getMessage() for record in caplog.records if name in record.name] == (
+        [*told, told[0]] if shown else []
+    )
+    assert [logging.getLogger(each).level for each in (name, f"{name}.progress")] == before
+
+
 def test_one_attack_alone_gives_the_numbers_of_a_run(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
 ) -> None:
@@ -187,6 +236,30 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
         ({"method": "OPC", "max_epochs": "3"}, "max_epochs is '3', but must be a whole number"),
         ({"method": "OPC", "max_epochs": 1, "seed": -1}, "seed is -1, but must lie in 0 to"),
         ({"method": "OPC", "max_epochs": 1, "options": {"weigth": 1}}, "unknown option of OPC 'weigth'; .*'weight'"),
+        (
+            {"method": "OPC", "max_epochs": 1, "options": {"weight": "a"}},
+            "option weight of OPC is 'a', but must be a number",
+        ),
+        (
+            {"method": "MSG", "max_epochs": 1, "options": {"fraction": None}},
+            "fraction of MSG is None, but must be a number",
+        ),
+        (
+            {"method": "CFk", "max_epochs": 1, "options": {"k": 1.5}},
+            "option k of CFk is 1.5, but must be a whole number",
+        ),
+        (
+            {"method": lu.FineTune, "max_epochs": 1, "options": {"optimizer": "SGD"}},
+            "option optimizer of FineTune is 'SGD', but must be a function, such as lambda parameters",
+        ),
+        (
+            {"method": "FineTune", "max_epochs": 1, "options": {"lr_scheduler": 3}},
+            "is 3, but must be a function.* or None",
+        ),
+        (
+            {"method": "FineTune", "max_epochs": 1, "options": {"weights": 3}},
+            "is 3, but must be a text or a path or None",
+        ),
         ({"method": "OPC", "max_epochs": 1, "attacks": ["HeadRecovery"]}, "'HeadRecovery' is no attack"),
         ({"method": "OPC", "max_epochs": 1, "attacks": [lu.HeadRecovery]}, "'HeadRecovery' is no attack"),
     ],
@@ -271,6 +344,12 @@ def test_what_is_no_method_or_seed_is_refused(make_data: Callable[..., lu.Unlear
         lu.audit(small_network(), make_data(), seed="a")  # type: ignore[arg-type]
 
 
+def test_numbers_of_other_kinds_are_numbers(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    for options in {"weight": 2}, {"weight": numpy.float32(2)}:
+        lu.unlearn(small_network(), make_data(), "OPC", options, attacks=None, max_epochs=1, **QUIET)
+    lu.unlearn(small_network(), make_data(), "CFk", {"k": numpy.int64(2)}, attacks=None, max_epochs=1, **QUIET)
+
+
 def test_one_callback_needs_no_list_and_none_is_allowed(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     class Seen(Callback):
         epochs = 0
@@ -310,12 +389,96 @@ def test_one_attack_needs_no_list(make_data: Callable[..., lu.UnlearnDataModule]
     assert "recovery/hr/test_forget_acc" in result.rows[-1].attacks
 
 
+def test_a_network_that_is_frozen_in_part_says_how_much_of_it_learns(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    plain.body.requires_grad_(False)
+    said = r"100 of 172 parameters of the network learn: the others, such as body\.0\.weight, are frozen"
+    with pytest.warns(UserWarning, match=said):
+        found = lu.unlearn(plain, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET).network
+    assert torch.equal(found.body[0].weight, plain.body[0].weight)
+    assert not torch.equal(found.classifier.weight, plain.classifier.weight)
+    with pytest.raises(UsageError, match=r"frozen parameters would stay random, such as body\.0\.weight"):
+        lu.unlearn(plain, make_data(), "Retrain", attacks=None, max_epochs=1, **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        part = {"train": "head"}
+        lu.unlearn(plain.requires_grad_(True), make_data(), attacks=None, max_epochs=1, wrap=part, **QUIET)
+
+
+@pytest.mark.parametrize("method", ["FineTune", "SSD", "MSG", "HeadOnly", "Retrain", "opc_deep"])
+def test_a_network_that_is_frozen_as_a_whole_is_refused(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], method: str
+) -> None:
+    plain.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"no parameter of the network learns .*call network\.requires_grad_\(True\)"):
+        lu.unlearn(plain, make_data(), method, attacks=None, max_epochs=1, **QUIET)
+    assert lu.audit(plain, make_data(), attacks=None, **QUIET).rows
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [("nan", "body.0.weight"), ("inf", "classifier.bias"), ("inf", "body.1.running_var")]
+)
+def test_weights_that_are_no_numbers_are_named(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], value: str, name: str
+) -> None:
+    broken = copy.deepcopy(plain)
+    broken.state_dict()[name].view(-1)[0] = float(value)
+    data = make_data()
+    instance = lu.FineTune(lu.Custom(broken, in_channels=1))
+    for role, call in {
+        "network": lambda: lu.unlearn(broken, data, "FineTune", max_epochs=1, attacks=None, **QUIET),
+        "original": lambda: lu.audit(plain, data, original=broken, attacks=None, **QUIET),
+        "retrain": lambda: lu.audit(plain, data, retrain=[broken], attacks=None, **QUIET),
+    }.items():
+        with pytest.raises(UsageError, match=rf"{role}: Plain has values that are not finite \(.*\) in {name}: "):
+            call()
+    with pytest.raises(UsageError, match=rf"network: Custom has values .* in {name}: "):
+        lu.unlearn(instance.backbone, data, instance, max_epochs=1, attacks=None, **QUIET)
+    with pytest.raises(UsageError, match=rf"original: Plain has values .* in {name}: "):
+        lu.FeatureMapping()(plain, data, original=broken)
+
+
+def test_a_mask_may_be_infinite(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    plain.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    assert lu.audit(plain, make_data(), attacks=None, **QUIET).rows[0].status == "ok"
+
+
 def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     network, data = small_network(), make_data()
-    with pytest.raises(UsageError, match="original is a OrderedDict, but must be a network, or a file of weights"):
-        lu.audit(network, data, original=network.state_dict(), attacks=None)
+    with pytest.raises(
+        UsageError, match="original is a list, but must be a network, a state dict, or a file of weights"
+    ):
+        lu.audit(network, data, original=[1], attacks=None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="original is a ResNet8 with other weights than the audited ResNet8"):
         lu.audit(network, data, original=lu.ResNet8(4, 1, width=8), attacks=None)
+
+
+def test_a_state_dict_is_loaded_into_a_copy_of_the_network(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    torch.manual_seed(1)
+    data, other, third = make_data(), Plain().eval(), Plain().eval()
+    as_networks = lu.audit(plain, data, original=other, retrain=third, attacks=None, **QUIET)
+    states = {"original": other.state_dict(), "retrain": third.state_dict()}
+    as_states = lu.audit(plain, data, **states, attacks=None, **QUIET)
+    assert [row.metrics for row in as_states.rows] == [row.metrics for row in as_networks.rows]
+    wrong = {**other.state_dict(), "classifier.bias": torch.zeros(7)}
+    with pytest.raises(UsageError, match=r"^original: .*\(classifier\.bias is \(7,\)"):
+        lu.audit(plain, data, original=wrong, attacks=None, **QUIET)
+    wrong = {name: value for name, value in other.state_dict().items() if name != "body.0.bias"}
+    with pytest.raises(UsageError, match=r"^retrain: .* missing body\.0\.bias"):
+        lu.audit(plain, data, retrain=wrong, attacks=None, **QUIET)
+
+
+def test_messages_have_the_names_of_the_users_network(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    with pytest.raises(UsageError, match=r"k is 3, but a Plain has 2 layer"):
+        lu.unlearn(plain, make_data(), "CFk", attacks=None, max_epochs=1, **QUIET)
+    plain.classifier.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"the last linear layer \(classifier\) is frozen"):
+        lu.unlearn(plain, make_data(), "HeadOnly", attacks=None, max_epochs=1, **QUIET)
 
 
 def test_an_instance_and_options_contradict(make_data: Callable[..., lu.UnlearnDataModule]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run, random_answers
@@ -27,6 +27,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError, check_at_least, first_line
+from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import AttackResult, Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 
 TITLE = "evaluate"
@@ -211,7 +212,7 @@ class Evaluation(Driver):
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
-            rank_zero_info(f"Measuring the reference model: {subject}")
+            tell_progress(f"Measuring the reference model: {subject}")
             found = measurement_of(self._retrains[0]) if subject == "retrain" else Measurement()
             measure(targets[subject], attacks, found)
             results.models[subject] = found
@@ -222,7 +223,7 @@ class Evaluation(Driver):
     def _measure_more(self, module: Any, first: Target, attacks: Sequence[Attack]) -> Iterator[Measurement]:
         """Measures the Retrains after the first, one in memory at a time; their pictures are not kept."""
         for number, retrain in enumerate(self._retrains[1:], start=2):
-            rank_zero_info(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
+            tell_progress(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
             found = measurement_of(retrain)
             set_memory_format(retrain.backbone, memory_format_of(module.backbone))
             model = EncodedData(retrain.backbone, first.data, module.device)
@@ -283,7 +284,7 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     if reason := attack.lacks(target):
         found.skipped[attack.title] = reason
         return
-    rank_zero_info(f"Attacking the model: {attack.title}")
+    tell_progress(f"Attacking the model: {attack.title}")
     started = time.perf_counter()
     with isolated(target.device):
         result = attack.evaluate(target)

@@ -1,7 +1,8 @@
 """Signs that the numbers of a run will be wrong, each a flag: a name, and a sentence on what was found.
 
 Before a run: an Original that is poor on its own training images, a Retrain that was not trained out, and a network
-that answers differently when it is asked again. After it: weights that hardly changed, and training that ended early.
+that answers differently when it is asked again. After it: weights that hardly changed, training of a few
+steps, and training that ended early.
 """
 
 import copy
@@ -26,6 +27,7 @@ DOUBTFUL = 0.9
 BETTER = 0.05
 RETRAIN_BELOW = 0.05
 UNCHANGED = 1e-4
+FEW_STEPS = 10
 SAME_ANSWER = 1e-3
 _ASKED = 64
 _NORMALISATIONS = {
@@ -61,11 +63,14 @@ def before_run(
 
 
 def after_run(trainer: Trainer, module: Any) -> Iterator[Flag]:
-    """What is doubtful once a run has ended: weights that hardly changed, and an early end."""
+    """What is doubtful once a run has ended: weights that hardly changed, few steps, and an early end."""
     change = _relative_change(module)
     if change is not None and change < UNCHANGED:
         text = f"the weights hardly differ from Original's (relative change {change:.1e}): nothing may have been learnt"
         yield Flag("small change", text)
+    if trainer.optimizers and trainer.global_step < FEW_STEPS:
+        steps = f"training made {trainer.global_step} optimizer step{'' if trainer.global_step == 1 else 's'} in all"
+        yield Flag("few steps", f"{steps}: so few change little; give more epochs, or smaller batches (batch_size)")
     if not module.finished:
         yield from _cut_short(trainer)
 

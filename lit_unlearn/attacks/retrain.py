@@ -26,11 +26,12 @@ class OwnRetrain:
 
     Args:
         weights: file with its weights.
-        trained_without: which training images it never saw: an index file, or a rule such as ``{classes: [cat]}``.
+        trained_without: which training images it never saw: an index file, a rule such as ``{classes: [cat]}``, or from
+            Python a list of images.
     """
 
     weights: str
-    trained_without: str | dict[str, Any]
+    trained_without: str | dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
         UsageError: if the weights do not fit the backbone, or were not trained without exactly what is forgotten.
     """
     if isinstance(given, nn.Module):
-        return LoadedRetrain(frozen_backbone(given, data), {"source": "a network given from Python"})
+        return LoadedRetrain(frozen_backbone(given, data, "retrain"), {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.unwrapped_copy()
     loaded = load_weights(backbone, weights)
@@ -169,5 +170,9 @@ def _sidecar(weights: Path) -> str | dict[str, Any] | None:
     return str(path.parent / stated) if isinstance(stated, str) else dict(stated)
 
 
-def _wording(stated: str | dict[str, Any]) -> str:
-    return stated if isinstance(stated, str) else " and ".join(f"{name} {value}" for name, value in stated.items())
+def _wording(stated: str | dict[str, Any] | list[Any]) -> str:
+    """What weights were trained without; a list of images is not told one by one."""
+    if isinstance(stated, str):
+        return stated
+    rule: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {"images": stated}
+    return " and ".join("a list of images" if name == "images" else f"{name} {rule[name]}" for name in rule)

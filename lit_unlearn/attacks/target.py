@@ -21,6 +21,7 @@ from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES, Network
 from lit_unlearn.backbones.custom import as_backbone
+from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import Subject
 
@@ -267,17 +268,19 @@ class Target:
         return found
 
 
-def frozen_backbone(network: Network, data: ImageData) -> Backbone:
+def frozen_backbone(network: Network, data: ImageData, role: str = "network") -> Backbone:
     """A copy of a network as a backbone, in eval mode and without gradients.
 
     Args:
         network: a backbone, or any ``nn.Module`` that ends in a linear layer.
         data: what it must fit.
+        role: what the network is, for an error.
 
     Raises:
-        UsageError: if channels, image size or class count do not fit.
+        UsageError: if channels, image size or class count do not fit, or weights are not finite.
     """
     backbone = copy.deepcopy(as_backbone(network, data.image_shape, data.num_classes))
+    check_finite(network, role)
     backbone.check(data.image_shape, data.num_classes)
     return backbone.eval().requires_grad_(False)
 

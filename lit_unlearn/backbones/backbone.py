@@ -134,6 +134,15 @@ class Backbone(nn.Module):
         return name.startswith(tuple(f"{path}." for path in self._frozen))
 
     @property
+    def stopped(self) -> tuple[str, ...]:
+        """Names of the parameters that :meth:`train_only` has taken out of training."""
+        return self._stopped
+
+    def name_in_network(self, name: str) -> str:
+        """The name of a parameter or buffer in the network that :meth:`to_network` gives."""
+        return name
+
+    @property
     def compiled(self) -> bool:
         """Whether :meth:`compile` was called; a copy is not compiled."""
         return self._compiled is not None
@@ -230,6 +239,10 @@ class Backbone(nn.Module):
     def network_class(self) -> str:
         """Import path of the class that :meth:`to_network` gives a module of."""
         return import_path(type(self))
+
+    def network_name(self) -> str:
+        """The name of that class alone."""
+        return self.network_class().rpartition(".")[2]
 
     def to_network(self) -> nn.Module:
         """A copy of the network under its own class and names, in eval mode: here, the backbone itself."""

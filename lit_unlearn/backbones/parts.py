@@ -36,7 +36,7 @@ def last_k(backbone: "Backbone", k: int, unit: Unit) -> dict[str, nn.Module]:
     modules = list(backbone.named_modules())
     starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]
     if k > len(starts):
-        raise UsageError(f"k is {k}, but a {type(backbone).__name__} has {len(starts)} {unit.removesuffix('s')}(s)")
+        raise UsageError(f"k is {k}, but a {backbone.network_name()} has {len(starts)} {unit.removesuffix('s')}(s)")
     return dict(modules[starts[-k] :])
 
 
@@ -63,6 +63,16 @@ def part_of(backbone: "Backbone", train: str) -> dict[str, nn.Module]:
         )
     units: dict[str | None, Unit] = {"layers": "layers", "blocks": "blocks", "stages": "stage", None: "blocks"}
     return last_k(backbone, int(match[1]), units[match[2]])
+
+
+def frozen_by_user(backbone: "Backbone") -> dict[str, nn.Parameter]:
+    """The parameters, by name, that do not learn, but for those that :meth:`Backbone.train_only` takes out."""
+    taken_out = {*backbone.stopped}
+    return {
+        name: parameter
+        for name, parameter in backbone.named_parameters()
+        if not parameter.requires_grad and name not in taken_out
+    }
 
 
 def freeze_others(

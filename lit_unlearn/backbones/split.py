@@ -6,7 +6,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from lit_unlearn.backbones.answers import trouble_with
 from lit_unlearn.backbones.backbone import FEATURES, LOGITS, Backbone, Network, attempt, import_path
+from lit_unlearn.backbones.saving import own_name
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 
 _GROUPS = 5
@@ -59,6 +61,10 @@ class SplitBackbone(Backbone):
         """Import path of the class of the network that was split."""
         return import_path(type(self.encoder))
 
+    def name_in_network(self, name: str) -> str:
+        """The name that a parameter or buffer had before the split."""
+        return own_name(name, self.head_path) if name.startswith(("encoder.", "head.")) else name
+
     def to_network(self) -> nn.Module:
         """A copy of the network as it was before the split: its own class, its own names, in eval mode.
 
@@ -84,13 +90,15 @@ class SplitBackbone(Backbone):
         try:
             super()._dry_run(images)
         except UsageError as error:
-            raise self._not_last() from error
+            raise self._not_last(whole) from error
         parts = head(self.features(images))
         agree = isinstance(whole, Tensor) and whole.shape == parts.shape and _close(whole, parts)
         if not agree:
-            raise self._not_last()
+            raise self._not_last(whole)
 
-    def _not_last(self) -> UsageError:
+    def _not_last(self, answer: object) -> UsageError:
+        if trouble := trouble_with(answer):
+            return UsageError(f"{type(self.encoder).__name__} {trouble}")
         return UsageError(
             f"the head {self.head_path!r} is not the last operation of the network, so the network cannot be split "
             f"there: name the last linear layer with the argument head of Custom"

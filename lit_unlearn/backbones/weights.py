@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -131,11 +131,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     if entry and entry.get("sha256") != sha256:
         raise UsageError(f"{path}: sha256 is {sha256} but the manifest says {entry.get('sha256')}: get the file again")
     state, metadata = read_state(path)
-    current = backbone.state_dict()
-    state = _without_prefix(path, state, {*current, *_names(backbone, current)})
-    state = _own_names(backbone, state, current, metadata)
-    _verify(path, state, current)
-    backbone.load_state_dict(state, strict=True)
+    load_state(backbone, state, str(path), metadata)
     split = metadata.get("split", entry.get("split"))
     split = split.get("hash") if isinstance(split, Mapping) else split
     split = None if split is None else str(split)
@@ -158,6 +154,27 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
     )
 
 
+def load_state(
+    backbone: Backbone, state: dict[str, Tensor], where: str, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Load a state dict strictly into a backbone, under its own names or those of the network that was split.
+
+    Args:
+        backbone: changed in place, unless anything is wrong.
+        state: name → tensor.
+        where: what it is, for an error.
+        metadata: what a file says of it.
+
+    Raises:
+        UsageError: for missing or unexpected keys, other shapes, or values that are not finite.
+    """
+    current = backbone.state_dict()
+    state = _without_prefix(where, state, {*current, *_names(backbone, current)})
+    state = _own_names(backbone, state, current, metadata or {})
+    _verify(where, state, current, name=backbone.name_in_network)
+    backbone.load_state_dict(state, strict=True)
+
+
 def start_from(network: nn.Module, path: str | Path, head: str | None = None) -> str:
     """Gives a network the weights of a file; its last layer keeps its own where the file's has other classes.
 
@@ -177,13 +194,13 @@ def start_from(network: nn.Module, path: str | Path, head: str | None = None) ->
     state = read_state(path)[0]
     if "normalise.mean" in state:  # a file of save_weights, from which the normalisation is left out
         state = own_names(state, head)
-    state = _without_prefix(path, state, set(current))
+    state = _without_prefix(str(path), state, set(current))
     other = f"{head}.weight" in state and state[f"{head}.weight"].shape != current[f"{head}.weight"].shape
     if other:
         rank_zero_info(f"{path}: the last layer, {head}, has other classes and starts afresh")
     own = {key for key in current if other and key.startswith(f"{head}.")}
     state = _counters(current) | {**state, **{key: current[key] for key in own}}
-    _verify(path, state, current, "network")
+    _verify(str(path), state, current, "network")
     network.load_state_dict(state, strict=True)
     return f"{path.name} (sha256 {file_sha256(path)})"
 
@@ -250,7 +267,7 @@ def _names(backbone: Backbone, current: Mapping[str, Tensor]) -> dict[str, str]:
     return {own_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
 
 
-def _without_prefix(path: Path, state: dict[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
+def _without_prefix(path: str, state: dict[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
     """Takes off what DataParallel, a wrapping module or a compiler puts before every name, if no name fits with it."""
     taken = ""
     while not known & state.keys():
@@ -292,26 +309,32 @@ def _normalisation(metadata: Mapping[str, Any], own: Mapping[str, Tensor]) -> di
     return found
 
 
-def _verify(path: Path, state: Mapping[str, Tensor], current: Mapping[str, Tensor], kind: str = "backbone") -> None:
-    """Raise a UsageError unless names and shapes agree and all values are finite."""
+def _verify(
+    path: str,
+    state: Mapping[str, Tensor],
+    current: Mapping[str, Tensor],
+    kind: str = "backbone",
+    name: Callable[[str], str] = str,
+) -> None:
+    """Raise a UsageError, with names as the user knows them, unless names and shapes agree and values are finite."""
     wrong = []
     for what, keys in (("missing", current.keys() - state.keys()), ("unexpected", state.keys() - current.keys())):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            wrong.append(f"{what} {', '.join(sorted(keys)[:3])}{more}")
+            wrong.append(f"{what} {', '.join(name(key) for key in sorted(keys)[:3])}{more}")
     if wrong:
         raise UsageError(f"{path}: its weights are of another {kind}: {'; '.join(wrong)}")
     # The head first: a wrong class count is the most common mistake, and the easiest to name.
-    for key in sorted(current, key=lambda name: (not name.startswith(("head.", "normalise.")), name)):
+    for key in sorted(current, key=lambda key: (not key.startswith(("head.", "normalise.")), key)):
         if state[key].shape != current[key].shape:
-            raise UsageError(f"{path}: {_mismatch(key, state[key], current[key])}")
+            raise UsageError(f"{path}: {_mismatch(key, name(key), state[key], current[key])}")
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{path}: {key} has values that are not finite")
+            raise UsageError(f"{path}: {name(key)} has values that are not finite")
 
 
-def _mismatch(key: str, given: Tensor, own: Tensor) -> str:
-    shapes = f"{key} is {tuple(given.shape)} in the file and {tuple(own.shape)} in the backbone"
+def _mismatch(key: str, name: str, given: Tensor, own: Tensor) -> str:
+    shapes = f"{name} is {tuple(given.shape)} in the file and {tuple(own.shape)} in the backbone"
     if key.startswith("head.") and given.dim() and given.shape[0] != own.shape[0]:
         return f"the file is for {given.shape[0]} classes, the backbone for {own.shape[0]} ({shapes})"
     if key.startswith("normalise."):

@@ -157,6 +157,8 @@ def _forgotten(row: Row) -> str:
     text = f"class{'es' if len(classes) > 1 else ''} {', '.join(map(str, classes))}" if classes else "all images"
     if "index_file" in spec:
         return f"{row.split.get('counts', {}).get('forget', 'some')} images of {Path(spec['index_file']).name}"
+    if "images" in spec:
+        return f"{spec['images']} images of a list"
     if "fraction" in spec:
         return f"{100 * spec['fraction']:g} % of {text}"
     return text if classes else "nothing forgotten"

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import IN_THE_LOOP, Batches, EvaluationBatches, FirstOfClasses, Order, OrderSampler
-from lit_unlearn.data.forget_spec import ForgetSpec, spec_of
+from lit_unlearn.data.forget_list import ImageList
+from lit_unlearn.data.forget_spec import ForgetSpec, as_spec, given, spec_of
 from lit_unlearn.data.reading import Images, Reading, Streamed
 from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited, shape_of
 from lit_unlearn.data.splits import (
@@ -48,7 +49,8 @@ class UnlearnDataModule(LightningDataModule):
 
     Args:
         source: where the images come from.
-        forget: what is to be forgotten; None where there is nothing to forget (training the original model).
+        forget: what is to be forgotten, from Python also a list of images as for ``ForgetSpec``; None where there is
+            nothing to forget (training the original model).
         split_seed: seed of the split and of ``train_limit``, apart from the seed of the run.
         batch_size: samples per training step and device.
         forget_batch_size: the same for batches of the forget set alone; None means ``batch_size``.
@@ -97,13 +99,13 @@ class UnlearnDataModule(LightningDataModule):
         for name, value in {"test_from_train": test_from_train, "val_from_train": val_from_train}.items():
             if value is not None:
                 check_fraction(name, value)
-        specs = [*(forgotten_before or ()), *([] if forget is None else [forget])]
-        if strange := [spec for spec in specs if not isinstance(spec, ForgetSpec)]:
-            raise UsageError(f"forget is {strange[0]!r}, but must be a ForgetSpec, such as ForgetSpec(classes=['cat'])")
+        forget = None if forget is None else as_spec(forget)
+        before = None if forgotten_before is None else [as_spec(each) for each in forgotten_before]
+        specs = [*(before or ()), *([] if forget is None else [forget])]
         renumbering = {"train_limit": train_limit, "test_from_train": test_from_train}
-        for name, value in renumbering.items() if any(spec.index_file is not None for spec in specs) else ():
+        for name, value in renumbering.items() if any(spec.lists for spec in specs) else ():
             if value is not None:
-                raise UsageError(f"{name} {value} renumbers the images, so it cannot be used with an index_file")
+                raise UsageError(f"{name} {value} renumbers the images, so it cannot be used with a list of images")
         self.source = source
         self.forget = forget
         self.split_seed = split_seed
@@ -116,13 +118,14 @@ class UnlearnDataModule(LightningDataModule):
         self.train_limit = train_limit
         self.test_from_train = test_from_train
         self.val_from_train = val_from_train
-        self.forgotten_before = forgotten_before
+        self.forgotten_before = before
         self._digest: str | None = None
         self._loaded: tuple[Dataset, ForgetSplit] | None = None
 
     def __str__(self) -> str:
         """One line that loads nothing; Lightning's own text would ask for every loader."""
-        return f"{type(self).__name__}({self.source.describe()}, forget={self.forget})"
+        forget = None if self.forget is None else given(self.forget)
+        return f"{type(self).__name__}({self.source.describe()}, forget={forget})"
 
     def prepare_data(self) -> None:
         """Load and split now, so that every error comes before the run writes anything."""
@@ -148,6 +151,7 @@ class UnlearnDataModule(LightningDataModule):
                 data.train_names,
                 self.forgotten_before or (),
                 self.val_from_train,
+                data.train_folder,
             )
             self._loaded = data, split
         return self._loaded
@@ -167,19 +171,20 @@ class UnlearnDataModule(LightningDataModule):
         """What the user should know of these images and this split, one sentence each."""
         return [*self.data.warnings, *self.split.warnings]
 
-    def left_out_by(self, rule: str | Mapping[str, Any]) -> str:
+    def left_out_by(self, rule: str | Mapping[str, Any] | ImageList) -> str:
         """The name of what a model never saw that was trained without the images that a rule names.
 
         It equals the split's ``left_out`` where these are exactly this forget set and the earlier ones.
 
         Args:
-            rule: an index file, or the arguments of a :class:`ForgetSpec`.
+            rule: an index file, the arguments of a :class:`ForgetSpec`, or a list of images.
 
         Raises:
             UsageError: if it names no images of this training set.
         """
         data, spec = self.data, spec_of(rule)
-        found = indices_of(spec, data.train_labels, self.split_seed, data.class_names, data.train_names)
+        named = data.class_names, data.train_names, data.train_folder
+        found = indices_of(spec, data.train_labels, self.split_seed, *named)
         return left_out_hash(found, data.train_labels)
 
     @property

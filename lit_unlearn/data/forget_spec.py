@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_unlearn.data.forget_list import ImageList, TrainingImages, as_list, is_list, size_of_list
 from lit_unlearn.errors import UsageError, check_fraction, unknown
 
 
@@ -16,10 +17,14 @@ from lit_unlearn.errors import UsageError, check_fraction, unknown
 class ForgetSpec:
     """What is to be forgotten: all of some classes, a random share, a share of some classes, or a list of images.
 
+    ``ForgetSpec(images=[3, 17])`` forgets two training images by their indices in the training set.
+
     Args:
         classes: class indices or class names. A text is a name, or an index where no class is called so.
         fraction: share of the training set drawn at random, or, together with ``classes``, of those classes.
         index_file: text file with one training index or one image name per line; ``#`` starts a comment.
+        images: the list itself: training indices as a list, range, array or tensor; a mask of booleans, one for each
+            training image; or, of image folders, a list of paths, such as ``cat/001.png``. It is kept in plain types.
 
     Raises:
         UsageError: for values of another type.
@@ -28,6 +33,7 @@ class ForgetSpec:
     classes: list[str | int] | None = None
     fraction: float | None = None
     index_file: str | Path | None = None
+    images: ImageList = None
 
     def __post_init__(self) -> None:
         """Checks types, which a call from Python may get wrong: a text would be read as its letters."""
@@ -40,14 +46,37 @@ class ForgetSpec:
             raise UsageError(f"forget: fraction is {self.fraction!r}, but must be a number")
         if not isinstance(self.index_file, str | Path | None):
             raise UsageError(f"forget: index_file is {self.index_file!r}, but must be a file")
+        if self.images is not None:
+            object.__setattr__(self, "images", as_list(self.images))
+
+    @property
+    def lists(self) -> bool:
+        """Whether it is a list of images, in a file or not."""
+        return self.index_file is not None or self.images is not None
 
 
-def spec_of(rule: str | Mapping[str, Any]) -> ForgetSpec:
-    """A specification from an index file, or from its arguments by name.
+def as_spec(given: object) -> ForgetSpec:
+    """A specification that may be given from Python as a list of images.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if isinstance(given, ForgetSpec):
+        return given
+    if not is_list(given):
+        example = "ForgetSpec(classes=['cat']), or a list of images"
+        raise UsageError(f"forget is {given!r}, but must be a ForgetSpec, such as {example}")
+    return ForgetSpec(images=given)
+
+
+def spec_of(rule: str | Mapping[str, Any] | ImageList) -> ForgetSpec:
+    """A specification from an index file, from its arguments by name, or from a list of images.
 
     Raises:
         UsageError: for an unknown argument.
     """
+    if is_list(rule):
+        return ForgetSpec(images=rule)
     if isinstance(rule, str):
         return ForgetSpec(index_file=rule)
     names = [each.name for each in fields(ForgetSpec)]
@@ -62,8 +91,10 @@ def described(spec: ForgetSpec, seed: int) -> dict[str, object]:
 
 
 def given(spec: ForgetSpec) -> dict[str, object]:
-    """What a specification names, as plain values."""
+    """What a specification names, as plain values; of a list given from Python, how many images it names."""
     values = {name: value for name, value in asdict(spec).items() if value is not None}
+    if spec.images is not None:
+        values["images"] = size_of_list(spec.images)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -76,15 +107,19 @@ class Images:
     seed: int
     class_names: Sequence[str]
     image_names: Sequence[str] | None
+    folder: str | None = None
 
     def chosen(self, spec: ForgetSpec, gone: Tensor, where: str) -> tuple[Tensor, list[int]]:
         """What a specification takes of the images that are not gone yet, and the classes that it takes as a whole."""
         _check_combination(spec, where)
         classes = _class_indices(spec.classes, self.class_names)
+        count = len(self.train_labels)
+        listed = TrainingImages(count, self.image_names, self.folder)
         if spec.index_file is not None:
-            found = _read_index_file(Path(spec.index_file), len(self.train_labels), self.image_names)
+            found = listed.of_file(Path(spec.index_file))
+        elif spec.images is not None:
+            found = listed.of_list(spec.images)
         else:
-            count = len(self.train_labels)
             found = members(self.train_labels, classes) if classes else torch.arange(count)
         left = found[~torch.isin(found, gone)]
         if spec.fraction is not None:
@@ -114,15 +149,15 @@ class Images:
         tested = set(self.test_labels.tolist())
         if missing := [name for index, name in enumerate(self.class_names) if index not in tested]:
             yield f"no test image of {_listed(missing)}: nothing is known of unseen images of it"
-        if spec is None or spec.index_file is None:
+        if spec is None or not spec.lists:
             return
         named = self.train_labels[forget]
         counts = [(label, int((self.train_labels == label).sum())) for label in sorted(set(named.tolist()))]
         whole = [self.class_names[label] for label, count in counts if int((named == label).sum()) == count]
         if whole:
             yield (
-                f"{spec.index_file} names every training image of {_listed(whole)}, whose test images count as "
-                f"retained: to forget the class, give forget.classes [{', '.join(whole)}]"
+                f"{spec.index_file or 'the list of images'} names every training image of {_listed(whole)}, whose test "
+                f"images count as retained: to forget the class, give forget.classes [{', '.join(whole)}]"
             )
 
     def _check_size(self, left: Tensor, found: Tensor, gone: Tensor, spec: ForgetSpec, where: str) -> None:
@@ -148,12 +183,15 @@ def none() -> Tensor:
 
 
 def _check_combination(spec: ForgetSpec, where: str) -> None:
-    if spec.index_file is not None and (spec.classes is not None or spec.fraction is not None):
-        raise UsageError(f"{where}: index_file {str(spec.index_file)!r} cannot be combined with classes or fraction")
+    if spec.index_file is not None and spec.images is not None:
+        raise UsageError(f"{where}: index_file {str(spec.index_file)!r} cannot be combined with images")
+    if spec.lists and (spec.classes is not None or spec.fraction is not None):
+        listed = "images" if spec.index_file is None else f"index_file {str(spec.index_file)!r}"
+        raise UsageError(f"{where}: {listed} cannot be combined with classes or fraction")
     if spec.fraction is not None:
         check_fraction(f"{where}: fraction", spec.fraction)
-    if not spec.classes and spec.fraction is None and spec.index_file is None:
-        raise UsageError(f"{where}: nothing is named to be forgotten; give classes, fraction or index_file")
+    if not spec.classes and spec.fraction is None and not spec.lists:
+        raise UsageError(f"{where}: nothing is named to be forgotten; give classes, fraction or index_file, or images")
 
 
 def _class_indices(classes: Sequence[int | str] | None, class_names: Sequence[str]) -> list[int]:
@@ -198,37 +236,6 @@ def _draw(pool: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def _wording(spec: ForgetSpec) -> str:
+    if spec.images is not None:
+        return f"a list of {size_of_list(spec.images)} images"
     return " and ".join(f"{name} {value}" for name, value in given(spec).items())
-
-
-def _read_index_file(path: Path, count: int, image_names: Sequence[str] | None) -> Tensor:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"forget: cannot read index_file {str(path)!r}: {error}") from error
-    positions = {name: index for index, name in enumerate(image_names or [])}
-    seen: dict[int, int] = {}
-    for number, line in enumerate(lines, start=1):
-        text = re.sub(r"(^|\s)#.*", "", line).strip()
-        if not text:
-            continue
-        index = _index_of(text, f"line {number} of {path}", count, positions)
-        if index in seen:
-            raise UsageError(f"line {number} of {path}: {text!r} was already named in line {seen[index]}")
-        seen[index] = number
-    return torch.tensor(sorted(seen), dtype=torch.int64)
-
-
-def _index_of(text: str, where: str, count: int, positions: Mapping[str, int]) -> int:
-    for name in (text, text.removeprefix("./"), text.removeprefix("./").removeprefix("train/")):
-        if name in positions:
-            return positions[name]
-    if re.fullmatch(r"[+-]?\d+", text, flags=re.ASCII):
-        if not 0 <= int(text) < count:
-            raise UsageError(f"{where}: index {text} is out of range (allowed: 0 to {count - 1})")
-        return int(text)
-    if positions:
-        raise UsageError(f"{where}: {unknown('training image', text, positions)}")
-    raise UsageError(
-        f"{where}: {text!r} is no index of a training image (allowed: 0 to {count - 1}; this data has no image names)"
-    )

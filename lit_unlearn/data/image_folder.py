@@ -38,8 +38,8 @@ class ImageFolder(Source):
     """Images under ``<root>/train/<class>/``, and ``<root>/test/<class>/`` or ``<root>/val/<class>/``.
 
     Every image is decoded once. Where the decoded images need too much memory, or transforms are given, an image is
-    decoded each time that a batch has it. An index file may name training images by their path below ``train``, as in
-    ``cat/001.png``.
+    decoded each time that a batch has it. A list of images to forget may name them by their path below ``train``, as in
+    ``cat/001.png``, or by their whole path.
 
     Args:
         root: folder that holds ``train``.
@@ -122,7 +122,8 @@ class ImageFolder(Source):
         below = len(str(folder)) + 1
         names = [path[below:].replace(os.sep, "/") for path in paths[:count]]
         warnings += self._warnings(paths)
-        return Dataset(images[:count], _labels(train), images[count:], _labels(test), class_names, names, warnings)
+        parts = images[:count], _labels(train), images[count:], _labels(test)
+        return Dataset(*parts, class_names, names, warnings, str(folder))
 
     def _without_broken(
         self, train: list[list[str]], test: list[list[str]] | None, listing: Listing, warnings: list[str]

@@ -30,8 +30,9 @@ class Dataset:
         test_images: M images, likewise.
         test_labels: int64 (M,).
         class_names: one name per class index, all different.
-        train_names: one name per training image, so that an index file can name images.
+        train_names: one name per training image, so that a list of images can name them.
         warnings: what the user should know of these images, one sentence each.
+        train_folder: that the names are paths in, if they are.
 
     Raises:
         UsageError: if any of this does not hold.
@@ -44,6 +45,7 @@ class Dataset:
     class_names: list[str]
     train_names: list[str] | None = None
     warnings: list[str] = field(default_factory=list)
+    train_folder: str | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, types and ranges."""

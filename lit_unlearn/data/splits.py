@@ -103,6 +103,7 @@ def make_split(
     image_names: Sequence[str] | None = None,
     before: Sequence[ForgetSpec] = (),
     validation: float | None = None,
+    folder: str | None = None,
 ) -> ForgetSplit:
     """Split a training and a test set; the same arguments always give the same split.
 
@@ -112,14 +113,15 @@ def make_split(
         spec: what to forget; None forgets nothing.
         seed: decides which samples a ``fraction`` and ``validation`` draw.
         class_names: one name per class index.
-        image_names: one name per training image, so that an index file can name images.
+        image_names: one name per training image, so that a list can name images.
         before: what earlier requests forgot, oldest first. Each takes from what the ones before it left.
         validation: share of what is retained to hold out of training; None holds nothing out.
+        folder: that the names of images are paths in, so that a list can name them by other paths.
 
     Raises:
         UsageError: for an unknown, repeated or empty specification, or one that leaves nothing to forget or to retain.
     """
-    images = Images(train_labels, test_labels, seed, class_names, image_names)
+    images = Images(train_labels, test_labels, seed, class_names, image_names, folder)
     gone, gone_classes, earlier = none(), list[int](), list[dict[str, object]]()
     for number, each in enumerate(before):
         found, whole = images.chosen(each, gone, f"forgotten_before: request {number + 1}")
@@ -155,13 +157,14 @@ def indices_of(
     seed: int,
     class_names: Sequence[str],
     image_names: Sequence[str] | None = None,
+    folder: str | None = None,
 ) -> Tensor:
     """The training indices that a specification names, sorted, int64.
 
     Raises:
         UsageError: as :func:`make_split`.
     """
-    images = Images(train_labels, none(), seed, class_names, image_names)
+    images = Images(train_labels, none(), seed, class_names, image_names, folder)
     return images.chosen(spec, none(), "trained_without")[0]
 
 

@@ -33,13 +33,16 @@ class Audit(UnlearnModule):
     """
 
     order = "retain"
+    trains = False
     objects = ("original",)
 
     def __init__(
         self, backbone: Backbone, weights: str | Path | None = None, original: str | Path | Network | None = None
     ) -> None:
         if not isinstance(original, str | Path | Backbone | None):
-            raise UsageError(f"original is a {type(original).__name__}, but must be a network, or a file of weights")
+            raise UsageError(
+                f"original is a {type(original).__name__}, but must be a network, a state dict, or a file of weights"
+            )
         before = copy.deepcopy(original if isinstance(original, Backbone) else backbone)
         loaded = load_weights(backbone, weights) if weights not in (None, FRESH) else None
         super().__init__(backbone)

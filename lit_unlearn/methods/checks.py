@@ -46,8 +46,21 @@ def check_run(module: "UnlearnModule", data: "UnlearnData", fits: bool) -> None:
     except (TypeError, ValueError) as error:
         raise UsageError(f"optimizer: {error}") from error
     if fits:
+        _warn_of_frozen(module)
         check_requests(module, data)
         module.check_data(data)
+
+
+def _warn_of_frozen(module: "UnlearnModule") -> None:
+    """Says that the user has frozen a part of the network, which methods leave as it is."""
+    if module.frozen and module.trains:
+        backbone = module.backbone
+        every = sum(parameter.numel() for parameter in backbone.parameters())
+        frozen = sum(backbone.get_parameter(name).numel() for name in module.frozen)
+        rank_zero_warn(
+            f"{every - frozen:,} of {every:,} parameters of the network learn: the others, such as "
+            f"{backbone.name_in_network(module.frozen[0])}, are frozen (requires_grad is False) and stay as they are"
+        )
 
 
 def check_trains(trainer: Trainer) -> None:

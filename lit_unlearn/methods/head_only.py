@@ -46,7 +46,9 @@ class HeadOnly(UnlearnModule):
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         if not any(parameter.requires_grad for parameter in backbone.head.parameters()):
-            raise UsageError("HeadOnly has nothing to train: the head is frozen")
+            raise UsageError(
+                f"HeadOnly has nothing to train: the last linear layer ({backbone.head_path or 'head'}) is frozen"
+            )
         backbone.train_only(part_of(backbone, "head"))
         self.teacher = self.original_copy()
 

@@ -27,7 +27,7 @@ def learning_kernels(backbone: Backbone, what: str, positions: int = 1) -> list[
         if kernel is not None and kernel.requires_grad and kernel[0, 0].numel() >= positions:
             found.setdefault(id(kernel), f"{path}.weight")
     if not found:
-        raise UsageError(f"{what}, but a {type(backbone).__name__} has none that learns")
+        raise UsageError(f"{what}, but a {backbone.network_name()} has none that learns")
     return list(found.values())
 
 
@@ -49,7 +49,7 @@ def learning_weights(backbone: Backbone, what: str) -> list[str]:
     """
     names = [name for name, value in backbone.named_parameters() if value.ndim in (2, 4) and value.requires_grad]
     if not names:
-        raise UsageError(f"{what}, but a {type(backbone).__name__} has none that learns")
+        raise UsageError(f"{what}, but a {backbone.network_name()} has none that learns")
     return names
 
 

@@ -48,6 +48,7 @@ class LEACE(UnlearnModule):
     """
 
     order = "forget"
+    trains = False
     search = (("tolerance", 1e-3, 0.1),)
 
     def __init__(self, backbone: Backbone, weights: str | Path | None = None, tolerance: float = 0.01) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gate import gate_of, without_gate
+from lit_unlearn.backbones.parts import frozen_by_user
 from lit_unlearn.backbones.saving import same_values
 from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError
@@ -29,17 +30,21 @@ class BackboneModule(SplitScoring):
             as it is, and so does ``fresh``, which says that this is meant.
 
     Raises:
-        UsageError: for weights that do not fit, or if training would leave random weights as they are.
+        UsageError: for weights that do not fit, if no parameter learns, or if training would leave random weights as
+            they are.
 
     Attributes:
         from_scratch: whether training starts from the backbone's fresh initialisation and not from the original.
+        trains: whether it changes parameters, so that some of them must learn.
         needs_original: whether there must be an original all the same.
+        frozen: the parameters, by name, that the user has frozen.
         loaded: what was read from ``weights``, or None.
         teacher: a frozen network to learn from, where the method has one.
     """
 
     from_scratch: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
     teacher: Backbone | None
 
     def __init__(self, backbone: Backbone, weights: str | Path | None) -> None:
@@ -47,6 +52,12 @@ class BackboneModule(SplitScoring):
         weights = None if weights == FRESH else weights
         self.backbone = backbone
         self.teacher = None
+        self.frozen = tuple(frozen_by_user(backbone))
+        if self.trains and not any(parameter.requires_grad for parameter in backbone.parameters()):
+            raise UsageError(
+                "no parameter of the network learns (requires_grad is False for all): call "
+                "network.requires_grad_(True), or leave it on for the part that is to learn"
+            )
         if self.from_scratch and backbone.pretrained is None:
             self.check_all_learns(backbone)
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
@@ -59,12 +70,18 @@ class BackboneModule(SplitScoring):
         """Refuses to leave random weights untrained.
 
         Raises:
-            UsageError: if the backbone trains a part of itself only.
+            UsageError: if the backbone trains a part of itself only, or the user has frozen a part.
         """
         if backbone.trained != "all":
             raise UsageError(
                 f"{type(self).__name__} starts from random weights, and the backbone trains a part of them alone "
                 f"(train is {backbone.trained}): give it train all, or pretrained weights to start from"
+            )
+        if self.frozen:
+            raise UsageError(
+                f"{type(self).__name__} starts from random weights, and frozen parameters would stay random, such as "
+                f"{backbone.name_in_network(self.frozen[0])}: call network.requires_grad_(True), or give the "
+                "backbone pretrained weights to start from"
             )
 
     def forward(self, images: Tensor) -> Tensor:

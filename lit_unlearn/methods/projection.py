@@ -137,7 +137,7 @@ def projected_layers(backbone: Backbone) -> list[str]:
     learn = [name for name in learn if layers[name].weight.requires_grad]
     if not learn:
         raise UsageError(
-            f"Projection projects Conv2d and Linear layers, but a {type(backbone).__name__} has none that learns"
+            f"Projection projects Conv2d and Linear layers, but a {backbone.network_name()} has none that learns"
         )
     return learn
 

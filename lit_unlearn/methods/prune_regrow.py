@@ -68,7 +68,7 @@ class PruneRegrow(UnlearnModule):
         check_fraction("last_epoch", last_epoch, one=True)
         self.amount, self.last_epoch, self.half_precision = amount, last_epoch, half_precision
         if not learning_layers(backbone):
-            kind = type(backbone).__name__
+            kind = backbone.network_name()
             raise UsageError(f"PruneRegrow prunes convolutions and linear layers, but a {kind} has none that learns")
         self.teacher = self.original_copy()
 

@@ -32,6 +32,7 @@ class Rescale(UnlearnModule):
     """
 
     order = "forget"
+    trains = False
     needs_classes = True
 
     def __init__(self, backbone: Backbone, weights: str | Path | None = None, scale: float = 1e-3) -> None:

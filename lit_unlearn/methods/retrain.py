@@ -54,7 +54,7 @@ class Retrain(FineTune):
             self.check_all_learns(backbone)
             reinitialise(backbone)
         differ = (each for each in must_differ(backbone) if each[1].requires_grad or not pretrained)
-        kept = [name for name, value in differ if torch.equal(value, given[name])]
+        kept = [backbone.name_in_network(name) for name, value in differ if torch.equal(value, given[name])]
         if kept and pretrained:
             raise UsageError(
                 f"{type(self).__name__} would start from the original: {', '.join(kept[:3])} are pretrained and the "

@@ -15,7 +15,7 @@ from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods import FineTune, Retrain
+from lit_unlearn.methods import FineTune, Rescale, Retrain
 from lit_unlearn.reports.report import Report
 
 CPU = torch.device("cpu")
@@ -29,6 +29,7 @@ def run(fit, make_data, make_backbone):
         report = Report(checkpoint=False)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            settings = {"max_epochs": 4, **settings}
             fit(module or FineTune(make_backbone()), data or make_data(), Evaluation(retrain), report, **settings)
         return report, [str(warning.message) for warning in said]
 
@@ -94,6 +95,24 @@ def test_weights_that_hardly_change_are_named(run, make_backbone):
         assert text in said
 
 
+@pytest.mark.parametrize("epochs", [1, 3, 4])
+def test_a_run_of_few_steps_says_so(run, make_backbone, epochs):
+    report, said = run(FineTune(make_backbone()), max_epochs=epochs)
+    assert report.rows[-1].flags == (
+        {
+            "few steps": f"training made {3 * epochs} optimizer steps in all: so few change little; give more epochs, "
+            "or smaller batches (batch_size)"
+        }
+        if epochs < 4
+        else {}
+    )
+    assert set(report.rows[-1].flags.values()) <= set(said)
+
+
+def test_a_method_without_an_optimizer_has_no_steps_to_count(run, make_backbone):
+    assert run(Rescale(make_backbone()), max_epochs=1)[0].rows[-1].flags == {}
+
+
 def test_a_part_that_was_put_into_the_network_is_a_change(run, make_backbone):
     """Rescale trains no weight; its gate is what it changes."""
     for change, flags in ((None, ["small change"]), ("a gate", [])):
@@ -121,7 +140,7 @@ def test_answers_that_differ_from_pass_to_pass_are_named(run, make_backbone):
 
 
 def test_a_new_start_is_compared_with_nothing(run, make_backbone, trained_file):
-    assert run(Retrain(make_backbone(seed=3), weights=trained_file), max_epochs=1)[0].rows[-1].flags == {}
+    assert run(Retrain(make_backbone(seed=3), weights=trained_file), max_epochs=4)[0].rows[-1].flags == {}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Networks of torchvision, timm and one's own: split, they give the logits they gave whole."""
 
 import sys
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -244,7 +245,43 @@ class Middle(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("after", [nn.ReLU(), nn.Softmax(dim=1), nn.LogSoftmax(dim=1), nn.Linear(6, 6)])
+class Boxed(nn.Module):
+    """Puts what a network returns into something else."""
+
+    def __init__(self, box: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.box = box
+
+    def forward(self, x: Tensor) -> object:
+        return self.box(x)
+
+
+class Answer(NamedTuple):
+    mask: None
+    scores: Tensor
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (Boxed(lambda x: (x, x)), r"returns a tuple of 2, .*whose forward returns network\(images\)\[0\]"),
+        (Boxed(lambda x: Answer(None, x)), r"returns a Answer of 2, .*network\(images\)\[1\]"),
+        (
+            Boxed(lambda x: {"loss": x.sum(), "logits": x}),
+            r"returns a dict with 'loss', 'logits', but must return logits alone: .*network\(images\)\['logits'\]",
+        ),
+        (Boxed(lambda x: None), "returns a NoneType, but must return logits alone"),
+        (nn.Softmax(dim=1), "returns probabilities .*rows that sum to 1.*, but must return logits: take the softmax"),
+        (nn.LogSoftmax(dim=1), "returns logarithms of probabilities, but must return logits: take the log_softmax"),
+        (nn.Sigmoid(), "returns numbers between 0 and 1, but must return logits: take the sigmoid"),
+    ],
+)
+def test_check_says_what_a_network_returns_in_place_of_logits(after: nn.Module, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^After {said}"):
+        Custom(After(after)).check((3, 2, 2), 6)
+
+
+@pytest.mark.parametrize("after", [nn.ReLU(), nn.Linear(6, 6)])
 def test_check_finds_what_comes_after_the_head(after: nn.Module) -> None:
     backbone = Custom(After(after), head="last")
     with pytest.raises(UsageError, match=r"the head 'last' is not the last operation of the network.*argument head"):

@@ -373,11 +373,20 @@ def test_train_limit_keeps_a_seeded_choice_with_its_labels_and_names(named: Sour
         ({"test_from_train": 1.0}, "test_from_train is 1.0"),
         ({"test_from_train": 0.001}, "test_from_train 0.001 of 40 training images leaves nothing"),
         ({"test_from_train": 0.5, "forget": ForgetSpec(index_file="x")}, "test_from_train 0.5 renumbers"),
+        ({"train_limit": 5, "forget": [1]}, "train_limit 5 renumbers"),
+        ({"forget": 3}, "forget is 3, but must be a ForgetSpec, .*or a list of images"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str, tiny: Source) -> None:
     with pytest.raises(UsageError, match=message):
         UnlearnDataModule(tiny, **arguments).prepare_data()
+
+
+def test_a_list_of_images_needs_no_specification(tiny: Source) -> None:
+    module = UnlearnDataModule(tiny, range(1, 3), forgotten_before=[torch.tensor([4])])  # type: ignore[arg-type,list-item]
+    assert (module.split.forget.tolist(), module.split.forgotten_before.tolist()) == ([1, 2], [4])
+    assert module.left_out_by([1, 2, 4]) == module.split.left_out
+    assert str(module).endswith("forget={'images': 2})")
 
 
 def test_an_unknown_split_or_part_is_refused(tiny: Source) -> None:

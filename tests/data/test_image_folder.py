@@ -124,6 +124,15 @@ def test_a_share_of_every_class_is_held_out_by_seed(root: Path) -> None:
     assert any(names != data.train_names for names in others)
 
 
+def test_a_list_of_paths_names_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    paths = root / "train/dog/001.png", Path("train/dog/002.png"), "dog/003.png", str(root / "train/cat/../dog/004.png")
+    for source in ImageFolder(root), ImageFolder("."):
+        assert UnlearnDataModule(source, list(paths)).split.forget.tolist() == [6, 7, 8, 9]  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"unknown training image .*test/dog/001\.png"):
+            _ = UnlearnDataModule(source, [root / "test/dog/001.png"]).split  # type: ignore[arg-type]
+
+
 def test_an_index_file_names_images(root: Path, tmp_path: Path) -> None:
     (tmp_path / "forget.txt").write_text("dog/001.png\ntrain/cat/004.png\n")
     module = UnlearnDataModule(ImageFolder(root), ForgetSpec(index_file=tmp_path / "forget.txt"))

@@ -248,3 +248,58 @@ def test_a_list_that_names_a_whole_class_is_said_to(tmp_path: Path) -> None:
 def test_a_class_without_test_images_is_named() -> None:
     made = make_split(TRAIN, TEST[TEST != 2], ForgetSpec(classes=["cat"]), 0, NAMES)
     assert made.warnings == ("no test image of class 'frog': nothing is known of unseen images of it",)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [17, 3],
+        (17, 3),
+        range(3, 18, 14),
+        np.array([3, 17]),
+        torch.tensor([17, 3]),
+        [np.int64(3), torch.tensor(17)],
+        torch.isin(torch.arange(40), torch.tensor([3, 17])),
+        np.isin(np.arange(40), [3, 17]),
+        ["hare/003.png", "./dog/017.png"],
+        [Path("train/hare/003.png"), Path("dog/017.png")],
+    ],
+)
+def test_a_list_of_images_is_what_the_file_with_its_lines_is(images: object, tmp_path: Path) -> None:
+    made, file = (split(spec, images=IMAGES) for spec in (ForgetSpec(images=images), write(tmp_path, "3\n17\n")))
+    assert made.forget.tolist() == [3, 17]
+    assert (made.hash, made.request, made.left_out) == (file.hash, file.request, file.left_out)
+    assert made.describe()["spec"] == {"images": 2}, "a row does not name them"
+    assert json.loads(json.dumps(made.requests())) == made.requests()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([40], r"forget: images: index 40 is out of range \(allowed: 0 to 39\)"),
+        (torch.tensor([-1]), r"forget: images: index -1 is out of range \(allowed: 0 to 39\)"),
+        ([True] * 39, "images is a mask of 39 values, but there are 40 training images"),
+        ([False] * 40, "a list of 0 images selects none of the 40 training images"),
+        (range(40), "a list of 40 images selects all 40 training images"),
+        ([5, 5], r"images names '5' twice \(index 5\)"),
+        ([Path("cat/01.png")], "unknown training image 'cat/01.png'; did you mean"),
+        ([], "images is empty, but must be a list"),
+        ([1.5], r"images has 1.5 \(a float\), but must be a list, range, array or tensor of indices"),
+        (torch.zeros(2, 2).bool(), r"images has \[False, False\] \(a list\)"),
+        ([True, 3], r"images has True \(a bool\)"),
+        (torch.tensor(3), "images is 3, but must be a list"),
+        ({3}, r"images is \{3\}, but must be a list"),
+    ],
+)
+def test_a_wrong_list_is_refused_and_the_value_named(images: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        split(ForgetSpec(images=images), images=IMAGES)
+
+
+def test_a_list_goes_alone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="images cannot be combined with classes or fraction"):
+        split(ForgetSpec(classes=[1], images=[1]))
+    with pytest.raises(UsageError, match=r"forget.txt' cannot be combined with images"):
+        split(ForgetSpec(index_file=write(tmp_path, "3").index_file, images=[1]))
+    (warning,) = split(ForgetSpec(images=range(0, 40, 4))).warnings
+    assert "the list of images names every training image of class 'cat'" in warning

@@ -122,5 +122,5 @@ def test_a_network_without_a_kernel_of_several_positions_is_refused():
     frozen = with_convolution(3, 3)
     frozen[0].requires_grad_(False)
     for network in (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), with_convolution(1, 1), frozen):
-        with pytest.raises(UsageError, match=r"^CT transposes kernels of several positions, but a Custom has none"):
+        with pytest.raises(UsageError, match=r"^CT transposes kernels of several positions, but a Sequential has none"):
             CT(custom(network))

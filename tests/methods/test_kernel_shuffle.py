@@ -89,5 +89,5 @@ def test_what_it_cannot_do_is_refused(make_backbone):
     with pytest.raises(UsageError, match=r"unknown within 'layer'.*\(allowed: channel, tensor\)"):
         KernelShuffle(make_backbone(), within="layer")
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with pytest.raises(UsageError, match="KernelShuffle shuffles convolutions, but a Custom has none that learns"):
+    with pytest.raises(UsageError, match="KernelShuffle shuffles convolutions, but a Sequential has none that learns"):
         KernelShuffle(Custom(network, in_channels=1))

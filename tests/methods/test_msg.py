@@ -205,7 +205,7 @@ def test_a_frozen_convolution_is_left_alone(fit, make_backbone, make_data, train
 
 def test_a_network_without_convolutions_is_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
-    with pytest.raises(UsageError, match="MSG re-initialises convolutions, but a Custom has none that learns"):
+    with pytest.raises(UsageError, match="MSG re-initialises convolutions, but a Sequential has none that learns"):
         MSG(Custom(network, in_channels=1))
 
 
