@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_unlearn import methods
-from lit_unlearn.artifacts import Artifact
 from lit_unlearn.attacks import Attack, Evaluation
-from lit_unlearn.backbones import Backbone, save_weights
+from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
@@ -30,10 +28,8 @@ from lit_unlearn.method_config import check_options, method_configs, method_of_c
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.option_types import check_types
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
-from lit_unlearn.reports import Row, write_page, write_rows
-from lit_unlearn.reports.page import fragment
 from lit_unlearn.reports.report import Report
-from lit_unlearn.reports.table import plain_table
+from lit_unlearn.run_result import Result
 from lit_unlearn.suites import attacks_of_config
 
 __all__ = ["Result", "audit", "unlearn"]
@@ -49,72 +45,6 @@ _QUIET = {
 }
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 """Where Lightning keeps the seed of a run."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Result:
-    """What a run measured. ``print(result)`` shows table and verdict; a notebook shows the first part of the page.
-
-    Attributes:
-        rows: one row a model: Original, Retrain where it is known, and the unlearned model last.
-        artifacts: pictures and maps of attacks, by the label of a row.
-        module: the method, with the unlearned backbone.
-    """
-
-    rows: list[Row]
-    artifacts: Mapping[str, Mapping[str, Artifact]]
-    module: UnlearnModule
-
-    def __str__(self) -> str:
-        return plain_table(self.rows)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return fragment(self.rows)
-
-    def to_html(self, path: str | Path) -> None:
-        """Writes the report: one HTML page that needs no other file.
-
-        Raises:
-            UsageError: if it cannot be written, such as where a folder is named.
-        """
-        with _writing(path, "report.html"):
-            write_page(path, self.rows, self.artifacts)
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes the rows, with all settings, seeds and versions.
-
-        Raises:
-            UsageError: as for :meth:`to_html`.
-        """
-        with _writing(path, "results.json"):
-            write_rows(path, self.rows)
-
-    @property
-    def verdict(self) -> Mapping[str, Any]:
-        """The verdict on the unlearned model: ``level``, ``utility``, ``worst``, ``reason``, ``intervals``."""
-        return self.rows[-1].verdict
-
-    @property
-    def network(self) -> nn.Module:
-        """A copy of the unlearned network: a module of the given network's own class, with its own names, in eval mode.
-
-        Raises:
-            UsageError: if the method changes the architecture.
-        """
-        if change := self.module.architecture_change():
-            name = type(self.module).__name__
-            raise UsageError(f"{name} changes the architecture ({change}): take result.module.backbone")
-        return self.module.backbone.to_network().cpu()
-
-    def save(self, path: str | Path) -> None:
-        """Writes the weights with what is known of them, so that they can serve as ``retrain`` or ``weights``.
-
-        A ``.safetensors`` file has the names of the user's own network, any other those of the backbone.
-        """
-        cost = {"seconds": self.module.seconds, "images_seen": self.module.images_seen}
-        save_weights(self.module.backbone, path, {**self.module.provenance(), **cost})
 
 
 def unlearn(
@@ -257,19 +187,6 @@ def _measured(
             "come back: leave out devices and strategy, or use 'ddp' in a script"
         )
     return Result(report.rows, report.artifacts, module)
-
-
-@contextmanager
-def _writing(path: str | Path, usual: str) -> Iterator[None]:
-    """Tells in one line why a file cannot be written; of a folder, which file may be meant."""
-    if not isinstance(path, str | Path):
-        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
-    if Path(path).is_dir():
-        raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _check_data(data: object) -> None:

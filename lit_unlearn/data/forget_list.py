@@ -107,7 +107,9 @@ class TrainingImages:
         return {name: index for index, name in enumerate(self.names or [])}
 
     def _index(self, text: str, where: str, positions: Mapping[str, int]) -> int:
-        for name in (text, text.removeprefix("./"), text.removeprefix("./").removeprefix("train/"), self._below(text)):
+        if text in positions:
+            return positions[text]
+        for name in (text.removeprefix("./"), text.removeprefix("./").removeprefix("train/"), self._below(text)):
             if name in positions:
                 return positions[name]
         allowed = f"allowed: 0 to {self.count - 1}"
