@@ -74,6 +74,19 @@ def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row
     assert "there is no verdict" not in text
 
 
+def test_the_answers_that_decide_are_shown_once_and_relearning_is_explained(
+    make_row: Callable[..., Row], original: Row, retrain: Row
+) -> None:
+    relearnt = {"relearn/few/test_forget_acc": 0.95, "relearn/few/auc": 0.5}
+    row = make_row("GA", (0.6, 0.93, 0.6, 0.93), {"recovery/worst": (0.9, 0.9, 0.9, 0.9)})
+    rows = [replace(each, attacks={**each.attacks, **relearnt}) for each in (original, retrain, row)]
+    text = plain(render(rows))
+    assert "Forgotten data, no attack 60.0" in text
+    assert "decisive attack" not in text.partition("Scores")[0]
+    assert "Relearning is shown at its end; the verdict compares the mean over its steps." in text
+    assert "relearn/few mean accuracy, %" in text
+
+
 def test_scores_are_those_of_the_definitions(original: Row, retrain: Row, shallow: Row) -> None:
     text = plain(render([original, retrain, shallow]))
     assert "Original reference \N{EN DASH} 7.0 94.0 92.6 " in text
