@@ -157,7 +157,7 @@ def test_a_run_that_is_over_keeps_epochs_and_flags_when_it_is_asked_to_go_on(tmp
         newest = max((tmp_path / "here").rglob("results.json"), key=lambda path: path.stat().st_mtime_ns)
         rows.append(read_rows(newest)[-1])
     assert rows[0].epochs == rows[1].epochs == 1
-    assert rows[0].flags.keys() == rows[1].flags.keys() == {"small change"}
+    assert rows[0].flags.keys() == rows[1].flags.keys() == {"small change", "few steps"}
     assert rows[0].method == rows[1].method == "FineTune"
 
 

@@ -16,7 +16,7 @@ from lit_unlearn.reports.verdict import judge
 PAGE = Path(__file__).parents[2] / "docs/verdict.md"
 NAMES = (
     *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "broken by relearning"),
-    *("retrain knows", "poor original", "poor retrain", "small change", "cut short"),
+    *("retrain knows", "poor original", "poor retrain", "small change", "few steps", "cut short"),
 )
 Numbers = dict[str, float]
 
