@@ -164,7 +164,11 @@ def measured(
         theirs = [str(weights[name]) for name in sorted(weights) if name not in (MODEL, ORIGINAL)]
         model, original = (backbone_of(submission, name, weights[name]) for name in (MODEL, ORIGINAL))
         taken, number = list(retrains) or theirs, submission.seed if seed is None else seed
-        return audit(model, data, original, taken, attacks, number, enable_progress_bar=False)
+        result = audit(model, data, original, taken, attacks, number, enable_progress_bar=False)
+    for row in result.rows:
+        if row.weights.get("source") in theirs:  # a place that is gone
+            row.weights["source"] = Path(row.weights["source"]).name
+    return result
 
 
 def data_of(submission: Submission, root: str | None = None) -> UnlearnDataModule:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import lzma
 import os
 import re
 import runpy
@@ -252,7 +253,7 @@ def test_the_first_block_of_the_readme_is_the_installation():
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "depth", "deep", "fashion_mnist_attack", "fashion_mnist_accuracy", "frontier"]
+    "name", ["digits", "depth", "deep", "elsewhere", "fashion_mnist_attack", "fashion_mnist_accuracy", "frontier"]
 )
 def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     rows = kept_rows(ROOT / f"docs/results/{name}")
@@ -269,6 +270,14 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     assert missing.isdisjoint((run.scenario, run.name) for run in runs if run.key in keys), "all seeds or none"
     named = [re.findall("`([a-z0-9_]+)`", line) for line in re.findall(r"(?s)Not measured yet: (.*?)\.\n", page)]
     assert {name for _, name in missing} == {name for names in named for name in names}
+
+
+def test_no_committed_row_names_a_folder_of_the_machine_that_made_it():
+    packed = [lzma.decompress(path.read_bytes()).decode() for path in ROOT.glob("docs/results/**/rows.json.xz")]
+    plain = [path.read_text() for path in (*ROOT.glob("docs/results/**/*.json"), *ROOT.glob("board/**/*.json"))]
+    assert len(packed) > 5
+    for text in (*packed, *plain):
+        assert not re.findall(r'"(?:/|[A-Z]:)[^" ]*[/\\\\][^" ]*"', text)
 
 
 def test_the_attack_by_one_who_knows_the_seed_has_its_numbers_on_the_page():

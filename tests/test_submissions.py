@@ -119,6 +119,8 @@ def test_three_commands_lead_to_the_board(bundle: Path, tmp_path: Path) -> None:
 
 def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> None:
     row = verify(bundle, "detectability").board_row()
+    named = [each["weights"]["source"] for each in row["rows"] if each["method"] == "Retrain"]
+    assert named == [Path(each).name for each in named] != [], "the folder that they were unpacked in is gone"
     place = tmp_path / "digits/classes_0_1_2"
     place.mkdir(parents=True)
     for name, suite in (("new", "suite 10"), ("small", "quick 11"), ("early", "suite 9")):

@@ -41,7 +41,7 @@ class Gathered:
                         "seeds": dict(run.seeds),
                         "variant": dict(run.variant),
                     }
-                    self._rows[_identity(row)] = compact(row)
+                    self._rows[_identity(row)] = compact(row, self.root)
 
     def ordered(self, runs: Sequence[Run] = ()) -> list[Row]:
         """All rows, in the order of the runs that made them."""
@@ -74,10 +74,17 @@ def add_verdicts(rows: Sequence[Row]) -> None:
                     row.verdict = kept
 
 
-def compact(row: Row) -> Row:
-    """The row without curves and single readouts, which its run's own folder keeps, and with six digits of a number."""
+def compact(row: Row, root: Path) -> Row:
+    """The row without curves and single readouts, which its run's own folder keeps, and with six digits of a number.
+
+    Weights that lie below the root are named from there: a table names no other folder of the machine.
+    """
     metrics, attacks, seconds = (_rounded(numbers) for numbers in (row.metrics, row.attacks, row.seconds))
-    return replace(row, curves={}, metrics=metrics, attacks=attacks, seconds=seconds)
+    weights = dict(row.weights)
+    source = weights.get("source")
+    if source is not None and Path(source).is_relative_to(root):
+        weights["source"] = Path(source).relative_to(root).as_posix()
+    return replace(row, curves={}, metrics=metrics, attacks=attacks, seconds=seconds, weights=weights)
 
 
 def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:

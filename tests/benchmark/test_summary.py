@@ -2,6 +2,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -44,10 +45,10 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert not summary.notes
 
 
-def test_every_row_of_a_method_gets_the_verdict_on_all_its_models_and_stays_small():
+def test_every_row_of_a_method_gets_the_verdict_on_all_its_models_and_stays_small(tmp_path):
     attacks = {"recovery/worst/test_forget_acc": 0.123456789, "recovery/worst/test_forget_acc/hr_raw": 0.1}
     rows = [row("OPC", seed, **attacks) for seed in (0, 1)] + [row("Retrain", seed, **attacks) for seed in (0, 1)]
-    rows = [compact(each) for each in [*rows, row("Original", 0, forget=1.0)]]
+    rows = [compact(each, tmp_path) for each in [*rows, row("Original", 0, forget=1.0)]]
     add_verdicts(rows)
     assert rows[0].attacks == {"recovery/worst/test_forget_acc": 0.123457}, "six digits, and no single readout"
     assert rows[0].verdict == rows[1].verdict
@@ -243,6 +244,14 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     assert "| 50.0 | 25.0 | 12.3 | 80.0 |" in markdown(by_class)
     assert numbers(single, "OPC")["Detected"].mean == pytest.approx(70)
     assert "Relearnt" not in numbers(single, "OPC")
+
+
+def test_weights_below_the_root_are_named_from_there(tmp_path):
+    model = row("OPC", 0)
+    for given, kept in ((tmp_path / "pretrain/a.pt", "pretrain/a.pt"), ("elsewhere/a.pt", "elsewhere/a.pt")):
+        made = compact(replace(model, weights={"source": str(given), "sha256": "0"}), tmp_path)
+        assert made.weights == {"source": kept, "sha256": "0"}
+    assert compact(model, Path(".")).weights == model.weights
 
 
 @pytest.mark.parametrize(("lead", "shown"), [(0.2, True), (0.01, False)])
