@@ -27,6 +27,7 @@ FREE = {  # what the base says a method may override
         "__module__",
         "order",
         "from_scratch",
+        "trains",
         "needs_original",
         "needs_forget",
         "needs_classes",
