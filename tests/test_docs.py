@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 import yaml
 from PIL import Image
@@ -270,6 +271,46 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
     assert missing.isdisjoint((run.scenario, run.name) for run in runs if run.key in keys), "all seeds or none"
     named = [re.findall("`([a-z0-9_]+)`", line) for line in re.findall(r"(?s)Not measured yet: (.*?)\.\n", page)]
     assert {name for _, name in missing} == {name for names in named for name in names}
+
+
+PAIRED = {
+    "retained test images": "test_retain_acc",
+    "retained training images": "retain_acc",
+    "forgotten test images, head recovery": "recovery/hr/test_forget_acc",
+    "forgotten test images, strongest readout": "recovery/worst/test_forget_acc",
+}
+"""The lines of the table of paired differences: what → the number of a row."""
+
+
+def paired_table(rows):
+    """OPC deep beside two starts from scratch, of one original each: means, and the mean difference with 95 % of it."""
+    others = ("retrain_short", "distilled_retrain")
+    found = {(row.benchmark["experiment"], row.benchmark["seeds"]["original"]): row for row in rows}
+    seeds = sorted({seed for _, seed in found})
+    lines = []
+    for what, name in PAIRED.items():
+        values = {
+            each: [100 * {**row.metrics, **row.attacks}[name] for seed in seeds for row in [found[each, seed]]]
+            for each in ("opc_deep", *others)
+        }
+        cells = [f"{statistics.fmean(own):.1f} ± {statistics.stdev(own):.1f}" for own in values.values()]
+        for other in others:
+            apart = [own - its for own, its in zip(values["opc_deep"], values[other], strict=True)]
+            mean = statistics.fmean(apart)
+            half = scipy.stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
+            cells.append(f"{mean:+.2f} ({mean - half:.2f} to {mean + half:.2f})")
+        lines.append(f"| {what} | {' | '.join(cells)} |".replace("-", "\N{MINUS SIGN}"))
+    return "\n".join(lines)
+
+
+def test_the_paired_differences_of_opc_deep_are_of_their_rows():
+    rows = kept_rows(ROOT / "docs/results/lead")
+    settings = {**read_config("benchmark/deep")["grid"], "pool": False, "attacks": "attack/recovery"}
+    grid = Grid(**{**settings, "seeds": Seeds(**{**settings["seeds"], "originals": 8})})
+    measured = [run.key for run in make_runs(grid) if run.reports]
+    assert list(dict.fromkeys(row.benchmark["key"] for row in rows)) == measured
+    methods = [row for row in rows if row.method not in ("Original", "Retrain")]
+    assert paired_table(methods) in (ROOT / "docs/results/deep.md").read_text()
 
 
 def test_no_committed_row_names_a_folder_of_the_machine_that_made_it():
