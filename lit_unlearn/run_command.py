@@ -194,9 +194,7 @@ class UnlearnCLI(LightningCLI):
 
     def before_test(self) -> None:
         """The same."""
-        self._check_original()
-        self._find_retrain(trains=False)
-        claim_directory(self.trainer)
+        self.before_validate()
 
     def before_fit(self) -> None:
         """Finds or trains the Retrain that a config is given for, compiles the network, and takes a run directory.

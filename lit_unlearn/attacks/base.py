@@ -84,9 +84,11 @@ class Attack(Callback, ABC):
             UsageError: if a network does not fit the data, or the attack cannot be run on this target.
         """
         networks: dict[Subject, Network | None] = {"unlearned": network, "original": original, "retrain": retrain}
-        roles = {"unlearned": "network", "original": "original", "retrain": "retrain"}
-        given = {subject: each for subject, each in networks.items() if each is not None}
-        backbones = {subject: frozen_backbone(each, data, roles[subject]) for subject, each in given.items()}
+        backbones = {
+            subject: frozen_backbone(each, data, "network" if subject == "unlearned" else subject)
+            for subject, each in networks.items()
+            if each is not None
+        }
         parameter = next(backbones["unlearned"].parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         with isolated(device):
