@@ -24,9 +24,9 @@ from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
-from lit_unlearn.method_config import check_options, method_configs, method_of_config
+from lit_unlearn.method_config import method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
-from lit_unlearn.option_types import check_types
+from lit_unlearn.options import check_names, check_types
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_result import Result
@@ -217,7 +217,7 @@ def _made(
     if isinstance(method, str) and method in method_configs():
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
-    check_options(make, options)
+    check_names(make, options)
     check_types(make, options)
     return make(backbone, **options), {}
 

@@ -13,8 +13,9 @@ import yaml
 
 from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
+from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.backbones.saving import tensors_sha256
-from lit_unlearn.backbones.weights import read_state, resolve
+from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256

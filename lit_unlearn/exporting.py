@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.backbones.saving import own_names, write_state
-from lit_unlearn.backbones.weights import read_state, resolve
+from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.errors import UsageError
 from lit_unlearn.evidence import verify_evidence, write_evidence
 from lit_unlearn.parsing import Parser

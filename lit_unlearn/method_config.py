@@ -1,8 +1,7 @@
 """A method with options that are given from Python: those that it takes, and those of a config of ``model/``."""
 
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping
-from inspect import Parameter, signature
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -11,9 +10,10 @@ from lit_unlearn import methods
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.benchmark.search_space import variant_of
 from lit_unlearn.benchmark.settings import put
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError
 from lit_unlearn.explain import explain
 from lit_unlearn.methods import UnlearnModule
+from lit_unlearn.options import check_names
 from lit_unlearn.shipped import read_config, shipped_names
 
 _FOLDER = "model/"
@@ -22,17 +22,6 @@ _FOLDER = "model/"
 def method_configs() -> list[str]:
     """The names of the configs, such as ``opc_deep``."""
     return [name.removeprefix(_FOLDER) for name in shipped_names() if name.startswith(_FOLDER)]
-
-
-def check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuses an option that the method does not take."""
-    parameters = signature(make).parameters
-    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
-        return
-    for name in options:
-        if name not in parameters:
-            known = [each for each in parameters if each != "backbone"]
-            raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
 
 
 def method_of_config(
@@ -53,7 +42,7 @@ def method_of_config(
     for place, value in variant_of(settings, {} if epochs is None else {"epochs": epochs}).items():
         put(settings, place, value)
     model = settings["model"]
-    check_options(getattr(methods, model["class_path"]), options)
+    check_names(getattr(methods, model["class_path"]), options)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=UnlearnModule)
     given = {**model, "init_args": {**model.get("init_args", {}), **options, "backbone": backbone}}

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_unlearn.backbones import save_weights
-from lit_unlearn.backbones.weights import read_state
+from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.benchmark.settings import merged
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.data.sources import without_options

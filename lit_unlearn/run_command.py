@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
 from lit_unlearn.backbones.memory_format import MemoryFormatChoice
-from lit_unlearn.backbones.weights import check_checkpoint
+from lit_unlearn.backbones.reading import check_checkpoint
 from lit_unlearn.checkpoint_path import (
     check_purpose,
     interrupted,

@@ -19,8 +19,8 @@ from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
 from lit_unlearn.backbones import Backbone, load_weights
 from lit_unlearn.backbones.gate import CHANGE, add_gate
+from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.backbones.saving import save_weights
-from lit_unlearn.backbones.weights import read_state
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows

@@ -10,9 +10,8 @@ import msgspec
 import torch
 import yaml
 
-from lit_unlearn.backbones.hub import HUB
-from lit_unlearn.backbones.weights import read_state
-from lit_unlearn.backbones.zoo import FORMAT, INDEX, PLACE, Entry, Zoo, cache, load_model, open_zoo
+from lit_unlearn.backbones.reading import read_state
+from lit_unlearn.backbones.zoo import FORMAT, INDEX, PLACE, Entry, Zoo, load_model, open_zoo
 from lit_unlearn.errors import UsageError, nearest
 from lit_unlearn.files import file_sha256, write_atomically
 from lit_unlearn.parsing import Parser
@@ -155,7 +154,7 @@ def _chosen(found: Zoo, names: Sequence[str]) -> list[str]:
 
 
 def _listed(found: Zoo, names: Sequence[str]) -> Iterator[str]:
-    width, absent = max(map(len, names), default=0), [name for name in names if _is_absent(found, name)]
+    width, absent = max(map(len, names), default=0), [name for name in names if not found.is_here(name)]
     for name in names:
         entry = found.models[name]
         accuracies = ", ".join(f"{key.removesuffix('_acc')} {value:.1%}" for key, value in entry.metrics.items())
@@ -166,17 +165,6 @@ def _listed(found: Zoo, names: Sequence[str]) -> Iterator[str]:
             f"{len(absent)} of {len(names)} models are not here and cannot be loaded: name the folder, address or "
             f"repository that holds them as --place, or as {PLACE} in the environment"
         )
-
-
-def _is_absent(found: Zoo, name: str) -> bool:
-    """Whether a model cannot be loaded, as far as this is known without asking another machine."""
-    entry = found.models[name]
-    if (cache() / f"{entry.sha256}.safetensors").is_file():
-        return False
-    if found.place is None:
-        return True
-    elsewhere = found.place.startswith((HUB, "http://", "https://"))
-    return not elsewhere and not (Path(found.place).expanduser() / entry.file).is_file()
 
 
 def _problem(found: Zoo, name: str, place: str | None) -> str | None:

@@ -253,7 +253,7 @@ def test_the_list_says_which_models_cannot_be_loaded(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LIT_UNLEARN_ZOO", raising=False)
-    monkeypatch.setattr("lit_unlearn.zoo_command.cache", lambda: tmp_path / "kept")
+    monkeypatch.setattr("lit_unlearn.backbones.zoo.cache", lambda: tmp_path / "kept")
     *lines, last = lit_unlearn(tmp_path, "zoo", "list").out.splitlines()
     assert all(line.endswith("(not here)") for line in lines)
     assert last == (

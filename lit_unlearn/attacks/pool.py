@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lit_unlearn.backbones.reading import check_checkpoint, read_state
 from lit_unlearn.backbones.saving import tensors_sha256
-from lit_unlearn.backbones.weights import LoadedWeights, check_checkpoint, load_weights, read_state
+from lit_unlearn.backbones.weights import LoadedWeights, load_weights
 from lit_unlearn.errors import UsageError
 
 ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors")

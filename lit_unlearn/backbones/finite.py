@@ -1,14 +1,25 @@
 """Whether the weights of a network are numbers at all."""
 
-import torch
+from collections.abc import Mapping, Set
+
 from torch import Tensor, nn
 
 from lit_unlearn.backbones.backbone import Backbone
 from lit_unlearn.errors import UsageError
 
 
+def not_finite(values: Mapping[str, Tensor], buffers: Set[str]) -> list[str]:
+    """The names of tensors with NaN or infinite values; a buffer may have -inf, since masks do.
+
+    Args:
+        values: name → tensor.
+        buffers: the names that are of buffers.
+    """
+    return [name for name, value in values.items() if not _is_right(value, name in buffers)]
+
+
 def check_finite(network: nn.Module, role: str) -> None:
-    """Refuses a network with NaN or infinite weights; a buffer may have -inf, since masks do.
+    """Refuses a network with NaN or infinite weights.
 
     Args:
         network: a backbone or any other network.
@@ -17,8 +28,8 @@ def check_finite(network: nn.Module, role: str) -> None:
     Raises:
         UsageError: naming the first such parameter or buffer as the user's network does.
     """
-    wrong = [name for name, value in network.named_parameters() if not bool(torch.isfinite(value).all())]
-    wrong += [name for name, value in network.named_buffers() if not _is_right(value)]
+    buffers = dict(network.named_buffers())
+    wrong = not_finite(dict(network.named_parameters()) | buffers, buffers.keys())
     if wrong:
         name = network.name_in_network(wrong[0]) if isinstance(network, Backbone) else wrong[0]
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -28,5 +39,6 @@ def check_finite(network: nn.Module, role: str) -> None:
         )
 
 
-def _is_right(buffer: Tensor) -> bool:
-    return not bool((buffer.isnan() | buffer.isposinf()).any())
+def _is_right(value: Tensor, buffer: bool) -> bool:
+    wrong = value.isnan() | value.isposinf() if buffer else ~value.isfinite()
+    return not bool(wrong.any())

@@ -1,13 +1,8 @@
-"""Read, verify and load weights: strictly, without running code from a file, and all or nothing."""
+"""Find, verify and load weights: strictly, and all or nothing."""
 
-import json
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,16 +11,16 @@ from torch import Tensor, nn
 
 from lit_unlearn import shipped
 from lit_unlearn.backbones.backbone import Backbone
+from lit_unlearn.backbones.finite import not_finite
 from lit_unlearn.backbones.hub import HUB, downloaded
-from lit_unlearn.backbones.saving import KEY, SAFETENSORS, own_name, own_names
+from lit_unlearn.backbones.reading import read_state
+from lit_unlearn.backbones.saving import own_name, own_names
 from lit_unlearn.backbones.split import find_head
 from lit_unlearn.backbones.zoo import ZOO, open_zoo
-from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import file_sha256
 
-_WRAPPINGS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
-_OURS = (KEY, "pytorch-lightning_version")
 
 
 @dataclass(frozen=True)
@@ -77,39 +72,6 @@ def resolve(weights: str | Path) -> Path:
     if not path.is_file():
         raise UsageError(f"the weights {str(weights)!r} are in the manifest, but their file {path} is missing")
     return path
-
-
-def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a weights file, and what it says about itself.
-
-    Args:
-        path: a plain state dict, also one below ``state_dict``, ``model_state_dict`` or ``model``, a file of
-            ``save_weights``, a Lightning checkpoint (only what is below ``backbone.`` counts), or a ``.safetensors``
-            file.
-
-    Returns:
-        The state dict, on the CPU, and the metadata under ``lit_unlearn`` (empty if there is none).
-
-    Raises:
-        UsageError: if the file is missing, corrupt, would run code, or holds anything but tensors.
-    """
-    path = Path(path)
-    content = _read(path)
-    metadata = content.get(KEY)
-    wrapping = next((name for name in _WRAPPINGS if isinstance(content.get(name), Mapping)), None)
-    state = content.get("state_dict", content) if wrapping is None else content[wrapping]
-    if wrapping is not None and not content.keys() & set(_OURS):
-        rank_zero_info(f"{path}: the weights are what is below {wrapping!r}")
-    if not isinstance(state, Mapping):
-        raise UsageError(f"{path}: its state_dict is a {type(state).__name__}, not a dictionary of tensors")
-    if "backbone.normalise.mean" in state:
-        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UsageError(f"{path}: not a file of weights: {key!r} is a {type(value).__name__}, not a tensor")
-    if not state:
-        raise UsageError(f"{path}: holds no weights")
-    return dict(state), dict(metadata) if isinstance(metadata, Mapping) else {}
 
 
 def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
@@ -171,7 +133,7 @@ def load_state(
     current = backbone.state_dict()
     state = _without_prefix(where, state, {*current, *_names(backbone, current)})
     state = _own_names(backbone, state, current, metadata or {})
-    _verify(where, state, current, name=backbone.name_in_network)
+    _verify(where, state, backbone, name=backbone.name_in_network)
     backbone.load_state_dict(state, strict=True)
 
 
@@ -200,64 +162,9 @@ def start_from(network: nn.Module, path: str | Path, head: str | None = None) ->
         rank_zero_info(f"{path}: the last layer, {head}, has other classes and starts afresh")
     own = {key for key in current if other and key.startswith(f"{head}.")}
     state = _counters(current) | {**state, **{key: current[key] for key in own}}
-    _verify(str(path), state, current, "network")
+    _verify(str(path), state, network, "network")
     network.load_state_dict(state, strict=True)
     return f"{path.name} (sha256 {file_sha256(path)})"
-
-
-def check_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a Lightning checkpoint holds, once it is known to be safe, whole and with a ``state_dict``.
-
-    Raises:
-        UsageError: where one of these fails, or there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"no such checkpoint: {path}")
-    held = _read(path)
-    if not isinstance(held.get("state_dict"), Mapping):
-        raise UsageError(f"{path}: not a Lightning checkpoint, it holds no state_dict")
-    return held
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a file holds, without running code from it."""
-    if not path.is_file():
-        raise UsageError(f"no such weights file: {path}")
-    try:
-        content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
-    except UnpicklingError as error:
-        found = re.search(r"GLOBAL ([A-Za-z_]\w*(?:\.\w+)+)", str(error))
-        what = f"it holds {found[1]}, and not only plain values" if found else "it is no file of plain weights"
-        raise UsageError(f"{path}: refused: {what}; reading it could run code") from error
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{path}: corrupt, or no file of weights ({first_line(error)[:100]})") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
-    return content
-
-
-def _read_torch(path: Path) -> Any:
-    # torch.load does not look at the checksums of the archive, so a flipped bit would pass.
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-        if bad is not None:
-            raise ValueError(f"the checksum of {bad} is wrong")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt", device="cpu") as file:
-        said = (file.metadata() or {}).get("lit_unlearn", "{}")
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-    return {"state_dict": state, "lit_unlearn": json.loads(said)}
 
 
 def _names(backbone: Backbone, current: Mapping[str, Tensor]) -> dict[str, str]:
@@ -312,12 +219,12 @@ def _normalisation(metadata: Mapping[str, Any], own: Mapping[str, Tensor]) -> di
 def _verify(
     path: str,
     state: Mapping[str, Tensor],
-    current: Mapping[str, Tensor],
+    network: nn.Module,
     kind: str = "backbone",
     name: Callable[[str], str] = str,
 ) -> None:
     """Raise a UsageError, with names as the user knows them, unless names and shapes agree and values are finite."""
-    wrong = []
+    wrong, current = [], network.state_dict()
     for what, keys in (("missing", current.keys() - state.keys()), ("unexpected", state.keys() - current.keys())):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
@@ -328,9 +235,8 @@ def _verify(
     for key in sorted(current, key=lambda key: (not key.startswith(("head.", "normalise.")), key)):
         if state[key].shape != current[key].shape:
             raise UsageError(f"{path}: {_mismatch(key, name(key), state[key], current[key])}")
-    for key, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{path}: {name(key)} has values that are not finite")
+    if found := not_finite(state, dict(network.named_buffers()).keys()):
+        raise UsageError(f"{path}: {name(found[0])} has values that are not finite")
 
 
 def _mismatch(key: str, name: str, given: Tensor, own: Tensor) -> str:

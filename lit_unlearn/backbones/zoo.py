@@ -43,6 +43,7 @@ _READING = ("checkpoint", "pretrained", "weights", "cache")
 _SECONDS = 30
 _AT_ONCE = 2**20
 _MOST = 2**33
+_ADDRESSES = ("http://", "https://")
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
 _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -135,6 +136,16 @@ class Zoo:
         """
         entry = self.entry(name)
         return self._file(entry.file, entry.sha256, entry.bytes)
+
+    def is_here(self, name: str) -> bool:
+        """Whether a model's weights are in the cache or in the place, or may be, where the place is another machine."""
+        entry = self.entry(name)
+        if (cache() / f"{entry.sha256}.safetensors").is_file():
+            return True
+        if self.place is None:
+            return False
+        elsewhere = self.place.startswith((HUB, *_ADDRESSES))
+        return elsewhere or (Path(self.place).expanduser() / entry.file).is_file()
 
     def row(self, name: str) -> dict[str, Any]:
         """The whole result row of a model; errors as for :meth:`weights`, and where there is none."""
@@ -264,7 +275,7 @@ def _loaded(place: str, file: str, kept: Path, most: int) -> Path:
     """A file of a place: where it lies, or once it is loaded, ``kept``."""
     if place.startswith(HUB):
         return downloaded(f"{place}/{file}")
-    if not place.startswith(("http://", "https://")):
+    if not place.startswith(_ADDRESSES):
         path = Path(place).expanduser() / file
         if not path.is_file():
             raise UsageError(f"there is no {path}")

@@ -21,7 +21,8 @@ class Column:
         of: the quantity.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
-        role: ``utility``, ``gap``, ``depth`` or ``cost`` where the page plots it or ranks by it.
+        role: ``utility``, ``gap``, ``depth`` or ``cost`` where the page plots it or ranks by it; ``index`` of what
+            is shown only where a verdict compares it.
     """
 
     title: str
@@ -29,7 +30,7 @@ class Column:
     of: Quantity
     better: Literal["↑", "↓", "≈"]
     classes: bool | None = None
-    role: Literal["utility", "gap", "depth", "cost"] | None = None
+    role: Literal["utility", "gap", "depth", "cost", "index"] | None = None
 
     @property
     def heading(self) -> str:
@@ -104,7 +105,7 @@ COLUMNS = (
     Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
     Column("Memorised", "%", _percent("recovery/worst/gap"), "↓", classes=False, role="depth"),
     Column("Relearnt", "%", _percent("relearn/few/auc"), "↓"),
-    Column("IDI", "%", _percent("representation/idi/index"), "↓"),
+    Column("IDI", "%", _percent("representation/idi/index"), "↓", role="index"),
     Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
     Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),
     Column("Images seen", "% of Retrain", _cost(lambda row: row.images_seen), "↓", role="cost"),

@@ -32,7 +32,8 @@ def given(option: str, weights: str) -> Given:
         UsageError: if they are neither, or the file holds no weights.
     """
     # A worker that is told to run a command line needs no torch before that.
-    from lit_unlearn.backbones.weights import read_state, resolve
+    from lit_unlearn.backbones.reading import read_state
+    from lit_unlearn.backbones.weights import resolve
 
     try:
         path = resolve(weights)

@@ -20,10 +20,11 @@ from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
 from lit_unlearn.reports.scores import TERMS, gap_to_retrain
 from lit_unlearn.reports.verdict import Level, Verdict, judge_models
 
-_IDI = "IDI"
 _ALL_TERMS = ", ".join(TERMS)
 _RANKED: tuple[Level, ...] = ("leaks", "cannot tell", "not attacked enough", "as Retrain", "inconclusive")
 """Levels of models that have a rank by depth: those that have forgotten at least without an attack."""
+_UNUSED = "IDI is not shown: Original's stages say hardly more of the forget set than Retrain's."
+"""A note where no verdict compares IDI, for it is a share of a lead that Original hardly has."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,17 @@ def _summary(group: Group, columns: Sequence[Column], margins: Margins) -> Summa
     columns = [column for column in columns if column.classes in (None, classes)]
     lines = [_line(label, own, columns, retrains) for label, own in by_label(used).items()]
     lines.sort(key=lambda line: {ORIGINAL: 0, RETRAIN: 1}.get(line.label, 2))
-    kept = [place for place in range(len(columns)) if any(line.values[place] for line in lines)]
+    lines = _judged(lines, margins)
+    compared = {each.attack for line in lines if line.verdict for each in line.verdict.comparisons}
+    unused = {"index"} if compared and IDI not in compared else set()
+    known = [place for place in range(len(columns)) if any(line.values[place] for line in lines)]
+    kept = [place for place in known if columns[place].role not in unused]
     lines = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
     terms = _gap_terms(lines, retrains)
     notes = [*group.notes, *_notes(used, retrains), *_gap_notes(terms)]
-    columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
-    lines = _judged(lines, margins)
-    if uncompared := _uncompared_idi(columns, lines):
-        notes.append(uncompared)
-        columns, lines = _without(columns, lines, _IDI)
+    notes += [_UNUSED] if len(kept) < len(known) else []
     notes += _flag_notes(lines)
+    columns = [_with_terms(columns[place], set(terms.values())) for place in kept]
     summary = Summary(group.data, group.scenario, group.suite, columns, lines, notes, group.alone)
     return replace(summary, lines=_ranked(summary, lines))
 
@@ -205,21 +207,6 @@ def _judged(lines: Sequence[Line], margins: Margins) -> list[Line]:
         else replace(line, verdict=judge_models(line.rows, retrains, originals, margins))
         for line in lines
     ]
-
-
-def _uncompared_idi(columns: Sequence[Column], lines: Sequence[Line]) -> str:
-    """Why IDI is not shown: no verdict compares it, for it is a share of a lead that Original hardly has."""
-    compared = {each.attack for line in lines if line.verdict for each in line.verdict.comparisons}
-    if not compared or IDI in compared or all(column.title != _IDI for column in columns):
-        return ""
-    return "IDI is not shown: Original's stages say hardly more of the forget set than Retrain's."
-
-
-def _without(columns: Sequence[Column], lines: Sequence[Line], title: str) -> tuple[list[Column], list[Line]]:
-    """Columns and lines without those of a title."""
-    kept = [place for place, column in enumerate(columns) if column.title != title]
-    left = [replace(line, values=[line.values[place] for place in kept]) for line in lines]
-    return [columns[place] for place in kept], left
 
 
 def _ranked(summary: Summary, lines: Sequence[Line]) -> list[Line]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lit_unlearn import shipped
-from lit_unlearn.backbones import Backbone, ResNet8, Torchvision
+from lit_unlearn.backbones import Backbone, Custom, ResNet8, Torchvision
+from lit_unlearn.backbones.reading import check_checkpoint, read_state
 from lit_unlearn.backbones.saving import save_weights, write_state
-from lit_unlearn.backbones.weights import check_checkpoint, load_weights, read_state, resolve
+from lit_unlearn.backbones.weights import load_weights, resolve
 from lit_unlearn.errors import UsageError
 
 
@@ -278,6 +279,18 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path, value: float) -> N
     tensor = torch.zeros(2, 1, 3, 3)
     tensor[1, 0, 2, 2] = value
     refuse(changed(tmp_path, encoder__stem__conv__weight=tensor), "encoder.stem.conv.weight has values that are not")
+
+
+def test_a_mask_of_minus_infinity_is_loaded_as_any_buffer(tmp_path: Path) -> None:
+    class Masked(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(4, 3))
+            self.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+
+    torch.save(Masked().state_dict(), tmp_path / "masked.pt")
+    load_weights(Custom(Masked(), in_channels=1), tmp_path / "masked.pt")
+    torch.save({**Masked().state_dict(), "mask": torch.full((3, 3), float("nan"))}, tmp_path / "masked.pt")
+    refuse(tmp_path / "masked.pt", "mask has values that are not finite", Custom(Masked(), in_channels=1))
 
 
 def test_a_file_that_may_not_be_read_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

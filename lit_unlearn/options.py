@@ -1,14 +1,14 @@
-"""Options that are given from Python as values: whether each is of the type that its method names."""
+"""Options of a method that are given from Python: whether it takes each, and of that type."""
 
 from collections import abc
 from collections.abc import Callable, Mapping
-from inspect import isclass
+from inspect import Parameter, isclass, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, unknown
 
 _WORDS = {
     float: "a number",
@@ -21,6 +21,25 @@ _WORDS = {
     dict: "a dictionary",
     abc.Callable: "a function, such as lambda parameters: torch.optim.SGD(parameters, lr=0.01)",
 }
+
+
+def check_names(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuses an option that the method does not take.
+
+    Args:
+        make: the class, or a function that makes the method; one that takes any option gets any.
+        options: by name.
+
+    Raises:
+        UsageError: naming the option, and the nearest that there is.
+    """
+    parameters = signature(make).parameters
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in options:
+        if name not in parameters:
+            known = [each for each in parameters if each != "backbone"]
+            raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
 
 
 def check_types(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
