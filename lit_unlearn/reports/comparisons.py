@@ -8,9 +8,21 @@ from typing import NamedTuple
 
 from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, Key, Number, Unit, forgets, images, numbers, sampling
+from lit_unlearn.reports.numbers import (
+    ANSWERS,
+    IDI,
+    RETAINED,
+    Key,
+    Number,
+    Unit,
+    forgets,
+    images,
+    measured,
+    numbers,
+    sampling,
+)
 from lit_unlearn.reports.rows import NO_ATTACK, Row
-from lit_unlearn.reports.statistics import Difference, difference, share_variance
+from lit_unlearn.reports.statistics import Difference, difference, one_share, share_variance
 
 OTHER = ""
 """The beginning of every name: attacks that are not ours."""
@@ -33,11 +45,14 @@ KNOWN: dict[str, tuple[float, float]] = {
     OTHER: (0.03, 0.03),
 }
 """Deviation between Retrains of several seeds, by the beginning of a name, where classes are forgotten and where single
-images are: the largest of the committed rows, rounded up, as ``lit-unlearn report FOLDER --calibration`` prints it;
-accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that of rows that repeat it. Where Retrains
-hardly differ, as without an attack and under perturbation, it is half a point. Of attacks that are not ours nothing is
-known, and the largest but that of masked answers stands for it.
+images are: the largest of the committed tables of three classes and of single images, rounded up, as ``lit-unlearn
+report FOLDER --calibration`` prints it; accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that
+of rows that repeat it. Where Retrains hardly differ, as without an attack and under perturbation, it is half a point.
+Of attacks that are not ours nothing is known, and the largest but that of masked answers stands for it.
 """
+
+IMAGES_OF_KNOWN = {"classes": 3000, "images": 300}
+"""How many images ``KNOWN`` is of: forgotten test images where classes are forgotten, and single images."""
 
 _LEAST_LEAD = 0.05
 """Bits by which Original's stages must say more than Retrain's for IDI to be compared."""
@@ -196,7 +211,7 @@ def compare(
     """
     ours, theirs, before = (numbers(rows) for rows in (models, retrains, originals))
     found = [
-        _compared(key, group, theirs[key], before.get(key, []), models[0], margins)
+        _compared(key, group, theirs[key], before.get(key, []), models, margins)
         for key, group in ours.items()
         if key in theirs
     ]
@@ -205,7 +220,7 @@ def compare(
 
 
 def _compared(
-    key: Key, ours: list[Number], theirs: list[Number], before: list[Number], row: Row, margins: Margins
+    key: Key, ours: list[Number], theirs: list[Number], before: list[Number], models: Sequence[Row], margins: Margins
 ) -> Comparison | None:
     """One comparison; None where Original's lead over Retrain is too small for a share, or one side has no lead."""
     if len({each.unseen is None for each in (*ours, *theirs)}) > 1:
@@ -221,10 +236,35 @@ def _compared(
     means = Means(_mean(ours), _mean(theirs), _mean(before) if before else None)
     unseen = _unseen(ours, theirs, before)
     others = unseen or (None, None)
-    of_images = max(sampling(key, *each, row) for each in ((means.value, others[0]), (means.retrain, others[1])))
+    sides = (means.value, others[0]), (means.retrain, others[1])
+    of_images = max(fmean(sampling(key, *each, row) for row in models if measured(key, row)) for each in sides)
     leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
-    excess = difference(leads, of_retrain, known_deviation(key.attack, row) / lead, of_images)
+    known = math.hypot(known_deviation(key.attack, models[0]) / lead, _more_of_few(key, [*ours, *theirs], models))
+    excess = difference(leads, of_retrain, known, of_images)
     return Comparison(*key, *means, excess, unseen, margins)
+
+
+def _more_of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float:
+    """By how much models deviate more than is known where there are fewer images than it is known of.
+
+    Each model is right or wrong about an image by itself. Over N images that makes a deviation of sqrt(p (1 - p) / N)
+    at most, and the known one has the part of its own number of images.
+
+    Args:
+        key: what is compared.
+        numbers: of the method's models and of Retrains, whose mean is p.
+        models: rows of the method's models.
+    """
+    count = max(1, min(images(row).get(key.split.removesuffix("_acc"), 0) for row in models))
+    of_known = IMAGES_OF_KNOWN["images" if forgets(models[0]) == "images" else "classes"]
+    if key.unit == "IDI" or count >= of_known:
+        return 0.0
+    mean = _mean(numbers)
+    if key.unit == "AUC":
+        of_all = fmean(sampling(key, mean, None, row) for row in models)
+    else:
+        of_all = one_share(mean, count * len(numbers)) / count
+    return math.sqrt(of_all * (1 - count / of_known))
 
 
 def largest_excess(row: Row, retrain: Row | None) -> float | None:
@@ -274,7 +314,7 @@ def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | 
     ours, theirs = _retained(models), _retained(others)
     if not ours or not theirs:
         return None
-    count = images(models[0]).get("test_retain", 0)
+    count = min(images(row).get("test_retain", 0) for row in models)
     of_images = max(share_variance(fmean(group), count) for group in (ours, theirs))
     return difference(theirs, ours, known_deviation(RETAINED, models[0]), of_images)
 

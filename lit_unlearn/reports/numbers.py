@@ -63,6 +63,11 @@ def numbers(rows: Sequence[Row]) -> dict[Key, list[Number]]:
     return found
 
 
+def measured(key: Key, row: Row) -> bool:
+    """Whether a row has what the variance of the images is made of: for IDI its own error, else nothing."""
+    return key.unit != "IDI" or f"{IDI}/error" in row.attacks
+
+
 def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
     """The variance of the images; for IDI the attack measures it itself.
 
@@ -78,8 +83,8 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
     if unit in ACCURACIES:
         relearnt = attack.startswith("relearn/") and forgets(row) == "images"
         count -= round(row.attacks.get(f"{attack}/samples", 0)) if relearnt else 0  # those that it relearns from
-        measured = None if relearnt else row.attacks.get(f"{attack}/images")
-        of_images = share_variance(value, count if measured is None else round(measured))
+        tested = None if relearnt else row.attacks.get(f"{attack}/images")
+        of_images = share_variance(value, count if tested is None else round(tested))
         tried = row.attacks.get(f"{attack}/unseen", sizes.get("test_retain", 0))
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
     if unit == "IDI":

@@ -147,8 +147,13 @@ def share_variance(share: float, images: int) -> float:
         share: in [0, 1].
         images: how many; with none the variance is that of one pseudo-image.
     """
+    return one_share(share, images) / (images + 2 * _PSEUDO)
+
+
+def one_share(share: float, images: int) -> float:
+    """Variance of whether one image counts, above 0 for a share of 0 or 1 too; arguments as for the share's."""
     p = _shrunk(share, images)
-    return p * (1 - p) / (images + 2 * _PSEUDO)
+    return p * (1 - p)
 
 
 def auc_variance(auc: float, positives: int, negatives: int) -> float:

@@ -79,11 +79,13 @@ class Verdict:
         utility: accuracy on retained test images, beside Original's and Retrain's, whichever is higher.
         lost: by reference, how far that accuracy is below it, as a fraction.
         comparisons: every number that was compared with Retrain, the largest lower bound first.
-        models: how many models of the method were judged; those of one Original count as one.
+        models: how many models of the method their mean is of; those of one Original count as one.
+        single: how many models were judged alone, those of one Original each by itself.
         retrains: how many Retrains they were compared with.
         missing: what the minimum of attacks lacks.
         uncompared: attacks that were not run on Retrain.
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
+        separating: how many of the comparisons separate Original from Retrain; None where Original is unknown.
         perhaps_too_few: whether single images may be named less often than by Retrain, by more than the larger margin.
         unfinished: how many runs did not end well.
         alone: how many models are condemned by themselves, where their mean is not.
@@ -96,10 +98,12 @@ class Verdict:
     lost: Mapping[str, float]
     comparisons: Sequence[Comparison] = ()
     models: int = 0
+    single: int = 0
     retrains: int = 0
     missing: Sequence[str] = ()
     uncompared: Sequence[str] = ()
     separated: bool | None = None
+    separating: int | None = None
     perhaps_too_few: bool = False
     unfinished: int = 0
     alone: int = 0
@@ -141,12 +145,17 @@ class Verdict:
 
     @property
     def depth(self) -> float | None:
-        """What methods are sorted by: the largest lower bound, in larger margins; None without an attack.
+        """What methods are sorted by: the largest lower bound, in larger margins; None where no attack was run.
+
+        The answers without an attack count where they are above Retrain's beyond doubt: of models that have forgotten
+        they are alike, and would hide by how much attacks differ.
 
         Of one model alone, where that decides.
         """
         found = self.comparisons if self.gravest is None else (*self.comparisons, *self.gravest.comparisons)
-        return max((each.severity for each in found if each.attack != NO_ATTACK), default=None)
+        attacks = [each.severity for each in found if each.attack != NO_ATTACK]
+        answers = [each.severity for each in found if each.attack == NO_ATTACK and each.low > 0]
+        return max([*attacks, *answers]) if attacks else None
 
     def as_json(self, reason: str) -> dict[str, Any]:
         """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``.
@@ -180,22 +189,25 @@ def judge_models(
     """Judge the models of one method.
 
     Args:
-        models: their rows; of one that was attacked several times, the mean counts.
+        models: their rows; of one that was attacked several times, the mean counts. The mean over the models counts
+            those of one Original as one, and each is judged alone.
         retrains: rows of Retrains of the same forget set.
         originals: rows of the models before unlearning.
         margins: what counts as a difference.
     """
     ended = [row for row in models if row.status == "ok"]
-    ours = one_an_original(ended)
+    single = one_a_model(ended)
+    ours = one_an_original(single)
     if not ours:
         return Verdict("failed", *_utility(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
     separating = {each.attack for each in before if each.leaks and _is_attack(each, ours[0])} if originals else None
     beside = _Beside(retrains, originals, margins, separating)
-    found = _judged(ours, ended, beside, tests_of_mean(len(ours)), unfinished=len(models) - len(ended))
-    if len(ours) == 1 or found.level in (*CONDEMNED, "not judged"):
+    found = _judged(ours, ended, beside, tests_of_mean(len(single)), unfinished=len(models) - len(ended))
+    found = replace(found, single=len(single))
+    if len(single) == 1 or found.level in (*CONDEMNED, "not judged"):
         return found
-    alone = [_judged([row], [row], beside, tests=2 * len(ours)) for row in ours]
+    alone = [_judged([row], [row], beside, tests=2 * len(single)) for row in single]
     condemned = [verdict for verdict in alone if verdict.level in CONDEMNED]
     if not condemned:
         return found
@@ -234,11 +246,12 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         utility,
         lost,
         comparisons,
-        len(ours),
-        len(one_a_model(retrains)),
-        _missing(ours[0], compared, broken),
-        without_retrain(ours, retrains),
-        separated,
+        models=len(ours),
+        retrains=len(one_a_model(retrains)),
+        missing=_missing(ours[0], compared, broken),
+        uncompared=without_retrain(ours, retrains),
+        separated=separated,
+        separating=None if separating is None else sum(attack in separating for attack in compared),
         perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
         unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),

@@ -43,7 +43,7 @@ def bounds(found: Comparison) -> str:
 
 def title(verdict: Verdict) -> str:
     """The verdict in a few words, without utility."""
-    return TITLES[verdict.level] + (f" ({verdict.alone} of {verdict.models} models)" if verdict.gravest else "")
+    return TITLES[verdict.level] + (f" ({verdict.alone} of {verdict.single} models)" if verdict.gravest else "")
 
 
 def title_with_utility(verdict: Verdict) -> str:
@@ -62,7 +62,7 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
     if verdict.gravest is not None:
         one = "one" if verdict.alone == 1 else f"the gravest of {verdict.alone}"
         said, grounds = statement(row, verdict.gravest)
-        return f"Judged alone, {one} of {_count(verdict.models, 'model')}: {said[0].lower()}{said[1:]}", grounds
+        return f"Judged alone, {one} of {_count(verdict.single, 'model')}: {said[0].lower()}{said[1:]}", grounds
     worst, no_attack = verdict.worst, verdict.no_attack
     if verdict.level == "failed":
         return f"The run {row.status}." if row.status == "diverged" else f"The run was {row.status}.", ""
@@ -194,7 +194,15 @@ def _about_evidence(verdict: Verdict) -> Iterator[str]:
     if verdict.no_attack is None:
         yield "The accuracy on forgotten data was not measured, here or for Retrain."
     counts = f"{_count(verdict.models, 'model')} of the method with {_count(verdict.retrains, 'Retrain')}"
-    yield f"Compared: {counts}, in {_count(len(verdict.comparisons), 'number')}. In brackets: bounds of the excess."
+    numbers = _count(len(verdict.comparisons), "number")
+    if verdict.separating is not None:
+        numbers += f", of which {verdict.separating or 'none'} can tell Original from Retrain"
+    yield f"Compared: {counts}, in {numbers}. In brackets: bounds of the excess."
+    if verdict.level == "leaks" and verdict.retrains < RETRAINS_NEEDED:
+        yield (
+            f"With {_count(verdict.retrains, 'Retrain')} it is hardly known how much Retrains vary here: the "
+            "bounds assume that they vary as on Fashion-MNIST."
+        )
     if verdict.level != "not attacked enough" and verdict.missing:
         yield f"The suite of this run lacks: {'; '.join(verdict.missing)}. No model is as Retrain without them."
     if verdict.level == "not attacked enough":

@@ -147,12 +147,16 @@ def test_the_page_shows_the_rates_of_simulated_models(monkeypatch):
         name: {key: rate for key, rate in found["rates"].items() if key.endswith(name)} for name in error_rates.CASES
     }
     assert max(rates["alike"].values()) <= 0.01
+    assert max(rates["alike, tails"].values()) <= 0.08
+    assert max(rate for key, rate in rates["alike, 3"].items() if key[2] == "1") > 0.05, (
+        "one Retrain tells no deviation"
+    )
     assert max(rates["at margin"].values()) <= 0.07
     of_several = {key: rate for name in rates if "hidden" in name for key, rate in rates[name].items() if key[0] != "1"}
     assert max(of_several.values()) <= 0.08
-    for key in ("3 1.0 hidden, 3", "1 1.0 hidden, 3", "3 0.5 at margin"):
-        count, same, name = key.split(" ", 2)
-        again = error_rates.share(int(count), float(same), name, 60)
+    for key in ("3 8 1.0 hidden, 3", "1 8 1.0 hidden, 3", "3 8 0.5 at margin", "1 1 0.5 alike, 3"):
+        count, others, same, name = key.split(" ", 3)
+        again = error_rates.share(int(count), int(others), float(same), name, 60)
         assert again == pytest.approx(found["rates"][key], abs=4 * math.sqrt(0.25 * 0.5 / 60) / 2), key
 
 

@@ -163,6 +163,11 @@ def test_what_was_not_forgotten_is_shown_by_the_answers_and_not_by_an_attack():
     assert as_json(row, found)["worst"] == "no attack"
 
 
+def test_methods_that_have_not_forgotten_are_sorted_by_their_answers():
+    found = verdict(model("GA", answer=0.9, worst=0.9))
+    assert found.depth == found.no_attack.severity > max(each.severity for each in found.comparisons[1:])
+
+
 def test_no_bound_is_beyond_what_an_excess_can_be():
     few = {**CLASSES, "counts": {**COUNTS, "test_forget": 2}}
     for own, other in ((0.99, 0.1), (0.1, 0.99)):
@@ -371,6 +376,16 @@ def test_relearning_that_breaks_the_network_is_as_if_it_had_not_been_run():
     assert judge(row, [original(), *others, row]).level == "as Retrain", "one at a lower rate did not break it"
 
 
+def test_relearning_that_breaks_one_model_of_three_shows_nothing_of_all():
+    name, others = f"{FEW}/test_retain_acc", retrains(**{f"{FEW}/test_retain_acc": 0.9})
+    rows = [
+        model("GA", worst=0.7, relearnt=0.4, auc=0.5, seed=n, **{name: end}) for n, end in enumerate((0.9, 0.6, 0.9))
+    ]
+    found = judge_models(rows, others, [original()])
+    assert found.level == "not attacked enough"
+    assert "relearn/few ends 33 points lower" in found.flags["broken by relearning"]
+
+
 def test_an_attack_that_was_not_run_on_retrain_is_a_remark():
     row = model("GA", **{"compression/int8/test_forget_acc": 0.9})
     row.skipped["inversion"] = "it needs the original model"
@@ -451,7 +466,10 @@ def test_headline_and_remarks_state_the_numbers():
         "recovery/worst names 92.0 % of unseen images of the forgotten classes; Retrain, 84.0 %. "
         f"Excess over Retrain: +8.0 ({low:.1f} to {high:.1f}) points."
     )
-    assert "Compared: 1 model of the method with 5 Retrains, in 6 numbers." in " ".join(remarks(row, found))
+    counted = (
+        "Compared: 1 model of the method with 5 Retrains, in 6 numbers, of which 3 can tell Original from Retrain."
+    )
+    assert counted in " ".join(remarks(row, found))
     assert "\N{MINUS SIGN}" in bounds(next(c for c in verdict(model("GA", worst=0.7)).comparisons if c.attack == WORST))
 
 
@@ -493,7 +511,7 @@ def test_margins_are_an_option():
             Margins(**wrong)
 
 
-BITS = "representation/idi/s1/bits"
+BITS, ERROR = "representation/idi/s1/bits", "representation/idi/error"
 
 
 def test_an_index_that_the_attack_calls_undefined_decides_nothing():
@@ -534,6 +552,46 @@ def test_models_of_one_original_count_as_one():
     for number, row in enumerate(rows):
         row.weights, row.benchmark = {}, {"seeds": {"original": 0, "unlearning": number}}
     assert judge_models(rows, retrains(), [original()]).models == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "level"), [({"worst": 0.95, "stages": 0.95}, "leaks"), ({"test": 0.7}, "ruined"), ({}, "as Retrain")]
+)
+def test_each_model_of_one_original_is_judged_alone(fields, level):
+    rows = [model("GA", worst=0.8, relearnt=0.5, seed=0), model("GA", worst=0.79, relearnt=0.5, seed=1)]
+    rows.append(model("GA", seed=2, **{"worst": 0.8, "relearnt": 0.5, **fields}))
+    for row in rows:
+        row.weights = {"sha256": "original"}
+    found = judge_models(rows, retrains(), [original()])
+    assert (found.level, found.models, found.single) == (level, 1, 3)
+    assert title(found) == {"leaks": "Leaks (1 of 3 models)", "ruined": "Ruined (1 of 3 models)"}.get(
+        level, "As Retrain"
+    )
+
+
+def test_bounds_do_not_depend_on_which_model_comes_first():
+    others = [replace(row, attacks={**row.attacks, **IDI, BITS: 0.1}) for row in retrains()]
+    before = [replace(original(), attacks={**original().attacks, **IDI, BITS: 0.5})]
+    errors = 0.02, 0.2, 0.08
+    rows = [model("GA", seed=seed, **{**IDI, BITS: 0.2, ERROR: error}) for seed, error in enumerate(errors)]
+    rows[0].split = {**CLASSES, "counts": {**COUNTS, "test_forget": 100}}
+    one, other = (judge_models(some, others, before) for some in (rows, rows[::-1]))
+    bounds_of = [{each.attack: (each.low, each.high) for each in found.comparisons} for found in (one, other)]
+    assert bounds_of[0].keys() == bounds_of[1].keys() >= {"representation/idi", WORST}
+    for attack, found in bounds_of[0].items():
+        assert found == pytest.approx(bounds_of[1][attack], abs=1e-12)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_a_model_that_names_a_few_images_which_one_retrain_does_not_is_no_leak(images):
+    """Each Retrain is right or wrong about an image by chance, so that two of them can differ in all of so few."""
+    split = {**SINGLE, "counts": {"forget": images, "retain": 1000, "test_retain": 1000}}
+    row = model("GA", 1.0, 0.84, split, worst=1.0, auc=0.5)
+    other = model("Retrain", 0.0, 0.84, split, worst=0.0, auc=0.5)
+    assert judge(row, [original(split=split), other, row]).level not in ("leaks", "not forgotten")
+    many = {**SINGLE, "counts": {"forget": 30, "retain": 1000, "test_retain": 1000}}
+    row, other = replace(row, split=many), replace(other, split=many)
+    assert judge(row, [original(split=many), other, row]).level == "not forgotten", "in all of many they do not"
 
 
 @pytest.mark.parametrize("whose", ["Retrain", "GA"])

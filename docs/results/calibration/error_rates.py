@@ -1,10 +1,11 @@
 """How often the verdict errs on simulated models: python docs/results/calibration/error_rates.py [RUNS].
 
-Rows of k models of a method beside eight Retrains, under twelve attacks of which each number is its mean, the noise of
+Rows of k models of a method beside one or eight Retrains, under twelve attacks. Each number is its mean, the noise of
 training, and the noise of 3,000 images that all models of a group share: of the method and of Retrains it is the same,
 or half of it is.
 
-    alike      the method's models are Retrains: how often they are said to leak
+    alike      the method's models are Retrains, which deviate as much as is known, twice or three times as much, or as
+               much but with long tails (Student's t with three degrees of freedom): how often they are said to leak
     at margin  they are, but two points above in each attack (masked answers ten): how often they are said to leak
     hidden     one number is five points above and the others are ten below: how often they are said to be as Retrain;
                where the method's models deviate as much as is known, twice or three times as much, and Retrains as is
@@ -29,7 +30,6 @@ from lit_unlearn.reports.verdict import judge_models
 
 RUNS = 1000
 IMAGES = 3000
-RETRAINS = 8
 MEANS = {
     "recovery/hr/test_forget_acc": 0.80,
     "recovery/fm/test_forget_acc": 0.79,
@@ -59,31 +59,36 @@ class Case(NamedTuple):
     ours: float
     theirs: float
     shift: dict[str, float]
+    tails: bool = False
 
 
 CASES = {
     "alike": Case("leaks", 1.0, 1.0, {}),
+    "alike, 2": Case("leaks", 2.0, 2.0, {}),
+    "alike, 3": Case("leaks", 3.0, 3.0, {}),
+    "alike, tails": Case("leaks", 1.0, 1.0, {}, tails=True),
     "at margin": Case("leaks", 1.0, 1.0, _AT_MARGIN),
     "hidden, 1": Case("as Retrain", 1.0, 1.0, _HIDDEN),
     "hidden, 2": Case("as Retrain", 2.0, 0.6, _HIDDEN),
     "hidden, 3": Case("as Retrain", 3.0, 0.6, _HIDDEN),
 }
-CELLS = [(k, same) for k in (1, 3, 5) for same in (1.0, 0.5)]
+CELLS = [(k, n, same) for k, n in ((1, 1), (1, 8), (3, 8), (5, 8)) for same in (1.0, 0.5)]
 
 
-def share(k: int, same: float, name: str, runs: int) -> float:
-    """How often the wrong verdict is given."""
+def share(k: int, n: int, same: float, name: str, runs: int) -> float:
+    """How often the wrong verdict is given on k models beside n Retrains."""
     case = CASES[name]
-    draw = np.random.default_rng([k, int(10 * same), list(CASES).index(name)])
-    template = _row("Retrain", 0, {}, draw, 0.0, {})
+    draw = np.random.default_rng([k, n, int(10 * same), list(CASES).index(name)])
+    template = _row("Retrain", 0, case, draw, 0.0, {})
     known = {attack: known_deviation(attack.rpartition("/")[0], template) for attack in MEANS}
     said = 0
     for _ in range(runs):
         both, alone = ({attack: draw.normal(scale=_images(attack)) for attack in MEANS} for _ in range(2))
         other = {attack: same * both[attack] + math.sqrt(1 - same**2) * alone[attack] for attack in MEANS}
-        models = [_row("Method", seed, case.shift, draw, case.ours, known, both) for seed in range(k)]
-        retrains = [_row("Retrain", seed, {}, draw, case.theirs, known, other) for seed in range(RETRAINS)]
-        originals = [_row("Original", seed, dict.fromkeys(MEANS, 0.2), draw, 0.0, known) for seed in range(3)]
+        plain, original = case._replace(shift={}), case._replace(shift=dict.fromkeys(MEANS, 0.2))
+        models = [_row("Method", seed, case, draw, case.ours, known, both) for seed in range(k)]
+        retrains = [_row("Retrain", seed, plain, draw, case.theirs, known, other) for seed in range(n)]
+        originals = [_row("Original", seed, original, draw, 0.0, known) for seed in range(3)]
         said += judge_models(models, retrains, originals).level == case.wrong
     return said / runs
 
@@ -91,14 +96,16 @@ def share(k: int, same: float, name: str, runs: int) -> float:
 def _row(
     method: str,
     seed: int,
-    shift: Mapping[str, float],
+    case: Case,
     draw: np.random.Generator,
     spread: float,
     known: Mapping[str, float],
     images: Mapping[str, float] | None = None,
 ) -> Row:
-    noise = {name: draw.normal(scale=spread * known.get(name, 0.0)) + (images or {}).get(name, 0.0) for name in MEANS}
-    attacks = {name: float(mean + shift.get(name, 0.0) + noise[name]) for name, mean in MEANS.items()}
+    of_training = draw.standard_t(3, len(MEANS)) / math.sqrt(3) if case.tails else draw.normal(size=len(MEANS))
+    scaled = dict(zip(MEANS, spread * of_training, strict=True))
+    noise = {name: known.get(name, 0.0) * scaled[name] + (images or {}).get(name, 0.0) for name in MEANS}
+    attacks = {name: float(mean + case.shift.get(name, 0.0) + noise[name]) for name, mean in MEANS.items()}
     attacks |= {f"{name}/test_forget_acc": 0.7 for name in ("relearn/few", "relearn/adaptive")}
     metrics = {"forget_acc": 0.0, "test_forget_acc": 0.0, "retain_acc": 0.97, "test_retain_acc": 0.93}
     return Row(
@@ -113,17 +120,18 @@ def _images(name: str) -> float:
 
 def table(rates: Mapping[str, float]) -> str:
     """The rates as a table in percent."""
-    lines = [f"| Models | Noise of the images | {' | '.join(CASES)} |", f"|---:|---|{'---:|' * len(CASES)}"]
-    for k, same in CELLS:
-        shares = [f"{100 * rates[f'{k} {same} {name}']:.1f}" for name in CASES]
-        lines.append(f"| {k} | {'the same' if same == 1 else 'half the same'} | {' | '.join(shares)} |")
+    columns = " | ".join(CASES)
+    lines = [f"| Models | Retrains | Noise of the images | {columns} |", f"|---:|---:|---|{'---:|' * len(CASES)}"]
+    for k, n, same in CELLS:
+        shares = [f"{100 * rates[f'{k} {n} {same} {name}']:.1f}" for name in CASES]
+        lines.append(f"| {k} | {n} | {'the same' if same == 1 else 'half the same'} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Simulates all cells."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
-    rates = {f"{k} {same} {name}": share(k, same, name, runs) for k, same in CELLS for name in CASES}
+    rates = {f"{k} {n} {same} {name}": share(k, n, same, name, runs) for k, n, same in CELLS for name in CASES}
     (Path(__file__).parent / "error_rates.json").write_text(json.dumps({"runs": runs, "rates": rates}, indent=1) + "\n")
     print(table(rates))
 
