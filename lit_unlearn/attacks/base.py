@@ -5,9 +5,11 @@ every attack among the Trainer's callbacks once unlearning is over; without a Tr
 and data.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +17,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_unlearn.attacks.target import ImageData, Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.results import AttackResult, Subject
+
+_ROUNDED = 1e-6
+"""By how much a sum of fractions may be above 1."""
 
 
 class Attack(Callback, ABC):
@@ -81,7 +86,8 @@ class Attack(Callback, ABC):
             Numbers without a prefix, NaN where undefined.
 
         Raises:
-            UsageError: if a network does not fit the data, or the attack cannot be run on this target.
+            UsageError: if a network does not fit the data, the attack cannot be run on this target, or it returns what
+                no attack may.
         """
         networks: dict[Subject, Network | None] = {"unlearned": network, "original": original, "retrain": retrain}
         backbones = {
@@ -95,7 +101,7 @@ class Attack(Callback, ABC):
             target = make_targets(data, data.num_classes, device, backbones)["unlearned"]
             if reason := self.lacks(target):
                 raise UsageError(f"{self.title} cannot be run on this model: {reason}")
-            return self.evaluate(target)
+            return checked(self, self.evaluate(target))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Adds the evaluation that runs the attacks, where the user gave none, and refuses two attacks of one name.
@@ -108,6 +114,35 @@ class Attack(Callback, ABC):
         if len([other for other in attacks_of(trainer) if other.title == self.title]) > 1:
             raise UsageError(f"two attacks are called {self.title!r}: give one of them another name")
         Evaluation.ensure(trainer, pl_module, stage)
+
+
+def checked(attack: Attack, result: object) -> AttackResult:
+    """What an attack, which may be of the user's own, has returned, with numbers as floats.
+
+    Args:
+        attack: it.
+        result: what it returned.
+
+    Raises:
+        UsageError: if it is not what an attack has to return, or an accuracy or AUC is not a fraction.
+    """
+    kind = type(attack).__name__
+    if not isinstance(result, AttackResult):
+        raise UsageError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
+    try:
+        numbers = {str(name): float(value) for name, value in result.numbers.items()}
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
+    for name, value in numbers.items():
+        if _is_fraction(name) and not (math.isnan(value) or 0 <= value <= 1 + _ROUNDED):
+            raise UsageError(f"{kind}.evaluate returned {name} = {value:g}, but an accuracy or AUC must lie in [0, 1]")
+    return replace(result, numbers=numbers)
+
+
+def _is_fraction(name: str) -> bool:
+    """Whether a number is an accuracy or an AUC, as its name says."""
+    quantity = name.rpartition("/")[2]
+    return quantity == "auc" or quantity.endswith(("_acc", "_auc"))
 
 
 def attacks_of(trainer: Trainer) -> list[Attack]:

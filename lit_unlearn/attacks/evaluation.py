@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_unlearn.attacks.base import Attack, attacks_of, isolated
+from lit_unlearn.attacks.base import Attack, attacks_of, checked, isolated
 from lit_unlearn.attacks.plausibility import after_run, before_run, random_answers
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import (
@@ -26,9 +26,9 @@ from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
-from lit_unlearn.errors import UsageError, check_at_least, first_line
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.quiet import tell_progress
-from lit_unlearn.results import AttackResult, Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
+from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 
 TITLE = "evaluate"
 """The title of what is measured without an attack, beside those of the attacks."""
@@ -287,8 +287,8 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     tell_progress(f"Attacking the model: {attack.title}")
     started = time.perf_counter()
     with isolated(target.device):
-        result = attack.evaluate(target)
-    numbers = {f"{attack.title}/{name}": value for name, value in _numbers(attack, result).items()}
+        result = checked(attack, attack.evaluate(target))
+    numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     found.attacks.update(finite)
     found.notes.update({f"{attack.title}/{name}": text for name, text in result.notes.items()})
@@ -296,21 +296,6 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     if undefined := [name for name in numbers if name not in finite]:
         found.skipped[attack.title] = f"undefined: {', '.join(undefined)}"
     found.seconds[attack.title] = time.perf_counter() - started
-
-
-def _numbers(attack: Attack, result: object) -> dict[str, float]:
-    """What an attack, which may be of the user's own, has measured.
-
-    Raises:
-        UsageError: if it is not what an attack has to return.
-    """
-    kind = type(attack).__name__
-    if not isinstance(result, AttackResult):
-        raise UsageError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
-    try:
-        return {name: float(value) for name, value in result.numbers.items()}
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
 
 
 def _overflow(trainer: Trainer, target: Target) -> str | None:

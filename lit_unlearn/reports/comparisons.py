@@ -136,12 +136,12 @@ class Comparison:
     @property
     def low(self) -> float:
         """Lower bound of the excess, which holds for all attacks together if the models vary as Retrains do."""
-        return max(self.difference.low(self.margins.alpha / self.compared), -self._most)
+        return self._within(self.difference.low(self.margins.alpha / self.compared))
 
     @property
     def high(self) -> float:
         """Upper bound of the excess, however the models vary; for this attack: "as Retrain" needs that of each."""
-        return min(self.difference.highest(self.margins.alpha), self._most)
+        return self._within(self.difference.highest(self.margins.alpha))
 
     @property
     def retrain_low(self) -> float:
@@ -186,6 +186,9 @@ class Comparison:
     def _most(self) -> float:
         """How large an excess can be: 1, and of the difference of two leads 2; of IDI there is no limit."""
         return math.inf if self.unit == "IDI" else 1.0 if self.unseen is None else 2.0
+
+    def _within(self, bound: float) -> float:
+        return max(-self._most, min(bound, self._most))
 
     def seeds_needed(self) -> int | None:
         """How many seeds would decide if nothing else changed; None where none would."""

@@ -1,4 +1,5 @@
 import gc
+from functools import partial
 
 import pytest
 import torch
@@ -212,3 +213,53 @@ def test_every_sample_counts_once_whatever_the_batch_size(make_backbone, make_da
         fit(FineTune(make_backbone()), data, Evaluation(), keeps, limit_val_batches=0)
         found.append(keeps.results.models["original"].metrics)
     assert found[0] == found[1] == found[2]
+
+
+class Returns(Attack):
+    """Returns what it is given."""
+
+    family = "recovery"
+
+    def __init__(self, result):
+        super().__init__("given")
+        self.result = result
+
+    def evaluate(self, target):
+        return self.result
+
+
+WRONG = {
+    "percent": (
+        AttackResult({"test_forget_acc": 93.5}),
+        "Returns.evaluate returned test_forget_acc = 93.5, but an acc",
+    ),
+    "below": (
+        AttackResult({"stage/x_auc": -0.1}),
+        "Returns.evaluate returned stage/x_auc = -0.1, but an accuracy or AUC",
+    ),
+    "auc": (AttackResult({"auc": float("inf")}), r"returned auc = inf, but an accuracy or AUC must lie in \[0, 1\]"),
+    "plain": ({"test_forget_acc": 0.9}, "Returns.evaluate returned a dict, but must return an AttackResult"),
+    "nothing": (None, "Returns.evaluate returned a NoneType, but must return an AttackResult"),
+    "two": (AttackResult({"x": torch.rand(2)}), "Returns.evaluate returned numbers that are none: "),
+    "list": (AttackResult([0.5]), "Returns.evaluate returned numbers that are none"),
+    "text": (AttackResult({"x": "high"}), "Returns.evaluate returned numbers that are none: could not convert"),
+}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("what", WRONG)
+def test_what_no_attack_may_return_is_refused_in_one_line(make_backbone, make_data, fit, what, alone):
+    result, says = WRONG[what]
+    attack = Returns(result)
+    run = partial(attack, make_backbone()) if alone else lambda data: fit(FineTune(make_backbone()), data, attack)
+    with pytest.raises(UsageError, match=says) as refusal:
+        run(make_data())
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_number_of_its_own_scale_nan_and_a_rounded_one_are_taken(make_backbone, make_data):
+    given = {"forget_acc": torch.tensor(1.0), "auc": float("nan"), "retain_acc": 1 + 1e-7, "psnr": 31.5, "auc_std": 2.0}
+    found = Returns(AttackResult(given))(make_backbone(), make_data())
+    assert found.numbers.keys() == given.keys()
+    assert all(type(value) is float for value in found.numbers.values())
+    assert found.numbers["psnr"] == 31.5

@@ -175,6 +175,9 @@ def test_no_bound_is_beyond_what_an_excess_can_be():
         (worst,) = [each for each in found if each.attack == WORST]
         assert (worst.high if own > other else -worst.low) == 1
         assert abs(worst.excess) < 1
+    found = compare([model("GA", worst=100.0)], retrains(1), [])  # a row of elsewhere, whose accuracy is in percent
+    (worst,) = [each for each in found if each.attack == WORST]
+    assert (worst.low, worst.high) == (1, 1)
 
 
 def test_more_seeds_of_the_method_narrow_the_bounds():
