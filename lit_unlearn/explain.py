@@ -62,6 +62,11 @@ def explain(error: BaseException) -> str | None:
         return f"EarlyStopping: monitor {match[1]!r} is not logged (allowed: {match[2].replace('`', '')})"
     if match := re.match(r"\s*`val_check_interval` \((\d+)\) must be .*training batches \((\d+)\)", str(error)):
         return f"trainer.val_check_interval is {match[1]}, but an epoch has {match[2]} batches: give at most these"
+    if str(error).startswith("Training with multiple optimizers"):
+        return (
+            "the method's configure_optimizers returned several optimizers, but the Trainer steps one: return one, or "
+            "set automatic_optimization = False in __init__ and step them in training_step"
+        )
     return " ".join(str(error).split()) if isinstance(error, MisconfigurationException) else None
 
 

@@ -504,6 +504,8 @@ def test_a_monitor_that_is_there(tmp_path: Path) -> None:
 
 
 OWN = """
+import torch
+
 from lit_unlearn.attacks import Attack, AttackResult
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.methods import FineTune
@@ -518,6 +520,26 @@ class Refuses(FineTune):
 class NoWeights(FineTune):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
+
+
+class NoInit(FineTune):
+    def __init__(self, backbone: Backbone, weights: str | None = None) -> None:
+        self.weight = 1.0
+
+
+class Saves(FineTune):
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["mine"] = 1
+
+
+class Two(FineTune):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.backbone.encoder, self.backbone.head)]
+
+
+class Forgets(FineTune):
+    def training_step(self, batch, batch_idx):
+        return self(batch["forget"][0]).sum()
 
 
 class Bare(Attack):
@@ -540,6 +562,9 @@ class NoName(NoFamily):
 """
 
 
+ORIGINAL_WEIGHTS = ("--model.weights", "digits_resnet8")
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -548,6 +573,22 @@ class NoName(NoFamily):
         (("--model", "own_lacks.A"), "model: own_lacks cannot be imported: No module named 'no_such_thing'"),
         (("--model", "own_classes.Refuses"), "own_classes.Refuses cannot be made: ValueError: k is 2"),
         (("--model", "own_classes.NoWeights"), "own_classes.NoWeights takes no weights: give its __init__ an"),
+        (
+            ("--model", "own_classes.NoInit", *ORIGINAL_WEIGHTS),
+            "call super().__init__(backbone, weights, optimizer, lr_scheduler)",
+        ),
+        (
+            ("--model", "own_classes.Saves", *ORIGINAL_WEIGHTS),
+            "Saves overrides on_save_checkpoint, which the base class needs itself",
+        ),
+        (
+            ("--model", "own_classes.Two", *ORIGINAL_WEIGHTS),
+            "configure_optimizers returned several optimizers, but the Trainer steps",
+        ),
+        (
+            ("--model", "own_classes.Forgets", *ORIGINAL_WEIGHTS),
+            "Forgets asks for batch['forget'], but a batch of order = 'retain'",
+        ),
         (("--trainer.callbacks", "[own_classes.Bare]"), "trainer.callbacks: own_classes.Bare has no evaluate"),
         (("--trainer.callbacks", "[own_classes.NoFamily]"), "NoFamily has no family: set one"),
         (("--trainer.callbacks", "[own_classes.NoName]"), "NoName has no name: call super().__init__(name)"),

@@ -1,7 +1,7 @@
 """Data: sources of images, forget splits, batch orders and the data module that joins them."""
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import Batches, EvaluationBatches, Order, OrderSampler
+from lit_unlearn.data.batches import Batches, EvaluationBatches, OrderSampler
 from lit_unlearn.data.datamodule import UnlearnDataModule
 from lit_unlearn.data.digits import Digits
 from lit_unlearn.data.forget_spec import ForgetSpec
@@ -14,6 +14,7 @@ from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.data.splits import ForgetSplit, make_split
 from lit_unlearn.data.torchvision_sources import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from lit_unlearn.data.transforms import ImageNetTransforms, PretrainedTransforms, Transforms
+from lit_unlearn.orders import Order
 
 __all__ = [
     "CIFAR10",

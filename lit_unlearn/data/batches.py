@@ -6,7 +6,7 @@ uint8 tensor by ``index_select``; images that are streamed or transformed are re
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,10 +14,37 @@ from torch.nn.functional import one_hot
 
 from lit_unlearn.data.reading import Images, Reading
 from lit_unlearn.errors import UsageError, check_at_least, unknown
+from lit_unlearn.orders import KEYS, Order
 from lit_unlearn.seed import generator, random_states, set_random_state
 
 IN_THE_LOOP = Reading()
-Order = Literal["retain", "forget", "full", "paired", "forget_then_retain", "mixed"]
+
+
+class Batch(dict[str, Any]):
+    """A training batch: images, labels and what else there is of each set, by its name.
+
+    Args:
+        parts: them.
+        order: that the batch is of.
+        method: the class that it is for.
+    """
+
+    def __init__(self, parts: Any, order: Order | None = None, method: str = "the method") -> None:
+        super().__init__(parts)
+        self.order, self.method = order, method
+
+    def __missing__(self, name: str) -> Any:
+        """Says which keys there are.
+
+        Raises:
+            UsageError: always.
+        """
+        keys = " and ".join(self) if self.order is None else KEYS[self.order]
+        order = "its order" if self.order is None else f"order = {self.order!r}"
+        raise UsageError(
+            f"{self.method} asks for batch[{name!r}], but a batch of {order} has {keys}: give the class another order "
+            "(docs/orders.md)"
+        )
 
 
 class OrderSampler:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import IN_THE_LOOP, Batches, EvaluationBatches, FirstOfClasses, Order, OrderSampler
+from lit_unlearn.data.batches import IN_THE_LOOP, Batch, Batches, EvaluationBatches, FirstOfClasses, OrderSampler
 from lit_unlearn.data.forget_list import ImageList
 from lit_unlearn.data.forget_spec import ForgetSpec, as_spec, given, spec_of
 from lit_unlearn.data.reading import Images, Reading, Streamed
@@ -26,6 +26,7 @@ from lit_unlearn.data.splits import (
 )
 from lit_unlearn.data.transforms import Transforms
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, check_seed, unknown
+from lit_unlearn.orders import Order
 from lit_unlearn.seed import run_seed
 
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
@@ -235,7 +236,7 @@ class UnlearnDataModule(LightningDataModule):
         """
         if self.trainer is None:
             raise UsageError("training batches need a trainer: their order is the method's")
-        order = cast(Order, self._method().order_in(self.trainer.current_epoch))
+        order = self._order()
         rank, world = self._rank_and_world()
         sampler = OrderSampler(
             order,
@@ -261,7 +262,8 @@ class UnlearnDataModule(LightningDataModule):
         """Turn uint8 images on the device into floats in [0, 1]; augment them first while training."""
         training = self.trainer is not None and self.trainer.training
         if isinstance(batch, dict):
-            return {name: (self._to_float(images, training), *rest) for name, (images, *rest) in batch.items()}
+            parts = {name: (self._to_float(images, training), *rest) for name, (images, *rest) in batch.items()}
+            return Batch(parts, self._order(), type(self._method()).__name__)
         images, *rest = batch
         return (self._to_float(images, training), *rest)
 
@@ -351,6 +353,11 @@ class UnlearnDataModule(LightningDataModule):
         if self._digest is None:
             self._digest = self.data.sha256()
         return self._digest
+
+    def _order(self) -> Order:
+        """The order of this epoch."""
+        assert self.trainer is not None
+        return cast(Order, self._method().order_in(self.trainer.current_epoch))
 
     def _method(self) -> UnlearnMethod:
         module = None if self.trainer is None else self.trainer.lightning_module

@@ -2,13 +2,16 @@
 
 A method names its batch order, takes its own arguments beside the four common ones, and writes one ``training_step``.
 It overrides Lightning's hooks without a call to ``super()``: :mod:`lit_unlearn.methods.callbacks` has what all share.
+The few that the base class needs itself are refused, see :data:`lit_unlearn.methods.checks.RESERVED`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD
 
@@ -18,7 +21,7 @@ from lit_unlearn.backbones.memory_format import MemoryFormatChoice, memory_forma
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.checks import check_run, check_steps, check_trains
+from lit_unlearn.methods.checks import KEPT_SHAPE, check_class, check_loadable, check_run, check_steps, check_trains
 from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings, describe_weights
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
@@ -30,6 +33,9 @@ SearchSpace = tuple[
 """Settings that are worth tuning: a range ``(name, low, high)``, of integers where both ends are; the same with the
 values beyond which it must not be extended, ``(name, low, high, (lowest, highest))``; or choices in their order,
 ``(name, (value, value))``."""
+
+_SHOWN = 300
+"""How many letters of what does not fit a checkpoint are shown."""
 
 
 class UnlearnModule(BackboneModule):
@@ -65,6 +71,7 @@ class UnlearnModule(BackboneModule):
         split_of_checkpoint: the hash of the split that the loaded checkpoint was made on, or None.
         trained_before: whether the run is one of ``fit`` that was resumed after its last epoch, so that nothing is left
             but to measure.
+        made_shapes: the shape of each tensor in its state dict before the first run: what a newly made module can load.
     """
 
     order: ClassVar[str]
@@ -83,6 +90,7 @@ class UnlearnModule(BackboneModule):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        check_class(type(self), UnlearnModule)
         super().__init__(backbone, weights)
         self.save_hyperparameters(ignore=[*OBJECTS, *self.objects])
         if isinstance(weights, Path):
@@ -96,6 +104,21 @@ class UnlearnModule(BackboneModule):
         self.images_seen = 0
         self.split_of_checkpoint: str | None = None
         self.trained_before = False
+        self.made_shapes: dict[str, tuple[int, ...]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute that is not there, as PyTorch finds it.
+
+        Raises:
+            UsageError: if a subclass has not called ``super().__init__``.
+        """
+        if "_modules" not in self.__dict__ and not name.startswith("__"):
+            kind = type(self).__name__
+            raise UsageError(
+                f"{kind} has no {name}: call super().__init__(backbone, weights, optimizer, lr_scheduler) first in its "
+                "__init__"
+            )
+        return super().__getattr__(name)
 
     @property
     def is_trained_here(self) -> bool:
@@ -189,6 +212,7 @@ class UnlearnModule(BackboneModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""
+        self.made_shapes = self.made_shapes or {name: tuple(value.shape) for name, value in self.state_dict().items()}
         check_steps(self)  # here, since Lightning checks the same next, in words of its own
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         present = {type(callback) for callback in callbacks}
@@ -196,6 +220,8 @@ class UnlearnModule(BackboneModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves teachers out, since every run makes its own, and adds what the weights are, and in which format."""
+        if trouble := check_loadable(self):
+            rank_zero_warn(trouble)
         left_out = {*self.teachers(), *(() if "optimizer_states" in checkpoint else self.training_only)}
         kept = {n: value for n, value in checkpoint["state_dict"].items() if n.partition(".")[0] not in left_out}
         checkpoint["state_dict"] = {n: value.contiguous() for n, value in kept.items()}
@@ -216,3 +242,19 @@ class UnlearnModule(BackboneModule):
         left_out = {*self.teachers(), *self.training_only}
         own = {n: value for n, value in self.state_dict().items() if n.partition(".")[0] in left_out}
         checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads weights as PyTorch does.
+
+        Raises:
+            UsageError: naming the tensors that do not fit.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            found = " ".join(str(error).partition("\n")[2].split())
+            found = f"{found[:_SHOWN]} …" if len(found) > _SHOWN else found.removesuffix(".")
+            raise UsageError(
+                f"{type(self).__name__} cannot load this checkpoint: {found} (give the network and the options that it "
+                f"was made with; {KEPT_SHAPE})"
+            ) from error

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lit_unlearn.backbones.memory_format import (
     MemoryFormat,
@@ -24,6 +25,7 @@ from lit_unlearn.backbones.memory_format import (
     set_memory_format,
 )
 from lit_unlearn.errors import UsageError
+from lit_unlearn.methods.checks import check_loadable, check_loss, trains_by_trainer
 from lit_unlearn.seed import seed_epoch
 
 if TYPE_CHECKING:
@@ -155,9 +157,39 @@ class SchedulerStep(Callback):
     """Steps the scheduler once an epoch for a method that steps its optimizer itself; Lightning does it otherwise."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        scheduler = None if pl_module.automatic_optimization else cast(Any, pl_module.lr_schedulers())
-        if scheduler is not None and trainer.current_epoch > 0:
-            scheduler.step()
+        found: Any = None if pl_module.automatic_optimization else pl_module.lr_schedulers()
+        for scheduler in found if isinstance(found, list) else [found]:
+            if scheduler is not None and trainer.current_epoch > 0:
+                scheduler.step()
+
+
+class StepCheck(Callback):
+    """Refuses a method that trains nothing, or from whose steps no checkpoint could be loaded."""
+
+    def __init__(self) -> None:
+        self._empty = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._empty = 0
+        if trouble := check_loadable(_method(pl_module)):
+            raise UsageError(trouble)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        check_loss(_method(pl_module), loss)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._empty += not outputs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        nothing = trains_by_trainer(_method(pl_module)) and self._empty == trainer.num_training_batches
+        if trainer.strategy.reduce_boolean_decision(nothing):
+            raise UsageError(
+                f"{type(pl_module).__name__}.training_step returned None for all {self._empty} batches of epoch "
+                f"{trainer.current_epoch}: return the loss; a method that trains no parameter sets "
+                "automatic_optimization = False"
+            )
 
 
 class SharedStatistics(Callback):
@@ -269,6 +301,7 @@ CALLBACKS = (
     EpochSeed,
     EpochMetrics,
     SchedulerStep,
+    StepCheck,
     SharedStatistics,
     DivergenceWatch,
     Clock,

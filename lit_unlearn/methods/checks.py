@@ -5,13 +5,29 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.orders import KEYS
 
 if TYPE_CHECKING:
     from lit_unlearn.methods.base import UnlearnModule
     from lit_unlearn.methods.protocols import UnlearnData
+
+RESERVED = {
+    "prepare_data": "check_data(data) is for checks of your own",
+    "configure_callbacks": "give callbacks to the Trainer",
+    "validation_step": "a callback or an attack is for measurements of your own",
+    "test_step": "a callback or an attack is for measurements of your own",
+    "on_save_checkpoint": "saved_state() is for what a checkpoint keeps beside the weights",
+    "on_load_checkpoint": "load_saved_state(state) takes up what saved_state() returned",
+}
+"""Lightning's hooks that the base class needs itself → what a method does in place of overriding it."""
+
+KEPT_SHAPE = (
+    "a tensor that a method makes while it trains needs its fixed shape in __init__, or saved_state() and "
+    "load_saved_state(state)"
+)
 
 _LIMITS = ("max_epochs", "max_steps", "limit_train_batches")
 
@@ -60,6 +76,66 @@ def _warn_of_frozen(module: "UnlearnModule") -> None:
         rank_zero_warn(
             f"{every - frozen:,} of {every:,} parameters of the network learn: the others, such as "
             f"{backbone.name_in_network(module.frozen[0])}, are frozen (requires_grad is False) and stay as they are"
+        )
+
+
+def check_class(kind: type["UnlearnModule"], base: type["UnlearnModule"]) -> None:
+    """Refuses a method that overrides a hook of the base class, or has no batch order.
+
+    Args:
+        kind: of the method.
+        base: of all methods.
+
+    Raises:
+        UsageError: naming the class, the hook, and what is there in its place.
+    """
+    for name, instead in RESERVED.items():
+        if getattr(kind, name) is not getattr(base, name):
+            raise UsageError(f"{kind.__name__} overrides {name}, which the base class needs itself: {instead}")
+    order = getattr(kind, "order", None)
+    if kind.order_in is base.order_in and order not in KEYS:
+        if order is None:
+            raise UsageError(f"{kind.__name__} has no order: set one of {', '.join(map(repr, KEYS))} (docs/orders.md)")
+        raise unknown(f"order of {kind.__name__}:", order, KEYS)
+
+
+def check_loadable(module: "UnlearnModule") -> str | None:
+    """One line on a tensor that a newly made module would not load from a checkpoint, or None.
+
+    A method that keeps a state of its own makes such tensors when it takes that up.
+    """
+    if module.saved_state():
+        return None
+    teachers = module.teachers()
+    for name, value in module.state_dict().items():
+        if module.made_shapes.get(name) != tuple(value.shape) and name.partition(".")[0] not in teachers:
+            made = "made" if name not in module.made_shapes else "given another shape"
+            return (
+                f"{type(module).__name__}: the tensor {name} was {made} after __init__, so that a checkpoint could not "
+                f"be loaded: {KEPT_SHAPE}"
+            )
+    return None
+
+
+def trains_by_trainer(module: "UnlearnModule") -> bool:
+    """Whether the Trainer itself steps an optimizer of the module's parameters."""
+    own = {id(parameter) for parameter in module.parameters()}
+    groups = (group for optimizer in module.trainer.optimizers for group in optimizer.param_groups)
+    return module.automatic_optimization and any(id(each) in own for group in groups for each in group["params"])
+
+
+def check_loss(module: "UnlearnModule", loss: Tensor) -> None:
+    """Refuses a loss without a gradient.
+
+    Raises:
+        UsageError: naming the class and what is wrong with it.
+    """
+    name = f"{type(module).__name__}.training_step returned a loss"
+    if loss.numel() != 1:
+        raise UsageError(f"{name} of shape {tuple(loss.shape)}, but it must be a single number, such as its mean")
+    if not loss.requires_grad:
+        raise UsageError(
+            f"{name} that depends on no parameter that learns: it was detached, or made without the network's answers"
         )
 
 

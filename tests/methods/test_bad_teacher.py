@@ -69,7 +69,7 @@ def test_neither_teacher_is_saved_and_both_load_strictly(
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in module.state_dict().items())
     saved["state_dict"]["bad_techer.head.bias"] = torch.zeros(4)
     torch.save(saved, tmp_path / "broken.ckpt")
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*bad_techer"):
+    with pytest.raises(UsageError, match=r"Unexpected key.*bad_techer"):
         make_trainer().validate(again, datamodule=make_data(), ckpt_path=tmp_path / "broken.ckpt", weights_only=True)
 
 

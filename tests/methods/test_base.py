@@ -73,7 +73,7 @@ def test_a_teacher_is_not_saved_and_the_checkpoint_loads_strictly_all_the_same(
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in module.state_dict().items())
     broken = {**saved, "state_dict": {n: v for n, v in saved["state_dict"].items() if n != "backbone.head.bias"}}
     torch.save(broken, tmp_path / "broken.ckpt")
-    with pytest.raises(RuntimeError, match=r"Missing key.*backbone\.head\.bias"):
+    with pytest.raises(UsageError, match=r"OPC cannot load this checkpoint: Missing key.*backbone\.head\.bias"):
         make_trainer().validate(new(), datamodule=make_data(), ckpt_path=tmp_path / "broken.ckpt", weights_only=True)
 
 

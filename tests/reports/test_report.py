@@ -177,7 +177,7 @@ def test_an_error_before_training_leaves_no_directory(make_backbone, make_data, 
 def test_a_checkpoint_that_does_not_load_leaves_no_row(make_backbone, make_data, make_trainer, tmp_path, how):
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, tmp_path / "empty.ckpt")
     report = Report()
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(UsageError, match="FineTune cannot load this checkpoint: Missing key"):
         getattr(make_trainer(Evaluation(), report), how)(
             FineTune(make_backbone()), datamodule=make_data(), ckpt_path=tmp_path / "empty.ckpt", weights_only=True
         )
