@@ -78,7 +78,8 @@ def unlearn(
         **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
             is logged or saved. ``enable_progress_bar=False`` leaves out the bar, and the line on each attack.
 
-    The random numbers of the caller go on as if nothing had been drawn.
+    An attack that raises an error is left out, and named with the error. The random numbers of the caller go on as if
+    nothing had been drawn.
 
     Raises:
         UsageError: for an unknown method or attack, missing ``max_epochs``, a network that does not fit the data, or a
@@ -131,7 +132,8 @@ def audit(
         wrap: as for :func:`unlearn`.
         **trainer: as for :func:`unlearn`.
 
-    The random numbers of the caller go on as if nothing had been drawn.
+    What an attack raises ends the audit: one that passes with attacks left out would be worth less. The random numbers
+    of the caller go on as if nothing had been drawn.
 
     Raises:
         UsageError: for an unknown attack, a network that does not fit the data, or a strategy whose processes cannot
@@ -172,9 +174,10 @@ def _measured(
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
     found, suite = _suite(attacks) if isinstance(attacks, str) else (_listed(attacks), None)
-    report = Report(write=False)
+    report, driver = Report(write=False), Evaluation(retrain, suite)
+    driver.goes_on = start is Trainer.fit  # what was trained must not be lost
     own = arguments.get("callbacks") or []
-    callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, Evaluation(retrain, suite), report]
+    callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, driver, report]
     with warnings_alone(progress=arguments.get("enable_progress_bar") is not False):
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
         try:

@@ -31,7 +31,7 @@ from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.quiet import leave_out_known_lines
 from lit_unlearn.reports.report import report_of
 from lit_unlearn.resuming import SaveSettings
-from lit_unlearn.run_command import UnlearnCLI
+from lit_unlearn.run_command import UnlearnCLI, evaluation_of
 from lit_unlearn.run_files import RUNS
 from lit_unlearn.usage import COMMANDS
 from lit_unlearn.zoo_command import zoo
@@ -57,6 +57,12 @@ class _Parser(UnlearnCLI):
         """Leaves out the run."""
 
 
+class _WithBrokenAttacks(UnlearnCLI):
+    """One run by itself keeps what other attacks measure; a benchmark, which would count it as done, does not."""
+
+    goes_on = True
+
+
 class Checker:
     """Says whether the command line accepts the settings of a run. Its parser is built once, when it is first asked."""
 
@@ -74,10 +80,15 @@ class Checker:
         return None
 
 
-def run(args: ArgsType = None) -> UnlearnCLI:
-    """Runs one subcommand, as :func:`main` does, but lets errors through."""
+def run(args: ArgsType = None, goes_on: bool = False) -> UnlearnCLI:
+    """Runs one subcommand, as :func:`main` does, but lets errors through.
+
+    Args:
+        args: the words of the command line.
+        goes_on: whether an attack that raises an error is left out, and the others are run.
+    """
     keep_freed_memory()
-    return _command_line(UnlearnCLI, args=args)
+    return _command_line(_WithBrokenAttacks if goes_on else UnlearnCLI, args=args)
 
 
 def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
@@ -153,7 +164,7 @@ _COMMANDS: Mapping[str, Callable[[list[str]], int | None]] = {
 
 
 def main(args: ArgsType = None) -> None:
-    """The console script: a user error is one line on stderr and status 2, and a diverged run one and status 1."""
+    """The console script: a user error is one line on stderr and status 2; status 1: it diverged, an attack raised."""
     words = sys.argv[1:] if args is None else args
     ours = not _process_group_is_open()
     try:
@@ -164,7 +175,7 @@ def main(args: ArgsType = None) -> None:
             case [word, *_] if not word.startswith("-") and word not in UnlearnCLI.subcommands():
                 raise unknown("command", word, COMMANDS)
             case _:
-                _exit_if_diverged(run(args))
+                _exit_unless_whole(run(args, goes_on=True))
     except SIGTERMException:
         sys.exit(143)
     except (argparse.ArgumentError, RuntimeError, MisconfigurationException, ValueError, TypeError, OSError) as error:
@@ -179,12 +190,18 @@ def main(args: ArgsType = None) -> None:
             distributed.destroy_process_group()
 
 
-def _exit_if_diverged(cli: UnlearnCLI) -> None:
+def _exit_unless_whole(cli: UnlearnCLI) -> None:
     """Exits with status 1 on the first process: Lightning ends the others when one that it started fails."""
-    report = report_of(cli.trainer)
-    if report.rows and report.rows[-1].status == "diverged" and cli.trainer.is_global_zero:
-        where = f" (see {report.directory})" if report.directory is not None else ""
+    report, raised = report_of(cli.trainer), evaluation_of(cli.trainer).raised
+    if not cli.trainer.is_global_zero:
+        return
+    where = f" (see {report.directory})" if report.directory is not None else ""
+    if report.rows and report.rows[-1].status == "diverged":
         print(f"lit-unlearn: error: the run diverged: {report.rows[-1].reason}{where}", file=sys.stderr)
+        sys.exit(1)
+    if raised:
+        said = "; ".join(f"{title} was left out: {reason}" for title, reason in raised.items())
+        print(f"lit-unlearn: error: {printable(said)}{where}", file=sys.stderr)
         sys.exit(1)
 
 

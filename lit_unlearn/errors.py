@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
 
+RAISED = "it raised "
+"""How the reason begins of an attack that has no numbers because it raised an error."""
+
 
 class UsageError(ValueError):
     """A mistake in what the user asked for: the command line prints its one line and exits with status 2."""

@@ -60,6 +60,7 @@ class Measurement:
         notes: texts of attacks.
         artifacts: pictures and maps of attacks.
         skipped: title of an attack → why it has no numbers, or which of them are undefined.
+        raised: those of them whose attack raised an error.
         seconds: title → how long it took.
         images_seen: images in the batches of its training, each as often as it came, where that is known.
         weights: where the weights come from (``source``, ``sha256``); empty for those of the run itself.
@@ -70,6 +71,7 @@ class Measurement:
     notes: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    raised: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     images_seen: int | None = None
     weights: dict[str, str] = field(default_factory=dict)
@@ -103,9 +105,14 @@ class Driver(Callback):
 
     Attributes:
         began: whether the run has begun and no results were handed over yet.
+        goes_on: whether an attack that raises an error is left out, with its reason, and the others are run; else the
+            error ends the run.
+        raised: attacks of the last run that raised an error → the error, and where.
     """
 
     began: bool = False
+    goes_on: bool = False
+    raised: dict[str, str]
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -43,7 +43,13 @@ _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 
 
 class UnlearnCLI(LightningCLI):
-    """LightningCLI with the evaluation and the report in every run, and run directories named after the method."""
+    """LightningCLI with the evaluation and the report in every run, and run directories named after the method.
+
+    Attributes:
+        goes_on: whether an attack that raises an error is left out, and the others are run.
+    """
+
+    goes_on: ClassVar[bool] = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--evaluation.…``, ``--report.…``, ``--compile``, ``--memory_format`` and ``--resume.allow``."""
@@ -172,6 +178,7 @@ class UnlearnCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs in the memory format; of a full disk that another library found, it names the run's directory."""
         self.model.memory_format = self._settings().memory_format
+        evaluation_of(self.trainer).goes_on = self.goes_on
         try:
             super()._run_subcommand(subcommand)
         except OSError as error:
@@ -262,9 +269,7 @@ class UnlearnCLI(LightningCLI):
             folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
             paths = [str(retrained(config, settings.as_dict(), folder, number, trains)) for number in range(count)]
         settings.evaluation.retrain = paths if count > 1 else paths[0]
-        for callback in cast(Any, self.trainer).callbacks:
-            if isinstance(callback, Evaluation):
-                callback.retrain = list(paths)
+        evaluation_of(self.trainer).retrain = list(paths)
 
     def _check_monitors(self) -> None:
         """Refuses what EarlyStopping cannot find, as far as it is known: the package's methods log accuracies alone."""
@@ -278,3 +283,9 @@ class UnlearnCLI(LightningCLI):
 
     def _settings(self) -> Any:
         return self.config[self.config["subcommand"]]
+
+
+def evaluation_of(trainer: Trainer) -> Evaluation:
+    """The evaluation among a Trainer's callbacks, which the command line always adds."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, Evaluation))

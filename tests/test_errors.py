@@ -15,6 +15,7 @@ from command_line import experiment, lit_unlearn
 
 from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
+from lit_unlearn.reports import read_rows
 
 FIT = ("fit", *experiment("random_labels"), "--trainer.max_epochs=1")
 BARE = (*FIT, "--evaluation.retrain", "null")
@@ -562,7 +563,45 @@ class NoName(NoFamily):
 """
 
 
+BREAKS = """
+from lit_unlearn.attacks import Attack, AttackResult
+
+
+class Breaks(Attack):
+    family = "recovery"
+    def __init__(self):
+        super().__init__("breaks")
+
+    def evaluate(self, target):
+        return 1 / 0.0
+
+
+class Undefined(Attack):
+    family = "recovery"
+    def __init__(self):
+        super().__init__("undefined")
+
+    def evaluate(self, target):
+        return AttackResult({"nothing": float("nan")})
+"""
 ORIGINAL_WEIGHTS = ("--model.weights", "digits_resnet8")
+
+
+def test_an_attack_that_raises_is_left_out_and_the_status_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_attacks.py").write_text(BREAKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    attacks = "[own_attacks.Breaks, own_attacks.Undefined, HeadRecovery]"
+    outcome = lit_unlearn(tmp_path, *BARE, "--trainer.callbacks", attacks, "--report.checkpoint=false")
+    sys.modules.pop("own_attacks", None)
+    assert (outcome.status, outcome.err.count("\n")) == (1, 1), outcome.err
+    reason = "it raised ZeroDivisionError: float division by zero (own_attacks.py, line 11)"
+    assert f"lit-unlearn: error: recovery/breaks was left out: {reason} (see runs" in outcome.err
+    assert f"recovery/breaks was not run: {reason}." in outcome.out
+    assert "recovery/undefined has undefined numbers: nothing." in outcome.out
+    *_, row = read_rows(next(tmp_path.glob("runs/*/*/results.json")))
+    assert (row.status, row.skipped["recovery/breaks"]) == ("ok", reason)
+    assert "recovery/hr/forget_acc" in row.attacks
 
 
 @pytest.mark.parametrize(

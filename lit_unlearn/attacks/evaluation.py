@@ -1,8 +1,10 @@
 """The driver of a run: it measures Original, Retrain and the unlearned model alike, and hands over the results."""
 
 import dataclasses
+import inspect
 import math
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
-from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.errors import RAISED, UsageError, check_at_least, first_line
 from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 
@@ -43,6 +45,10 @@ class Evaluation(Driver):
     ``validate``; after ``test`` it scores the models without an attack. Every callback with a method
     ``on_attacks_end(trainer, pl_module, results)`` then gets the :class:`~lit_unlearn.results.Results`. A Trainer with
     attacks and no Evaluation gets one with the defaults.
+
+    An attack that raises an error ends the run, unless ``goes_on`` is set, as the command line and ``unlearn`` do: then
+    it is left out with its reason. With several processes it ends the run in any case, since it may raise on one alone
+    while the others wait for it.
 
     Args:
         retrain: the reference model trained without the forget set: weights as a file or as a name in the manifest,
@@ -87,6 +93,7 @@ class Evaluation(Driver):
         self.pool = check_pool(pool)
         self._pool: Pool | None = None
         self._results: Results | None = None
+        self.raised: dict[str, str] = {}
         self._warnings: list[str] = []
         self._flags: list[Flag] = []
 
@@ -111,6 +118,7 @@ class Evaluation(Driver):
         # A new list, since Lightning is iterating over the old one.
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
         self.began, self._results, self._warnings, self._flags = False, None, [], []
+        self.raised = {}
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._retrains = load_retrains(self.retrain, pl_module, data)
         pool = self.pool or as_pool(self._retrains)
@@ -208,26 +216,34 @@ class Evaluation(Driver):
             for callback in _callbacks(trainer):
                 if isinstance(callback, TakesModel):
                     callback.on_attacks_start(trainer, module)
-            measure(targets["unlearned"], attacks, results.models["unlearned"])
+            self._measure(trainer, targets["unlearned"], attacks, results.models["unlearned"])
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
             tell_progress(f"Measuring the reference model: {subject}")
             found = measurement_of(self._retrains[0]) if subject == "retrain" else Measurement()
-            measure(targets[subject], attacks, found)
+            self._measure(trainer, targets[subject], attacks, found)
             results.models[subject] = found
         if "retrain" in results.models:
-            results.more_retrains = list(self._measure_more(module, targets["retrain"], attacks))
+            results.more_retrains = list(self._measure_more(trainer, module, targets["retrain"], attacks))
         self._hand_over(trainer, module, results)
 
-    def _measure_more(self, module: Any, first: Target, attacks: Sequence[Attack]) -> Iterator[Measurement]:
+    def _measure(self, trainer: Trainer, target: Target, attacks: Sequence[Attack], found: Measurement) -> None:
+        """Measures one model, and notes which attacks raised an error."""
+        measure(target, attacks, found, goes_on=self.goes_on and trainer.world_size == 1)
+        for title in found.raised:
+            self.raised.setdefault(title, found.skipped[title])
+
+    def _measure_more(
+        self, trainer: Trainer, module: Any, first: Target, attacks: Sequence[Attack]
+    ) -> Iterator[Measurement]:
         """Measures the Retrains after the first, one in memory at a time; their pictures are not kept."""
         for number, retrain in enumerate(self._retrains[1:], start=2):
             tell_progress(f"Measuring the reference model: retrain {number} of {len(self._retrains)}")
             found = measurement_of(retrain)
             set_memory_format(retrain.backbone, memory_format_of(module.backbone))
             model = EncodedData(retrain.backbone, first.data, module.device)
-            measure(dataclasses.replace(first, model=model), attacks, found)
+            self._measure(trainer, dataclasses.replace(first, model=model), attacks, found)
             model.release()
             found.artifacts = {}
             yield found
@@ -266,14 +282,41 @@ class Evaluation(Driver):
                 callback.on_attacks_end(trainer, module, results)
 
 
-def measure(target: Target, attacks: Sequence[Attack], found: Measurement) -> None:
-    """Scores one model on every split, runs attacks on it, and adds to a measurement what each finds."""
+def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_on: bool = False) -> None:
+    """Scores one model on every split, runs attacks on it, and adds to a measurement what each finds.
+
+    Args:
+        target: the model.
+        attacks: what to run.
+        found: takes the numbers.
+        goes_on: whether an attack that raises an error is left out, with its reason; a UsageError is let through.
+    """
     started = time.perf_counter()
     with isolated(target.device):
         found.metrics.update(target.accuracies(lambda batch: batch.logits))
     found.seconds[TITLE] = time.perf_counter() - started
     for attack in attacks:
-        run_attack(attack, target, found)
+        try:
+            run_attack(attack, target, found)
+        except UsageError:
+            raise
+        except Exception as error:  # an attack of the user's own may raise anything
+            if not goes_on:
+                raise
+            reason = _raised(attack, error)
+            rank_zero_warn(f"{attack.title} was left out: {reason}")
+            found.skipped[attack.title] = reason
+            found.raised.append(attack.title)
+
+
+def _raised(attack: Attack, error: Exception) -> str:
+    """The error of an attack, with the last line of the attack's own file that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = inspect.getsourcefile(type(attack))
+    place = [frame for frame in frames if frame.filename == own][-1:] or frames[-1:]
+    where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in place)
+    said = "" if not str(error).strip() else f": {first_line(error)}"
+    return f"{RAISED}{type(error).__name__}{said}{where}"
 
 
 def run_attack(attack: Attack, target: Target, found: Measurement) -> None:

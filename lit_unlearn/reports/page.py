@@ -165,7 +165,10 @@ def _context(entries: Sequence[Entry], rows: Sequence[Row], shown: Sequence[Row]
         "title": _title(methods),
         "evidence": methods[0].statement[1] if len(methods) == 1 else "",
         "missing": missing_references(rows),
-        "warnings": [text for entry in methods for text in _warnings(entry, rows)],
+        "warnings": [
+            *(text for entry in methods for text in _warnings(entry, rows)),
+            *wording.raised_on_references(rows),
+        ],
         "splits": shown_splits(shown),
         "no_attack": NO_ATTACK,
     }

@@ -90,7 +90,9 @@ def plain_table(rows: Sequence[Row], margins: Margins = MARGINS) -> str:
 
 
 def verdict_lines(rows: Sequence[Row], margins: Margins = MARGINS) -> list[str]:
-    """The verdict on each method with its headline, a line each.
+    """The verdict on each method with its headline, its flags and the attacks that were left out, a line each.
+
+    Of Original and Retrain, only attacks that raised an error are named.
 
     Args:
         rows: result rows, as in :func:`results_table`.
@@ -101,9 +103,10 @@ def verdict_lines(rows: Sequence[Row], margins: Margins = MARGINS) -> list[str]:
         if row.method not in (ORIGINAL, RETRAIN):
             verdict = judge(row, rows, margins)
             line = f"{label}: {wording.title(verdict)}. {wording.headline(row, verdict)}"
-            said = [line, *(f"{label}: {flag}" for flag in wording.flag_lines(row, verdict))]
-            lines += [printable(each.replace("\N{NO-BREAK SPACE}", " ")) for each in said]
-    return lines
+            more = [*wording.flag_lines(row, verdict), *(wording.left_out(row) if row.status == "ok" else ())]
+            said = [line, *(f"{label}: {each}" for each in more)]
+            lines += [each.replace("\N{NO-BREAK SPACE}", " ") for each in said]
+    return [printable(line) for line in (*lines, *wording.raised_on_references(rows))]
 
 
 def _caption(rows: Sequence[Row]) -> str:

@@ -1,11 +1,12 @@
 """A verdict in words: a title, a headline with its numbers, and remarks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lit_unlearn.errors import RAISED
 from lit_unlearn.reports.comparisons import Comparison
 from lit_unlearn.reports.numbers import ACCURACIES, forgets
-from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, Row, chance
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
 TITLES: dict[Level, str] = {
@@ -26,6 +27,12 @@ IMAGES = {
     "test_forgotten_before_acc": "unseen images of classes that earlier requests forgot",
 }
 _NEAR_CHANCE = 0.05
+_UNDEFINED = "undefined: "
+"""How the reason of an attack begins that was run, and of which only some numbers are undefined."""
+
+_NAMES = 3
+"""How many undefined numbers of an attack are named."""
+
 _SPACE, _MINUS = "\N{NO-BREAK SPACE}", "\N{MINUS SIGN}"
 
 
@@ -128,7 +135,36 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
         found.append("Utility is unknown: accuracy on the retained test images is missing, here or for the references.")
     if row.status == "ok":
         found += [*_about_evidence(verdict), *_about_numbers(row, verdict)]
-    return found + [f"{attack} was not run: {why}." for attack, why in row.skipped.items() if not _undefined(why)]
+    return found + left_out(row)
+
+
+def left_out(row: Row) -> list[str]:
+    """A sentence for each attack of a row that was not run, and for each that has undefined numbers."""
+    return [
+        f"{attack} has undefined numbers: {_shortened(why.removeprefix(_UNDEFINED), attack)}."
+        if why.startswith(_UNDEFINED)
+        else f"{attack} was not run: {why}."
+        for attack, why in row.skipped.items()
+    ]
+
+
+def raised_on_references(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each attack that raised an error on Original or a Retrain."""
+    found = [
+        f"{row.method}: {attack} was not run: {why}."
+        for row in rows
+        if row.method in (ORIGINAL, RETRAIN)
+        for attack, why in row.skipped.items()
+        if why.startswith(RAISED)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _shortened(names: str, attack: str) -> str:
+    """The first of the names, without the attack's, and how many more there are."""
+    each = [name.removeprefix(f"{attack}/") for name in names.split(", ")]
+    more = f" and {len(each) - _NAMES} more" if len(each) > _NAMES else ""
+    return f"{', '.join(each[:_NAMES])}{more}"
 
 
 def flag_lines(row: Row, verdict: Verdict | None) -> list[str]:
@@ -179,11 +215,6 @@ def _undecided(verdict: Verdict) -> str:
         return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
     most = max((seeds for seeds in needed if seeds is not None), default=0)
     return f" About {most} seeds of the method, and as many Retrains, would probably decide."
-
-
-def _undefined(reason: str) -> bool:
-    """Whether an attack was run and only some of its numbers are undefined, which the settings of the run name."""
-    return reason.startswith("undefined: ")
 
 
 def _about_evidence(verdict: Verdict) -> Iterator[str]:

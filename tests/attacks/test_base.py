@@ -1,4 +1,6 @@
 import copy
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Retrain
+from lit_unlearn.reports import plain_table
 from lit_unlearn.reports.report import Report
 from lit_unlearn.results import AttackResult
 
@@ -219,6 +222,53 @@ def test_nothing_of_a_run_stays_on_an_attack(make_backbone, make_data, fit, make
     assert keeps.results.status == "diverged"
     assert keeps.results.models["unlearned"].attacks == {}
     assert keeps.results.models["unlearned"].skipped[attack.title] == "the run diverged"
+
+
+class RaisesThere(HeadRecovery):
+    """Breaks on one kind of model."""
+
+    def __init__(self, subject):
+        super().__init__(name=f"breaks-{subject}")
+        self.subject = subject
+
+    def evaluate(self, target):
+        if target.subject == self.subject:
+            raise KeyError("stage9")
+        return super().evaluate(target)
+
+
+def test_an_attack_that_raises_is_left_out_where_the_run_is_to_go_on(make_backbone, make_data, fit):
+    report, driver, keeps = Report(), Evaluation(retrain=make_backbone(seed=5)), Keeps()
+    driver.goes_on = True
+    attacks = HeadRecovery(), RaisesThere("unlearned"), RaisesThere("original")
+    with pytest.warns(UserWarning, match="was left out: it raised KeyError: 'stage9'"):
+        fit(FineTune(make_backbone()), make_data(), driver, *attacks, report, keeps)
+    row = {each.method: each for each in report.rows}
+    assert [each.method for each in report.rows] == ["Original", "Retrain", "FineTune"]
+    assert all(each.status == "ok" for each in report.rows)
+    reason = row["FineTune"].skipped["recovery/breaks-unlearned"]
+    assert re.fullmatch(r"it raised KeyError: 'stage9' \(test_base\.py, line \d+\)", reason)
+    line = int(re.search(r"line (\d+)", reason)[1])
+    assert 'raise KeyError("stage9")' in Path(__file__).read_text().splitlines()[line - 1]
+    assert len(row["FineTune"].attacks) == len(row["Original"].attacks) == 8
+    assert len(row["Retrain"].attacks) == 12
+    assert set(driver.raised) == {"recovery/breaks-unlearned", "recovery/breaks-original"}
+    text, page = plain_table(report.rows), (report.directory / "report.html").read_text()
+    page = page.partition("Settings of each run")[0]
+    for found in (text, html.unescape(page)):
+        assert f"recovery/breaks-unlearned was not run: {reason}." in found
+        assert "Original: recovery/breaks-original was not run: it raised KeyError" in found
+
+
+def test_a_usage_error_of_an_attack_ends_the_run_all_the_same(make_backbone, make_data, fit):
+    class Refuses(HeadRecovery):
+        def evaluate(self, target):
+            raise UsageError("no such stage")
+
+    driver = Evaluation()
+    driver.goes_on = True
+    with pytest.raises(UsageError, match="no such stage"):
+        fit(FineTune(make_backbone()), make_data(), driver, Refuses())
 
 
 def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, make_data, fit):

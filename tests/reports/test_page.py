@@ -126,6 +126,9 @@ def test_skipped_attacks_and_other_measurements_are_shown(original: Row, retrain
     shallow.attacks["membership/auc"] = 0.5125
     text = plain(render([original, retrain, shallow]))
     assert "inversion was not run: no original." in text
+    shallow.skipped = {"x/y": "undefined: x/y/auc"}
+    shown, _, _ = render([original, retrain, shallow]).partition("Settings of each run")
+    assert "x/y has undefined numbers: auc." in shown
     assert "membership/auc \N{EN DASH} \N{EN DASH} 0.5125" in text
 
 

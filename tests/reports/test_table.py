@@ -70,3 +70,18 @@ def test_the_text_has_table_and_verdict(original: Row, retrain: Row, shallow: Ro
     assert last.startswith("GA: Leaks. The model still shows what it was to forget. recovery/worst names 91.0 %")
     assert text.count("Leaks") == 1
     assert "\x1b" not in plain_table([Row("\x1b[2J", "ok"), original])
+
+
+def test_attacks_that_were_left_out_are_named_below_the_table(original: Row, retrain: Row, shallow: Row) -> None:
+    shallow.skipped = {"recovery/fm": "it needs the original model", "membership/lira": UNDEFINED}
+    original.skipped = retrain.skipped = {"membership/u_lira": "it needs 3 Retrains"}
+    text = plain_table([original, retrain, shallow])
+    name = shallow.method
+    assert f"{name}: recovery/fm was not run: it needs the original model.\n" in text
+    assert f"{name}: membership/lira has undefined numbers: a, b, c and 1 more.\n" in text
+    assert "u_lira" not in text
+    shallow.status, shallow.reason = "diverged", "the loss"
+    assert "was not run" not in plain_table([original, retrain, shallow]), "one reason is enough"
+
+
+UNDEFINED = "undefined: membership/lira/a, membership/lira/b, membership/lira/c, membership/lira/d"
