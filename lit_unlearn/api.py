@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -22,6 +22,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
+from lit_unlearn.class_paths import find_class
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import method_configs, method_of_config
@@ -36,6 +37,8 @@ __all__ = ["Result", "audit", "unlearn"]
 
 Weights = str | Path | nn.Module | Mapping[str, Any]
 Retrains = Weights | Sequence[Weights]
+Own = TypeVar("Own")
+_FILES = (".yaml", ".yml")
 _QUIET = {
     "devices": 1,
     "logger": False,
@@ -65,10 +68,12 @@ def unlearn(
             unless ``method`` is an instance, which trains its own backbone.
         data: the images, and which of them are to be forgotten.
         method: the name of a class such as ``"OPC"``, which then has its own defaults; the name of a config of
-            ``model/`` such as ``"opc_deep"``, with its settings and its number of epochs; a class; or an instance,
-            which has a backbone and options of its own.
+            ``model/`` such as ``"opc_deep"``, with its settings and its number of epochs; the import path of a class of
+            your own, such as ``"smoothnoise.SmoothNoise"``; a class; or an instance, which has a backbone and options
+            of its own.
         options: arguments of the method, in place of the defaults or of the config's.
-        attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, or None.
+        attacks: ``"quick"``, ``"suite"``, another config of attacks by name or path, a list of attacks, of which each
+            may be the import path of a class of your own, such as ``"shift.LogitShift"``, or None.
         retrain: the network retrained without the forget set: a file or name of weights, an ``nn.Module``, a state
             dict, or weights of other code with what they were trained without, a file or a list of images:
             ``{"weights": …, "trained_without": "forget.txt"}``; or several of them, of other seeds, as a list.
@@ -173,7 +178,8 @@ def _measured(
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
-    found, suite = _suite(attacks) if isinstance(attacks, str) else (_listed(attacks), None)
+    named = isinstance(attacks, str) and not _is_class_path(attacks)
+    found, suite = _suite(str(attacks)) if named else (_listed(attacks), None)
     report, driver = Report(write=False), Evaluation(retrain, suite)
     driver.goes_on = start is Trainer.fit  # what was trained must not be lost
     own = arguments.get("callbacks") or []
@@ -205,7 +211,8 @@ def _listed(attacks: Any) -> Sequence[Attack]:
     Raises:
         UsageError: for what is no list of attacks.
     """
-    found = list(attacks) if isinstance(attacks, list | tuple) else [] if attacks is None else [attacks]
+    given = list(attacks) if isinstance(attacks, list | tuple) else [] if attacks is None else [attacks]
+    found = [_own_attack(each) if isinstance(each, str) and _is_class_path(each) else each for each in given]
     for each in found:
         if not isinstance(each, Attack):
             name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
@@ -226,11 +233,42 @@ def _made(
 
 
 def _class_of(name: str) -> type[UnlearnModule]:
+    if _is_class_path(name):
+        return _own_class("method", name, UnlearnModule)
     if name not in methods.__all__ or name == UnlearnModule.__name__:
         classes = [each for each in methods.__all__ if each != UnlearnModule.__name__]
         raise unknown("method", name, [*classes, *method_configs()])
     found: type[UnlearnModule] = getattr(methods, name)
     return found
+
+
+def _is_class_path(name: str) -> bool:
+    """Whether a name is an import path, such as ``smoothnoise.SmoothNoise``, and no file."""
+    return "." in name and all(part.isidentifier() for part in name.split(".")) and not name.endswith(_FILES)
+
+
+def _own_class(what: str, path: str, base: type[Own]) -> type[Own]:
+    """A class of the user's own.
+
+    Raises:
+        UsageError: if it cannot be imported, or is of another kind.
+    """
+    try:
+        found = find_class(path, base)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{what}: there is no module {error.name!r} (of {path})") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(f"{what}: {path} is no subclass of {base.__name__}")
+    return found
+
+
+def _own_attack(path: str) -> Attack:
+    """An attack of the user's own, with its defaults."""
+    kind: Callable[..., Attack] = _own_class("attacks", path, Attack)  # type: ignore[type-abstract]
+    try:
+        return kind()
+    except TypeError as error:
+        raise UsageError(f"attacks: {path} cannot be made without arguments ({error}): give an object") from error
 
 
 def _backbone(
@@ -263,5 +301,5 @@ def _retrains(
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:
     """The attacks of a config, such as ``quick``, and the name and version of their suite."""
-    is_path = "/" in name or name.endswith((".yaml", ".yml"))
+    is_path = "/" in name or name.endswith(_FILES)
     return attacks_of_config(name if is_path else f"attack/{name}")

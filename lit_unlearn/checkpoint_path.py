@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.errors import UsageError
+from lit_unlearn.parsing import as_list
 from lit_unlearn.reports.run_directory import free_root, free_version
 from lit_unlearn.run_files import CHECKPOINT, RUNS
 
@@ -52,7 +53,8 @@ def last_checkpoint(settings: Any, subcommand: str) -> str | None:
     """
     place = f"checkpoints/*{ModelCheckpoint.FILE_EXTENSION}" if subcommand == "fit" else CHECKPOINT
     logger = settings.trainer.logger
-    chosen = [directory for callback in settings.trainer.callbacks or () if (directory := _directory_of(callback))]
+    callbacks = as_list(settings.trainer.callbacks)
+    chosen = [directory for callback in callbacks if (directory := _directory_of(callback))]
     places = [place]
     if subcommand == "fit" and chosen:
         folder, places = Path(chosen[-1]), [Path(place).name]

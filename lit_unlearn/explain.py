@@ -5,13 +5,12 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, callbacks, loggers
 
 from lit_unlearn import attacks, backbones, data, methods
+from lit_unlearn.class_paths import find_class
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, first_line, nearest, unknown
 from lit_unlearn.files import DISK_FULL
@@ -105,7 +104,7 @@ def _explain_parsing(message: str) -> str:
     if value is None:
         return " ".join(message.split())
     given = next(group for group in value.groups() if group is not None)
-    if reason := _trouble_of_own(given):
+    if reason := _trouble_of_own(key, given):
         return f"{key}: {reason}"
     if match := re.search(r"No module named '.+'|module '\S+' has no attribute '\w+'", message):
         reason = "no such file" if given.endswith((".yaml", ".yml")) else match[0]
@@ -120,23 +119,21 @@ def _explain_parsing(message: str) -> str:
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}{hint}"
 
 
-def _trouble_of_own(given: str) -> str | None:
+def _trouble_of_own(key: str, given: str) -> str | None:
     """Why a class of the user's own, whose import path a value names, cannot be used; the parser has tried before."""
     paths = re.findall(r"(?<![\w./])[A-Za-z_]\w*(?:\.\w+)+(?![\w/])", given)
-    module, _, name = paths[0].rpartition(".") if paths else ("", "", "")
-    if not module or module.split(".")[0] == "lit_unlearn":
+    room = key.rpartition(".")[2]
+    if not paths or paths[0].split(".")[0] == "lit_unlearn":
         return None
+    if room not in _ROOMS and not paths[0].rpartition(".")[2][:1].isupper():
+        return None  # it may be the name of a file
     try:
-        found = getattr(import_module(module), name, None)
-    except SyntaxError as error:
-        return f"{Path(error.filename or module).name}, line {error.lineno}: {error.msg}"
-    except ModuleNotFoundError as error:
-        absent = error.name is not None and f"{module}.".startswith(f"{error.name}.")
-        return None if absent else f"{module} cannot be imported: {error}"
-    except Exception as error:
-        return f"{module} cannot be imported: {type(error).__name__}: {first_line(error)}"
-    lacking = sorted(getattr(found, "__abstractmethods__", ()))
-    return f"{paths[0]} has no {' and no '.join(lacking)}" if lacking else None
+        find_class(paths[0], _ROOMS[room][1] if room in _ROOMS else object)
+    except UsageError as error:
+        return str(error)
+    except ModuleNotFoundError:
+        pass
+    return None
 
 
 def _no_option(class_path: str, option: str) -> str:

@@ -11,6 +11,11 @@ from jsonargparse import ArgumentParser
 from lit_unlearn.errors import unknown
 
 
+def as_list(given: Any) -> list[Any]:
+    """An option such as ``trainer.callbacks``, which takes one object or several, as a list; null is none."""
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+
 class Parser(ArgumentParser):
     """The parser of a command: options go by their full names, and an error is raised.
 

@@ -18,6 +18,7 @@ from lit_unlearn.attacks import Attack
 from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.files import write_atomically
+from lit_unlearn.parsing import as_list
 
 Settings = dict[str, dict[str, Any]]
 """Kind → option → value, in JSON's own types; what is null is left out."""
@@ -85,12 +86,12 @@ def settings_by_kind(parser: LightningArgumentParser, config: Namespace) -> Sett
     options of the source are left out: they may hold keys, and others may read the same images.
     """
     settings = without_options(json.loads(parser.dump(config, format="json")))
-    given = (settings.get("trainer") or {}).pop("callbacks", None) or []
+    given = (settings.get("trainer") or {}).pop("callbacks", None)
     found: Settings = {_RUN: {}, **{kind: {} for kind in _OPTIONS}}
     for option, value in _flat(settings, ""):
         found[_kind(option)][option] = value
     seen: Counter[str] = Counter()
-    for callback in given if isinstance(given, list) else [given]:
+    for callback in as_list(given):
         name = str(callback["class_path"]).rpartition(".")[2]
         seen[name] += 1
         place = f"trainer.callbacks.{name}" + (f"#{seen[name]}" if seen[name] > 1 else "")

@@ -30,7 +30,7 @@ from lit_unlearn.errors import UsageError, check_no_folder, unknown
 from lit_unlearn.files import DISK_FULL, of_file
 from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_original, check_run, check_trains
-from lit_unlearn.parsing import known_options
+from lit_unlearn.parsing import as_list, known_options
 from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import claim_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
@@ -146,7 +146,7 @@ class UnlearnCLI(LightningCLI):
         """Takes the name of a suite from a run that lacks some of its attacks: its rows would pass for others."""
         settings = self._settings()
         suite = settings.evaluation.suite
-        if suite and (lacking := lacks_of_suite(suite, settings.trainer.callbacks or ())):
+        if suite and (lacking := lacks_of_suite(suite, as_list(settings.trainer.callbacks))):
             shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
             rank_zero_info(f"these are not the attacks of {suite} ({shown} differ or are missing): rows name no suite")
             settings.evaluation.suite = None

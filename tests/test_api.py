@@ -261,6 +261,11 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
             "is 3, but must be a text or a path or None",
         ),
         ({"method": "OPC", "max_epochs": 1, "attacks": ["HeadRecovery"]}, "'HeadRecovery' is no attack"),
+        ({"method": "nowhere_here.Mine", "max_epochs": 1}, "method: there is no module 'nowhere_here'"),
+        ({"method": "lit_unlearn.methods.FineTun", "max_epochs": 1}, "has no class 'FineTun'; did you mean 'FineTune'"),
+        ({"method": "lit_unlearn.IDI", "max_epochs": 1}, "method: lit_unlearn.IDI is no subclass of UnlearnModule"),
+        ({"method": "OPC", "max_epochs": 1, "attacks": "lit_unlearn.OPC"}, "lit_unlearn.OPC is no subclass of Attack"),
+        ({"method": "OPC", "max_epochs": 1, "attacks": ["own_api.Needs"]}, "own_api.Needs cannot be made without arg"),
         ({"method": "OPC", "max_epochs": 1, "attacks": [lu.HeadRecovery]}, "'HeadRecovery' is no attack"),
     ],
 )
@@ -269,6 +274,24 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         lu.unlearn(plain, make_data(), **arguments, **QUIET)  # type: ignore[arg-type]
+
+
+def test_classes_of_ones_own_are_named_by_their_import_path(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    result = lu.unlearn(
+        plain,
+        make_data(),
+        method="own_api.Mine",
+        options={"k": 3},
+        attacks=["own_api.Probe", lu.HeadRecovery()],
+        max_epochs=1,
+        **QUIET,
+    )
+    row = result.rows[-1]
+    assert (row.method, row.hyperparameters["k"]) == ("Mine", 3)
+    assert {name.rpartition("/")[0] for name in row.attacks} == {"recovery/own", "recovery/hr"}
+    assert "recovery/own/forget_acc" in lu.audit(plain, make_data(), attacks="own_api.Probe", **QUIET).rows[-1].attacks
 
 
 @pytest.mark.parametrize(

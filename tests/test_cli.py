@@ -792,6 +792,7 @@ def test_what_cannot_begin_is_refused_before_its_retrain_is_trained(tmp_path: Pa
     ("changes", "suite"),
     [
         (("--trainer.callbacks", "[HeadRecovery]"), None),
+        (("--trainer.callbacks", "HeadRecovery"), None),
         (("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/forget_acc"), "quick 2"),
     ],
 )

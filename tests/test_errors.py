@@ -179,7 +179,13 @@ PARSED = [
     ),
     inline(*FIT, "--trainer.callbacks+=torch.nn.Linear", says=("torch.nn.Linear", "subclass of Callback"), id="no-cb"),
     inline(*FIT, "--trainer.logger", "CSVLoger", says=("trainer.logger:", "'CSVLoger'", "CSVLogger"), id="logger"),
-    inline(*FIT, "--model.optimizer", "torch.optim.SDG", says=("model.optimizer:", "'torch.optim.SDG'"), id="optim"),
+    inline(
+        *FIT,
+        "--model.optimizer",
+        "torch.optim.SDG",
+        says=("model.optimizer: torch.optim has no class 'SDG'",),
+        id="optim",
+    ),
     inline(*FIT, "--model", "no.such.Method", says=("model:", "No module named 'no'", *METHODS), id="module"),
     inline(*FIT, "--model", "nope.yaml", says=("model:", "'nope.yaml'", "no such file"), id="model file"),
     inline(*FIT, "--evaluation.retrian", "x", says=("Evaluation has no option 'retrian'", "'retrain'"), id="option"),
@@ -627,6 +633,12 @@ def test_an_attack_that_raises_is_left_out_and_the_status_is_1(tmp_path: Path, m
         (
             ("--model", "own_classes.Forgets", *ORIGINAL_WEIGHTS),
             "Forgets asks for batch['forget'], but a batch of order = 'retain'",
+        ),
+        (("--model", "own_classes.NoWeigths"), "model: own_classes has no class 'NoWeigths'; did you mean 'NoWeights'"),
+        (("--trainer.callbacks", "[own_classes.Bear]"), "own_classes has no class 'Bear'; did you mean 'Bare'"),
+        (
+            ("--trainer.callbacks+=own_classes.Xyzzy",),
+            "own_classes has no class 'Xyzzy' (allowed: Bare, NoFamily, NoName)",
         ),
         (("--trainer.callbacks", "[own_classes.Bare]"), "trainer.callbacks: own_classes.Bare has no evaluate"),
         (("--trainer.callbacks", "[own_classes.NoFamily]"), "NoFamily has no family: set one"),
