@@ -39,7 +39,7 @@ class Killer(Callback):
 class KillingAttack(Attack):
     """Kills its own process when all is trained."""
 
-    family = "killing"
+    family = "other"
 
     def __init__(self) -> None:
         super().__init__("now")

@@ -17,8 +17,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_unlearn.attacks.target import ImageData, Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.results import AttackResult, Subject
+
+FAMILIES = {
+    "recovery": "what of the forgotten can be read out of the model",
+    "relearn": "how fast the model learns the forgotten again",
+    "compression": "what a pruned or quantised model answers",
+    "membership": "which images were trained on",
+    "detectability": "which images or classes were forgotten",
+    "perturbation": "what changed images are taken for",
+    "representation": "what the stages of the network hold",
+    "inversion": "images that are rebuilt from the model",
+    "other": "what is none of these",
+}
+"""The families that an attack may belong to: the verdict and the pages read them from the beginning of every name."""
 
 _ROUNDED = 1e-6
 """By how much a sum of fractions may be above 1."""
@@ -31,7 +44,7 @@ class Attack(Callback, ABC):
         name: metric name prefix after the family, ``<family>/<name>/…``; two attacks of one run need two names.
 
     Attributes:
-        family: the group of attacks that this one belongs to.
+        family: the group of attacks that this one belongs to, one of ``FAMILIES``.
         needs_original: whether the attacker holds the original model; without one the attack is skipped.
     """
 
@@ -46,11 +59,13 @@ class Attack(Callback, ABC):
         """Family and name, the prefix of every number.
 
         Raises:
-            UsageError: if a subclass has set no family, or has not called ``super().__init__``.
+            UsageError: if a subclass has set no family or an unknown one, or has not called ``super().__init__``.
         """
         kind, family = type(self).__name__, getattr(self, "family", None)
         if not isinstance(family, str):
             raise UsageError(f"{kind} has no family: set one, such as family = 'recovery'")
+        if family not in FAMILIES:
+            raise unknown(f"family of {kind}:", family, FAMILIES)
         if not isinstance(getattr(self, "name", None), str):
             raise UsageError(f"{kind} has no name: call super().__init__(name) in its __init__")
         return f"{family}/{self.name}"

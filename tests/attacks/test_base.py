@@ -9,7 +9,9 @@ from attacked import Keeps
 from lightning.pytorch import Callback
 from torch import nn
 
+from lit_unlearn import attacks
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
+from lit_unlearn.attacks.base import FAMILIES
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Retrain
 from lit_unlearn.reports import plain_table
@@ -20,7 +22,7 @@ from lit_unlearn.results import AttackResult
 class Probe(Attack):
     """As a user would write one: trains a readout and takes gradients in the weights and the pixels."""
 
-    family = "probing"
+    family = "other"
 
     def __init__(self, name="probe", steps=3):
         super().__init__(name)
@@ -46,7 +48,7 @@ class Probe(Attack):
 
 
 class Fails(Attack):
-    family = "x"  # attacks run in the order of their titles
+    family = "relearn"  # attacks run in the order of their titles
 
     def evaluate(self, target):
         raise RuntimeError("the attack broke")
@@ -132,19 +134,19 @@ def test_a_user_written_attack_takes_gradients_and_finds_the_same_in_fit_and_val
     torch.manual_seed(77)
     row = report.rows[-1]
     splits = {f"{name}_acc" for name in ("forget", "retain", "test_forget", "test_retain")}
-    assert {name for name in row.attacks if name.startswith("probing/")} == {
-        f"probing/probe/{name}" for name in (*splits, "slope")
+    assert {name for name in row.attacks if name.startswith("other/")} == {
+        f"other/probe/{name}" for name in (*splits, "slope")
     }
-    assert row.attacks["probing/probe/slope"] > 0
-    assert row.seconds["probing/probe"] > 0
-    assert row.accuracies()["probing/probe"].keys() == splits
-    assert any(name.startswith("probing/") for name in report.rows[0].attacks)  # the Original is attacked as well
+    assert row.attacks["other/probe/slope"] > 0
+    assert row.seconds["other/probe"] > 0
+    assert row.accuracies()["other/probe"].keys() == splits
+    assert any(name.startswith("other/") for name in report.rows[0].attacks)  # the Original is attacked as well
     for inference_mode in (True, False):
         audit = Report(page=False)
         trainer = make_trainer(*suite(), audit, inference_mode=inference_mode)
         trainer.validate(module, datamodule=make_data(), verbose=False)
         found = audit.rows[-1].attacks
-        assert found["probing/probe/slope"] == pytest.approx(row.attacks["probing/probe/slope"], rel=1e-5)
+        assert found["other/probe/slope"] == pytest.approx(row.attacks["other/probe/slope"], rel=1e-5)
         assert found["recovery/hr/forget_acc"] == row.attacks["recovery/hr/forget_acc"]
 
 
@@ -152,7 +154,7 @@ def test_an_attack_alone_works_without_evaluation(make_backbone, make_data, make
     keeps = Keeps()
     trainer = make_trainer(Probe(), keeps, inference_mode=True)
     trainer.validate(FineTune(make_backbone()), datamodule=make_data(), verbose=False)
-    assert keeps.results.models["unlearned"].attacks["probing/probe/slope"] > 0
+    assert keeps.results.models["unlearned"].attacks["other/probe/slope"] > 0
 
 
 def test_numbers_reach_the_logger(make_backbone, make_data, fit):
@@ -280,3 +282,25 @@ def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, ma
     assert row.reason.startswith("RuntimeError: the attack broke")
     assert len(row.metrics) == 4
     assert len(row.attacks) == 4
+
+
+def test_a_family_that_no_verdict_reads_is_refused_with_those_that_there_are(make_backbone, make_data, fit):
+    class Misspelt(Probe):
+        family = "recovry"
+
+    with pytest.raises(UsageError, match="unknown family of Misspelt: 'recovry'; did you mean 'recovery'") as refusal:
+        fit(FineTune(make_backbone()), make_data(), Misspelt())
+    assert all(name in str(refusal.value) for name in FAMILIES)
+
+
+def test_every_family_is_on_the_page_for_writers_of_attacks_and_every_attack_has_one():
+    text = (Path(__file__).resolve().parents[2] / "docs/add-an-attack.md").read_text()
+    assert [name for name in FAMILIES if f"`{name}`" not in text] == []
+    kinds = [getattr(attacks, name) for name in attacks.__all__]
+    families = {kind.family for kind in kinds if issubclass(kind, Attack) and kind is not Attack}
+    assert families == FAMILIES.keys() - {"other"}
+
+
+def test_every_attack_that_is_imported_is_in_the_list_of_the_package():
+    found = {name for name, kind in vars(attacks).items() if isinstance(kind, type) and issubclass(kind, Attack)}
+    assert found <= set(attacks.__all__), "else neither --help nor the tests of all attacks know it"

@@ -68,7 +68,7 @@ def test_several_retrains_are_rows_of_their_own_and_attacks_that_compare_take_th
     fit(FineTune(make_backbone()), data, Evaluation(retrain=files), HeadRecovery(), SeesRetrain(), keeps, report)
     assert [row.method for row in report.rows] == ["Original", *["Retrain"] * 3, "FineTune"]
     assert [row.weights["source"] for row in report.rows[1:4]] == files
-    assert [row.attacks["test/sees/is_it"] for row in report.rows[1:4]] == [1, 0, 0]
+    assert [row.attacks["other/sees/is_it"] for row in report.rows[1:4]] == [1, 0, 0]
     assert report.rows[2].metrics == counted(make_backbone(seed=6), data)
     assert len({row.attacks["recovery/hr/test_forget_acc"] for row in report.rows[1:4]}) > 1
     assert report.rows[-1].verdict["retrains"] == 3
@@ -111,7 +111,7 @@ def test_of_further_retrains_only_numbers_stay_in_memory(make_backbone, make_dat
 class SeesRetrain(Attack):
     """Whether the target carries Retrain, and is it."""
 
-    family = "test"
+    family = "other"
 
     def __init__(self):
         super().__init__("sees")
@@ -129,7 +129,7 @@ def test_every_target_carries_retrain_that_attacks_are_measured_by(
     getattr(trainer, how)(FineTune(make_backbone()), datamodule=make_data())
     subjects = ("retrain", "unlearned") if how == "validate" else ("original", "retrain", "unlearned")
     assert {subject: found.attacks for subject, found in keeps.results.models.items()} == {
-        subject: {"test/sees/given": 1.0, "test/sees/is_it": float(subject == "retrain")} for subject in subjects
+        subject: {"other/sees/given": 1.0, "other/sees/is_it": float(subject == "retrain")} for subject in subjects
     }
 
 
@@ -138,7 +138,7 @@ def test_without_reference_models_only_the_model_of_the_run_is_measured(make_bac
     evaluation = Evaluation(retrain=retrained[1], reference_models=False)
     fit(FineTune(make_backbone()), make_data(), SeesRetrain(), evaluation, keeps)
     (found,) = keeps.results.models.values()
-    assert found.attacks["test/sees/given"] == 1
+    assert found.attacks["other/sees/given"] == 1
 
 
 def test_the_checkpoint_of_a_retrain_run_is_retrain(make_backbone, make_data, fit, trained_file):

@@ -250,6 +250,12 @@ def test_it_overrides_no_hook_of_the_base_and_calls_none(method):
         assert set(calls) <= {"__init__"}, kind
 
 
+def test_every_method_that_is_imported_is_in_the_list_of_the_package():
+    base = methods.UnlearnModule
+    found = {name for name, kind in vars(methods).items() if isinstance(kind, type) and issubclass(kind, base)}
+    assert found <= set(methods.__all__), "else none of these tests runs on it"
+
+
 def test_what_is_shared_leaves_the_hooks_of_training_to_the_method():
     hooks = {name for kind in SHARED for name in vars(kind) if name.startswith("on_") or name == "setup"}
     assert hooks == {"on_save_checkpoint", "on_load_checkpoint"}
