@@ -242,16 +242,16 @@ def _compared(
     sides = (means.value, others[0]), (means.retrain, others[1])
     of_images = max(fmean(sampling(key, *each, row) for row in models if measured(key, row)) for each in sides)
     leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
-    known = math.hypot(known_deviation(key.attack, models[0]) / lead, _more_of_few(key, [*ours, *theirs], models))
-    excess = difference(leads, of_retrain, known, of_images)
+    known = known_deviation(key.attack, models[0]) / lead
+    excess = difference(leads, of_retrain, known, of_images, _of_few(key, [*ours, *theirs], models))
     return Comparison(*key, *means, excess, unseen, margins)
 
 
-def _more_of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float:
-    """By how much models deviate more than is known where there are fewer images than it is known of.
+def _of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float:
+    """The variance of one model that the known deviation lacks, where there are fewer images than it is known of.
 
-    Each model is right or wrong about an image by itself. Over N images that makes a deviation of sqrt(p (1 - p) / N)
-    at most, and the known one has the part of its own number of images.
+    Each model is right or wrong about an image by itself. Over N images that makes a variance of p (1 - p) / N at most,
+    and the known deviation has the part of its own number of images.
 
     Args:
         key: what is compared.
@@ -267,7 +267,7 @@ def _more_of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> 
         of_all = fmean(sampling(key, mean, None, row) for row in models)
     else:
         of_all = one_share(mean, count * len(numbers)) / count
-    return math.sqrt(of_all * (1 - count / of_known))
+    return of_all * (1 - count / of_known)
 
 
 def largest_excess(row: Row, retrain: Row | None) -> float | None:

@@ -4,8 +4,8 @@ Two things vary: the training of the models, and the images that happen to be me
 
     d    = mean(M) - mean(R)                              M_1 … M_k, R_1 … R_n one number of each model
     s²   = (ν₀ s₀² + Σ(M - M̄)² + Σ(R - R̄)²) / (ν₀ + k - 1 + n - 1)
-    SE²  = s² (1/k + 1/n) + v                             v the sampling variance of the images
-    ν    = (ν₀ + k + n - 2) · (SE² / (SE² - v))²          Satterthwaite; v is taken as known
+    SE²  = (s² + w) (1/k + 1/n) + v                       v the sampling variance of the images
+    ν    = (ν₀ + k + n - 2) · (SE² / (s² (1/k + 1/n)))²   Satterthwaite; v and w are taken as known
 
 Few models say little on their deviation, so it is drawn towards a known one, s₀, that counts as ν₀ observations (the
 moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004). With one model on each side s₀ alone
@@ -16,6 +16,9 @@ bound that must hold then, too, is the wider one of these and Welch's, in which 
     SE²  = s_M² / k + s_R² / n + v                        s_M² the variance of M alone, s_R² that of R drawn towards s₀²
 
 With one model of the method there is no s_M, and its deviation is taken to be Retrain's.
+
+Of few images each model varies more than is known, since it is right or wrong about each by itself: w is the variance
+that s₀ lacks, 0 where there are as many images as it is known of.
 
 The images count once: all models are measured on the same ones. That is a compromise. Of two groups that answer each
 image alike the sampling errors cancel, and the bounds are too wide; where they are right about different images these
@@ -46,6 +49,7 @@ class Difference:
         ours: models of the first group, k.
         theirs: models of the second group, n.
         sampling: variance of the images, v.
+        each: variance of one model by its luck with few images, w.
         own: s_M, between models of the first group; None where there is one.
         others: s_R, between models of the second group, drawn towards what is known.
     """
@@ -58,11 +62,12 @@ class Difference:
     sampling: float
     own: float | None = None
     others: float = 0.0
+    each: float = 0.0
 
     @property
     def error(self) -> float:
         """The standard error SE."""
-        return math.sqrt(self.deviation**2 * (1 / self.ours + 1 / self.theirs) + self.sampling)
+        return math.sqrt((self.deviation**2 + self.each) * (1 / self.ours + 1 / self.theirs) + self.sampling)
 
     def low(self, alpha: float) -> float:
         """A lower bound that is above the true difference with probability alpha, of groups that vary alike."""
@@ -102,7 +107,7 @@ class Difference:
 
     def _alike(self, alpha: float) -> float:
         training = self.deviation**2 * (1 / self.ours + 1 / self.theirs)
-        freedom = self.freedom * ((training + self.sampling) / training) ** 2 if training else math.inf
+        freedom = self.freedom * (self.error**2 / training) ** 2 if training else math.inf
         return self.error * _quantile(alpha, freedom)
 
     def _welch(self, alpha: float) -> float:
@@ -114,7 +119,9 @@ class Difference:
         return math.sqrt(variance) * _quantile(alpha, variance**2 / doubt if doubt else math.inf)
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float], known: float, sampling: float) -> Difference:
+def difference(
+    ours: Sequence[float], theirs: Sequence[float], known: float, sampling: float, each: float = 0.0
+) -> Difference:
     """The difference of two groups of at least one model each.
 
     Args:
@@ -122,6 +129,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float], known: float, sam
         theirs: the same number of each model of the other group.
         known: s₀, the deviation between models that is known of such a number.
         sampling: v, the variance of a mean over the images.
+        each: w, the variance of one model that the known deviation lacks.
     """
     means = [sum(group) / len(group) for group in (ours, theirs)]
     groups = zip((ours, theirs), means, strict=True)
@@ -137,6 +145,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float], known: float, sam
         sampling,
         math.sqrt(own / (len(ours) - 1)) if len(ours) > 1 else None,
         math.sqrt((prior + others) / (_PRIOR_OBSERVATIONS + len(theirs) - 1)),
+        each,
     )
 
 
