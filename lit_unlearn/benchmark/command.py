@@ -17,10 +17,9 @@ from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Tuning
-from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import Trials, searches_of
+from lit_unlearn.benchmark.tuning import Declared, Trials, searches_of
 from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
@@ -69,10 +68,16 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     _complain(failed)
 
 
-def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping[str, Ranges]) -> None:
+def tune(args: Sequence[str], command: RunCommand, check: Check, declared: Declared) -> None:
     """Searches the ranges of every method, and writes log and best settings whenever all trials of one have ended.
 
     A trial that failed is not tried again before the next call.
+
+    Args:
+        args: the words of the command line.
+        command: runs one command line.
+        check: parses the settings of a run.
+        declared: what a method declares.
 
     Raises:
         UsageError: if a setting is wrong, or a run has failed.
@@ -82,7 +87,7 @@ def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping
     settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
     grid, tuning = settings.grid, settings.tuning
-    searches = searches_of(grid, tuning, ranges)
+    searches = searches_of(grid, tuning, declared)
     search, checked, failed = Trials(grid, tuning, searches), set[str](), dict[str, str]()
 
     def more(rows: Sequence[Row], lost: Mapping[str, str]) -> list[Run]:
