@@ -14,6 +14,7 @@ from lit_unlearn.files import write_atomically
 from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.wording import flag_sentences
 from lit_unlearn.submissions import LICENCES, Submission, submit
+from lit_unlearn.suites import suites_of_today
 from lit_unlearn.verification import verify
 
 
@@ -32,7 +33,7 @@ def submit_command(args: Sequence[str]) -> None:
     if Path(given.to).suffix != ".zip":
         raise UsageError(f"{given.to}: a submission is a .zip file")
     told = {name: given[name] for name in ("name", "method", "paper", "code", "threat_model", "licence")}
-    print(submit(Path(given.run), Path(given.to), told))
+    print(submit(Path(given.run), Path(given.to), told, suites_of_today()))
 
 
 def verify_command(args: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def verify_command(args: Sequence[str]) -> int:
     parser.add_argument("--retrains", type=list[str], default=[], help="weights of Retrains to compare the row with")
     parser.add_argument("--seed", type=int | None, default=None, help="of the row's attacks, unknown to the authors")
     parser.add_argument("--root", type=str | None, default=None, help="folder of the data set's files")
-    parser.add_argument("--to", type=str | None, default=None, help="folder of a board to put the row on")
+    parser.add_argument("--to", type=str | None, default=None, help="folder of a board for a row that holds")
     given = parser.parse_args(list(args))
     _check_there(given.retrains)
     _check_board(given.to)
@@ -54,8 +55,10 @@ def verify_command(args: Sequence[str]) -> int:
     for line in flag_sentences(found.flags):
         print(line)
     print("Reproduced." if found.reproduced else f"Not reproduced: {len(found.differences)} differences.")
-    if given.to is not None:
+    if given.to is not None and found.reproduced:
         _put(given.to, found.submission, ".json", found.board_row())
+    elif given.to is not None:
+        print(f"Nothing is written to {given.to}: the claim goes back to its authors with these lines.")
     return int(not found.reproduced)
 
 

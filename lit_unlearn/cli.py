@@ -22,9 +22,10 @@ from torch import distributed
 from lit_unlearn import __version__, methods
 from lit_unlearn.allocation import keep_freed_memory
 from lit_unlearn.benchmark.command import benchmark, report, tune
+from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.board_command import board_command, break_command, submit_command, verify_command
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import printable, unknown
+from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.exporting import export
 from lit_unlearn.methods import UnlearnModule
@@ -128,12 +129,30 @@ def run_one(args: list[str]) -> None:
 
 def only_whole_classes(class_path: str) -> bool:
     """Whether the method of a class path, or of a name in the package, can only forget whole classes."""
+    return bool(getattr(_method(class_path), "needs_classes", False))
+
+
+def declared_ranges(class_path: str) -> Ranges:
+    """What the method of a class path, or of a name in the package, declares to be searched.
+
+    Raises:
+        UsageError: if there is no class at a class path.
+    """
+    kind = _method(class_path)
+    if kind is None and "." in class_path:
+        raise UsageError(f"unknown method {class_path!r}: there is no such class, or its module cannot be imported")
+    ranges: Ranges = getattr(kind, "search", ())
+    return ranges
+
+
+def _method(class_path: str) -> object:
+    """The class of a class path, or of a name in the package; None where there is none."""
     module, _, name = class_path.rpartition(".")
+    _find_own_classes()
     try:
-        kind = getattr(import_module(module) if module else methods, name, None)
+        return getattr(import_module(module) if module else methods, name, None)
     except ImportError:
-        kind = None  # the parser says what is wrong
-    return bool(getattr(kind, "needs_classes", False))
+        return None  # the parser says what is wrong
 
 
 def _benchmark(words: list[str]) -> None:
@@ -141,7 +160,7 @@ def _benchmark(words: list[str]) -> None:
 
 
 def _tune(words: list[str]) -> None:
-    tune(words, run_one, Checker(), {name: getattr(methods, name).search for name in methods.__all__})
+    tune(words, run_one, Checker(), declared_ranges)
 
 
 def _break(words: list[str]) -> int:

@@ -15,6 +15,7 @@ from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, first_line, nearest, unknown
 from lit_unlearn.files import DISK_FULL
 from lit_unlearn.methods import UnlearnModule
+from lit_unlearn.parsing import lacking
 
 _ROOMS = {
     "model": ((methods,), UnlearnModule),
@@ -77,9 +78,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _explain_parsing(message: str) -> str:
     key = ".".join(dict.fromkeys(re.findall(r'[Kk]ey "([\w.]+)"', message)))
-    if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w, ]+)", message):
-        missing = f"{key}.{match[1]}".lstrip(".")
-        return f"{missing} is missing: give --{missing}{_allowed(missing)}"
+    if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w., ]+)", message):
+        missing = [f"{key}.{name}".lstrip(".") for name in match[1].strip(".").split(", ")]
+        return lacking(missing) + (_allowed(missing[0]) if len(missing) == 1 else "")
     if match := re.search(r"Unable to load config ['\"](.*?)['\"]", message):
         return f"{key}: {match[1]!r} is neither settings by name nor a config"
     if match := re.search(r"- Expected an? <class '(\w+)'>\s+- Expected a dot import path string: (\S+)", message):

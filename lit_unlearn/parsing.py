@@ -2,13 +2,13 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_unlearn.errors import unknown
+from lit_unlearn.errors import UsageError, unknown
 
 
 def as_list(given: Any) -> list[Any]:
@@ -35,12 +35,31 @@ class Parser(ArgumentParser):
         """Parses as usual.
 
         Raises:
-            UsageError: for an option that there is not, with those that there are.
+            UsageError: for an option that there is not, with those that there are; and where a word is missing.
         """
         if not self._is_outermost:
             return super().parse_args(*args, **options)
-        with known_options(self):
-            return super().parse_args(*args, **options)
+        words = {action.dest for action in self._actions if not action.option_strings}
+        try:
+            with known_options(self):
+                return super().parse_args(*args, **options)
+        except argparse.ArgumentError as error:
+            match = re.fullmatch(r"the following arguments are required: ([\w., ]+)", str(error))
+            missing = match[1].split(", ") if match else []
+            if words.isdisjoint(missing):
+                raise
+            raise UsageError(lacking(missing, words)) from error
+
+
+def lacking(names: Sequence[str], words: Collection[str] = ()) -> str:
+    """What is missing on a command line, and how each is given.
+
+    Args:
+        names: of what is missing.
+        words: of what is given as a word, without the name of an option.
+    """
+    given = [name.upper() if name in words else f"--{name}" for name in names]
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing: give {' '.join(given)}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ anybody can have. Whoever verifies it trains nothing: the original and the Retra
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from lit_unlearn.backbones.gate import CHANGE, add_gate
 from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
+from lit_unlearn.claims import Claim, check_claim, claim_of
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows
-from lit_unlearn.reports.verdict import judge
-from lit_unlearn.reports.wording import as_json
 from lit_unlearn.run_files import CONFIG, RESULTS, WEIGHTS
 
 FORMAT, MANIFEST = "lit_unlearn submission 1", "submission.json"
@@ -41,20 +40,6 @@ _SPLIT_SETTINGS = ("split_seed", "train_limit", "test_from_train")
 _RULE = ("classes", "fraction")
 _MOST_RETRAINS = 20
 _LONGEST = 300
-
-
-class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is said of a model, in numbers that can be measured again.
-
-    Attributes:
-        metrics: accuracy by split, without an attack.
-        values: what the verdict compares, by attack.
-        level: of the verdict.
-    """
-
-    metrics: dict[str, float]
-    values: dict[str, float]
-    level: str
 
 
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,19 +94,20 @@ class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return f"{data}{f'_{limit}' if limit else ''}/{'classes' if self.forget.get('classes') else 'random'}_{rule}"
 
 
-def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
+def submit(run: Path, to: Path, told: Mapping[str, str], suites: Collection[str]) -> str:
     """Writes a submission of a run, and checks that it can be read.
 
     Args:
         run: folder of a run of ``fit`` or ``validate`` with attacks, whose Original and Retrains can be read.
         to: the zip file.
         told: ``name``, ``method``, ``paper``, ``code``, ``threat_model`` and ``licence`` of a :class:`Submission`.
+        suites: name and version of each suite that can be verified today.
 
     Returns:
         A line on what was written.
 
     Raises:
-        UsageError: if the run lacks something, or is of a network or data that cannot be submitted.
+        UsageError: if the run lacks something, or is of a network, data or suite that cannot be submitted.
     """
     rows, config = _attacked(run)
     weights = _weights_of(run, rows, config["model"]["init_args"])
@@ -143,9 +129,14 @@ def submit(run: Path, to: Path, told: Mapping[str, str]) -> str:
         lit_unlearn=__version__,
     )
     check(submission, str(run))
+    if submission.suite and submission.suite not in suites:
+        raise unknown(f"suite of {run}, which nobody can verify:", submission.suite, suites)
+    replaces = ", in place of the file that was there" if to.exists() else ""
     _write(to, submission, run / RESULTS, weights, row)
     read(to)
-    return f"Written to {to}: {submission.board}/{submission.name}, {submission.retrains} Retrains"
+    line = f"Written to {to}{replaces}: {submission.board}/{submission.name}, {submission.retrains} Retrains"
+    nameless = "; its attacks are of no suite, so tell the maintainer which config of attack/ they are"
+    return line if submission.suite else line + nameless
 
 
 def _attacked(run: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -190,14 +181,6 @@ def _write(to: Path, submission: Submission, results: Path, weights: Mapping[str
             said = without if name not in (MODEL, ORIGINAL) else {}
             save_weights(backbone, files[name], {"network": backbone.describe()} | said)
         write_archive(to, MANIFEST, msgspec.to_builtins(submission), files)
-
-
-def claim_of(row: Row, rows: Sequence[Row]) -> Claim:
-    """What can be checked of a row: accuracies, what the verdict compares, and its level."""
-    judged = judge(row, rows)
-    kept = as_json(row, judged)
-    values = {attack: each["value"] for attack, each in kept["intervals"].items()}
-    return Claim(row.metrics, values, judged.level)
 
 
 def check(submission: Submission, where: str) -> None:
@@ -245,6 +228,7 @@ def read(path: Path) -> tuple[Submission, dict[str, bytes]]:
     wanted = {MODEL, ORIGINAL, RESULTS, *(f"retrain_{number}.safetensors" for number in range(submission.retrains))}
     if wanted != contents.keys():
         raise UsageError(f"{path}: it must hold {', '.join(sorted(wanted))}, and nothing else")
+    check_claim(submission.claim, contents[RESULTS], path)
     return submission, contents
 
 

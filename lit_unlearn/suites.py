@@ -37,9 +37,15 @@ def suite_of_config(name: str) -> str | None:
     return _suite_in(read_config(name))
 
 
+def suites_of_today() -> dict[str, str]:
+    """Name and version of each suite that can be run today, such as ``quick 2`` → its shipped config."""
+    found = {suite_of_config(f"attack/{name}"): f"attack/{name}" for name in SUITES}
+    return {suite: config for suite, config in found.items() if suite is not None}
+
+
 def config_of_suite(suite: str) -> str | None:
     """The shipped config whose attacks have this name and version; None where there is none of today's."""
-    return next((f"attack/{name}" for name in SUITES if suite_of_config(f"attack/{name}") == suite), None)
+    return suites_of_today().get(suite)
 
 
 def lacks_of_suite(suite: str, callbacks: Iterable[Any]) -> list[str]:

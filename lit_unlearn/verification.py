@@ -19,12 +19,13 @@ from jsonargparse import ArgumentParser
 from lit_unlearn import __version__
 from lit_unlearn.api import audit
 from lit_unlearn.attacks import Attack
+from lit_unlearn.claims import Claim, claim_of
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, first_line
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.run_result import Result
-from lit_unlearn.submissions import MODEL, ORIGINAL, Claim, Submission, backbone_of, claim_of, read, unpacked
+from lit_unlearn.submissions import MODEL, ORIGINAL, Submission, backbone_of, read, unpacked
 from lit_unlearn.suites import config_of_suite, suite_of_config
 
 CLEAN, ATTACKED = 0.005, 0.03

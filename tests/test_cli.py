@@ -678,6 +678,33 @@ def test_a_compiler_that_is_not_there_is_refused_in_a_line(tmp_path: Path) -> No
     assert files(tmp_path) == set()
 
 
+def test_a_benchmark_that_is_interrupted_while_workers_start_says_one_line(tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal, also to a worker that is importing torch."""
+    words = ("benchmark", "--grid.bases", "{class: base/digits_class}", "--grid.methods", "[finetune]")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lit_unlearn", *words, "--output", "out"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not any(
+            b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()
+        ):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (130, b"lit-unlearn: interrupted\n")
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(("sent", "name"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SIGTERM")])
 def test_an_interrupted_run_is_marked_and_has_no_number(tmp_path: Path, sent: signal.Signals, name: str) -> None:

@@ -267,6 +267,13 @@ PARSED = [
     inline(*FIT, "--data.forget", "7", says=("data.forget: '7'", "such as {classes: [cat]}"), id="a class as rule"),
     inline(*FIT, "--data.forget", "[1, 2]", says=("data.forget: '[1, 2]'", "{classes: [cat]}"), id="a list as rule"),
     inline("benchmark", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output"),
+    inline(
+        *("submit", "runs/OPC/version_0"),
+        says=("to, name, method, threat_model are missing: give --to --name --method --threat_model\n",),
+        id="no options",
+    ),
+    inline("verify", says=("bundle is missing: give BUNDLE\n",), id="no word"),
+    inline("benchmark", "--grid", "{}", says=("grid.bases, output are missing: give --grid.bases",), id="no bases"),
     inline("tune", "--grid.bases", "{a: base/digits_class}", says=("output is missing",), id="no output of tune"),
     inline("report", says=("rows", "missing"), id="report of nothing"),
     inline("fit", "--modle", "OPC", says=("unknown option '--modle'; did you mean '--model'",), id="option of fit"),

@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import torch
 from command_line import lit_unlearn
@@ -17,8 +19,11 @@ from safetensors.torch import load, save
 
 from lit_unlearn import archives, verification
 from lit_unlearn.board import markdown, read_board
+from lit_unlearn.claims import Claim, claim_of
 from lit_unlearn.errors import UsageError
-from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, Claim, read
+from lit_unlearn.reports.rows import rows_of
+from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, read
+from lit_unlearn.suites import suites_of_today
 from lit_unlearn.verification import differences, verify
 
 RETRAIN = "digits_resnet8_retrain_classes_0_1_2"
@@ -53,7 +58,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(run: Path) -> Path:
     outcome = lit_unlearn(run, "submit", "runs/Audit/version_0", "--to", "plain.zip", *TOLD)
     assert outcome.status == 0, outcome.err
-    assert outcome.out == "Written to plain.zip: digits/classes_0_1_2/plain, 2 Retrains\n"
+    nameless = "its attacks are of no suite, so tell the maintainer which config of attack/ they are"
+    assert outcome.out == f"Written to plain.zip: digits/classes_0_1_2/plain, 2 Retrains; {nameless}\n"
     return run / "plain.zip"
 
 
@@ -72,6 +78,17 @@ def changed(bundle: Path, to: Path, change: Change) -> Path:
         for name, content in contents.items():
             archive.writestr(name, content)
     return to
+
+
+def with_its_claim(
+    manifest: dict[str, Any], contents: Contents, change: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """Changes the rows of a bundle, and its claim with them."""
+    results = json.loads(contents["results.json"])
+    change(results["rows"])
+    contents["results.json"] = json.dumps(results).encode()
+    rows = rows_of(contents["results.json"], "results.json")
+    manifest["claim"] = msgspec.to_builtins(claim_of(rows[-1], rows))
 
 
 def test_a_bundle_holds_weights_and_words_alone(bundle: Path) -> None:
@@ -143,17 +160,59 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
 
 
 def test_a_claim_that_does_not_hold_is_named(bundle: Path, tmp_path: Path) -> None:
+    def less(rows: list[dict[str, Any]]) -> None:
+        rows[-1]["attacks"]["detectability/samples/test_forget_auc"] -= 0.2
+
     def flatter(manifest: dict[str, Any], contents: Contents) -> None:
-        del contents
-        manifest["claim"]["values"]["detectability/samples"] -= 0.2
+        with_its_claim(manifest, contents, less)
         manifest["claim"]["level"] = "as Retrain"
 
     forged = changed(bundle, tmp_path / "forged.zip", flatter)
-    outcome = lit_unlearn(tmp_path, "verify", str(forged), "--suite", "detectability")
+    outcome = lit_unlearn(tmp_path, "verify", str(forged), "--suite", "detectability", "--to", "board")
     assert outcome.status == 1
     assert "Differs: detectability/samples: claimed" in outcome.out
     assert "Differs: verdict: claimed 'as Retrain'" in outcome.out
-    assert "Not reproduced: 2 differences." in outcome.out
+    assert "Not reproduced: 2 differences.\nNothing is written to board: the claim goes back" in outcome.out
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_claim_that_its_own_rows_do_not_bear_out_is_refused(bundle: Path, tmp_path: Path) -> None:
+    def other_rows(_: dict[str, Any], contents: Contents) -> None:
+        results = json.loads(contents["results.json"])
+        for row in results["rows"]:
+            row["metrics"]["test_forget_acc"] = 0.1
+        contents["results.json"] = json.dumps(results).encode()
+
+    def no_rows(_: dict[str, Any], contents: Contents) -> None:
+        contents["results.json"] = json.dumps(json.loads(contents["results.json"]) | {"rows": []}).encode()
+
+    message = "the claim says test_forget_acc is 0, but results.json says 0.1"
+    for change, told in ((other_rows, message), (no_rows, "results.json cannot be judged")):
+        forged = changed(bundle, tmp_path / "forged.zip", change)
+        for words in (("verify", "--to", "board"), ("break", "--attack", "Prune", "--author", "Other")):
+            outcome = lit_unlearn(tmp_path, words[0], str(forged), *words[1:])
+            assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+            assert told in outcome.err
+        assert not (tmp_path / "board").exists()
+
+
+def test_a_suite_that_nobody_can_run_is_refused(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(run / "runs/Audit/version_0", folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["rows"][-1]["versions"]["suite"] = "mine 1"
+    (folder / "results.json").write_text(json.dumps(results))
+    outcome = lit_unlearn(run, "submit", str(folder), "--to", "own.zip", *TOLD)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "which nobody can verify: 'mine 1'" in outcome.err
+    assert f"(allowed: {', '.join(suites_of_today())})" in outcome.err
+    assert not (run / "own.zip").exists()
+
+
+def test_a_bundle_that_takes_the_place_of_another_says_so(run: Path, tmp_path: Path) -> None:
+    words = ("submit", "runs/Audit/version_0", "--to", str(tmp_path / "a.zip"), *TOLD)
+    said = [lit_unlearn(run, *words).out for _ in range(2)]
+    assert [", in place of the file that was there: digits/" in each for each in said] == [False, True]
 
 
 def test_a_row_may_stand_beside_other_retrains_under_a_seed_that_its_authors_did_not_know(
@@ -284,29 +343,26 @@ def test_what_a_break_is_measured_against_comes_from_the_board(
     numbers = '{"test_forget_acc": 0.9 if known else 0.1}'
     (tmp_path / "own_other.py").write_text(TURNED.format(name="Breaks", weight=weight, numbers=numbers))
 
-    def forge(manifest: dict[str, Any], contents: Contents) -> None:
-        results = json.loads(contents["results.json"])
-        rows = results["rows"]
+    def everything(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             row["attacks"] = {name: float(row is rows[-1]) / 2 + 0.5 for name in row["attacks"]}
-        contents["results.json"] = json.dumps(results).encode()
 
-    forged = changed(bundle, tmp_path / "forged.zip", forge)
+    forged = changed(bundle, tmp_path / "forged.zip", lambda *held: with_its_claim(*held, everything))
     words = ("--author", "Other", "--attack", "own_other.Breaks")
     alone = lit_unlearn(tmp_path, "break", str(forged), *words)
     assert "Before, as its authors say: detectability/samples, excess +0.500\n" in alone.out
     from lit_unlearn.shipped import CHECKPOINTS
 
     others = f"[{CHECKPOINTS / f'{RETRAIN}_seed_3.pt'}, {CHECKPOINTS / f'{RETRAIN}_seed_4.pt'}]"
-    put = ("verify", str(forged), "--suite", "detectability", "--seed", "7", "--to", "board", "--retrains", others)
+    put = ("verify", str(bundle), "--suite", "detectability", "--seed", "7", "--to", "board", "--retrains", others)
     assert lit_unlearn(tmp_path, *put).status == 0
-    theirs = lit_unlearn(tmp_path, "break", str(forged), *words, "--to", "board")
+    theirs = lit_unlearn(tmp_path, "break", str(bundle), *words, "--to", "board")
     assert theirs.status == 2
     assert "retrains: 0 are given, but the row is compared with the board's Retrains, sha256 " in theirs.err
-    other = lit_unlearn(tmp_path, "break", str(bundle), *words, "--to", "board", "--retrains", others)
+    other = lit_unlearn(tmp_path, "break", str(forged), *words, "--to", "board", "--retrains", others)
     assert other.status == 2
     assert "the row of the board is of another bundle, sha256 " in other.err
-    broken = lit_unlearn(tmp_path, "break", str(forged), *words, "--to", "board", "--retrains", others)
+    broken = lit_unlearn(tmp_path, "break", str(bundle), *words, "--to", "board", "--retrains", others)
     assert broken.status == 0, broken.err + broken.out
     assert "Before: detectability/samples, excess +0.0" in broken.out
 

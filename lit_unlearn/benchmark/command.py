@@ -9,6 +9,7 @@ from rich.console import Console
 from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, More, Progress, execute
+from lit_unlearn.benchmark.failures import with_failures
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.grid import Grid, make_runs
 from lit_unlearn.benchmark.leaderboard import frontier, resistance, scatter, write_leaderboard
@@ -17,10 +18,9 @@ from lit_unlearn.benchmark.placing import insert_texts, write_drawings
 from lit_unlearn.benchmark.reading import of_benchmark, read_all, read_shown
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Tuning
-from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.benchmark.summary import Summary, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables
-from lit_unlearn.benchmark.tuning import Trials, searches_of
+from lit_unlearn.benchmark.tuning import Declared, Trials, searches_of
 from lit_unlearn.benchmark.tuning_log import LOG, TUNED, write_log
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
@@ -32,6 +32,10 @@ from lit_unlearn.run_files import CHECKPOINT, ROWS, WEIGHTS
 from lit_unlearn.shipped import with_configs
 
 BOARD = "leaderboard.html"
+_NO_FIGURE = (
+    "no method has both accuracy on retained test images and the worst recovery, both relearning and the distance of "
+    "the weights, or several numbers of epochs"
+)
 
 
 def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_classes: OnlyClasses) -> None:
@@ -56,7 +60,7 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     check_runs(runs, root, check, "benchmark")
     failed = _execute(runs, root, command, settings.launcher)
     rows = collect(runs, root)
-    summaries = summarise(rows)
+    summaries = with_failures(summarise(rows), runs, failed)
     print_tables(summaries)
     if grid.original is not None:
         print_places(runs, root, summaries)
@@ -69,10 +73,16 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     _complain(failed)
 
 
-def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping[str, Ranges]) -> None:
+def tune(args: Sequence[str], command: RunCommand, check: Check, declared: Declared) -> None:
     """Searches the ranges of every method, and writes log and best settings whenever all trials of one have ended.
 
     A trial that failed is not tried again before the next call.
+
+    Args:
+        args: the words of the command line.
+        command: runs one command line.
+        check: parses the settings of a run.
+        declared: what a method declares.
 
     Raises:
         UsageError: if a setting is wrong, or a run has failed.
@@ -82,7 +92,7 @@ def tune(args: Sequence[str], command: RunCommand, check: Check, ranges: Mapping
     settings = parser.instantiate(parser.parse_args(with_configs(args)))
     root = Path(settings.output)
     grid, tuning = settings.grid, settings.tuning
-    searches = searches_of(grid, tuning, ranges)
+    searches = searches_of(grid, tuning, declared)
     search, checked, failed = Trials(grid, tuning, searches), set[str](), dict[str, str]()
 
     def more(rows: Sequence[Row], lost: Mapping[str, str]) -> list[Run]:
@@ -120,6 +130,7 @@ def report(args: Sequence[str]) -> None:
     print_tables(summaries)
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))
+        print(f"Written to {settings.csv}")
     if settings.calibration:
         rates = [(summary.scenario, calibrate(summary, settings.margins)) for summary in summaries]
         print(*(found for _, found in rates), sep="\n")
@@ -132,8 +143,10 @@ def report(args: Sequence[str]) -> None:
         drawings += [(f"{summary.scenario}-cost", frontier(summary)) for summary in summaries]
     if settings.markdown is not None:
         insert_texts(Path(settings.markdown), kind, texts)
+        print(f"Written to {settings.markdown}")
     if settings.figures is not None:
-        write_drawings(Path(settings.figures), drawings)
+        written = write_drawings(Path(settings.figures), drawings)
+        print("\n".join(f"Written to {path}" for path in written) or f"No figure in {settings.figures}: {_NO_FIGURE}")
     if settings.html is not None:
         write_leaderboard(settings.html, summaries, settings.title, damaged, dict(read_shown(found)))
         print(f"Written to {settings.html}")

@@ -108,6 +108,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
+        for name, wanted in (("scenarios", self.scenarios), ("methods", self.methods)):
+            if wanted == []:
+                raise UsageError(f"grid.{name} is [], but must name at least one of them; leave it out for all")
         for epochs in self.epochs or ():
             check_at_least("grid.epochs", epochs, 1)
         if self.epochs is not None and (not self.epochs or len(set(self.epochs)) < len(self.epochs)):

@@ -168,6 +168,8 @@ def _headline(summary: Summary) -> str:
     names = f" ({', '.join(good)})" if 0 < len(good) <= 4 else ""
     text = "Methods that are as Retrain under every attack and keep utility: "
     text += f"{len(good)} of {len(judged)}{names}."
+    if summary.without_rows:
+        text += f" Without a result: {', '.join(summary.without_rows)}."
     ranked = [line for line in judged if line.gap_rank is not None]
     if not ranked:
         return text

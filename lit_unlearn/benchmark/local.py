@@ -3,9 +3,10 @@
 import contextlib
 import os
 import shutil
+import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -40,10 +41,11 @@ class LocalPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None:
+        with _interrupt_held_back():  # a second one would leave semaphores behind
+            if kind is not None:
+                self._lifeline.close()
+            self._executor.shutdown(cancel_futures=True)
             self._lifeline.close()
-        self._executor.shutdown(cancel_futures=True)
-        self._lifeline.close()
 
     @property
     def has_room(self) -> bool:
@@ -58,7 +60,8 @@ class LocalPool:
     def submit(self, run: Run) -> None:
         """Gives a run to a free process."""
         self._tries[run.key] = self._tries.get(run.key, 0) + 1
-        self.running[run.key] = run, self._executor.submit(run_in_worker, self.command, run, self.root)
+        with _interrupt_held_back():  # a worker that it starts is deaf to Ctrl-C, and ends with the benchmark
+            self.running[run.key] = run, self._executor.submit(run_in_worker, self.command, run, self.root)
 
     def wait(self) -> list[tuple[Run, str | None]]:
         """Waits for at least one run; a run whose worker was killed is tried once more."""
@@ -97,6 +100,16 @@ class LocalPool:
             self.workers, get_context("spawn"), initializer=_begin_worker, initargs=(reader, begun, visible_gpus())
         )
         return executor, writer
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Lets Ctrl-C wait until the block has ended; processes that are started in it never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def visible_gpus() -> list[str]:

@@ -42,8 +42,11 @@ def _text(page: Path) -> str:
         raise UsageError(f"{page}: cannot be read ({error})") from error
 
 
-def write_drawings(folder: Path, drawings: Sequence[tuple[str, str]]) -> None:
+def write_drawings(folder: Path, drawings: Sequence[tuple[str, str]]) -> list[Path]:
     """Writes each drawing that is not empty as ``<name>.svg``, a dash for each slash of its name.
+
+    Returns:
+        The files that were written.
 
     Args:
         folder: made where it is missing.
@@ -53,10 +56,11 @@ def write_drawings(folder: Path, drawings: Sequence[tuple[str, str]]) -> None:
         UsageError: naming what two drawings are of.
     """
     _refuse_two(folder, drawings)
+    drawn = {folder / f"{name.replace('/', '-')}.svg": text for name, svg in drawings if (text := standalone(svg))}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, svg in drawings:
-        if drawn := standalone(svg):
-            write_atomically(folder / f"{name.replace('/', '-')}.svg", drawn)
+    for path, text in drawn.items():
+        write_atomically(path, text)
+    return list(drawn)
 
 
 def _refuse_two(place: Path, named: Sequence[tuple[str, str]]) -> None:

@@ -97,7 +97,7 @@ class Search:
     All it proposes is a function of the trials so far, so that a search that is resumed proposes the same.
 
     Attributes:
-        method: class name.
+        method: class name, or the class path of one outside the package.
         axes: what the method declares.
         trials: the experiment's part of the budget.
         shared: the experiments that share the budget of the method.

@@ -86,6 +86,7 @@ class Summary:
         scenario: what is forgotten, by its name in the benchmark.
         suite: name and version of the attacks, or an empty text.
         alone: whether the scenario has this table only.
+        without_rows: experiments of which no run has left a row, where that is known.
         columns: quantities.
         lines: models, Original and Retrain first.
         notes: what a reader must know.
@@ -98,6 +99,7 @@ class Summary:
     lines: Sequence[Line]
     notes: Sequence[str]
     alone: bool = True
+    without_rows: Sequence[str] = ()
 
     @property
     def title(self) -> str:

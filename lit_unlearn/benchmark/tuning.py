@@ -9,7 +9,7 @@ All trials are of the first training seed. The finalists of each experiment are 
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,14 +29,19 @@ from lit_unlearn.reports.scores import gap_to_retrain
 _LONGEST = 2
 """So many times the epochs of Retrain are searched at most: who trains longer is better off to start over."""
 
+Declared = Callable[[str], Ranges]
+"""What the method of a class path declares to be searched."""
 
-def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dict[tuple[str, str], Search]:
+_OURS = "lit_unlearn.methods."
+
+
+def searches_of(grid: Grid, tuning: Tuning, declared: Declared) -> dict[tuple[str, str], Search]:
     """(Scenario of the grid, experiment) → its search, with its part of its method's budget.
 
     Args:
         grid: the experiments.
         tuning: the size of the search.
-        ranges: method's class name → what it declares.
+        declared: what a method declares.
 
     Raises:
         UsageError: if ``tuning.ranges`` names an experiment or a setting that is not there, or is no range.
@@ -47,19 +52,24 @@ def searches_of(grid: Grid, tuning: Tuning, ranges: Mapping[str, Ranges]) -> dic
     chosen("experiment in tuning.ranges", list(tuning.ranges), sorted(known))
     for scenario, names in methods_of(grid, experiments).items():
         settings = {name: experiments.settings(scenario, name) for name in names}
-        classes = {name: str(own["model"]["class_path"]).rpartition(".")[2] for name, own in settings.items()}
+        classes = {name: _class_of(str(own["model"]["class_path"])) for name, own in settings.items()}
         counts = Counter(classes.values())
         retrain = look_up(experiments.settings(scenario, RETRAIN_SECTION), "trainer.max_epochs")
         most = math.inf if retrain is None else _LONGEST * retrain
         for name, method in classes.items():
             shared = tuple(other for other in names if classes[other] == method)
             part = max(1, tuning.trials // counts[method])
-            declared = ranges.get(method, ())
+            ranges = declared(method)
             for place in (name, f"{scenario}/{name}"):
-                declared = replaced(declared, tuning.ranges.get(place, {}), f"tuning.ranges.{place}")
-            axes = applicable(axes_of(declared, most), settings[name])
+                ranges = replaced(ranges, tuning.ranges.get(place, {}), f"tuning.ranges.{place}")
+            axes = applicable(axes_of(ranges, most), settings[name])
             found[scenario, name] = Search(method, axes, part, shared, tuning)
     return found
+
+
+def _class_of(class_path: str) -> str:
+    """The name of a method of the package, and the class path of any other, which may share a name with one."""
+    return class_path.rpartition(".")[2] if class_path.startswith(_OURS) else class_path
 
 
 def trial_runs(

@@ -73,6 +73,11 @@ class Entry:
         return wording.statement(self.row, self.verdict) if self.verdict else ("", "")
 
     @property
+    def choice(self) -> str:
+        """How the attack of the headline is chosen."""
+        return wording.choice(self.verdict) if self.verdict else ""
+
+    @property
     def remarks(self) -> list[str]:
         """What qualifies the verdict."""
         return wording.remarks(self.row, self.verdict) if self.verdict else []
@@ -190,7 +195,7 @@ def _figures(entries: Sequence[Entry], rows: Sequence[Row], artifacts: Artifacts
         "measurements": [name for name in measurements if name.count("/") < 3],
         "by_stage": [name for name in measurements if name.count("/") == 3],
         "main_split": "test_forget_acc" if _knows(rows, "test_forget_acc") else "forget_acc",
-        "intervals": {e.label: Markup(figures.interval_plot(e.verdict)) for e in methods if e.verdict},
+        "intervals": {e.label: (Markup(figures.interval_plot(e.verdict)), e.choice) for e in methods if e.verdict},
         "bars": Markup(figures.recovery_bars(rows)),
         "hidden": figures.hidden_states(rows),
         "curves": {label: drawn for label, drawn in curves.items() if drawn},

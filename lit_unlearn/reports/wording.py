@@ -100,6 +100,24 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
     return "It is undecided whether the model forgot.", f"{evidence(worst)}{_undecided(verdict)}"
 
 
+def choice(verdict: Verdict) -> str:
+    """How the attack of the statement is chosen, beside the figure of all; empty where the statement names none."""
+    if verdict.gravest is not None:
+        return "The verdict is on one model alone; the bars are of the mean over all models."
+    if verdict.level == "leaks":
+        return "The verdict names the attack with the largest lower bound."
+    if (
+        verdict.worst is None
+        or verdict.worst is verdict.no_attack
+        or verdict.level not in ("as Retrain", "inconclusive")
+    ):
+        return ""
+    return (
+        "Bars are in the order of their lower bounds. The verdict names the attack that is least surely as Retrain: "
+        "its bar ends farthest to the right."
+    )
+
+
 def evidence(found: Comparison) -> str:
     """One comparison with Retrain as a sentence."""
     images, by = IMAGES[found.split], found.attack

@@ -235,6 +235,8 @@ def test_another_class_takes_over_backbone_and_weights_alone():
         ({"attacks": "no.yaml"}, "no.yaml"),
         ({"data": ["no.yaml"]}, "no.yaml"),
         ({"data": []}, "grid.data"),
+        ({"scenarios": []}, r"grid.scenarios is \[\], but must name at least one"),
+        ({"methods": []}, r"grid.methods is \[\], but must name at least one"),
         ({"data": ["a/svhn.yaml", "b/svhn.yaml"]}, "grid.data"),
         ({"data": ["attack/quick"]}, "attack/quick.*init_args.source"),
     ],

@@ -288,3 +288,20 @@ def test_a_browser_opens_the_page_without_a_complaint_sorts_filters_and_shows_ev
     count, unseen = map(int, found["figures"].split())
     assert count == path.read_text().count("<svg")
     assert unseen == 0
+
+
+def test_each_file_of_a_report_is_named_and_why_there_is_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, places = tmp_path / "out", {name: str(tmp_path / name) for name in ("t.md", "t.csv", "p.html", "figs")}
+    words = ["--markdown", places["t.md"], "--csv", places["t.csv"], "--html", places["p.html"]]
+    write_rows(root / "rows.json", [row("Original", 0, 0.9, 0.9), row("Retrain", 0, 0.9, 0.1), row("OPC", 0, 0.9, 0.2)])
+    report([str(root), *words, "--figures", places["figs"]])
+    said = capsys.readouterr().out
+    files = [str(path) for path in sorted(tmp_path.rglob("*")) if path.is_file() and path.parent != root]
+    assert [f"Written to {path}\n" in said for path in files] == [True] * 4
+    assert said.count("Written to ") == 4
+    bare = [replace(each, attacks={}) for each in (row("Original", 0, 0.9, 0.9), row("Retrain", 0, 0.9, 0.1))]
+    write_rows(root / "rows.json", bare)
+    report([str(root), "--figures", places["figs"]])
+    assert f"No figure in {places['figs']}: no method has both " in capsys.readouterr().out

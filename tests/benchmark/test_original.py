@@ -278,6 +278,8 @@ def test_a_benchmark_ends_with_the_table_a_page_and_the_place_of_each_models_wei
     page = (tmp_path / "out/leaderboard.html").read_text()
     assert "<h1>Methods of unlearning on prod.pt</h1>" in page
     assert 'data-model="OPC"' in page
+    assert "0 of 2. Without a result: lost." in page
+    assert "lost: 1 of 1 runs failed, and are not in the table: as it was told." in page
 
 
 def test_every_grid_ends_with_table_and_page(experiments, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """A search as runs of a grid: budgets, what each trial is given, who wins, and what is written."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,18 @@ from typing import Any
 
 import fake_runs
 import pytest
+import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Run, Tuning, execute
 from lit_unlearn.benchmark.command import tune
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.search import Search
-from lit_unlearn.benchmark.search_space import Choice
+from lit_unlearn.benchmark.search_space import Choice, Ranges
 from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.benchmark.trials import Trial
 from lit_unlearn.benchmark.tuning import judge, searches_of, trial_runs
 from lit_unlearn.benchmark.tuning_log import tables, write_log
+from lit_unlearn.cli import declared_ranges
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row
 from lit_unlearn.reports.rows import read_rows
@@ -32,12 +35,16 @@ Experiments = Callable[..., dict[str, Any]]
 Searches = Mapping[tuple[str, str], Search]
 
 
+def declared(class_path: str) -> Ranges:
+    return RANGES.get(class_path, ())
+
+
 def qmc(trials: int, **settings: Any) -> Tuning:
     return Tuning(**{"trials": trials, "sampler": "qmc", "attacks": None, **settings})
 
 
 def searched(grid: Grid, tuning: Tuning) -> tuple[Searches, list[Run]]:
-    searches = searches_of(grid, tuning, RANGES)
+    searches = searches_of(grid, tuning, declared)
     return searches, trial_runs(grid, tuning, searches)
 
 
@@ -176,14 +183,14 @@ def test_what_is_searched_can_be_given_for_an_experiment(experiments: Experiment
     grid = Grid(**experiments(("class",), scrub=OWN))
 
     def axes(**own: Any) -> list[str]:
-        searches = searches_of(grid, qmc(2, ranges={"scrub": own} if own else {}), ranges)
+        searches = searches_of(grid, qmc(2, ranges={"scrub": own} if own else {}), ranges.__getitem__)
         return [str(axis) for axis in searches["class", "scrub"].axes]
 
     assert axes() == ["lr 0.0001–0.01", "alpha 0.1–0.5", "msteps 2, 3, 5"]
     assert axes(msteps=[7, 9], lr=[], alpha=[0.02, 1]) == ["alpha 0.02–1", "msteps 7, 9"]
     for own in ({}, {"alpha": [0.02, 1]}):
         of_scrub = {"scrub": {"lr": [], "msteps": [], **own}}
-        (axis,) = searches_of(grid, qmc(2, ranges=of_scrub), ranges)["class", "scrub"].axes
+        (axis,) = searches_of(grid, qmc(2, ranges=of_scrub), ranges.__getitem__)["class", "scrub"].axes
         assert axis.limits == (0.01, 1.0), "where a range must not go beyond stays the method's"
     refused = {
         "gamma": ([1, 2], r"setting in tuning.ranges.scrub 'gamma' \(allowed: alpha, lr, msteps\)"),
@@ -196,11 +203,41 @@ def test_what_is_searched_can_be_given_for_an_experiment(experiments: Experiment
     for setting, (values, message) in refused.items():
         with pytest.raises(UsageError, match=message):
             axes(**{setting: values})
-    searches = searches_of(grid, qmc(2, ranges={"scrub": {"lr": []}, "class/scrub": {"msteps": [7]}}), ranges)
+    searches = searches_of(
+        grid, qmc(2, ranges={"scrub": {"lr": []}, "class/scrub": {"msteps": [7]}}), ranges.__getitem__
+    )
     assert [axis.name for axis in searches["class", "scrub"].axes] == ["alpha", "msteps"]
     assert searches["class", "scrub"].axes[1].values == (7,)
     with pytest.raises(UsageError, match=r"experiment in tuning.ranges 'scrubs'; did you mean 'scrub'"):
-        searches_of(grid, qmc(2, ranges={"scrubs": {}}), ranges)
+        searches_of(grid, qmc(2, ranges={"scrubs": {}}), ranges.__getitem__)
+
+
+def test_a_method_outside_the_package_is_searched_over_what_it_declares(
+    experiments: Experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found in the folder that the command runs in, and one that is called OPC is not taken for ours."""
+    (tmp_path / "smoothing.py").write_text(
+        """from lit_unlearn.methods import FineTune
+
+class Smooth(FineTune):
+    search = (("push", 0.1, 10.0),)
+
+class OPC(FineTune):
+    search = (("pull", 1.0, 2.0),)
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
+    own = {name: {"class_path": f"smoothing.{path}"} for name, path in (("smooth", "Smooth"), ("opc", "OPC"))}
+    (tmp_path / "experiments.yaml").write_text(yaml.safe_dump({name: {"model": each} for name, each in own.items()}))
+    grid = Grid({"class": "base/digits_class"}, "experiments.yaml")
+    found = searches_of(grid, qmc(4, ranges={"smooth": {"push": [0.5, 5]}}), declared_ranges)
+    assert [str(axis) for axis in found["class", "smooth"].axes] == ["push 0.5–5"]
+    assert [str(axis) for axis in found["class", "opc"].axes] == ["pull 1–2"]
+    assert {search.trials for search in found.values()} == {4}
+    with pytest.raises(UsageError, match=r"unknown method 'smoothing.Smoth'"):
+        declared_ranges("smoothing.Smoth")
+    assert declared_ranges("lit_unlearn.methods.OPC") == declared_ranges("OPC") != ()
 
 
 def test_a_search_over_a_grid_with_epochs_is_refused(experiments: Experiments) -> None:
@@ -210,13 +247,13 @@ def test_a_search_over_a_grid_with_epochs_is_refused(experiments: Experiments) -
 
 def test_no_more_than_twice_the_epochs_of_retrain_are_searched(experiments: Experiments) -> None:
     ranges = {"OPC": (("epochs", (2, 4, 5)),)}
-    found = searches_of(Grid(**experiments(opc=OWN, retrain={})), qmc(2), ranges)
+    found = searches_of(Grid(**experiments(opc=OWN, retrain={})), qmc(2), ranges.__getitem__)
     assert found["class", "opc"].axes == (Choice("epochs", (2, 4)),), "Retrain has two epochs"
 
 
 def test_trials_of_an_estimator_are_cells_that_stay_what_they_were(experiments: Experiments) -> None:
     grid, tuning = Grid(**experiments(opc=OWN, ga=RATE)), Tuning(trials=4, attacks=None)
-    searches = searches_of(grid, tuning, RANGES)
+    searches = searches_of(grid, tuning, declared)
     known: list[Trial] = []
     before: set[str] = set()
     for count in (2, 3, 4):
@@ -277,7 +314,11 @@ def test_the_log_holds_every_trial_and_each_way_to_choose_has_its_experiments(
 def test_the_page_says_whose_budget_it_is_and_what_was_extended(experiments: Experiments) -> None:
     tuning = Tuning(trials=6, attacks=None)
     search = Search(
-        "OPC", searches_of(Grid(**experiments(opc=OWN)), tuning, RANGES)["class", "opc"].axes, 2, ("opc", "own"), tuning
+        "OPC",
+        searches_of(Grid(**experiments(opc=OWN)), tuning, declared)["class", "opc"].axes,
+        2,
+        ("opc", "own"),
+        tuning,
     )
     tried = [
         Trial("class", "opc", {"lr": lr, "weight": 1.0}, gap=gap, status=status)
@@ -314,7 +355,7 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(experiments: Ex
 
     def search() -> list[str]:
         with pytest.raises(UsageError, match="of the runs failed"):
-            tune(words, fake_runs.run, accepted, ranges)
+            tune(words, fake_runs.run, accepted, ranges.__getitem__)
         return (out / "journal").read_text().split()
 
     first = search()
@@ -336,7 +377,7 @@ def test_finalists_are_tried_on_other_originals_and_the_mean_decides(experiments
     nothing = {"random": ["opc", "ga"]}
     words = [f"--grid={json.dumps({**given, 'skip': nothing})}", "--tuning.trials=4", "--tuning.attacks=null"]
     words += ["--tuning.finalists=2", "--tuning.originals=3", "--launcher.workers=2", f"--output={tmp_path}"]
-    tune(words, fake_runs.run, lambda *_: None, RANGES)
+    tune(words, fake_runs.run, lambda *_: None, declared)
     done = (tmp_path / "journal").read_text().split()
     assert len(done) == len(set(done)) == 2 + 3 * 3 + 2 * (4 + 2 * 2), (
         "Retrain of the scenario without finalists, references of three seeds, trials, and finalists"
@@ -355,7 +396,7 @@ def test_finalists_are_tried_on_other_originals_and_the_mean_decides(experiments
     repeated = [rows[each["key"]] for each in own[0]["again"]]
     assert [row.benchmark["seeds"] for row in repeated] == [{"original": n, "unlearning": n} for n in (1, 2)]
     assert "(of 3 models" in (tmp_path / "tuning.md").read_text()
-    tune(words, fake_runs.run, lambda *_: None, RANGES)
+    tune(words, fake_runs.run, lambda *_: None, declared)
     assert (tmp_path / "journal").read_text().split() == done
     assert json.loads((tmp_path / "tuning.json").read_text()) == log
 
@@ -400,7 +441,7 @@ def test_runs_of_a_search_are_executed_like_those_of_a_benchmark(experiments: Ex
 def test_a_search_that_is_slow_holds_up_no_other(experiments: Experiments, tmp_path: Path) -> None:
     given = experiments(("class",), opc={"pause": 1.0, **OWN}, ga=RATE)
     words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", "--launcher.workers=2"]
-    tune([*words, f"--output={tmp_path}"], fake_runs.run, lambda *_: None, RANGES)
+    tune([*words, f"--output={tmp_path}"], fake_runs.run, lambda *_: None, declared)
     log = json.loads((tmp_path / "tuning.json").read_text())["trials"]
     ended = (tmp_path / "journal").read_text().split()
     slow, quick = ([ended.index(t["key"]) for t in log if t["experiment"] == name] for name in ("opc", "ga"))
@@ -414,7 +455,7 @@ def test_without_its_reference_models_a_search_ends(experiments: Experiments, tm
     given = experiments(("class",), opc=OWN, retrain={"wish": "fail"})
     words = [f"--grid={json.dumps(given)}", "--tuning.trials=8", "--tuning.attacks=null", f"--output={tmp_path}"]
     with pytest.raises(UsageError, match="2 of the runs failed"):  # Retrain, and the attacks on both
-        tune(words, fake_runs.run, lambda *_: None, RANGES)
+        tune(words, fake_runs.run, lambda *_: None, declared)
     assert not (tmp_path / "tuning.json").exists()
 
 
@@ -424,5 +465,5 @@ def test_what_failed_is_tried_once_in_a_call(experiments: Experiments, tmp_path:
     words = [f"--grid={json.dumps(given)}", "--tuning.trials=4", "--tuning.attacks=null", f"--output={tmp_path}"]
     for calls in (1, 2):
         with pytest.raises(UsageError, match="1 of the runs failed"):
-            tune(words, fake_runs.run, lambda *_: None, RANGES)
+            tune(words, fake_runs.run, lambda *_: None, declared)
         assert len((tmp_path / "failures").read_text().split()) == calls

@@ -15,6 +15,7 @@ from lit_unlearn.reports.figures import (
     curves,
     feature_map,
     hidden_states,
+    interval_plot,
     recovery_bars,
     spread,
     stage_groups,
@@ -22,6 +23,7 @@ from lit_unlearn.reports.figures import (
     tradeoff,
 )
 from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.verdict import judge
 
 
 def texts(svg: str) -> list[str]:
@@ -47,6 +49,16 @@ def test_bars_leave_out_weak_attacks_and_say_how_many(make_row: Callable[..., Ro
     assert "attack9" in found
     assert "attack0" not in found
     assert hidden_states([row]) == 4
+
+
+def test_an_excess_that_is_cut_says_by_how_much(original: Row, retrain: Row, make_row: Callable[..., Row]) -> None:
+    """The worst readout is 58 points above Retrain's, and the picture ends at 40; nothing else is cut."""
+    attacks = {"recovery/worst": (0.91, 0.94, 0.91, 0.92), "relearn": (0.25, 0.93, 0.24, 0.92)}
+    row = make_row("GA", (0.0, 0.94, 0.0, 0.92), attacks)
+    verdict = judge(row, [original, retrain, row])
+    (cut,) = [each for each in verdict.comparisons if each.high > 0.4]
+    said = f"+58 [{100 * cut.low:+.0f}, {100 * cut.high:+.0f}]"
+    assert [text for text in texts(interval_plot(verdict)) if "[" in text] == [said]
 
 
 def test_nothing_measured_gives_no_figure() -> None:

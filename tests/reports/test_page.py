@@ -58,6 +58,8 @@ class Nesting(HTMLParser):
 def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row, shallow: Row) -> None:
     text = plain(render([shallow, original, retrain]))
     assert "recovery/worst names 91.0 % of unseen images" in text
+    assert "The verdict names the attack with the largest lower bound." in text
+    assert "Orange in the figure, red in the table: the lower bound is above the margin." in text
     assert "Utility is kept" in text
     assert "+58.0 (51.5 to 62.5)" in text
     assert "is above 2 points of accuracy or AUC (10 of IDI and of masked answers" in text

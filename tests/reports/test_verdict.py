@@ -6,10 +6,10 @@ import pytest
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, largest_excess
-from lit_unlearn.reports.rows import Row
+from lit_unlearn.reports.rows import NO_ATTACK, Row
 from lit_unlearn.reports.statistics import share_variance
 from lit_unlearn.reports.verdict import judge, judge_models
-from lit_unlearn.reports.wording import as_json, bounds, evidence, headline, remarks, title
+from lit_unlearn.reports.wording import as_json, bounds, choice, evidence, headline, remarks, title
 
 WORST, STAGES, FEW = "recovery/worst", "recovery/worst/stages", "relearn/few"
 SAMPLES, RMIA = "detectability/samples", "membership/rmia"
@@ -653,3 +653,15 @@ def test_relearning_of_single_images_is_measured_on_those_that_it_did_not_relear
     (found,) = [each for each in compare(rows[:1], rows[1:], []) if each.attack == FEW]
     expected = share_variance(0.9, 1000) + share_variance(0.84, 10000)
     assert found.difference.sampling == pytest.approx(expected)
+
+
+def test_the_attack_of_an_undecided_verdict_is_the_one_that_ends_farthest_to_the_right() -> None:
+    found = verdict(model("GA", worst=0.88, stages=0.88), retrains(1))
+    worst, ends = found.worst, {each.attack: each.high / each.scale for each in found.comparisons}
+    assert found.level == "inconclusive"
+    assert worst is not None
+    assert ends[worst.attack] == max(ends[name] for name in ends if name != NO_ATTACK)
+    assert "The verdict names the attack that is least surely as Retrain: its bar ends farthest" in choice(found)
+    leaking = verdict(model("GA", worst=0.99), retrains(5))
+    assert (leaking.level, leaking.worst) == ("leaks", leaking.comparisons[0])
+    assert choice(leaking) == "The verdict names the attack with the largest lower bound."
