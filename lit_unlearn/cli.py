@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -24,6 +23,7 @@ from lit_unlearn.allocation import keep_freed_memory
 from lit_unlearn.benchmark.command import benchmark, report, tune
 from lit_unlearn.benchmark.search_space import Ranges
 from lit_unlearn.board_command import board_command, break_command, submit_command, verify_command
+from lit_unlearn.class_paths import find_class
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, printable, unknown
 from lit_unlearn.explain import explain
@@ -129,7 +129,10 @@ def run_one(args: list[str]) -> None:
 
 def only_whole_classes(class_path: str) -> bool:
     """Whether the method of a class path, or of a name in the package, can only forget whole classes."""
-    return bool(getattr(_method(class_path), "needs_classes", False))
+    try:
+        return bool(getattr(_method(class_path), "needs_classes", False))
+    except (UsageError, ModuleNotFoundError):
+        return False  # the parser says what is wrong
 
 
 def declared_ranges(class_path: str) -> Ranges:
@@ -138,21 +141,19 @@ def declared_ranges(class_path: str) -> Ranges:
     Raises:
         UsageError: if there is no class at a class path.
     """
-    kind = _method(class_path)
-    if kind is None and "." in class_path:
-        raise UsageError(f"unknown method {class_path!r}: there is no such class, or its module cannot be imported")
-    ranges: Ranges = getattr(kind, "search", ())
+    try:
+        ranges: Ranges = getattr(_method(class_path), "search", ())
+    except ModuleNotFoundError as error:
+        raise UsageError(f"unknown method {class_path!r}: there is no module {error.name!r}") from error
     return ranges
 
 
 def _method(class_path: str) -> object:
-    """The class of a class path, or of a name in the package; None where there is none."""
-    module, _, name = class_path.rpartition(".")
+    """The class of a class path, or of a name in the package; None for a name that the package has not."""
+    if "." not in class_path:
+        return getattr(methods, class_path, None)
     _find_own_classes()
-    try:
-        return getattr(import_module(module) if module else methods, name, None)
-    except ImportError:
-        return None  # the parser says what is wrong
+    return find_class(class_path, UnlearnModule)
 
 
 def _benchmark(words: list[str]) -> None:
