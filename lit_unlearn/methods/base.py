@@ -71,7 +71,8 @@ class UnlearnModule(BackboneModule):
         split_of_checkpoint: the hash of the split that the loaded checkpoint was made on, or None.
         trained_before: whether the run is one of ``fit`` that was resumed after its last epoch, so that nothing is left
             but to measure.
-        made_shapes: the shape of each tensor in its state dict before the first run: what a newly made module can load.
+        made_shapes: the shape of each tensor in its state dict when ``fit`` first began: what a newly made module has,
+            and can load.
     """
 
     order: ClassVar[str]
@@ -212,7 +213,6 @@ class UnlearnModule(BackboneModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""
-        self.made_shapes = self.made_shapes or {name: tuple(value.shape) for name, value in self.state_dict().items()}
         check_steps(self)  # here, since Lightning checks the same next, in words of its own
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         present = {type(callback) for callback in callbacks}

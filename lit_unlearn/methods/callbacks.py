@@ -169,6 +169,11 @@ class StepCheck(Callback):
     def __init__(self) -> None:
         self._empty = 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        method = _method(pl_module)
+        shapes = {name: tuple(value.shape) for name, value in method.state_dict().items()}
+        method.made_shapes = method.made_shapes or shapes
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._empty = 0
         if trouble := check_loadable(_method(pl_module)):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
@@ -102,9 +103,11 @@ def check_class(kind: type["UnlearnModule"], base: type["UnlearnModule"]) -> Non
 def check_loadable(module: "UnlearnModule") -> str | None:
     """One line on a tensor that a newly made module would not load from a checkpoint, or None.
 
-    A method that keeps a state of its own makes such tensors when it takes that up.
+    A method that keeps a state of its own makes such tensors when it takes that up. Strategies that lay out the weights
+    themselves give them other shapes.
     """
-    if module.saved_state():
+    usual = isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    if not usual or not module.made_shapes or module.saved_state():
         return None
     teachers = module.teachers()
     for name, value in module.state_dict().items():

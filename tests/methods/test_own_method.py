@@ -194,6 +194,20 @@ def test_one_that_saved_state_describes_is_loaded(make_backbone, make_data, fit,
     assert again.mask.tolist() == [1, 1, 1]
 
 
+class MakesItInSetup(Own):
+    def setup(self, stage):
+        self.register_buffer("mask", torch.full((3,), float(stage == "fit")))
+
+
+def test_one_that_setup_makes_is_loaded(make_backbone, make_data, fit, make_trainer):
+    report, again = Report(page=False), MakesItInSetup(make_backbone())
+    fit(MakesItInSetup(make_backbone()), make_data(), Evaluation(), report)
+    make_trainer().validate(
+        again, datamodule=make_data(), ckpt_path=report.directory / CHECKPOINT, weights_only=True, verbose=False
+    )
+    assert again.mask.tolist() == [1, 1, 1]
+
+
 class MakesItLate(MakesBuffer):
     def on_train_start(self):
         pass
