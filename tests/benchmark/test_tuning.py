@@ -222,7 +222,7 @@ def test_a_method_outside_the_package_is_searched_over_what_it_declares(
 class Smooth(FineTune):
     search = (("push", 0.1, 10.0),)
 
-class OPC(FineTune):
+class OPC:  # no method, so that other tests find one of this name
     search = (("pull", 1.0, 2.0),)
 """
     )
@@ -235,7 +235,7 @@ class OPC(FineTune):
     assert [str(axis) for axis in found["class", "smooth"].axes] == ["push 0.5–5"]
     assert [str(axis) for axis in found["class", "opc"].axes] == ["pull 1–2"]
     assert {search.trials for search in found.values()} == {4}
-    with pytest.raises(UsageError, match=r"unknown method 'smoothing.Smoth'"):
+    with pytest.raises(UsageError, match=r"smoothing has no class 'Smoth'; did you mean 'Smooth'"):
         declared_ranges("smoothing.Smoth")
     assert declared_ranges("lit_unlearn.methods.OPC") == declared_ranges("OPC") != ()
 
