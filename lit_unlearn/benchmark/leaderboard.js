@@ -42,7 +42,14 @@
   all("a[data-card]").forEach((link) => link.addEventListener("click", () => {
     document.getElementById(link.dataset.card).open = true;
   }));
+  const hint = () => all(".hint").forEach((text) => {
+    const table = text.nextElementSibling;
+    text.hidden = table.scrollWidth <= table.clientWidth;
+  });
+
+  window.addEventListener("resize", hint);
   window.addEventListener("beforeprint", () => all("details").forEach((each) => { each.open = true; }));
   document.getElementById("filters").hidden = false;
   filter();
+  hint();
 })();

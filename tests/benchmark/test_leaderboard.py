@@ -305,3 +305,17 @@ def test_each_file_of_a_report_is_named_and_why_there_is_no_figure(
     write_rows(root / "rows.json", bare)
     report([str(root), "--figures", places["figs"]])
     assert f"No figure in {places['figs']}: no method has both " in capsys.readouterr().out
+
+
+@needs_browser
+@pytest.mark.timeout(180)
+def test_a_table_that_is_wider_than_the_window_says_so_and_is_printed_whole(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_leaderboard(path, summarise(rows()), "Digits")
+    text = path.read_text()
+    assert '<p class="hint" hidden>The table is wider than the window' in text
+    assert "@page { size: landscape;" in text
+    assert '<p class="hint">The table is wider' in open_page(path, tmp_path)[0]
+    narrow = re.sub(r"<th scope=\"col\"><button.*?</th>|<td data-sort.*?</td>", "", text)
+    path.write_text(narrow)
+    assert '<p class="hint" hidden="">' in open_page(path, tmp_path)[0]
