@@ -30,6 +30,9 @@ _NEAR_CHANCE = 0.05
 _UNDEFINED = "undefined: "
 """How the reason of an attack begins that was run, and of which only some numbers are undefined."""
 
+_READ = ("forget_acc", "test_forget_acc", "test_retain_acc", "auc", "forget_auc", "test_forget_auc")
+"""How the names end of the numbers that the verdict reads."""
+
 _NAMES = 3
 """How many undefined numbers of an attack are named."""
 
@@ -157,13 +160,22 @@ def remarks(row: Row, verdict: Verdict) -> list[str]:
 
 
 def left_out(row: Row) -> list[str]:
-    """A sentence for each attack of a row that was not run, and for each that has undefined numbers."""
-    return [
-        f"{attack} has undefined numbers: {_shortened(why.removeprefix(_UNDEFINED), attack)}."
-        if why.startswith(_UNDEFINED)
-        else f"{attack} was not run: {why}."
-        for attack, why in row.skipped.items()
-    ]
+    """A sentence for each attack of a row that was not run, or that lacks a number which the verdict reads, or all.
+
+    Others may be undefined by design, such as the rate at a thousandth of false alarms on a hundred images.
+    """
+    found = []
+    for attack, why in row.skipped.items():
+        if not why.startswith(_UNDEFINED):
+            found.append(f"{attack} was not run: {why}.")
+            continue
+        names = [name.removeprefix(f"{attack}/") for name in why.removeprefix(_UNDEFINED).split(", ")]
+        if any(name.startswith(f"{attack}/") for name in row.attacks):
+            names = [name for name in names if name.rpartition("/")[2] in _READ]
+        if names:
+            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+            found.append(f"{attack} has undefined numbers: {', '.join(names[:_NAMES])}{more}.")
+    return found
 
 
 def raised_on_references(rows: Sequence[Row]) -> list[str]:
@@ -176,13 +188,6 @@ def raised_on_references(rows: Sequence[Row]) -> list[str]:
         if why.startswith(RAISED)
     ]
     return list(dict.fromkeys(found))
-
-
-def _shortened(names: str, attack: str) -> str:
-    """The first of the names, without the attack's, and how many more there are."""
-    each = [name.removeprefix(f"{attack}/") for name in names.split(", ")]
-    more = f" and {len(each) - _NAMES} more" if len(each) > _NAMES else ""
-    return f"{', '.join(each[:_NAMES])}{more}"
 
 
 def flag_lines(row: Row, verdict: Verdict | None) -> list[str]:

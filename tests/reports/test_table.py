@@ -80,6 +80,10 @@ def test_attacks_that_were_left_out_are_named_below_the_table(original: Row, ret
     assert f"{name}: recovery/fm was not run: it needs the original model.\n" in text
     assert f"{name}: membership/lira has undefined numbers: a, b, c and 1 more.\n" in text
     assert "u_lira" not in text
+    shallow.attacks["membership/lira/b"] = 0.5
+    assert "membership/lira" not in plain_table([original, retrain, shallow]).split("Leaks.")[1], "none that counts"
+    shallow.skipped["membership/lira"] = "undefined: membership/lira/a, membership/lira/auc"
+    assert "membership/lira has undefined numbers: auc.\n" in plain_table([original, retrain, shallow])
     shallow.status, shallow.reason = "diverged", "the loss"
     assert "was not run" not in plain_table([original, retrain, shallow]), "one reason is enough"
 
