@@ -137,6 +137,10 @@ def test_what_is_missing_or_left_out_is_a_note_on_the_page():
     assert "Left out: 1 row(s) of the suite &#39;suite 1&#39;; this table is of &#39;suite 2&#39;." in text
     assert "No Retrain of training seed 0, 1: its rows have no gap." in text
     assert "<b>Not read:</b> rows.json: row 3 is damaged" in text
+    assert " notes: what was left out, and flags" not in text
+    for number, each in enumerate(found):
+        each.warnings = [f"something else {number}"]
+    assert " notes: what was left out, and flags</summary>" in page(found), "many of them are folded"
 
 
 def test_report_finds_the_artifacts_in_the_folders_of_the_runs_and_in_no_other(tmp_path):
