@@ -28,6 +28,7 @@ from lit_unlearn.errors import UsageError, check_seed, unknown
 from lit_unlearn.method_config import method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.options import check_names, check_types
+from lit_unlearn.parsing import as_list
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_result import Result
@@ -182,8 +183,7 @@ def _measured(
     found, suite = _suite(str(attacks)) if named else (_listed(attacks), None)
     report, driver = Report(write=False), Evaluation(retrain, suite)
     driver.goes_on = start is Trainer.fit  # what was trained must not be lost
-    own = arguments.get("callbacks") or []
-    callbacks = [*(own if isinstance(own, list | tuple) else [own]), *found, driver, report]
+    callbacks = [*as_list(arguments.get("callbacks") or None), *found, driver, report]
     with warnings_alone(progress=arguments.get("enable_progress_bar") is not False):
         trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
         try:
@@ -211,8 +211,7 @@ def _listed(attacks: Any) -> Sequence[Attack]:
     Raises:
         UsageError: for what is no list of attacks.
     """
-    given = list(attacks) if isinstance(attacks, list | tuple) else [] if attacks is None else [attacks]
-    found = [_own_attack(each) if isinstance(each, str) and _is_class_path(each) else each for each in given]
+    found = [_own_attack(each) if isinstance(each, str) and _is_class_path(each) else each for each in as_list(attacks)]
     for each in found:
         if not isinstance(each, Attack):
             name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
