@@ -4,11 +4,11 @@ Threat model. The attacker holds the unlearned weights, labelled retained images
 time: they try learning rates over two decades, with the head as it is and a fresh one, and with the last stages drawn
 anew or not, since a method may have damaged what is near the head and left the rest. They do not hold the original.
 
-All ways start; after 4 % of the steps the best quarter goes on, after 20 % the best one (successive halving, arXiv
-1502.07943). One way is on the device at a time, the others wait on the CPU. What is measured, and how a batch is made,
-is as for :class:`~lit_unlearn.attacks.Relearn`. With so many images and steps everything is relearnt in the end, by
-Retrain as well. So the number that counts, ``auc``, is the mean of the useful accuracy over the logarithm of the steps.
-Our own attack.
+All ways start; after 4 % of the steps the quarter that has got most goes on, after 20 % the one that has (successive
+halving, arXiv 1502.07943). One way is on the device at a time, the others wait on the CPU. What is measured, what an
+attacker got, and how a batch is made, is as for :class:`~lit_unlearn.attacks.Relearn`. With so many images and steps
+classes are relearnt in the end, by Retrain as well. So of classes the number that counts is ``auc``, the mean of the
+useful accuracy over the logarithm of the steps. Our own attack.
 """
 
 import math
@@ -20,17 +20,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from lit_unlearn.attacks.relearn import (
-    FRESH,
-    HEADS,
-    RATE,
-    RESET,
-    FineTuneBatches,
-    FineTuneRun,
-    Head,
-    Relearn,
-    useful_accuracy,
-)
+from lit_unlearn.attacks.fine_tuning import EvalSubset, FineTuneBatches, FineTuneRun, Measured, as_curves
+from lit_unlearn.attacks.relearn import FRESH, HEADS, RATE, RESET, Head, Relearn
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
@@ -44,8 +35,8 @@ _PARKED = torch.device("cpu")
 class AdaptiveRelearn(Relearn):
     """Fine-tunes copies in many ways on a share of the forget set and retained samples; the best one counts.
 
-    Numbers: as those of :class:`~lit_unlearn.attacks.Relearn`, but that ``auc`` is the mean over the logarithm of the
-    steps, and ``reset``, how many stages were drawn anew.
+    Numbers: as those of :class:`~lit_unlearn.attacks.Relearn`, but that means are over the logarithm of the steps, and
+    ``reset``, how many stages were drawn anew.
 
     Args:
         share: of the forget set that the attacker holds, in [0, .5].
@@ -114,11 +105,11 @@ class AdaptiveRelearn(Relearn):
         self,
         target: Target,
         batches: FineTuneBatches,
-        eval_subset: list[tuple[Tensor, Tensor]],
+        eval_subset: EvalSubset,
         ticks: list[int],
     ) -> tuple[FineTuneRun, Tensor]:
         """The one that is left in the end, and its curve."""
-        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
+        untouched = eval_subset.measure(self._copy(target, target.model.backbone, "kept"))
         ways = []
         resets = self.resets if target.model.backbone.stages else (0,)
         for reset, head, rate in product(resets, self.heads, self.learning_rates):
@@ -131,16 +122,17 @@ class AdaptiveRelearn(Relearn):
         for share in _TICKS:
             for way in ways:
                 _move(way, target.device)
-                way.useful.append(next(way.training))
+                way.measured.append(next(way.training))
                 _move(way, _PARKED)
             if share in _RUNGS:
-                ways.sort(key=lambda way: way.useful[-1], reverse=True)
+                ways.sort(key=lambda way: way.measured[-1].got, reverse=True)
                 ways = ways[: max(1, math.ceil(_RUNGS[share] * len(ways)))]
         (way,) = ways
         _move(way, target.device)
-        curve = torch.tensor([untouched, *way.useful], dtype=torch.float64)
+        useful, got = as_curves([untouched, *way.measured])
         chosen = {RATE: way.rate, FRESH: float(way.head == "fresh"), RESET: float(way.reset)}
-        return FineTuneRun(_log_mean(curve[1:], ticks[1:]), curve, chosen, way.network), curve
+        mean, auc = (_log_mean(curve[1:], ticks[1:]) for curve in (got, useful))
+        return FineTuneRun(mean, auc, useful, chosen, way.network), useful
 
 
 class _Way(NamedTuple):
@@ -149,8 +141,8 @@ class _Way(NamedTuple):
     reset: int
     network: Backbone
     optimizer: SGD
-    training: Iterator[float]
-    useful: list[float]
+    training: Iterator[Measured]
+    measured: list[Measured]
 
 
 def _move(way: _Way, device: torch.device) -> None:

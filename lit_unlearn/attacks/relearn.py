@@ -2,15 +2,17 @@
 
 Threat model. The attacker holds the unlearned weights, labelled retained images and k labelled images of the forget set
 (``samples``; 0: retained images only), and fine-tunes a copy. They try every learning rate, with the head as it is
-and with a fresh one, and the best run counts. They do not hold the original.
+and with a fresh one, and the run that gets most counts. They do not hold the original.
 
     step    SGD on CE of a batch, ``retain_share`` of it retained and the rest from the k images; lr falls to 0
     useful  min(accuracy on forgotten, accuracy on retained), both on images that were not trained on
+    got     of classes useful; of single images their lead, accuracy on forgotten − accuracy on unseen test images
     steps   the first at which useful ≥ ``recovered`` · that of Original on the same images
 
 Useful and not the accuracy on the forgotten alone, since a model that calls everything forgotten relearnt nothing, and
 half of each batch invites it to. Forgotten images are the unseen ones of the forgotten classes (``test_forget``), or
-where no class is forgotten whole, those of the forget set that are not among the k.
+where no class is forgotten whole, those of the forget set that are not among the k. The useful accuracy says nothing of
+these: a network that has forgotten them names them as it names any image. So of single images the lead chooses the run.
 
 The fresh head starts at zero and reads features scaled to one length: a head taught never to name a class has to be
 unlearnt first, which makes a model that forgot in its head alone look slower than Retrain, and features that are merely
@@ -24,35 +26,41 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import fmean, stdev
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.fine_tuning import (
+    EvalSubset,
+    FineTuneBatches,
+    FineTuneRun,
+    Measured,
+    UnitHead,
+    as_curves,
+    balanced,
+    cycled,
+    end_accuracies,
+)
 from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
 from lit_unlearn.attacks.target import Target, forgotten_split
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
-from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
 
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
 RATE, FRESH, RESET, AT_EDGE = "learning_rate", "fresh_head", "reset", "rate_at_edge"
-AT_END = 10_000
-"""At most so many samples of a split measure the end of the strongest run."""
-
-_CHUNK = 256
 
 
 class Relearn(Attack):
     """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until recovery.
 
-    Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run where
-    the mean is highest; ``<split>_acc`` at the end of that run; its ``learning_rate`` and ``fresh_head`` (1 or 0).
+    Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run that got
+    most on average over the steps; ``<split>_acc`` at its end; its ``learning_rate`` and ``fresh_head`` (1 or 0).
     ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes
     in its place. ``samples`` is the k that were there to take, ``images`` how many forgotten ones ``auc`` is measured
     on. Each is the mean over the repeats (``steps_above`` where one of them does not get there; the learning rate and
@@ -120,8 +128,9 @@ class Relearn(Attack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """Trains once for each learning rate, head and repeat; the runs of one repeat see the same batches."""
-        repeats = [self._repeat(target, self.seed + number) for number in range(self.repeats)]
-        strongest = max(repeats, key=lambda numbers: numbers["auc"])
+        found = [self._repeat(target, self.seed + number) for number in range(self.repeats)]
+        _, strongest = max(found, key=lambda each: each[0])
+        repeats = [numbers for _, numbers in found]
         chosen = {name: strongest[name] for name in (RATE, FRESH, RESET) if name in strongest}
         back = "steps" if all("steps" in numbers for numbers in repeats) else "steps_above"
         names = [name for name in repeats[0] if name not in ("steps", "steps_above")]
@@ -132,20 +141,20 @@ class Relearn(Attack):
         edge = {AT_EDGE: float(chosen[RATE] in ends)} if len(set(self.learning_rates)) > 2 else {}
         return AttackResult({**steps, **means, **spread, **chosen, **edge})
 
-    def _repeat(self, target: Target, seed: int) -> dict[str, float]:
-        """The numbers of one choice of forget samples and batches."""
+    def _repeat(self, target: Target, seed: int) -> tuple[float, dict[str, float]]:
+        """What one choice of forget samples and batches got, and its numbers."""
         draw = torch.Generator().manual_seed(seed)
         held = balanced(labels := target.data.labels("forget"), self._held(len(labels)), draw)
-        batches, (eval_subset, images) = self._batches(target, held, draw), self._eval_subset(target, held, draw)
+        batches, eval_subset = self._batches(target, held, draw), self._eval_subset(target, held, draw)
         ticks = self._ticks()
         best, highest = self._strongest(target, batches, eval_subset, ticks)
-        return {
+        return best.got, {
             **self._steps(target, highest, ticks, eval_subset),
-            "auc": best.mean,
-            "images": float(images),
+            "auc": best.auc,
+            "images": float(eval_subset.forgotten),
             **best.chosen,
             "samples": float(len(held)),
-            **_accuracies(best.network, target, held),
+            **end_accuracies(best.network, target, held),
             **{f"after_{tick}": value for tick, value in zip(ticks, best.curve.tolist(), strict=True)},
         }
 
@@ -160,27 +169,28 @@ class Relearn(Attack):
     def _strongest(
         self,
         target: Target,
-        batches: "FineTuneBatches",
-        eval_subset: list[tuple[Tensor, Tensor]],
+        batches: FineTuneBatches,
+        eval_subset: EvalSubset,
         ticks: list[int],
-    ) -> tuple["FineTuneRun", Tensor]:
-        """Of a run for each learning rate and head the best, and the highest value of any at each tick.
+    ) -> tuple[FineTuneRun, Tensor]:
+        """Of a run for each learning rate and head the best, and the highest useful accuracy of any at each tick.
 
         Beside the network that is trained only that of the best run so far is kept.
         """
-        untouched = useful_accuracy(self._copy(target, target.model.backbone, "kept"), eval_subset)
+        untouched = eval_subset.measure(self._copy(target, target.model.backbone, "kept"))
         best, curves = None, []
         for rate, head in product(self.learning_rates, self.heads):
             network = self._copy(target, target.model.backbone, head)
-            useful = [untouched, *self._train(network, self._optimizer(network, rate), batches, eval_subset, ticks)]
-            curves.append(curve := torch.tensor(useful, dtype=torch.float64))
-            mean = float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps
-            if best is None or mean > best.mean:
-                best = FineTuneRun(mean, curve, {RATE: rate, FRESH: float(head == "fresh")}, network)
+            training = self._train(network, self._optimizer(network, rate), batches, eval_subset, ticks)
+            useful, got = as_curves([untouched, *training])
+            curves.append(useful)
+            auc, mean = (float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps for curve in (useful, got))
+            if best is None or mean > best.got:
+                best = FineTuneRun(mean, auc, useful, {RATE: rate, FRESH: float(head == "fresh")}, network)
         assert best is not None
         return best, torch.stack(curves).amax(0)
 
-    def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> "FineTuneBatches":
+    def _batches(self, target: Target, held: Tensor, draw: torch.Generator) -> FineTuneBatches:
         fresh = round(self.batch_size * (1 - self.retain_share)) if len(held) else 0
         retained = len(target.data.labels("retain"))
         old, where = torch.unique(cycled(retained, self.steps * (self.batch_size - fresh), draw), return_inverse=True)
@@ -191,18 +201,17 @@ class Relearn(Attack):
         order = torch.cat([new, len(held) + where.view(self.steps, -1)], 1)
         return FineTuneBatches(images, labels, order.to(target.device))
 
-    def _eval_subset(
-        self, target: Target, held: Tensor, draw: torch.Generator
-    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
-        """This rank's share of what is measured during training, forgotten and retained, and how many are forgotten."""
-        known, eval_subset, count = target.data.split_names, [], 0
-        for split in (forgotten_split(known), "test_retain"):
+    def _eval_subset(self, target: Target, held: Tensor, draw: torch.Generator) -> EvalSubset:
+        """What is measured during training, forgotten first."""
+        known, sets, count = target.data.split_names, [], 0
+        decisive = forgotten_split(known)
+        for split in (decisive, "test_retain"):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
-                eval_subset.append(packed_share(target.data, split, left[: self.measured], target.device))
+                sets.append(packed_share(target.data, split, left[: self.measured], target.device))
                 count = count or len(left[: self.measured])
-        return eval_subset, count
+        return EvalSubset(decisive, sets, count)
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""
@@ -219,11 +228,11 @@ class Relearn(Attack):
         self,
         network: Backbone,
         optimizer: SGD,
-        batches: "FineTuneBatches",
-        eval_subset: list[tuple[Tensor, Tensor]],
+        batches: FineTuneBatches,
+        eval_subset: EvalSubset,
         ticks: list[int],
-    ) -> Iterator[float]:
-        """Yields the useful accuracy at each tick but the first."""
+    ) -> Iterator[Measured]:
+        """Yields what is measured at each tick but the first."""
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / self.steps, self.steps)
         norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
         moving = [] if self.freeze_encoder else [module for module in network.modules() if isinstance(module, norms)]
@@ -237,104 +246,15 @@ class Relearn(Attack):
                 optimizer.zero_grad()  # they take as much memory as the network
                 schedule.step()
                 if step in ticks:
-                    yield useful_accuracy(network, eval_subset)
+                    yield eval_subset.measure(network)
         finally:  # the schedule ties the optimizer into a cycle, which would keep what it trains
             optimizer.state.clear()
             optimizer.param_groups.clear()
 
-    def _steps(
-        self, target: Target, highest: Tensor, ticks: list[int], eval_subset: list[tuple[Tensor, Tensor]]
-    ) -> dict[str, float]:
+    def _steps(self, target: Target, highest: Tensor, ticks: list[int], eval_subset: EvalSubset) -> dict[str, float]:
         original = target.original
-        level = 1.0 if original is None else useful_accuracy(self._copy(target, original.backbone, "kept"), eval_subset)
+        level = 1.0 if original is None else eval_subset.measure(self._copy(target, original.backbone, "kept")).useful
         if level == 0:
             return {"steps": float("nan")}
         back = [tick for tick, value in zip(ticks, highest.tolist(), strict=True) if value >= self.recovered * level]
         return {"steps": float(back[0])} if back else {"steps_above": float(self.steps)}
-
-
-class FineTuneBatches(NamedTuple):
-    """What is trained on: images (n, C, H, W), packed, labels (n,), and which are in each batch (steps, batch size)."""
-
-    images: Tensor
-    labels: Tensor
-    order: Tensor
-
-
-class FineTuneRun(NamedTuple):
-    """A copy that was trained: mean of the useful accuracy, its value at each tick, and what was chosen."""
-
-    mean: float
-    curve: Tensor
-    chosen: dict[str, float]
-    network: Backbone
-
-
-class UnitHead(nn.Module):
-    """A linear head that starts at zero and reads features (B, d) scaled to length √d.
-
-    Args:
-        num_features: d.
-        num_classes: C.
-    """
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = num_features, num_classes
-        self.linear = nn.Linear(num_features, num_classes)
-        for parameter in self.linear.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        logits: Tensor = self.linear(normalize(features, dim=1) * self.in_features**0.5)
-        return logits
-
-
-@torch.no_grad()
-def useful_accuracy(network: Backbone, eval_subset: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The lowest accuracy on several sets of images, packed or not, and labels, spread over the ranks; in eval mode."""
-    network.eval()
-    found = []
-    for images, labels in eval_subset:
-        counter = SplitAccuracy().to(labels.device)
-        for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
-            counter.update(network(unpacked(part).float()), truth)
-        found.append(counter.value)
-    return min(value for value in found if value is not None)
-
-
-def balanced(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """Positions, sorted, of at most ``count`` samples and half of all, drawn evenly from the classes of labels (N,)."""
-    order = torch.randperm(len(labels), generator=draw)
-    turn = torch.empty_like(order)
-    for label in torch.unique(labels):
-        here = labels[order] == label
-        turn[here] = torch.arange(int(here.sum()))
-    return order[turn.argsort(stable=True)[: min(count, len(labels) // 2)]].sort().values
-
-
-def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
-    """Indices (draws,) below ``count``: all of them in random order, again and again."""
-    passes = -(-draws // count) if draws else 0
-    rounds = [torch.randperm(count, generator=draw) for _ in range(passes)]
-    return torch.cat([torch.empty(0, dtype=torch.long), *rounds])[:draws]
-
-
-@torch.no_grad()
-def _accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, float]:
-    """Accuracy on the forget set beyond what was trained on, and on the test splits, on so many at most of each."""
-    found = {}
-    for split in ("forget", "test_forget", "test_retain"):
-        if split in target.data.split_names:
-            counter, left = SplitAccuracy().to(target.device), torch.arange(len(target.data.labels(split)))
-            if split == "forget":
-                left = left[~torch.isin(left, held)]
-            if len(left) > AT_END:
-                order = torch.randperm(len(left), generator=torch.Generator().manual_seed(0))
-                left = left[order[:AT_END]].sort().values
-            for images, labels in target.data.evaluation_batches(split, target.device, wanted=left):
-                counter.update(network(images.float()), labels)
-            if (value := counter.value) is not None:
-                found[f"{split}_acc"] = value
-    return found

@@ -43,6 +43,20 @@ def forgotten_split(splits: Sequence[str]) -> str:
     return "test_forget" if "test_forget" in splits else "forget"
 
 
+def obtained(decisive: str, forgotten: float, unseen: float | None) -> float:
+    """What an attack got of the forgotten, by which it chooses among several ways to attack.
+
+    Of classes that is the accuracy on unseen images of them. Single images were learnt by heart or not, and whatever a
+    model can do for unseen images as well is skill: of them it is the lead over unseen images, where there are some.
+
+    Args:
+        decisive: the split that shows what is left, as :func:`forgotten_split` names it.
+        forgotten: the accuracy on it, a fraction.
+        unseen: the accuracy of the same attack on retained classes' test images; None where there are none.
+    """
+    return forgotten - unseen if decisive == "forget" and unseen is not None else forgotten
+
+
 class SplitData(Protocol):
     """What a target needs of the data: the classes' names, and of each split that has samples labels and batches.
 

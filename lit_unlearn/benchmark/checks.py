@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.benchmark.experiments import Experiments
-from lit_unlearn.benchmark.grid import QUICK, Grid, methods_of
+from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.grid_runs import methods_of
 from lit_unlearn.benchmark.runs import ANY_DEVICES, DEVICES, Run
 from lit_unlearn.benchmark.settings import look_up
 from lit_unlearn.errors import UsageError
+
+QUICK = "attack/quick"
+"""The attacks on what is made of the user's own model, where nothing names others."""
 
 Check = Callable[[str, Mapping[str, Any]], str | None]
 """From a subcommand and the settings of a run to one line on what the command line does not accept, or None."""

@@ -11,7 +11,8 @@ from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, More, Progress, execute
 from lit_unlearn.benchmark.failures import with_failures
 from lit_unlearn.benchmark.gathering import collect
-from lit_unlearn.benchmark.grid import Grid, make_runs
+from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.grid_runs import make_runs
 from lit_unlearn.benchmark.leaderboard import frontier, resistance, scatter, write_leaderboard
 from lit_unlearn.benchmark.local import RunCommand
 from lit_unlearn.benchmark.placing import insert_texts, write_drawings

@@ -15,7 +15,8 @@ from typing import Any
 
 from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.experiments import Experiments, chosen
-from lit_unlearn.benchmark.grid import REFERENCES, Experiment, Grid, make_runs, methods_of
+from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.grid_runs import REFERENCES, Experiment, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Search, Tuning
 from lit_unlearn.benchmark.search_space import Ranges, applicable, axes_of, own_values, replaced, values_of, variant_of

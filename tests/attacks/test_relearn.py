@@ -12,8 +12,8 @@ from relearn_jobs import QUICK
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lit_unlearn.attacks import Relearn, relearn
-from lit_unlearn.attacks.relearn import UnitHead, balanced, cycled, useful_accuracy
+from lit_unlearn.attacks import AdaptiveRelearn, Relearn, fine_tuning
+from lit_unlearn.attacks.fine_tuning import EvalSubset, Measured, UnitHead, balanced, cycled
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones import ResNet8
 from lit_unlearn.backbones.gate import add_gate
@@ -52,7 +52,7 @@ def test_the_held_samples_are_spread_over_the_classes(count):
 
 def test_beside_the_network_in_training_only_the_best_is_kept(make_target, vectors, four_splits, monkeypatch):
     copies, living = [], []
-    copy_of, measure = Relearn._copy, relearn.useful_accuracy
+    copy_of, measure = Relearn._copy, EvalSubset.measure
 
     def copied(*given):
         copies.append(weakref.ref(network := copy_of(*given)))
@@ -63,7 +63,7 @@ def test_beside_the_network_in_training_only_the_best_is_kept(make_target, vecto
         return measure(*given)
 
     monkeypatch.setattr(Relearn, "_copy", copied)
-    monkeypatch.setattr(relearn, "useful_accuracy", measured)
+    monkeypatch.setattr(EvalSubset, "measure", measured)
     Relearn(samples=4, steps=2, learning_rates=[0.1, 0.01, 0.001]).evaluate(
         make_target(forgetful(vectors), **four_splits)
     )
@@ -93,15 +93,46 @@ def test_a_fresh_head_knows_nothing_and_does_not_see_lengths():
     assert not head(torch.zeros(1, 5)).any()
 
 
-def test_the_useful_accuracy_is_the_lower_one(vectors):
+def test_of_classes_what_is_got_is_the_lower_accuracy_of_single_images_the_lead(vectors):
     net = vectors(nn.Identity(), 2, 2)
     with torch.no_grad():
         net.head.weight.copy_(torch.eye(2))
         net.head.bias.zero_()
     points = torch.eye(2)
     right, wrong = torch.tensor([0, 1]), torch.tensor([1, 1])
-    assert useful_accuracy(net, [(points, right), (points, wrong)]) == 0.5
-    assert useful_accuracy(net, [(points, right), (points, right)]) == 1
+    all_right, half_right = (points, right), (points, wrong)
+    for decisive, sets, useful, got in (
+        ("test_forget", [all_right, half_right], 0.5, 0.5),
+        ("test_forget", [half_right, all_right], 0.5, 0.5),
+        ("forget", [all_right, half_right], 0.5, 0.5),
+        ("forget", [half_right, all_right], 0.5, -0.5),
+        ("forget", [all_right, all_right], 1, 0),
+        ("forget", [half_right], 0.5, 0.5),
+    ):
+        assert EvalSubset(decisive, sets, 2).measure(net) == (useful, got)
+
+
+@pytest.mark.parametrize("whole_classes", [True, False])
+@pytest.mark.parametrize("make", [Relearn, AdaptiveRelearn])
+def test_the_run_counts_that_gets_most(make_target, vectors, four_splits, monkeypatch, make, whole_classes):
+    """The rate of .1 has the higher useful accuracy, that of .01 the larger lead of forget images over unseen ones."""
+    if not whole_classes:
+        del four_splits["test_forget"]
+    measured = {0.1: (0.8, 0.7), 0.01: (0.9, 0.4)}  # of forgotten and of unseen images
+
+    def train(self, network, optimizer, batches, eval_subset, ticks):
+        (group,) = optimizer.param_groups
+        forgotten, unseen = measured[group["lr"]]
+        got = unseen if whole_classes else forgotten - unseen
+        for _ in ticks[1:]:
+            yield Measured(unseen, got)
+
+    monkeypatch.setattr(Relearn, "_train", train)
+    options = {"learning_rates": list(measured), "heads": ["kept"], "steps": 100}
+    found = make(**options).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
+    assert found["learning_rate"] == (0.1 if whole_classes else 0.01)
+    assert found["after_100"] == (0.7 if whole_classes else 0.4)
+    assert found["auc"] == pytest.approx(found["after_100"], abs=0.02)
 
 
 def test_whoever_calls_everything_forgotten_relearnt_nothing(make_target, vectors, four_splits):
@@ -186,12 +217,12 @@ def test_the_end_is_measured_on_a_bounded_number_of_samples(make_target, vectors
             super().update(logits, labels)
 
     def ends(most):
-        monkeypatch.setattr(relearn, "AT_END", most)
+        monkeypatch.setattr(fine_tuning, "AT_END", most)
         seen.clear()
         found = Relearn(**QUICK, measured=1).evaluate(target).numbers
         return {name: found[name] for name in ("forget_acc", "test_forget_acc", "test_retain_acc")}, sum(seen)
 
-    monkeypatch.setattr(relearn, "SplitAccuracy", Counted)
+    monkeypatch.setattr(fine_tuning, "SplitAccuracy", Counted)
     sizes = [len(four_splits[split][1]) for split in ("forget", "test_forget", "test_retain")]
     whole, images = ends(10_000)
     few, fewer = ends(3)
@@ -290,8 +321,8 @@ def test_it_leaves_no_trace_and_is_a_function_of_its_seed(make_backbone, make_da
 def test_a_frozen_encoder_keeps_its_statistics(make_backbone, make_data, monkeypatch):
     net, data = make_backbone().eval().requires_grad_(False), make_data()
     trained = []
-    measure = useful_accuracy
-    monkeypatch.setattr("lit_unlearn.attacks.relearn.useful_accuracy", lambda n, w: trained.append(n) or measure(n, w))
+    measure = EvalSubset.measure
+    monkeypatch.setattr(EvalSubset, "measure", lambda own, network: trained.append(network) or measure(own, network))
     for frozen in (True, False):
         target = Target(EncodedData(net, data, CPU), None, data, 4)
         Relearn(**QUICK | {"steps": 1, "learning_rates": [0.1], "heads": ["kept"]}, freeze_encoder=frozen).evaluate(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lit_unlearn.benchmark.grid import REFERENCES
+from lit_unlearn.benchmark.grid_runs import REFERENCES
 from lit_unlearn.benchmark.search import Search, Tuning
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.benchmark.tables import markdown

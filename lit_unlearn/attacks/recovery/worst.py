@@ -5,14 +5,14 @@ accuracy on forgotten data over the suite, beside that of the same suite on Orig
 
 What is decided on. Where whole classes are forgotten: held-out images of them (``test_forget``), with readouts fitted
 on the training set. Where single images are forgotten nothing held out is forgotten, so the forget images themselves
-are predicted by readouts that were fitted on everything else (``calibration: rest``), and ``gap`` is how much better
-that goes than on retained-class test images that no one ever trained on: what was memorised.
+are predicted by readouts that were fitted on everything else (``calibration: rest``). The strongest is the one with the
+largest ``gap``: how much better that goes than on test images that no one ever trained on, which is what was memorised.
 
 The maximum over M readouts on n samples is biased upwards: some win by luck. ``select: maximum``, the default, reports
 it all the same, because it errs on the side of finding a leak, uses every sample, and the same maximum is taken of
 Retrain, with nearly the same bias. ``selection_bias`` estimates it: the maximum minus what the readout that is best on
-one half of the samples gets on the other half, averaged over both halves. ``select: half`` reports the latter with no
-such bias, on half as many samples.
+one half of the samples gets on the other half, averaged over both halves (of single images, of their lead). ``select:
+half`` reports the latter with no such bias, on half as many samples.
 
 There is one maximum for readouts that answer the same question from the same layers: of the features that the head
 reads; ``stages``, of earlier layers; ``within_forget_classes``, which class among the forgotten ones; and, where all
@@ -38,7 +38,7 @@ from lit_unlearn.attacks.recovery.readouts import (
     LinearDiscriminant,
     NearestMean,
 )
-from lit_unlearn.attacks.target import Target, forgotten_split
+from lit_unlearn.attacks.target import Target, forgotten_split, obtained
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import AttackResult
 
@@ -49,6 +49,7 @@ SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
 _SELECT = ("maximum", "half")
+_UNSEEN = "test_retain_acc"
 _LARGE = "retain"
 """A split that decides nothing and is the largest: the strongest readout alone is scored on it."""
 
@@ -199,9 +200,9 @@ def standard_calibration(splits: Sequence[str]) -> Calibration:
     return "train" if forgotten_split(splits) == "test_forget" else "rest"
 
 
-def _best(accuracies: Mapping[str, float]) -> str:
+def _best(values: Mapping[str, float]) -> str:
     """The name of the largest, of several the first."""
-    return max(accuracies, key=lambda name: accuracies[name])
+    return max(values, key=lambda name: values[name])
 
 
 def _fit_and_score(
@@ -230,17 +231,22 @@ def _strongest(
 ) -> tuple[dict[str, float], str]:
     """The numbers and the name of the strongest of readouts that may be compared."""
     key = f"{decisive}_acc"
+
+    def got(accuracies: Mapping[str, float]) -> dict[str, float]:
+        return {name: obtained(decisive, value, found[name].get(_UNSEEN)) for name, value in accuracies.items()}
+
+    first, second = ({}, {}) if halves is None else (got(half) for half in halves)
     if select == "half" and halves is not None:
-        name = _best(halves[0])
+        name = _best(first)
         worst = {**found[name], key: halves[1][name]}
     else:
-        name = _best({name: each[key] for name, each in found.items()})
+        whole = got({name: each[key] for name, each in found.items()})
+        name = _best(whole)
         worst = dict(found[name])
         if halves is not None and len(found) > 1:
-            crossed = halves[1][_best(halves[0])] + halves[0][_best(halves[1])]
-            worst["selection_bias"] = worst[key] - crossed / 2
+            worst["selection_bias"] = whole[name] - (second[_best(first)] + first[_best(second)]) / 2
     if decisive == "forget":
-        worst["gap"] = worst[key] - worst.get("test_retain_acc", math.nan)
+        worst["gap"] = worst[key] - worst.get(_UNSEEN, math.nan)
     return {**worst, "readouts": float(len(found))}, name
 
 

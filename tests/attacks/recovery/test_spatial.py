@@ -7,6 +7,7 @@ from lit_unlearn.attacks.recovery import linear
 from lit_unlearn.attacks.recovery.spatial import WorstRecovery
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
+from lit_unlearn.results import AttackResult
 
 
 class OnlyPositions(nn.Module):
@@ -72,6 +73,21 @@ def test_single_images_are_read_by_readouts_that_were_fitted_on_all_others(make_
     del splits["test_forget"]
     SpatialRecovery().evaluate(make_target(Quadrants({"maps": "0"}), **splits))
     assert {member.calibration for member in seen[-1]} == {"rest"}
+
+
+def test_of_single_images_the_cells_with_the_largest_lead_count(make_target, splits, monkeypatch):
+    del splits["test_forget"]
+    leads = iter([(0.9, 0.8), (0.7, 0.3)])
+
+    def evaluate(self, target):
+        forget, unseen = next(leads)
+        numbers = {"stages/forget_acc": forget, "stages/retain_acc": 1.0, "stages/test_retain_acc": unseen}
+        return AttackResult(numbers, {"stages/strongest": "any"})
+
+    monkeypatch.setattr(WorstRecovery, "evaluate", evaluate)
+    found = SpatialRecovery().evaluate(make_target(Quadrants({"maps": "0"}), **splits))
+    assert (found.numbers["forget_acc"], found.numbers["test_retain_acc"]) == (0.7, 0.3)
+    assert found.notes["strongest"] == "cells4/any"
 
 
 def test_few_images_suffice(make_target, splits):

@@ -193,11 +193,36 @@ def test_single_images_are_predicted_by_what_was_fitted_on_all_others(make_targe
     assert others[0] == others[1]  # no label of the forget set was read
     assert len(others[0]) == FEATURES
     numbers = found[0]
-    members = [value for name, value in numbers.items() if "/forget_acc/" in name and "stages" not in name]
-    assert numbers["recovery/worst/forget_acc"] == max(members)
+    gaps = {
+        name: value - numbers[name.replace("/forget_acc/", "/test_retain_acc/")]
+        for name, value in numbers.items()
+        if "/forget_acc/" in name and "stages" not in name
+    }
+    assert numbers["recovery/worst/gap"] == pytest.approx(max(gaps.values()))
     gap = numbers["recovery/worst/forget_acc"] - numbers["recovery/worst/test_retain_acc"]
     assert numbers["recovery/worst/gap"] == pytest.approx(gap)
     assert seen.notes["recovery/worst/reading"].endswith("on forget: their maximum")
+
+
+@pytest.mark.parametrize("select", ["maximum", "half"])
+def test_of_single_images_the_largest_lead_over_unseen_ones_counts(make_target, vectors, select):
+    def part(first):
+        return first + torch.arange(8).float()[:, None], torch.ones(8, dtype=torch.long)
+
+    def member(name, forget, unseen):
+        told = [position in forget for position in range(8)] + [position in unseen for position in range(8)]
+        return Given(name, torch.tensor(told), calibration="rest")
+
+    # the unseen are scored where they are not fitted on, at odd positions: a 3/4, b 1/4, c 0
+    members = [member("a", range(6), (1, 3, 5)), member("b", range(5), (1,)), member("c", (0, 1), ())]
+    target = make_target(vectors(nn.Identity(), 1, 2), forget=part(0), retain=part(8), test_retain=part(8))
+    seen = attacked(WorstRecovery(members, select=select), target)
+    assert seen.notes["recovery/worst/strongest"] == "b"
+    assert worst(seen, "test_retain_acc") == 1 / 4
+    assert worst(seen, "forget_acc") == (5 / 8 if select == "maximum" else 2 / 4)  # at the odd positions 1 and 3 of 4
+    # even positions: a 3/4 - 3/4, b 3/4 - 1/4, so b, with 2/4 - 1/4 on the odd; odd: b, c alike, so b, with 3/4 - 1/4
+    if select == "maximum":
+        assert worst(seen, "selection_bias") == 3 / 8 - (1 / 4 + 1 / 2) / 2
 
 
 def test_members_that_need_the_original_are_left_out_without_one(make_target, vectors, four_splits):

@@ -1,0 +1,148 @@
+"""What an attacker who fine-tunes trains on and measures: batches, images that are held back, and what a run got."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lit_unlearn.attacks.images import unpacked
+from lit_unlearn.attacks.target import Target, obtained
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.metrics.evaluation import SplitAccuracy
+
+AT_END = 10_000
+"""At most so many samples of a split measure the end of the strongest run."""
+
+_CHUNK = 256
+
+
+class FineTuneBatches(NamedTuple):
+    """What is trained on: images (n, C, H, W), packed, labels (n,), and which are in each batch (steps, batch size)."""
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+
+
+class Measured(NamedTuple):
+    """Of a network while it trains: its useful accuracy, and what the attacker got, see the module."""
+
+    useful: float
+    got: float
+
+
+class EvalSubset(NamedTuple):
+    """What is measured during training.
+
+    Attributes:
+        decisive: the split that shows what is left of the forgotten.
+        sets: this rank's share of images, packed or not, with their labels: of that split, and of ``test_retain`` where
+            there is one.
+        forgotten: how many images of the first all ranks have together.
+    """
+
+    decisive: str
+    sets: Sequence[tuple[Tensor, Tensor]]
+    forgotten: int
+
+    @torch.no_grad()
+    def measure(self, network: Backbone) -> Measured:
+        """Accuracies over all ranks, in eval mode."""
+        network.eval()
+        accuracies = [_accuracy(network, images, labels) for images, labels in self.sets]
+        useful, unseen = min(accuracies), accuracies[1] if len(accuracies) > 1 else None
+        got = obtained(self.decisive, accuracies[0], unseen) if self.decisive == "forget" else useful
+        return Measured(useful, got)
+
+
+def as_curves(measured: Sequence[Measured]) -> tuple[Tensor, Tensor]:
+    """Useful accuracy and what was got, each at every tick, in float64."""
+    useful, got = torch.tensor(measured, dtype=torch.float64).unbind(1)
+    return useful, got
+
+
+class FineTuneRun(NamedTuple):
+    """A copy that was trained.
+
+    Attributes:
+        got: what it got, on average over the steps.
+        auc: the same mean of its useful accuracy.
+        curve: its useful accuracy at each tick.
+        chosen: how it was trained, as numbers.
+        network: as it is in the end.
+    """
+
+    got: float
+    auc: float
+    curve: Tensor
+    chosen: dict[str, float]
+    network: Backbone
+
+
+class UnitHead(nn.Module):
+    """A linear head that starts at zero and reads features (B, d) scaled to length √d.
+
+    Args:
+        num_features: d.
+        num_classes: C.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = num_features, num_classes
+        self.linear = nn.Linear(num_features, num_classes)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.linear(normalize(features, dim=1) * self.in_features**0.5)
+        return logits
+
+
+def _accuracy(network: Backbone, images: Tensor, labels: Tensor) -> float:
+    """The accuracy on images, packed or not, that are spread over the ranks."""
+    counter = SplitAccuracy().to(labels.device)
+    for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+        counter.update(network(unpacked(part).float()), truth)
+    value = counter.value
+    assert value is not None, "a split that is named has samples"
+    return value
+
+
+def balanced(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """Positions, sorted, of at most ``count`` samples and half of all, drawn evenly from the classes of labels (N,)."""
+    order = torch.randperm(len(labels), generator=draw)
+    turn = torch.empty_like(order)
+    for label in torch.unique(labels):
+        here = labels[order] == label
+        turn[here] = torch.arange(int(here.sum()))
+    return order[turn.argsort(stable=True)[: min(count, len(labels) // 2)]].sort().values
+
+
+def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
+    """Indices (draws,) below ``count``: all of them in random order, again and again."""
+    passes = -(-draws // count) if draws else 0
+    rounds = [torch.randperm(count, generator=draw) for _ in range(passes)]
+    return torch.cat([torch.empty(0, dtype=torch.long), *rounds])[:draws]
+
+
+@torch.no_grad()
+def end_accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, float]:
+    """Accuracy on the forget set beyond what was trained on, and on the test splits, on so many at most of each."""
+    found = {}
+    for split in ("forget", "test_forget", "test_retain"):
+        if split in target.data.split_names:
+            counter, left = SplitAccuracy().to(target.device), torch.arange(len(target.data.labels(split)))
+            if split == "forget":
+                left = left[~torch.isin(left, held)]
+            if len(left) > AT_END:
+                order = torch.randperm(len(left), generator=torch.Generator().manual_seed(0))
+                left = left[order[:AT_END]].sort().values
+            for images, labels in target.data.evaluation_batches(split, target.device, wanted=left):
+                counter.update(network(images.float()), labels)
+            if (value := counter.value) is not None:
+                found[f"{split}_acc"] = value
+    return found
