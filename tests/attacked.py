@@ -3,7 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_unlearn.attacks import Attack, Target
-from lit_unlearn.attacks.evaluation import run_attack
+from lit_unlearn.attacks.measuring import run_attack
 from lit_unlearn.results import Measurement, Results
 
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_unlearn.attacks.target import ImageData, Target, frozen_backbone, make_targets
+from lit_unlearn.attacks.splits import ImageData
+from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.results import AttackResult, Subject

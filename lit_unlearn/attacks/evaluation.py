@@ -1,10 +1,6 @@
 """The driver of a run: it measures Original, Retrain and the unlearned model alike, and hands over the results."""
 
 import dataclasses
-import inspect
-import math
-import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_unlearn.attacks.base import Attack, attacks_of, checked, isolated
+from lit_unlearn.attacks.base import Attack, attacks_of, isolated
+from lit_unlearn.attacks.measuring import TITLE, measure
 from lit_unlearn.attacks.plausibility import after_run, before_run, random_answers
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import (
@@ -28,12 +25,9 @@ from lit_unlearn.attacks.target import EncodedData, Target, make_targets
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
-from lit_unlearn.errors import RAISED, UsageError, check_at_least, first_line
+from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
-
-TITLE = "evaluate"
-"""The title of what is measured without an attack, beside those of the attacks."""
 
 _DIVERGED = "the run diverged"
 
@@ -280,65 +274,6 @@ class Evaluation(Driver):
         for callback in _callbacks(trainer):
             if isinstance(callback, TakesResults):
                 callback.on_attacks_end(trainer, module, results)
-
-
-def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_on: bool = False) -> None:
-    """Scores one model on every split, runs attacks on it, and adds to a measurement what each finds.
-
-    Args:
-        target: the model.
-        attacks: what to run.
-        found: takes the numbers.
-        goes_on: whether an attack that raises an error is left out, with its reason; a UsageError is let through.
-    """
-    started = time.perf_counter()
-    with isolated(target.device):
-        found.metrics.update(target.accuracies(lambda batch: batch.logits))
-    found.seconds[TITLE] = time.perf_counter() - started
-    for attack in attacks:
-        try:
-            run_attack(attack, target, found)
-        except UsageError:
-            raise
-        except Exception as error:  # an attack of the user's own may raise anything
-            if not goes_on:
-                raise
-            reason = _raised(attack, error)
-            rank_zero_warn(f"{attack.title} was left out: {reason}")
-            found.skipped[attack.title] = reason
-            found.raised.append(attack.title)
-
-
-def _raised(attack: Attack, error: Exception) -> str:
-    """The error of an attack, with the last line of the attack's own file that led to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = inspect.getsourcefile(type(attack))
-    place = [frame for frame in frames if frame.filename == own][-1:] or frames[-1:]
-    where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in place)
-    said = "" if not str(error).strip() else f": {first_line(error)}"
-    return f"{RAISED}{type(error).__name__}{said}{where}"
-
-
-def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
-    """Runs one attack and adds what it finds to a measurement, with the attack's title as prefix of every name.
-
-    An attack that lacks something is skipped, with the reason; undefined numbers are left out, and named.
-    """
-    if reason := attack.lacks(target):
-        found.skipped[attack.title] = reason
-        return
-    tell_progress(f"Attacking the model: {attack.title}")
-    started = time.perf_counter()
-    with isolated(target.device):
-        result = checked(attack, attack.evaluate(target))
-    numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
-    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    found.attacks.update(finite)
-    found.notes.update({f"{attack.title}/{name}": text for name, text in result.notes.items()})
-    found.artifacts.update({f"{attack.title}/{name}": artifact for name, artifact in result.artifacts.items()})
-    if undefined := [name for name in numbers if name not in finite]:
-        found.skipped[attack.title] = f"undefined: {', '.join(undefined)}"
-    found.seconds[attack.title] = time.perf_counter() - started
 
 
 def _overflow(trainer: Trainer, target: Target) -> str | None:

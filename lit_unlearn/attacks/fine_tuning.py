@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lit_unlearn.attacks.images import unpacked
-from lit_unlearn.attacks.target import Target, obtained
+from lit_unlearn.attacks.splits import obtained
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 

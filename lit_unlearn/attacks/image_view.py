@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lit_unlearn.attacks.target import SplitData
+from lit_unlearn.attacks.splits import SplitData
 from lit_unlearn.errors import UsageError
 
 

@@ -9,7 +9,8 @@ from torch import distributed as dist
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_unlearn.attacks.encoded import rank_and_world
-from lit_unlearn.attacks.target import SplitData, Target
+from lit_unlearn.attacks.splits import SplitData
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones.saving import content_of
 
 

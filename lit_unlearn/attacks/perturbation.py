@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import sum_over_ranks
-from lit_unlearn.attacks.target import Target, forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gradient_batches import gradient_batches
 from lit_unlearn.errors import check_at_least, check_fraction

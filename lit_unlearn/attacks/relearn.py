@@ -46,7 +46,8 @@ from lit_unlearn.attacks.fine_tuning import (
     end_accuracies,
 )
 from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
-from lit_unlearn.attacks.target import Target, forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.results import AttackResult

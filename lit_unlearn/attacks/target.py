@@ -7,9 +7,8 @@ So memory does not grow with the data.
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +17,13 @@ from lit_unlearn.attacks.encoded import Encoded, combined, gather_ranks, rank_an
 from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.scratch import Scratch, Stored
 from lit_unlearn.attacks.shared import Shared
+from lit_unlearn.attacks.splits import HALVES, ImageData, SplitData
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES, Network
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import Subject
-
-HALVES = {"calibration": 0, "evaluation": 1}
-"""The halves of a split, and whether they are its samples of even or of odd index."""
 
 CACHE_BYTES = 2**30
 """Features that one network may keep in memory, over all its splits; more are kept on disk."""
@@ -36,60 +33,6 @@ _NUMBERS = itertools.count()
 
 _Tapped = Mapping[str, Tensor]
 _TappedOnDisk = Mapping[str, Stored]
-
-
-def forgotten_split(splits: Sequence[str]) -> str:
-    """Which split shows what is left of the forgotten: unseen images of forgotten classes, else the forget set."""
-    return "test_forget" if "test_forget" in splits else "forget"
-
-
-def obtained(decisive: str, forgotten: float, unseen: float | None) -> float:
-    """What an attack got of the forgotten, by which it chooses among several ways to attack.
-
-    Of classes that is the accuracy on unseen images of them. Single images were learnt by heart or not, and whatever a
-    model can do for unseen images as well is skill: of them it is the lead over unseen images, where there are some.
-
-    Args:
-        decisive: the split that shows what is left, as :func:`forgotten_split` names it.
-        forgotten: the accuracy on it, a fraction.
-        unseen: the accuracy of the same attack on retained classes' test images; None where there are none.
-    """
-    return forgotten - unseen if decisive == "forget" and unseen is not None else forgotten
-
-
-class SplitData(Protocol):
-    """What a target needs of the data: the classes' names, and of each split that has samples labels and batches.
-
-    Rank r of W has the samples r, r + W, r + 2W, … of a split. Where positions in it are ``wanted``, sorted, batches
-    have those of them that this rank has, and there is at least one batch.
-    """
-
-    @property
-    def class_names(self) -> Sequence[str]: ...  # noqa: D102
-
-    @property
-    def split_names(self) -> Sequence[str]: ...  # noqa: D102
-
-    def labels(self, split: str) -> Tensor: ...  # noqa: D102
-
-    def evaluation_batches(  # noqa: D102
-        self,
-        split: str,
-        device: torch.device,
-        part: str = "all",
-        most: int | None = None,
-        wanted: Tensor | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
-class ImageData(SplitData, Protocol):
-    """What is asked of the data beside that, to fit a network to it: what an ``UnlearnDataModule`` has."""
-
-    @property
-    def num_classes(self) -> int: ...  # noqa: D102
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
 
 
 class EncodedData:

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from lit_unlearn.benchmark.summary import Summary
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, deviations, known_deviation
+from lit_unlearn.reports.comparisons import MARGINS, Margins, compare
+from lit_unlearn.reports.noise import deviations, known_deviation
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import CONDEMNED, Level, judge_models, tests_of_mean
 

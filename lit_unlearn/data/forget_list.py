@@ -24,7 +24,7 @@ def is_list(given: object) -> bool:
     return isinstance(given, list | tuple | range) or hasattr(given, "tolist")
 
 
-def as_list(given: ImageList) -> list[int | str] | list[bool]:
+def checked_list(given: ImageList) -> list[int | str] | list[bool]:
     """The same in plain types: whole numbers and names, or booleans alone.
 
     Raises:
@@ -44,7 +44,7 @@ def as_list(given: ImageList) -> list[int | str] | list[bool]:
 
 
 def size_of_list(images: Sequence[int | str | bool]) -> int:
-    """How many images a list of :func:`as_list` names."""
+    """How many images a list of :func:`checked_list` names."""
     return sum(images) if _is_mask(images) else len(images)  # type: ignore[arg-type]
 
 
@@ -63,7 +63,7 @@ class TrainingImages:
     folder: str | None = None
 
     def of_list(self, images: Sequence[int | str | bool]) -> Tensor:
-        """The indices that a list of :func:`as_list` names, sorted, int64.
+        """The indices that a list of :func:`checked_list` names, sorted, int64.
 
         Raises:
             UsageError: for an unknown or repeated image, or a mask of another length.

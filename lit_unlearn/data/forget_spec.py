@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_unlearn.data.forget_list import ImageList, TrainingImages, as_list, is_list, size_of_list
+from lit_unlearn.data.forget_list import ImageList, TrainingImages, checked_list, is_list, size_of_list
 from lit_unlearn.errors import UsageError, check_fraction, unknown
 
 
@@ -47,7 +47,7 @@ class ForgetSpec:
         if not isinstance(self.index_file, str | Path | None):
             raise UsageError(f"forget: index_file is {self.index_file!r}, but must be a file")
         if self.images is not None:
-            object.__setattr__(self, "images", as_list(self.images))
+            object.__setattr__(self, "images", checked_list(self.images))
 
     @property
     def lists(self) -> bool:

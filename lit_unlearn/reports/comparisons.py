@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 from lit_unlearn.errors import UsageError, check_fraction
-from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.noise import IMAGES_OF_KNOWN, known_deviation, retained_of
 from lit_unlearn.reports.numbers import (
     ANSWERS,
-    IDI,
     RETAINED,
     Key,
     Number,
@@ -23,36 +22,6 @@ from lit_unlearn.reports.numbers import (
 )
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 from lit_unlearn.reports.statistics import Difference, difference, one_share, share_variance
-
-OTHER = ""
-"""The beginning of every name: attacks that are not ours."""
-
-KNOWN: dict[str, tuple[float, float]] = {
-    NO_ATTACK: (0.005, 0.01),
-    ANSWERS: (0.11, 0.11),
-    "recovery/transformed/": (0.015, 0.025),
-    "recovery/": (0.015, 0.017),
-    "relearn/retained": (0.01, 0.011),
-    "relearn/": (0.03, 0.012),
-    "compression/": (0.015, 0.015),
-    "membership/lira": (0.007, 0.031),
-    "membership/rmia": (0.006, 0.021),
-    "membership/": (0.006, 0.012),
-    "detectability/": (0.02, 0.021),
-    IDI: (0.009, 0.011),
-    RETAINED: (0.004, 0.006),
-    "perturbation/": (0.005, 0.005),
-    OTHER: (0.03, 0.03),
-}
-"""Deviation between Retrains of several seeds, by the beginning of a name, where classes are forgotten and where single
-images are: the largest of the committed tables of three classes and of single images, rounded up, as ``lit-unlearn
-report FOLDER --calibration`` prints it; accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that
-of rows that repeat it. Where Retrains hardly differ, as without an attack and under perturbation, it is half a point.
-Of attacks that are not ours nothing is known, and the largest but that of masked answers stands for it.
-"""
-
-IMAGES_OF_KNOWN = {"classes": 3000, "images": 300}
-"""How many images ``KNOWN`` is of: forgotten test images where classes are forgotten, and single images."""
 
 _LEAST_LEAD = 0.05
 """Bits by which Original's stages must say more than Retrain's for IDI to be compared."""
@@ -274,11 +243,10 @@ def largest_excess(row: Row, retrain: Row | None) -> float | None:
     """How many points the attacks find more than on one Retrain, at most over them, without bounds: 0 where none does.
 
     The numbers are those that the verdict compares, but for IDI, in points of accuracy or of AUC times 100, of masked
-    answers a fifth, since their margins are five times as wide; of single images the accuracy itself and not its lead
-    over unseen ones. None where no attack is known of both.
+    answers a fifth, since their margins are five times as wide. None where no attack is known of both.
     """
     found = [] if retrain is None else compare([row], [retrain], [])
-    excesses = [(each.value - each.retrain) / each.scale for each in found if each.attack != NO_ATTACK]
+    excesses = [each.excess / each.scale for each in found if each.attack != NO_ATTACK]
     return 100 * max(0.0, *excesses) if excesses else None
 
 
@@ -294,17 +262,6 @@ def _unseen(*groups: Sequence[Number]) -> Means | None:
     return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None)
 
 
-def deviations(models: Sequence[Row]) -> dict[str, float]:
-    """The beginning of an attack's name, as in ``KNOWN`` → the largest deviation of one of its numbers over models."""
-    found: dict[str, float] = {}
-    attacked = [(key.attack, [each.lead for each in group]) for key, group in numbers(models).items()]
-    for attack, values in [*attacked, (RETAINED, _retained(models))]:
-        family = _family(attack)
-        if len(values) > 1:
-            found[family] = max(stdev(values), found.get(family, 0.0))
-    return found
-
-
 def without_retrain(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:
     """The attacks whose number the models have and Retrain lacks."""
     known = {key.attack for key in numbers(retrains)}
@@ -314,25 +271,9 @@ def without_retrain(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]
 
 def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:
     """How far accuracy on retained test images is below that of others, or None where it is unknown."""
-    ours, theirs = _retained(models), _retained(others)
+    ours, theirs = retained_of(models), retained_of(others)
     if not ours or not theirs:
         return None
     count = min(images(row).get("test_retain", 0) for row in models)
     of_images = max(share_variance(fmean(group), count) for group in (ours, theirs))
     return difference(theirs, ours, known_deviation(RETAINED, models[0]), of_images)
-
-
-def _retained(models: Sequence[Row]) -> list[float]:
-    """Accuracy on retained test images of each model that has it."""
-    return [row.metrics[RETAINED] for row in one_a_model(models) if RETAINED in row.metrics]
-
-
-def _family(attack: str) -> str:
-    """The beginning of an attack's name that ``KNOWN`` has."""
-    return next(name for name in KNOWN if attack.startswith(name))
-
-
-def known_deviation(attack: str, row: Row) -> float:
-    """What is known of an attack's number on Retrains of other seeds, for what a row's run forgets."""
-    of_classes, of_images = KNOWN[_family(attack)]
-    return of_images if forgets(row) == "images" else of_classes

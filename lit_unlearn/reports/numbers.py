@@ -28,6 +28,9 @@ IDI = "representation/idi"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
 RETAINED = "test_retain_acc"
+_NOW, _BEFORE = ("test_forget_acc", "forget_acc"), ("test_forgotten_before_acc", "forgotten_before_acc")
+READ = (*_NOW, *_BEFORE, RETAINED, "auc", "forget_auc", "test_forget_auc")
+"""How the names end of the numbers of attacks that are compared."""
 
 
 _LEAD_ERROR = 0.5
@@ -112,9 +115,8 @@ def forgets(row: Row) -> Literal["classes", "one class", "images"]:
 
 def _decisive(row: Row) -> tuple[str, ...]:
     """The splits that decide: of this request, and of earlier ones."""
-    now = ("test_forget_acc", "forget_acc") if forgets(row) != "images" else ("forget_acc",)
-    before = ("test_forgotten_before_acc", "forgotten_before_acc")
-    known = [next((name for name in names if name in row.metrics), None) for names in (now, before)]
+    now = _NOW if forgets(row) != "images" else ("forget_acc",)
+    known = [next((name for name in names if name in row.metrics), None) for names in (now, _BEFORE)]
     return tuple(name for name in known if name is not None)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lit_unlearn.errors import RAISED
 from lit_unlearn.reports.comparisons import Comparison
-from lit_unlearn.reports.numbers import ACCURACIES, forgets
+from lit_unlearn.reports.numbers import ACCURACIES, READ, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
@@ -29,9 +29,6 @@ IMAGES = {
 _NEAR_CHANCE = 0.05
 _UNDEFINED = "undefined: "
 """How the reason of an attack begins that was run, and of which only some numbers are undefined."""
-
-_READ = ("forget_acc", "test_forget_acc", "test_retain_acc", "auc", "forget_auc", "test_forget_auc")
-"""How the names end of the numbers that the verdict reads."""
 
 _NAMES = 3
 """How many undefined numbers of an attack are named."""
@@ -171,7 +168,7 @@ def left_out(row: Row) -> list[str]:
             continue
         names = [name.removeprefix(f"{attack}/") for name in why.removeprefix(_UNDEFINED).split(", ")]
         if any(name.startswith(f"{attack}/") for name in row.attacks):
-            names = [name for name in names if name.rpartition("/")[2] in _READ]
+            names = [name for name in names if name.rpartition("/")[2] in READ]
         if names:
             more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
             found.append(f"{attack} has undefined numbers: {', '.join(names[:_NAMES])}{more}.")

@@ -14,8 +14,8 @@ from lit_unlearn.benchmark.gathering import kept_rows
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, read_rows, write_rows
-from lit_unlearn.reports.comparisons import KNOWN, deviations, known_deviation
 from lit_unlearn.reports.figures import power_lines, standalone
+from lit_unlearn.reports.noise import KNOWN, deviations, known_deviation
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"forget": 6000, "retain": 14000, "test_forget": 3000, "test_retain": 7000}

@@ -84,6 +84,8 @@ def test_attacks_that_were_left_out_are_named_below_the_table(original: Row, ret
     assert "membership/lira" not in plain_table([original, retrain, shallow]).split("Leaks.")[1], "none that counts"
     shallow.skipped["membership/lira"] = "undefined: membership/lira/a, membership/lira/auc"
     assert "membership/lira has undefined numbers: auc.\n" in plain_table([original, retrain, shallow])
+    shallow.skipped["membership/lira"] = "undefined: membership/lira/a, membership/lira/forgotten_before_acc"
+    assert "undefined numbers: forgotten_before_acc.\n" in plain_table([original, retrain, shallow])
     shallow.status, shallow.reason = "diverged", "the loss"
     assert "was not run" not in plain_table([original, retrain, shallow]), "one reason is enough"
 

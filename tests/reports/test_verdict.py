@@ -481,6 +481,13 @@ def test_chance_level_is_no_proof_of_forgetting():
     assert any("33.3\N{NO-BREAK SPACE}% are at chance level" in text for text in remarks(row, verdict(row)))
 
 
+def test_the_excess_of_a_trial_that_forgets_single_images_is_of_the_lead():
+    retrain = model("Retrain", split=SINGLE, worst=0.9, unseen=0.84)
+    skilled, remembers = (model("GA", split=SINGLE, worst=0.95, unseen=unseen) for unseen in (0.9, 0.8))
+    assert largest_excess(skilled, retrain) == 0
+    assert largest_excess(remembers, retrain) == pytest.approx(9), ".15 beside .06"
+
+
 def test_what_a_row_keeps_of_its_verdict():
     row = model("FineTune", worst=0.92)
     kept = as_json(row, verdict(row))

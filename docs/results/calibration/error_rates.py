@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_unlearn.reports.comparisons import known_deviation
+from lit_unlearn.reports.noise import known_deviation
 from lit_unlearn.reports.numbers import ANSWERS
 from lit_unlearn.reports.rows import Row
 from lit_unlearn.reports.verdict import judge_models

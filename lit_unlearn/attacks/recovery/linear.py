@@ -31,7 +31,8 @@ from lit_unlearn.attacks.recovery.base import (
     Recovery,
     check_normalise,
 )
-from lit_unlearn.attacks.target import HALVES, Target
+from lit_unlearn.attacks.splits import HALVES
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import check_at_least, unknown
 from lit_unlearn.metrics.normal_equations import LinearMap, NormalEquations, WideLeastSquares
 

@@ -18,7 +18,8 @@ from lit_unlearn.attacks.recovery.base import Calibration
 from lit_unlearn.attacks.recovery.linear import StageRecovery
 from lit_unlearn.attacks.recovery.readouts import CapacityRecovery
 from lit_unlearn.attacks.recovery.worst import WorstRecovery, standard_calibration
-from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split, obtained
+from lit_unlearn.attacks.splits import forgotten_split, obtained
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.results import AttackResult
 

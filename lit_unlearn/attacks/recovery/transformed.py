@@ -28,7 +28,8 @@ from lit_unlearn.attacks.recovery.worst import (
     standard_calibration,
     standard_suite,
 )
-from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.results import AttackResult
 

@@ -38,7 +38,8 @@ from lit_unlearn.attacks.recovery.readouts import (
     LinearDiscriminant,
     NearestMean,
 )
-from lit_unlearn.attacks.target import Target, forgotten_split, obtained
+from lit_unlearn.attacks.splits import forgotten_split, obtained
+from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import AttackResult
 

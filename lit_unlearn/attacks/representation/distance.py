@@ -31,7 +31,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import draw, draw_own_share, sum_over_ranks
-from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics import relative_change, weight_distance
 from lit_unlearn.results import AttackResult

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import draw_own_share
-from lit_unlearn.attacks.target import EncodedData, Target, forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import UsageError, check_at_least
