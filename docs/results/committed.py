@@ -1,0 +1,82 @@
+"""The committed rows, and what is made of them: ``python docs/results/committed.py [--add FOLDER PAGE]``.
+
+Every committed row is judged anew, and the tables and figures of all pages are written from them. With ``--add`` the
+rows that a benchmark left in FOLDER come first into ``docs/results/PAGE``: a row takes the place of one of the same
+scenario, experiment and seeds, and the order is that of ``configs/benchmark/PAGE.yaml``.
+"""
+
+import argparse
+import json
+import lzma
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_unlearn.benchmark import Grid, Seeds, make_runs
+from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, kept_rows
+from lit_unlearn.cli import main as lit_unlearn
+from lit_unlearn.reports.rows import Row, write_rows
+from lit_unlearn.run_files import ROWS
+from lit_unlearn.shipped import read_config
+
+RESULTS = Path(__file__).parent
+CALIBRATION = "calibration"
+
+
+def write(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes rows as they lie there: packed and without spaces, or where there is such a file, a line each."""
+    if (folder / ROWS).exists():
+        write_rows(folder / ROWS, rows)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        write_rows(plain := Path(place) / ROWS, rows)
+        text = json.dumps(json.loads(plain.read_text()), separators=(",", ":"), ensure_ascii=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PACKED).write_bytes(lzma.compress(text.encode() + b"\n", preset=9 | lzma.PRESET_EXTREME))
+
+
+def add(found: Sequence[Row], page: str) -> None:
+    """Puts rows among those of a page, in the order of its benchmark."""
+    grid = read_config(f"benchmark/{page}")["grid"]
+    runs = make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
+    places = {_identity(run.scenario, run.name, run.seeds): place for place, run in enumerate(runs) if run.reports}
+    rows = {}
+    for row in (*kept_rows(RESULTS / page), *found):
+        made = row.benchmark
+        rows[_identity(made["scenario"], made["experiment"], made["seeds"]), row.method] = row
+    write(RESULTS / page, [rows[each] for each in sorted(rows, key=lambda each: places.get(each[0], len(places)))])
+
+
+def _identity(scenario: str, name: str, seeds: object) -> str:
+    return json.dumps([scenario, name, seeds], sort_keys=True)
+
+
+def remake(folder: Path) -> None:
+    """Judges the rows of a folder anew, and writes its page's tables and those figures that it has."""
+    rows = kept_rows(folder)
+    add_verdicts(rows)
+    write(folder, rows)
+    with tempfile.TemporaryDirectory() as drawn:
+        kind = ["--calibration"] if folder.name == CALIBRATION else []
+        page = RESULTS.parent / "verdict.md" if kind else folder.with_suffix(".md")
+        written = ["--markdown", str(page)] if page.exists() else []
+        lit_unlearn(["report", str(folder), *kind, *written, "--figures", drawn])
+        for figure in Path(drawn).glob("*.svg"):
+            if (folder / figure.name).exists():
+                (folder / figure.name).write_bytes(figure.read_bytes())
+
+
+def main() -> None:
+    """Adds rows, if told to, and remakes everything."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--add", nargs=2, metavar=("FOLDER", "PAGE"), help="rows of a benchmark, and their page")
+    options = parser.parse_args()
+    if options.add:
+        add(kept_rows(Path(options.add[0])), options.add[1])
+    kept = [path.parent for name in (ROWS, PACKED) for path in RESULTS.glob(f"**/{name}")]
+    for folder in sorted(folder for folder in kept if folder.name != "tuning"):
+        remake(folder)
+
+
+if __name__ == "__main__":
+    main()
