@@ -74,14 +74,17 @@ def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
     """Scenario → its experiments, without the reference models and what the grid skips.
 
     Raises:
-        UsageError: naming a scenario or method that is not there.
+        UsageError: naming a scenario or method that is not there, or methods that no scenario has.
     """
     if not grid.bases:
         raise UsageError("grid.bases is empty: name a config for each scenario, such as {class: base/digits_class}")
     scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
     chosen("scenario of grid.scenario_overrides", list(grid.scenario_overrides), list(grid.bases))
     found = {scenario: experiments.names(scenario) for scenario in scenarios}
-    wanted = chosen("method", grid.methods, sorted({name for names in found.values() for name in names}))
+    everywhere = {name for scenario in grid.bases for name in experiments.names(scenario)}
+    wanted = chosen("method", grid.methods, sorted(everywhere))
+    if grid.methods and not any(name in names for name in wanted for names in found.values()):
+        raise UsageError(f"no method of {', '.join(grid.methods)} is an experiment of {', '.join(scenarios)}")
     chosen("scenario of grid.skip", list(grid.skip), list(grid.bases))
     for scenario, names in grid.skip.items():
         chosen(f"experiment of grid.skip.{scenario}", list(names), experiments.names(scenario))

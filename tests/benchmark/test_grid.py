@@ -318,3 +318,16 @@ def test_scenarios_that_differ_in_what_is_forgotten_share_an_original(experiment
     assert look_up(originals[0].settings, "data.init_args.forget") is None
     forgets = {run.scenario: look_up(run.settings, "data.init_args.forget") for run in runs if run.name == "opc"}
     assert forgets == {"class": None, "random": {"classes": [5, 7]}}
+
+
+def test_a_method_of_another_scenario_is_left_out_and_none_at_all_is_refused():
+    config = {**read_config("benchmark/calibration")["grid"], "scenarios": ["random"]}
+    seeds = Seeds(**config.pop("seeds"))
+    runs = make_runs(Grid(**config, seeds=seeds))
+    assert {"finetune"} == {run.name for run in runs} - {"pretrain", "retrain", "references"}
+    both = {run.key for run in make_runs(Grid(**{**config, "scenarios": None}, seeds=seeds))}
+    assert {run.key for run in runs} <= both
+    with pytest.raises(UsageError, match="no method of head_only, rescale is an experiment of random"):
+        make_runs(Grid(**{**config, "methods": ["head_only", "rescale"]}, seeds=seeds))
+    with pytest.raises(UsageError, match="unknown method 'head_onl'"):
+        make_runs(Grid(**{**config, "methods": ["head_onl"]}, seeds=seeds))
