@@ -20,5 +20,8 @@ CONFIG = "config.yaml"
 ROWS = "rows.json"
 """The rows of all runs of a benchmark."""
 
+FAILED = "failed.json"
+"""The experiments of a benchmark some of whose runs have failed, and so have no row."""
+
 RETRAIN_SETTINGS = "settings.json"
 """What a Retrain was trained with, beside its weights."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from lit_unlearn.benchmark.calibration import calibrate
 from lit_unlearn.benchmark.checks import Check, OnlyClasses, check_runs, fitted
 from lit_unlearn.benchmark.execution import Launcher, More, Progress, execute
-from lit_unlearn.benchmark.failures import with_failures
+from lit_unlearn.benchmark.failures import failures, read_failures, with_failures, write_failures
 from lit_unlearn.benchmark.gathering import collect
 from lit_unlearn.benchmark.grid import Grid
 from lit_unlearn.benchmark.grid_runs import make_runs
@@ -61,7 +61,8 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     check_runs(runs, root, check, "benchmark")
     failed = _execute(runs, root, command, settings.launcher)
     rows = collect(runs, root)
-    summaries = with_failures(summarise(rows), runs, failed)
+    write_failures(root, lost := failures(runs, failed))
+    summaries = with_failures(summarise(rows), lost)
     print_tables(summaries)
     if grid.original is not None:
         print_places(runs, root, summaries)
@@ -127,7 +128,8 @@ def report(args: Sequence[str]) -> None:
     found = read_all([Path(name) for name in settings.rows], damaged)
     if not found and not damaged:
         raise UsageError(f"{', '.join(settings.rows)}: there is no row to report")
-    summaries = summarise([row for row, _ in found], margins=settings.margins)
+    lost = [each for place in dict.fromkeys(settings.rows) for each in read_failures(Path(place))]
+    summaries = with_failures(summarise([row for row, _ in found], margins=settings.margins), lost)
     print_tables(summaries)
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))

@@ -1,37 +1,99 @@
-"""Runs of a grid that have left no row: which experiments lack them, and why."""
+"""Runs of a grid that have left no row: which experiments lack them, and why.
 
+They have no row, so a file beside the rows keeps them for whoever makes the tables again.
+"""
+
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.summary import Summary
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import write_atomically
+from lit_unlearn.run_files import FAILED
 
 
-def with_failures(summaries: Sequence[Summary], runs: Sequence[Run], failed: Mapping[str, str]) -> list[Summary]:
-    """The tables, each with a note on every experiment of its scenario some of whose runs have failed.
+class Failure(msgspec.Struct, frozen=True):
+    """An experiment some of whose runs have failed.
+
+    Attributes:
+        scenario: of the experiment.
+        experiment: its name.
+        lost: how many of its runs have failed.
+        runs: of how many.
+        reasons: why, each once.
+    """
+
+    scenario: str
+    experiment: str
+    lost: int
+    runs: int
+    reasons: list[str]
+
+    def __str__(self) -> str:
+        """A sentence for a note below its table."""
+        some = f"all {self.runs} runs" if self.lost == self.runs > 1 else f"{self.lost} of {self.runs} runs"
+        return f"{self.experiment}: {some} failed, and are not in the table: {'; '.join(self.reasons)}."
+
+
+def failures(runs: Sequence[Run], failed: Mapping[str, str]) -> list[Failure]:
+    """The experiments that lack rows.
 
     Args:
-        summaries: of the rows that are there.
         runs: of the grid.
         failed: key of a run → why it failed.
     """
-    found = []
+    own: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.reports:
+            own.setdefault((run.scenario, run.name), []).append(run)
+    lost = {place: [run for run in each if run.key in failed] for place, each in own.items()}
+    return [
+        Failure(*place, len(lost[place]), len(own[place]), _reasons_of(lost[place], failed))
+        for place in lost
+        if lost[place]
+    ]
+
+
+def with_failures(summaries: Sequence[Summary], found: Sequence[Failure]) -> list[Summary]:
+    """The tables, each with a note on every experiment of its scenario some of whose runs have failed."""
+    tables = []
     for summary in summaries:
-        own: dict[str, list[Run]] = {}
-        for run in runs:
-            if run.reports and run.scenario == summary.scenario:
-                own.setdefault(run.name, []).append(run)
-        lost = {name: [run for run in each if run.key in failed] for name, each in own.items()}
-        notes = [_note(name, lost[name], len(own[name]), failed) for name in lost if lost[name]]
-        without = [name for name in lost if len(lost[name]) == len(own[name])]
-        found.append(replace(summary, notes=[*summary.notes, *notes], without_rows=without))
-    return found
+        own = [each for each in found if each.scenario == summary.scenario]
+        without = [each.experiment for each in own if each.lost == each.runs]
+        tables.append(replace(summary, notes=[*summary.notes, *map(str, own)], without_rows=without))
+    return tables
 
 
-def _note(name: str, lost: Sequence[Run], count: int, failed: Mapping[str, str]) -> str:
-    reasons = dict.fromkeys(reason for run in lost for reason in _reasons(run, failed))
-    how_many = f"all {count} runs" if len(lost) == count > 1 else f"{len(lost)} of {count} runs"
-    return f"{name}: {how_many} failed, and are not in the table: {'; '.join(reasons)}."
+def write_failures(root: Path, found: Sequence[Failure]) -> None:
+    """Keeps them beside the rows; where nothing has failed no file is left."""
+    if found:
+        write_atomically(root / FAILED, json.dumps(msgspec.to_builtins(found), indent=1, ensure_ascii=False) + "\n")
+    else:
+        (root / FAILED).unlink(missing_ok=True)
+
+
+def read_failures(root: Path) -> list[Failure]:
+    """Those of a benchmark's folder; none where there is no such file.
+
+    Raises:
+        UsageError: if the file is damaged.
+    """
+    path = root / FAILED
+    if not path.is_file():
+        return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Failure])
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: cannot be read ({error}); the benchmark writes it again") from error
+
+
+def _reasons_of(lost: Sequence[Run], failed: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys(reason for run in lost for reason in _reasons(run, failed)))
 
 
 def _reasons(run: Run, failed: Mapping[str, str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.checks import check_runs, fitted
-from lit_unlearn.benchmark.command import benchmark
+from lit_unlearn.benchmark.command import benchmark, report
 from lit_unlearn.benchmark.settings import look_up, put
 from lit_unlearn.cli import Checker, only_whole_classes
 from lit_unlearn.errors import UsageError
@@ -254,11 +254,16 @@ def test_a_typo_is_one_line_before_anything_is_written(prod, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def words_of(grid, out):
+    """The command line of a grid."""
+    return [f"--grid={yaml.safe_dump(grid, default_flow_style=True, width=10**6)}", f"--output={out}"]
+
+
 def test_a_benchmark_ends_with_the_table_a_page_and_the_place_of_each_models_weights(
     experiments, prod, tmp_path, capsys
 ):
     grid = experiments(("class",), opc={}, ga={}, lost={"wish": "fail"})
-    words = [f"--grid={yaml.safe_dump(grid, default_flow_style=True, width=10**6)}", f"--output={tmp_path / 'out'}"]
+    words = words_of(grid, tmp_path / "out")
     for own in ("unlearned.safetensors", "unlearned.ckpt"):
         with pytest.raises(UsageError, match="2 of the runs failed"):
             benchmark([*words, f"--grid.original={prod}"], fake_runs.run, accepts, lambda name: False)
@@ -282,9 +287,32 @@ def test_a_benchmark_ends_with_the_table_a_page_and_the_place_of_each_models_wei
     assert "lost: 1 of 1 runs failed, and are not in the table: as it was told." in page
 
 
+def test_a_later_report_names_the_experiments_whose_runs_have_failed(experiments, tmp_path, capsys):
+    grid, out = experiments(("class",), opc={}, lost={"wish": "fail"}), tmp_path / "out"
+    words = words_of(grid, out)
+    with pytest.raises(UsageError, match="2 of the runs failed"):
+        benchmark(words, fake_runs.run, accepts, lambda name: False)
+    told = "lost: 1 of 1 runs failed, and are not in the table: as it was told."
+    capsys.readouterr()
+    report([str(out), "--html", str(tmp_path / "page.html")])
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert told in (tmp_path / "page.html").read_text()
+    (out / "failed.json").write_text("[{}]")
+    with pytest.raises(UsageError, match=r"failed\.json: cannot be read .*; the benchmark writes it again"):
+        report([str(out)])
+    less = experiments(("class",), opc={})
+    benchmark(
+        [f"--grid={yaml.safe_dump(less, default_flow_style=True, width=10**6)}", words[1]],
+        fake_runs.run,
+        accepts,
+        lambda name: False,
+    )
+    assert not (out / "failed.json").exists()
+
+
 def test_every_grid_ends_with_table_and_page(experiments, tmp_path, capsys):
     grid = experiments(("class",), opc={})
-    words = [f"--grid={yaml.safe_dump(grid, default_flow_style=True, width=10**6)}", f"--output={tmp_path / 'out'}"]
+    words = words_of(grid, tmp_path / "out")
     benchmark(words, fake_runs.run, accepts, lambda name: False)
     said = capsys.readouterr().out
     assert "┏" in said
