@@ -28,7 +28,7 @@ class FineTuneBatches(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of a network while it trains: its useful accuracy, and what the attacker got, see the module."""
+    """Of a network in training: useful accuracy, and what the attacker got, as the module of ``Relearn`` says."""
 
     useful: float
     got: float

@@ -61,7 +61,7 @@ class Grid:
             names none takes ``attack/quick``.
         overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
         pool: whether each attack run gets the grid's models as ``evaluation.pool``: originals, Retrains, and the
-            unlearned models of its experiment, of all training seeds.
+            unlearned models of its experiment, of all training seeds. A list names the scenarios whose runs do.
         scenario_overrides: scenario → settings merged on top of that for its experiments, such as
             ``{class: {data: {init_args: {train_limit: 10000}}}}``.
         epochs: every experiment is run once for each of these numbers of epochs, as ``<name>@<epochs>``; a cosine over
@@ -79,7 +79,7 @@ class Grid:
     seeds: Seeds = field(default_factory=Seeds)
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-    pool: bool = False
+    pool: bool | list[str] = False
     scenario_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     epochs: list[int] | None = None
 
@@ -93,6 +93,15 @@ class Grid:
         if self.epochs is not None and (not self.epochs or len(set(self.epochs)) < len(self.epochs)):
             raise UsageError(f"grid.epochs is {self.epochs}, but must have at least one number, and each once")
 
+    def pools(self, scenario: str) -> bool:
+        """Whether the attack runs of a scenario, such as ``class`` or ``svhn/class``, get a pool."""
+        return base_of(scenario) in self.pool if isinstance(self.pool, list) else self.pool
+
     def overridden(self, scenario: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an experiment of a scenario with all that goes on top of them."""
         return merged(merged(settings, self.overrides), self.scenario_overrides.get(scenario, {}))
+
+
+def base_of(scenario: str) -> str:
+    """The scenario of the grid, without the name of the data."""
+    return scenario.rpartition("/")[2]

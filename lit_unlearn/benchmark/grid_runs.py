@@ -67,7 +67,8 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
                 own = names if seed < first + count else []
                 made = _Scenario(on, experiments, scenario, data, seed, attacks, original).runs(own, variants)
                 runs |= {run.key: run for run in made}  # scenarios share an original
-    return pooled(list(runs.values())) if grid.pool and variants is None else list(runs.values())
+    found = list(runs.values())
+    return pooled(found, lambda run: grid.pools(run.scenario)) if grid.pool and variants is None else found
 
 
 def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
@@ -80,6 +81,7 @@ def methods_of(grid: Grid, experiments: Experiments) -> dict[str, list[str]]:
         raise UsageError("grid.bases is empty: name a config for each scenario, such as {class: base/digits_class}")
     scenarios = chosen("scenario", grid.scenarios, list(grid.bases))
     chosen("scenario of grid.scenario_overrides", list(grid.scenario_overrides), list(grid.bases))
+    chosen("scenario of grid.pool", grid.pool if isinstance(grid.pool, list) else [], list(grid.bases))
     found = {scenario: experiments.names(scenario) for scenario in scenarios}
     everywhere = {name for scenario in grid.bases for name in experiments.names(scenario)}
     wanted = chosen("method", grid.methods, sorted(everywhere))

@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
 from lit_unlearn.benchmark.experiments import Experiments, chosen
-from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.grid import Grid, base_of
 from lit_unlearn.benchmark.grid_runs import REFERENCES, Experiment, make_runs, methods_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import Search, Tuning
@@ -176,11 +176,6 @@ def grouped(trials: Sequence[Trial]) -> dict[tuple[str, str], list[Trial]]:
     for trial in trials:
         found.setdefault((trial.scenario, trial.experiment), []).append(trial)
     return found
-
-
-def base_of(scenario: str) -> str:
-    """The scenario of the grid, without the name of the data."""
-    return scenario.rpartition("/")[2]
 
 
 def judge(runs: Sequence[Run], rows: Sequence[Row], searches: Mapping[tuple[str, str], Search]) -> list[Trial]:

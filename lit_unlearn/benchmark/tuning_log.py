@@ -11,12 +11,12 @@ import yaml
 
 from lit_unlearn.benchmark.experiments import PRETRAIN, Experiments
 from lit_unlearn.benchmark.experiments import RETRAIN as RETRAIN_SECTION
-from lit_unlearn.benchmark.grid import Grid
+from lit_unlearn.benchmark.grid import Grid, base_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.search import ADDED, Search, Tuning
 from lit_unlearn.benchmark.settings import put
 from lit_unlearn.benchmark.trials import Criterion, Outcome, Trial
-from lit_unlearn.benchmark.tuning import base_of, grouped, is_reference, is_trial, measured, original_of
+from lit_unlearn.benchmark.tuning import grouped, is_reference, is_trial, measured, original_of
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.rows import RETRAIN, Row
 

@@ -153,6 +153,16 @@ def test_a_pool_has_the_originals_of_its_own_scenario(experiments):
         assert {run.key for run in runs if run.scenario == scenario} <= alone, "whatever else is in the grid"
 
 
+def test_a_pool_of_one_scenario_changes_no_run_of_another(experiments):
+    grid = Grid(**experiments(opc={}), seeds=Seeds(originals=2))
+    without, of_all, of_random = (make_runs(replace(grid, pool=pool)) for pool in (False, True, ["random"]))
+    for scenario, same in (("class", without), ("random", of_all)):
+        keys = [run.key for run in of_random if run.scenario == scenario and run.reports]
+        assert keys == [run.key for run in same if run.scenario == scenario and run.reports]
+    with pytest.raises(UsageError, match=r"unknown scenario of grid.pool 'rando'; did you mean 'random'"):
+        make_runs(replace(grid, pool=["rando"]))
+
+
 def test_a_pool_on_several_data_stays_on_its_own(experiments, tmp_path):
     folder = experiments(("class",), opc={})
     files = [data_file(tmp_path, name, {"class_path": name.upper()}) for name in ("mnist", "svhn")]
