@@ -21,8 +21,8 @@ class Column:
         of: the quantity.
         better: ``↑`` where more is better, ``↓`` where less is, ``≈`` where nearer to Retrain is.
         classes: whether it exists for class unlearning (True), for single images (False), or for both (None).
-        role: ``utility``, ``gap``, ``depth`` or ``cost`` where the page plots it or ranks by it; ``index`` of what
-            is shown only where a verdict compares it.
+        role: ``utility``, ``gap``, ``depth``, ``relearnt`` or ``cost`` where the page plots it or ranks by it;
+            ``index`` of what is shown only where a verdict compares it.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Column:
     of: Quantity
     better: Literal["↑", "↓", "≈"]
     classes: bool | None = None
-    role: Literal["utility", "gap", "depth", "cost", "index"] | None = None
+    role: Literal["utility", "gap", "depth", "relearnt", "cost", "index"] | None = None
 
     @property
     def heading(self) -> str:
@@ -69,6 +69,12 @@ def _score(name: str) -> Quantity:
     return of
 
 
+def _relearnt_lead(row: Row, retrain: Row | None) -> float | None:
+    """How much more accurate relearning ends on forget images than on unseen ones, in percentage points."""
+    found = [row.attacks.get(f"relearn/few/{split}_acc") for split in ("forget", "test_retain")]
+    return None if found[0] is None or found[1] is None else 100 * (found[0] - found[1])
+
+
 def _gap(row: Row, retrain: Row | None) -> float | None:
     gap = gap_to_retrain(row, retrain)
     return gap.mean if gap else None
@@ -104,7 +110,8 @@ COLUMNS = (
     Column("HR forget", "%", _percent("recovery/hr/forget_acc"), "↓", classes=False),
     Column("Worst forget", "%", _percent("recovery/worst/forget_acc"), "↓", classes=False),
     Column("Memorised", "%", _percent("recovery/worst/gap"), "↓", classes=False, role="depth"),
-    Column("Relearnt", "%", _percent("relearn/few/auc"), "↓"),
+    Column("Relearnt", "%", _percent("relearn/few/auc"), "↓", classes=True, role="relearnt"),
+    Column("Relearnt lead", "%", _relearnt_lead, "↓", classes=False, role="relearnt"),
     Column("IDI", "%", _percent("representation/idi/index"), "↓", role="index"),
     Column("Inverted", "dB", _number("inversion/delta/psnr"), "↓"),
     Column("Detected", "%", _percent(f"{_SAMPLES}/test_forget_auc", f"{_SAMPLES}/forget_auc"), "≈"),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lit_unlearn.reports.templates import environment
 TEMPLATE, SCRIPT = "leaderboard.html.j2", "leaderboard.js"
 HERE = Path(__file__).parent
 _PANELS, _PICTURES = 2, 8
-_DISTANCE, _RELEARNT = "representation/distance/retrain_ratio", "relearn/few/auc"
+_DISTANCE = "representation/distance/retrain_ratio"
 
 Artifacts = Mapping[str, Mapping[str, Artifact]]
 """Key of a row's run and its method, as ``<key>/<method>`` → name → a picture or map of an attack."""
@@ -196,15 +196,13 @@ def resistance(summary: Summary) -> str:
     """Relearning against the distance of the weights as SVG, or an empty text where no method has both."""
     points = []
     for line in summary.lines:
-        known = {} if line.mean is None else line.mean.attacks
-        if _DISTANCE in known and _RELEARNT in known:
-            x, y = (Value(100 * known[name], None, len(line.rows)) for name in (_DISTANCE, _RELEARNT))
-            points.append(_point(line, x, y))
+        apart = None if line.mean is None else line.mean.attacks.get(_DISTANCE)
+        if apart is not None and (relearnt := summary.value(line, "relearnt")) is not None:
+            points.append(_point(line, Value(100 * apart, None, len(line.rows)), replace(relearnt, std=None)))
     if not any(point.label not in (ORIGINAL, RETRAIN) for point in points):
         return ""
-    return figures.tradeoff(
-        points, "Distance from Original in the weights, % of Retrain's", "Relearnt, mean over the steps, %: ↓ slower"
-    )
+    title = next(column.title for column in summary.columns if column.role == "relearnt")
+    return figures.tradeoff(points, "Distance from Original in the weights, % of Retrain's", f"{title}, %: ↓ deeper")
 
 
 def frontier(summary: Summary) -> str:

@@ -23,7 +23,7 @@ def text_of(value: Value | None, unit: str) -> str:
         return "–"
     digits = 0 if (unit == "s" and value.mean >= 10) or unit == "% of Retrain" else 1
     spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{spread}"
+    return f"{round(value.mean, digits) + 0.0:.{digits}f}{spread}"  # + 0.0: no "-0.0"
 
 
 def markdown(summary: Summary) -> str:

@@ -202,8 +202,13 @@ def test_relearning_is_drawn_against_the_distance_of_the_weights_where_both_are_
     assert "Distance from Original in the weights, % of Retrain" in drawn
     assert all(label in drawn for label in ("Original", "Retrain", "OPC", "HeadOnly"))
     assert "what is near Original was found to relearn soon" in (tmp_path / "page.html").read_text()
+    assert "Relearnt, %" in drawn
     alone = [each for each in found if each.method in ("Original", "Retrain")]
     assert resistance(summarise(alone)[0]) == ""
+    for each in found:
+        each.split["forgotten_classes"] = []
+        each.attacks |= {"relearn/few/forget_acc": 0.9, "relearn/few/test_retain_acc": 0.8}
+    assert "Relearnt lead, %" in resistance(summarise(found)[0])
 
 
 def test_depth_and_utility_are_drawn_against_cost_where_methods_were_run_for_several_numbers_of_epochs(tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.gathering import add_verdicts, compact
 from lit_unlearn.benchmark.placing import insert_texts
-from lit_unlearn.benchmark.summary import summarise
+from lit_unlearn.benchmark.summary import Value, summarise
 from lit_unlearn.benchmark.tables import comma_separated, markdown, terminal_tables, text_of
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, write_rows
@@ -235,6 +235,7 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
         [
             row("OPC", 0, **numbers_of_suite),
             row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7}),
+            row("GA", 0, scenario="random", **{"relearn/few/forget_acc": 0.9, "relearn/few/test_retain_acc": 0.84}),
         ]
     )
     found = numbers(by_class, "OPC")
@@ -243,7 +244,9 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     )
     assert "| 50.0 | 25.0 | 12.3 | 80.0 |" in markdown(by_class)
     assert numbers(single, "OPC")["Detected"].mean == pytest.approx(70)
-    assert "Relearnt" not in numbers(single, "OPC")
+    assert "Relearnt" not in numbers(single, "OPC"), "the useful accuracy says nothing of single images"
+    assert numbers(single, "OPC")["Relearnt lead"] is None
+    assert numbers(single, "GA")["Relearnt lead"].mean == pytest.approx(6)
 
 
 def test_weights_below_the_root_are_named_from_there(tmp_path):
@@ -334,3 +337,7 @@ def test_rows_at_other_settings_than_most_are_left_out_and_named():
     (summary,) = summarise(rows)
     assert (numbers(summary, "OPC")["TA"].mean, numbers(summary, "OPC")["TA"].n) == (pytest.approx(80), 2)
     assert "Left out: 1 row(s) of OPC (x) at other settings than most of its rows." in summary.notes
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    assert [text_of(Value(mean, None, 1), "%") for mean in (-0.04, 0.04, -0.06)] == ["0.0", "0.0", "-0.1"]
