@@ -74,7 +74,7 @@ def main() -> None:
     if options.add:
         add(kept_rows(Path(options.add[0])), options.add[1])
     kept = [path.parent for name in (ROWS, PACKED) for path in RESULTS.glob(f"**/{name}")]
-    for folder in sorted(folder for folder in kept if "tuning" not in folder.parts):
+    for folder in sorted(folder for folder in kept if "tuning" not in folder.relative_to(RESULTS).parts):
         remake(folder)
 
 

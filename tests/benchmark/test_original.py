@@ -289,9 +289,8 @@ def test_a_benchmark_ends_with_the_table_a_page_and_the_place_of_each_models_wei
 
 def test_a_later_report_names_the_experiments_whose_runs_have_failed(experiments, tmp_path, capsys):
     grid, out = experiments(("class",), opc={}, lost={"wish": "fail"}), tmp_path / "out"
-    words = words_of(grid, out)
     with pytest.raises(UsageError, match="2 of the runs failed"):
-        benchmark(words, fake_runs.run, accepts, lambda name: False)
+        benchmark(words_of(grid, out), fake_runs.run, accepts, lambda name: False)
     told = "lost: 1 of 1 runs failed, and are not in the table: as it was told."
     capsys.readouterr()
     report([str(out), "--html", str(tmp_path / "page.html")])
@@ -301,12 +300,7 @@ def test_a_later_report_names_the_experiments_whose_runs_have_failed(experiments
     with pytest.raises(UsageError, match=r"failed\.json: cannot be read .*; the benchmark writes it again"):
         report([str(out)])
     less = experiments(("class",), opc={})
-    benchmark(
-        [f"--grid={yaml.safe_dump(less, default_flow_style=True, width=10**6)}", words[1]],
-        fake_runs.run,
-        accepts,
-        lambda name: False,
-    )
+    benchmark(words_of(less, out), fake_runs.run, accepts, lambda name: False)
     assert not (out / "failed.json").exists()
 
 
