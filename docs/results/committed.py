@@ -2,7 +2,8 @@
 
 Every committed row is judged anew, and the tables and figures of all pages are written from them. With ``--add`` the
 rows that a benchmark left in FOLDER come first into ``docs/results/PAGE``: a row takes the place of one of the same
-scenario, experiment and seeds, and the order is that of ``configs/benchmark/PAGE.yaml``.
+scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``, rows of other settings
+last.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
-from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, kept_rows
+from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, identity, kept_rows
 from lit_unlearn.cli import main as lit_unlearn
 from lit_unlearn.reports.rows import Row, write_rows
 from lit_unlearn.run_files import ROWS
@@ -39,16 +40,9 @@ def add(found: Sequence[Row], page: str) -> None:
     """Puts rows among those of a page, in the order of its benchmark."""
     grid = read_config(f"benchmark/{page}")["grid"]
     runs = make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
-    places = {_identity(run.scenario, run.name, run.seeds): place for place, run in enumerate(runs) if run.reports}
-    rows = {}
-    for row in (*kept_rows(RESULTS / page), *found):
-        made = row.benchmark
-        rows[_identity(made["scenario"], made["experiment"], made["seeds"]), row.method] = row
-    write(RESULTS / page, [rows[each] for each in sorted(rows, key=lambda each: places.get(each[0], len(places)))])
-
-
-def _identity(scenario: str, name: str, seeds: object) -> str:
-    return json.dumps([scenario, name, seeds], sort_keys=True)
+    place = {run.key: number for number, run in enumerate(runs)}
+    rows = {identity(row): row for row in (*kept_rows(RESULTS / page), *found)}
+    write(RESULTS / page, sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place))))
 
 
 def remake(folder: Path) -> None:

@@ -62,7 +62,7 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     failed = _execute(runs, root, command, settings.launcher)
     rows = collect(runs, root)
     write_failures(root, lost := failures(runs, failed))
-    summaries = with_failures(summarise(rows), lost)
+    summaries = with_failures(summarise(rows), lost, rows)
     print_tables(summaries)
     if grid.original is not None:
         print_places(runs, root, summaries)
@@ -128,8 +128,10 @@ def report(args: Sequence[str]) -> None:
     found = read_all([Path(name) for name in settings.rows], damaged)
     if not found and not damaged:
         raise UsageError(f"{', '.join(settings.rows)}: there is no row to report")
-    lost = [each for place in dict.fromkeys(settings.rows) for each in read_failures(Path(place))]
-    summaries = with_failures(summarise([row for row, _ in found], margins=settings.margins), lost)
+    summaries = summarise([row for row, _ in found], margins=settings.margins)
+    for place in map(Path, dict.fromkeys(settings.rows)):
+        if lost := read_failures(place):
+            summaries = with_failures(summaries, lost, [row for row, _ in read_all([place], [])])
     print_tables(summaries)
     if settings.csv is not None:
         write_atomically(Path(settings.csv), comma_separated(summaries))

@@ -14,6 +14,7 @@ from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.summary import Summary
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
+from lit_unlearn.reports.rows import Row
 from lit_unlearn.run_files import FAILED
 
 
@@ -59,12 +60,20 @@ def failures(runs: Sequence[Run], failed: Mapping[str, str]) -> list[Failure]:
     ]
 
 
-def with_failures(summaries: Sequence[Summary], found: Sequence[Failure]) -> list[Summary]:
-    """The tables, each with a note on every experiment of its scenario some of whose runs have failed."""
+def with_failures(summaries: Sequence[Summary], found: Sequence[Failure], rows: Sequence[Row]) -> list[Summary]:
+    """The tables, each with a note on every experiment of its scenario some of whose runs have failed.
+
+    Args:
+        summaries: tables, of one benchmark or of several.
+        found: what has failed in one benchmark.
+        rows: of that benchmark; a table that has none of them gets no note.
+    """
+    keys = {row.benchmark.get("key") for row in rows}
     tables = []
     for summary in summaries:
-        own = [each for each in found if each.scenario == summary.scenario]
-        without = [each.experiment for each in own if each.lost == each.runs]
+        there = keys.intersection(row.benchmark.get("key") for line in summary.lines for row in line.rows)
+        own = [each for each in found if there and each.scenario == summary.scenario]
+        without = [*summary.without_rows, *(each.experiment for each in own if each.lost == each.runs)]
         tables.append(replace(summary, notes=[*summary.notes, *map(str, own)], without_rows=without))
     return tables
 

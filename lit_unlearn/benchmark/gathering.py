@@ -25,7 +25,7 @@ class Gathered:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._rows = {_identity(row): row for row in kept_rows(root)}
+        self._rows = {identity(row): row for row in kept_rows(root)}
         self._read: set[str] = set()
 
     def add(self, runs: Iterable[Run]) -> None:
@@ -41,7 +41,7 @@ class Gathered:
                         "seeds": dict(run.seeds),
                         "variant": dict(run.variant),
                     }
-                    self._rows[_identity(row)] = compact(row, self.root)
+                    self._rows[identity(row)] = compact(row, self.root)
 
     def ordered(self, runs: Sequence[Run] = ()) -> list[Row]:
         """All rows, in the order of the runs that made them."""
@@ -72,6 +72,13 @@ def add_verdicts(rows: Sequence[Row]) -> None:
                 kept = as_json(line.mean, line.verdict)
                 for row in line.rows:
                     row.verdict = kept
+
+
+def identity(row: Row) -> tuple[str, ...]:
+    """What a row is of, whatever its settings: scenario, experiment, seeds and variant, and the method."""
+    run = row.benchmark
+    varied = [sorted(run.get(name, {}).items()) for name in ("seeds", "variant")]
+    return run["scenario"], run["experiment"], str(varied), row.method
 
 
 def compact(row: Row, root: Path) -> Row:
@@ -124,12 +131,6 @@ def results_of(run: Run, root: Path) -> list[Row]:
     """What the run's own folder holds; nothing before it has been run."""
     path = root / run.folder / RESULTS
     return read_rows(path) if path.exists() else []
-
-
-def _identity(row: Row) -> tuple[str, ...]:
-    run = row.benchmark
-    varied = [sorted(run.get(name, {}).items()) for name in ("seeds", "variant")]
-    return run["scenario"], run["experiment"], str(varied), row.method
 
 
 def kept_rows(root: Path) -> list[Row]:

@@ -17,6 +17,7 @@ from lit_unlearn.benchmark.command import benchmark, report
 from lit_unlearn.benchmark.settings import look_up, put
 from lit_unlearn.cli import Checker, only_whole_classes
 from lit_unlearn.errors import UsageError
+from lit_unlearn.reports.rows import read_rows, write_rows
 from lit_unlearn.shipped import read_config
 
 PLACE = "model.init_args.weights"
@@ -296,6 +297,15 @@ def test_a_later_report_names_the_experiments_whose_runs_have_failed(experiments
     report([str(out), "--html", str(tmp_path / "page.html")])
     assert told in " ".join(capsys.readouterr().out.split())
     assert told in (tmp_path / "page.html").read_text()
+    (other := tmp_path / "other").mkdir()  # of the same scenario: in its table nothing has failed
+    rows = read_rows(out / "rows.json")
+    for row in rows:
+        row.backbone, row.benchmark["key"] = {"class": "Other"}, f"{row.benchmark['key']} of another"
+    write_rows(other / "rows.json", rows)
+    report([str(out), str(other), "--html", str(tmp_path / "both.html")])
+    one, both = ((tmp_path / name).read_text() for name in ("page.html", "both.html"))
+    assert both.count('data-model="OPC"') == 2 * one.count('data-model="OPC"')
+    assert both.count(told) == one.count(told)
     (out / "failed.json").write_text("[{}]")
     with pytest.raises(UsageError, match=r"failed\.json: cannot be read .*; the benchmark writes it again"):
         report([str(out)])
