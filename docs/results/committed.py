@@ -2,8 +2,8 @@
 
 Every committed row is judged anew, and the tables and figures of all pages are written from them. With ``--add`` the
 rows that a benchmark left in FOLDER come first into ``docs/results/PAGE``: a row takes the place of one of the same
-scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``, rows of other settings
-last.
+scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``, with rows of
+other settings last.
 """
 
 import argparse

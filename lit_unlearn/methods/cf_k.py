@@ -2,9 +2,9 @@
 
 L = E_Dr[CE(z(x), y)] over the last k layers, from θo. Goel et al., Towards Adversarial Evaluations for Inexact Machine
 Unlearning, arXiv 2201.06640. Deviations: the reference code freezes parameters alone, and frozen BatchNorm layers
-normalise with the batch and move their running statistics on; here they stand. It
-trains 30 epochs (EU-k 62) with weight decay 5e-5, in cosine cycles from .1 to .005, and clips the gradient's norm at 10,
-as ``model/cf_k`` does; the default is a constant .01.
+normalise with the batch and move their running statistics on; here they stand. It trains 30
+epochs (EU-k 62) with weight decay 5e-5, in cosine cycles from .1 to .005, and clips the gradient's norm at 10, as
+``model/cf_k`` does; the default is a constant .01.
 """
 
 from pathlib import Path
