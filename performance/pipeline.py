@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from lit_unlearn.data import Batches, OrderSampler
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import Batches, OrderSampler
 
 SIZE = (3, 32, 32)
 CROP = 4

@@ -1,7 +1,7 @@
 """Data: sources of images, forget splits, batch orders and the data module that joins them."""
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import Batches, EvaluationBatches, OrderSampler
+from lit_unlearn.data.batches import Batches, EvaluationBatches
 from lit_unlearn.data.datamodule import UnlearnDataModule
 from lit_unlearn.data.digits import Digits
 from lit_unlearn.data.forget_spec import ForgetSpec
@@ -10,6 +10,7 @@ from lit_unlearn.data.image_folder import ImageFolder
 from lit_unlearn.data.map_style import MapStyle
 from lit_unlearn.data.object_store import ObjectStore
 from lit_unlearn.data.reading import Samples, Streamed
+from lit_unlearn.data.samplers import OrderSampler
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.data.splits import ForgetSplit, make_split
 from lit_unlearn.data.torchvision_sources import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST

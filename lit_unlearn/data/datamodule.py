@@ -10,10 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
-from lit_unlearn.data.batches import IN_THE_LOOP, Batch, Batches, EvaluationBatches, FirstOfClasses, OrderSampler
+from lit_unlearn.data.batches import IN_THE_LOOP, Batch, Batches, EvaluationBatches
 from lit_unlearn.data.forget_list import ImageList
 from lit_unlearn.data.forget_spec import ForgetSpec, as_spec, given, spec_of
 from lit_unlearn.data.reading import Images, Reading, Streamed
+from lit_unlearn.data.samplers import FirstOfClasses, OrderSampler
 from lit_unlearn.data.sources import Dataset, Source, held_out_of_training, limited, shape_of
 from lit_unlearn.data.splits import (
     SPLIT_NAMES,
@@ -40,6 +41,10 @@ class UnlearnMethod(Protocol):
     @property
     def holdout(self) -> float:
         """Share of the retained samples of the classes to be forgotten from that training leaves out."""
+
+    @property
+    def forget_every(self) -> int:
+        """In the order ``paired``, how many steps there are from one batch of the forget set to the next."""
 
     def order_in(self, epoch: int) -> str:
         """The batch order of one epoch."""
@@ -247,6 +252,7 @@ class UnlearnDataModule(LightningDataModule):
             seed=run_seed(),
             rank=rank,
             world=world,
+            forget_every=self._method().forget_every,
         )
         return Batches(self.data.train_images, self.data.train_labels, sampler, self._reading(training=True))
 

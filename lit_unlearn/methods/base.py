@@ -63,6 +63,7 @@ class UnlearnModule(BackboneModule):
             probe of a few steps finds faster; a run that goes on with a checkpoint has that of the checkpoint.
         holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
             the data's split ``validation``.
+        forget_every: in the order ``paired``, how many steps there are from one batch of the forget set to the next.
         diverged: None, or where and how the run diverged.
         finished: whether the method ended the run itself, with :meth:`finish`.
         pruned: None, or why a search ended the run early.
@@ -83,6 +84,7 @@ class UnlearnModule(BackboneModule):
     search: ClassVar[SearchSpace] = ()
     memory_format: MemoryFormatChoice = "auto"
     holdout: float = 0.0
+    forget_every: int = 1
 
     def __init__(
         self,

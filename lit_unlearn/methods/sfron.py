@@ -7,8 +7,8 @@ Dr at θo in eval mode. α_t falls from α to 0 in a cosine over all steps. Afte
 et al., arXiv 2409.19732. The released code's settings for CIFAR-10: α 25, λ .5, γ 1, β 1 (θ itself), norm 7, every 5th
 of 1500 steps, batches of 128, learning rate .01, itself a cosine. Deviations: F has the squared gradients of samples
 (``per_sample``), where that code squares mean gradients of shuffled batches (``per_batch``, here of images that are not
-augmented); forget batches are those of the order ``paired``, so that those of the other steps are passed over; the
-learning rate falls by the epoch. Steps are counted in epochs here, so that a small set gets fewer than 1500.
+augmented); the learning rate falls by the epoch. Steps are counted in epochs here: a smaller set gets fewer than 1500,
+and a larger forget set fewer ascents per image than theirs.
 """
 
 from collections.abc import Callable
@@ -101,18 +101,13 @@ class SFRon(UnlearnModule):
         ratios = {name: (forget[name] + _TINY) / (retain[name] + _TINY) for name in learning}
         self._held = [(p, ~(ratios[name] >= self.threshold)) for name, p in learning.items()]
 
-    def on_train_batch_start(self, batch: dict[str, Labelled], batch_idx: int) -> None:
-        """Leaves out a forget batch that no ascent uses, so that it is not counted."""
-        if self._step_of(batch_idx) % self.forget_every:
-            batch.pop("forget", None)
-
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
-        """At times an ascent on the forget batch, then a descent on the retain batch."""
+        """Where there is a forget batch an ascent on it, then a descent on the retain batch."""
         per_epoch = int(self.trainer.num_training_batches)
-        step = self._step_of(batch_idx)
         before = [p.detach().clone() for p, _ in self._held] if self.slow_rate < 1 else []
-        if step % self.forget_every == 0:
+        if "forget" in batch:
             images, labels = batch["forget"]
+            step = self.current_epoch * per_epoch + batch_idx
             alpha = cosine(self.alpha, step, per_epoch * (self.trainer.max_epochs or 1))
             losses = cross_entropy(self(images), labels, reduction="none")
             forget_loss = weighted(losses, self.temperature, self.trainer.strategy.reduce)
@@ -136,9 +131,6 @@ class SFRon(UnlearnModule):
     def on_train_end(self) -> None:
         """Frees the mask."""
         self._held = []
-
-    def _step_of(self, batch_idx: int) -> int:
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def _step(self, loss: Tensor, climbing: bool) -> None:
         optimizer = cast(Optimizer, self.optimizers())

@@ -65,6 +65,17 @@ def test_paired_goes_on_with_forget_where_the_last_epoch_stopped() -> None:
     assert sorted(seen(made[:5], "forget")) == sorted(seen(made[5:], "forget")) == forget.tolist()
 
 
+def test_where_only_some_steps_have_a_forget_batch_the_passes_over_forget_are_complete_still() -> None:
+    forget, retain, every = torch.arange(20), torch.arange(20, 48), 3
+    epochs = [steps("paired", n, forget, retain, forget_every=every, forget_batch_size=5) for n in range(4)]
+    made = [step for epoch in epochs for step in epoch]
+    assert [number for number, step in enumerate(made) if "forget" in step] == list(range(0, 28, every))
+    assert all(sorted(seen(epoch, "retain")) == retain.tolist() for epoch in epochs)
+    climbs = seen(made, "forget")
+    assert sorted(climbs[:20]) == sorted(climbs[20:40]) == forget.tolist()
+    assert climbs[:20] != climbs[20:40]
+
+
 def test_a_forget_set_smaller_than_its_batch_trains_every_step() -> None:
     made = steps("paired", forget=FORGET[:3], batch_size=5, forget_batch_size=256)
     assert len(made) == 4
@@ -130,6 +141,8 @@ def test_bad_arguments_are_refused() -> None:
         OrderSampler("retain", FORGET, RETAIN, 1)
     with pytest.raises(UsageError, match="forget_batch_size is 0"):
         OrderSampler("paired", FORGET, RETAIN, 4, 0)
+    with pytest.raises(UsageError, match="forget_every is 0"):
+        OrderSampler("paired", FORGET, RETAIN, 4, forget_every=0)
     with pytest.raises(UsageError, match="needs samples to retain"):
         OrderSampler("retain", FORGET, RETAIN[:0], 4)
     with pytest.raises(UsageError, match="eval_batch_size is 0"):

@@ -31,7 +31,7 @@ class Recorder(LightningModule):
     def __init__(self, *orders: Order, holdout: float = 0.0) -> None:
         super().__init__()
         self.orders = orders
-        self.holdout = holdout
+        self.holdout, self.forget_every = holdout, 1
         self.layer = nn.Linear(1, 1, bias=False)
         self.trained: list[tuple[int, dict[str, tuple[Tensor, ...]]]] = []
         self.validated: list[tuple[int, tuple[Tensor, Tensor]]] = []

@@ -34,7 +34,8 @@ FREE = {  # what the base says a method may override
         "training_only",
         "objects",
     ),
-    *("search", "holdout", "order_in", "check_data", "saved_state", "load_saved_state", "unwrapped_backbone"),
+    *("search", "holdout", "forget_every", "order_in", "check_data"),
+    *("saved_state", "load_saved_state", "unwrapped_backbone"),
     *("configure_optimizers", "is_original", "subject", "architecture_change"),
 }
 PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both

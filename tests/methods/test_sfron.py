@@ -70,6 +70,7 @@ def test_three_epochs_climb_with_salient_weights_and_repair(
     assert len(recorder.batches) == EPOCHS * PER_EPOCH
     clipped = []
     for step, batch in enumerate(recorder.batches):
+        assert ("forget" in batch) == (step % given["forget_every"] == 0)
         lr = LR * (gamma or 1) ** (step // PER_EPOCH)
         before = {name: p.detach().clone() for name, p in plain.named_parameters()}
         if step % given["forget_every"] == 0:
