@@ -8,7 +8,8 @@ code goes on from where it is, the default, and begins at ε .04. All of it is f
 without Df's own labels at most, their variant ``forget_labels: false``; the one without Dr is left out. Deviations: D_A
 is shuffled in each epoch but spread evenly over the steps, on top of their batches; and where no ε up to the images'
 diameter leads to another class, because θo's gradient is lost in rounding, a sample has no x′, which a warning says
-(the released code would go on for ever).
+(the released code would go on for ever). A step has its full length whatever the gradient's; in that code, where
+θo's loss is almost 0, it is shorter, ε is doubled more often, and x′ lies farther off.
 """
 
 from pathlib import Path

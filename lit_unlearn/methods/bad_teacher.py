@@ -6,7 +6,8 @@ the same network with random weights, drawn by each layer's own rule, of which e
 Layers of torchvision and timm then answer nearly alike for all classes, where the released code's ResNet-18 keeps the
 larger initial weights of its class. Both teachers are in eval mode. The released code averages over batch *and*
 classes, so its loss is C times smaller: ``elementwise_mean``; the default is the KL divergence. It trains one epoch of
-Adam at 1e-4, as ``model/bad_teacher``, on part of the retain set; the default is the field's SGD.
+Adam at 1e-4, as ``model/bad_teacher``, on part of the retain set, with a pretrained network whose student has dropout,
+on images of 224 pixels that are not augmented; the default is the field's SGD.
 """
 
 from pathlib import Path

@@ -5,7 +5,8 @@ original, in pixel space; Chen et al., Boundary Unlearning, arXiv 2303.11570. ε
 1e-5, no weight decay. The paper asks for the nearest *incorrect* class; the authors' code takes what the original says,
 which is still the true label where the step does not cross a boundary: the default, ``exclude_true`` is the paper. That
 code takes its normalised images for images normalised otherwise: its ε .1 is a quarter of the pixels' range, the clamp
-to [0, 1] hardly ever holds (``bounded: false``), and x′ is rounded to some hundred grey levels of the range, here 256.
+to [0, 1] hardly ever holds (``bounded: false``), but for dark pixels of the blue channel, and x′ is rounded to some
+hundred grey levels of the range, here 256. It does not augment; here the data say.
 """
 
 from pathlib import Path

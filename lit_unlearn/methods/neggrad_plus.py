@@ -1,11 +1,13 @@
 """NegGradPlus (NegGrad+): descend the loss of the retain set and climb that of the forget set in one step.
 
 L = α·(E_Dr[CE(z(x), y)] + w/2·‖θ − θo‖²) − (1 − α)·E_Df[CE(z(x), y)]; Kurmanji et al., Towards Unbounded Machine
-Unlearning, arXiv 2302.09880. Learning rate .01, neither momentum nor weight decay. Their code has two loops. At large
-scale (``model/neggrad_plus``) α is .9999, w 0, and each batch goes through the network by itself, retain first, so that
-BatchNorm sees one, then the other. At small scale, and to forget large sets (``model/neggrad_plus_small``), α is .95,
-w .1, and the network is in eval mode: ``freeze_batchnorm``. Their code repeats the first shuffle of Df throughout an
-epoch; here each pass is shuffled.
+Unlearning, arXiv 2302.09880. Learning rate .01, neither momentum nor weight decay. Their code has two loops. In that of
+large scale (``model/neggrad_plus``) α is .9999, w 0, and each batch goes through the network by itself, retain first,
+so that BatchNorm sees one, then the other. It runs in a test of interclass confusion, on 200 images of two classes of
+Lacuna-10 whose labels were exchanged; for a class of CIFAR-10 they have a call that is commented out, 5 epochs of
+batches of 128 and 512 (BadT_experiments.ipynb). In that of small scale, up to 300 images of six classes
+(``model/neggrad_plus_small``), α is .95, w .1, and the network is in eval mode: ``freeze_batchnorm``. Their code
+repeats the first shuffle of Df throughout an epoch; here each pass is shuffled. It does not augment; here the data say.
 """
 
 from pathlib import Path

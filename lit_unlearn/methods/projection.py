@@ -8,8 +8,10 @@ As the released code (sangamesh-kodge/class_forgetting) does: all inputs are tho
 all layers change at once; biases and running statistics stay. The inputs of a convolution are its unfolded patches: of
 all images in one window of three times the kernel, drawn once for each layer and set, then padded as the layer pads;
 10,000 patches of these at most. A linear layer has all its inputs, tokens one by one. Dr gives as many samples of each
-class. Deviations: samples are drawn from the run's seed and not augmented; a set without whole classes can be forgotten
-too; each group of a grouped convolution is projected by itself, where the released code has no such layers.
+class. Deviations: of several forgotten classes none is in the samples of Dr, where that code leaves out the first
+alone; the attention of a transformer has all tokens, of which that code takes 10,000; samples are drawn from the run's
+seed and not augmented; a set without whole classes can be forgotten too; each group of a grouped convolution is
+projected by itself, where the released code has no such layers.
 """
 
 from collections.abc import Iterable

@@ -6,10 +6,10 @@ L = Σ_Dr w_y·CE(z(x), y) / Σ_Dr w_y + E_Dr[(H(θ, x) − H(θo, x))²], w_y =
 end weights and statistics are rounded to half precision. From the NeurIPS 2023 unlearning challenge, whose settings the
 code of the benchmark of Cadet et al., Deep Unlearn, arXiv 2410.01276, keeps as defaults (``kgltop4``, there PRMQ): p
 .99, 3.2 epochs of batches of 64, constant learning rate .0005. The rows of that benchmark are searched, and it trains
-on images that are not augmented. As there, BatchNorm keeps its weights and statistics,
-and E epochs of n steps are ⌊n·E⌋ + 1 steps where E is not whole. Deviations: a whole E is n·E steps, without one more;
-that code counts only classes with retained samples, and so fails where a whole class is forgotten, but here such a
-class has a weight that nothing uses; over several devices, Σ w_y is that of all; a frozen layer is left alone.
+on images that are not augmented. As there, BatchNorm keeps its weights and statistics, and E epochs of n steps are
+⌊n·E⌋ + 1 steps where E is not whole. Deviations: images are augmented as the data say; a whole E is n·E steps, without
+one more; that code counts only classes with retained samples, and so fails where a whole class is forgotten, but here
+such a class has a weight that nothing uses; over several devices, Σ w_y is that of all; a frozen layer is left alone.
 """
 
 import math
@@ -110,10 +110,11 @@ class PruneRegrow(UnlearnModule):
             self.finish()
 
     def on_train_epoch_end(self) -> None:
-        """Rounds to half precision after the last epoch."""
+        """Rounds to half precision after the last epoch, all but how images are normalised."""
         if self.half_precision and is_last_epoch(self):
             for name, value in self.backbone.state_dict().items():
-                if value.is_floating_point() and not self.backbone.stands(name):
+                own = not name.startswith("normalise.") and not self.backbone.stands(name)
+                if own and value.is_floating_point():
                     value.copy_(value.half())
 
 

@@ -9,9 +9,10 @@ Lee et al., Distillation Robustifies Unlearning, arXiv 2506.06278, for language 
 AddieFoote/distillation-robustify-unlearning, of whose settings those that carry over are in ``model/undo``. Deviations:
 that code distils on all data, here none is of Df; its N is Xavier-uniform for matrices and 0 for vectors; it looks at a
 validation set every 20 steps, here all of Dr after each epoch; retain and forget samples share a batch in 1, and so
-BatchNorm's statistics. For the ResNets here N is 1.4 times as large as Xavier's in kernels and .4 times in the head.
-BatchNorm undoes the scale of the kernels before it: with it, β/(1/α − 1) says how much is forgotten, and the paper's β
-.1 is little.
+BatchNorm's statistics. For the ResNets here N is 1.4 times as large as Xavier's in kernels between equal widths, 1.2
+times where the width doubles, and .4 times in the head; and BatchNorm's fresh scales, 1, have a share, too. BatchNorm
+undoes the scale of the kernels before it: with it, β/(1/α − 1) says how much is forgotten, and the paper's β .1 is
+little.
 """
 
 import math

@@ -2,9 +2,9 @@
 
 θ ← θo + N(0, σ²) in the entries of all parameters, those of BatchNorm and of the head among them; then
 L = E_Dr[CE(z(x), y)]; Siddiqui et al., From Dormant to Deleted, arXiv 2505.22310, beside DistReg. σ .02, 100 epochs of
-Adam with learning rate 1e-5 and batches of 128, as their code (``weight_distortion``). It counts epochs over all
-training samples, of which it forgets one in a hundred, and repeats the batches of the first epoch; here every epoch is
-shuffled and augmented anew. Parameters that are frozen get no noise.
+Adam with learning rate 1e-5 and batches of 128, as their code (``weight_distortion``). Its epochs have the
+steps of all training samples, a tenth more than here where a tenth is forgotten, and repeat the batches of the first
+one; here every epoch is one pass over Dr, shuffled and augmented anew. Parameters that are frozen get no noise.
 """
 
 from pathlib import Path

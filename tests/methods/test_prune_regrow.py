@@ -129,6 +129,13 @@ def test_the_end_is_rounded_however_the_run_ends(fit, make_backbone, make_data, 
         assert all(torch.equal(value, value.half().float()) for value in values) == half
 
 
+def test_how_images_are_normalised_is_not_rounded(fit, make_backbone, make_data):
+    backbone = make_backbone()
+    backbone.normalise.std.fill_(std := 0.2470)  # that of CIFAR-10, which half precision does not have
+    fit(PruneRegrow(backbone), make_data())
+    assert torch.equal(backbone.normalise.std, torch.full_like(backbone.normalise.std, std))
+
+
 def test_an_epoch_in_between_is_not_rounded(fit, make_backbone, make_data):
     class Looking(Callback):
         def __init__(self):
