@@ -89,7 +89,7 @@ def execute(
         gathered = Gathered(root)
         known = {row.benchmark["key"]: row for row in gathered.ordered()}
         open_runs = _unfinished(runs, root, known)
-        failed: dict[str, str] = {}
+        opened, failed = set(open_runs), dict[str, str]()
         gathered.add(runs)
         write = _Writer(gathered)
         with _pool(command, root, launcher) as pool:
@@ -101,9 +101,10 @@ def execute(
                 failed |= {run.key: error for run, error in ended if error is not None}
                 gathered.add(run for run, _ in ended)
                 if more is not None and ended:
-                    there = {run.key for run in runs}
                     runs = more(gathered.ordered(runs), failed)
-                    open_runs |= _unfinished([run for run in runs if run.key not in there], root, known)
+                    added = _unfinished(runs, root, known)  # a new run may need one that nothing needed before
+                    open_runs |= {key: run for key, run in added.items() if key not in opened}
+                    opened |= added.keys()
         gathered.add(runs)
         gathered.write(runs)
         notify(Progress(len(runs), len(runs), [], failed))

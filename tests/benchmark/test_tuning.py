@@ -1,6 +1,7 @@
 """A search as runs of a grid: budgets, what each trial is given, who wins, and what is written."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -399,6 +400,22 @@ def test_finalists_are_tried_on_other_originals_and_the_mean_decides(experiments
     tune(words, fake_runs.run, lambda *_: None, declared)
     assert (tmp_path / "journal").read_text().split() == done
     assert json.loads((tmp_path / "tuning.json").read_text()) == log
+
+
+def test_a_search_goes_on_from_its_rows_alone(experiments: Experiments, tmp_path: Path) -> None:
+    """There are rows of the reference models of all originals, but not the models, which finalists of a method need."""
+    given = experiments(("class",), opc=OWN, ga=RATE)
+    words = [f"--grid={json.dumps(given)}", "--tuning.trials=2", "--tuning.attacks=null", "--tuning.finalists=1"]
+    first, then = tmp_path / "first", tmp_path / "then"
+    tune([*words, "--grid.methods=[opc]", f"--output={first}"], fake_runs.run, lambda *_: None, declared)
+    then.mkdir()
+    shutil.copy(first / "rows.json", then)
+    tune([*words, f"--output={then}"], fake_runs.run, lambda *_: None, declared)
+    log = json.loads((then / "tuning.json").read_text())["trials"]
+    assert {(trial["experiment"], len(trial["again"])) for trial in log if trial["won"]} == {("opc", 2), ("ga", 2)}
+    new = {row.benchmark["key"] for row in read_rows(then / "rows.json") if row.benchmark["experiment"] == "ga"}
+    assert new < set((then / "journal").read_text().split())
+    assert len((then / "journal").read_text().split()) == len(new) + 3, "the three originals alone"
 
 
 def test_a_finalist_without_a_result_on_another_original_cannot_win(experiments: Experiments) -> None:
