@@ -1,4 +1,4 @@
-"""The script that keeps the committed rows, on a copy of some."""
+"""The committed rows: the script that keeps them, on a copy of some, and the search that goes on from them."""
 
 import importlib
 import shutil
@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from lit_unlearn.benchmark import Grid
 from lit_unlearn.benchmark.gathering import kept_rows
+from lit_unlearn.benchmark.search import Tuning
+from lit_unlearn.benchmark.tuning import Trials, searches_of
+from lit_unlearn.cli import declared_ranges
 from lit_unlearn.reports import read_rows, write_rows
+from lit_unlearn.shipped import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,3 +58,23 @@ def test_verdicts_and_tables_are_made_of_the_rows(committed):
         row.verdict for row in read_rows(ROOT / "docs/results/elsewhere/rows.json.xz") if row.verdict
     ]
     assert not list(folder.glob("*.svg")), "this page has no figure"
+
+
+OPEN_SEARCHES = ("amun", "cf_k", "dist_reg", "eu_k", "mode_connectivity", "weight_distortion")
+"""Not searched for classes yet."""
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("scenario", "skip", "folder"), [("class", OPEN_SEARCHES, "tuning"), ("random", (), "tuning/single_images")]
+)
+def test_the_committed_search_goes_on_where_it_stands(scenario, skip, folder):
+    config, rows = read_config("tune/fashion_mnist"), kept_rows(ROOT / "docs/results" / folder)
+    grid = Grid(**config["grid"], scenarios=[scenario], skip={scenario: list(skip)})
+    searches = searches_of(grid, tuning := Tuning(**config["tuning"]), declared_ranges)
+    search = Trials(grid, tuning, searches)
+    known = {row.benchmark["key"] for row in rows}
+    while search.grow(rows, {}):
+        pass
+    assert [run.name for run in search.runs if run.reports and run.key not in known] == []
+    assert search.ended
