@@ -44,6 +44,16 @@ def test_rows_of_a_benchmark_come_among_the_committed_ones_in_its_order(committe
     assert [row.metrics["forget_acc"] for row in after].count(0.5) == 1
 
 
+def test_rows_of_earlier_settings_keep_their_place(committed):
+    folder = committed.RESULTS / "elsewhere"
+    rows = kept_rows(folder)
+    for number, row in enumerate(rows[::3]):
+        row.benchmark["key"] = f"of an earlier suite, {number}"
+    committed.write(folder, rows)
+    committed.add(rows[5:7], "elsewhere")
+    assert [row.benchmark for row in kept_rows(folder)] == [row.benchmark for row in rows]
+
+
 def test_verdicts_and_tables_are_made_of_the_rows(committed):
     folder, page = committed.RESULTS / "elsewhere", committed.RESULTS / "elsewhere.md"
     text, rows = page.read_text(), kept_rows(folder)

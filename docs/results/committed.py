@@ -2,8 +2,7 @@
 
 Every committed row is judged anew, and the tables and figures of all pages are written from them. With ``--add`` the
 rows that a benchmark left in FOLDER come first into ``docs/results/PAGE``: a row takes the place of one of the same
-scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``, with rows of
-other settings last.
+scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
-from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, identity, kept_rows
+from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, identity, kept_rows, place_of
 from lit_unlearn.cli import main as lit_unlearn
 from lit_unlearn.reports.rows import Row, write_rows
 from lit_unlearn.run_files import ROWS
@@ -40,9 +39,9 @@ def add(found: Sequence[Row], page: str) -> None:
     """Puts rows among those of a page, in the order of its benchmark."""
     grid = read_config(f"benchmark/{page}")["grid"]
     runs = make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
-    place = {run.key: number for number, run in enumerate(runs)}
+    places = {place_of(run.scenario, run.name, run.seeds, run.variant): number for number, run in enumerate(runs)}
     rows = {identity(row): row for row in (*kept_rows(RESULTS / page), *found)}
-    write(RESULTS / page, sorted(rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place))))
+    write(RESULTS / page, sorted(rows.values(), key=lambda row: places.get(identity(row)[:-1], len(places))))
 
 
 def remake(folder: Path) -> None:

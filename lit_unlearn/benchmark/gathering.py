@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.summary import summarise
@@ -74,11 +75,15 @@ def add_verdicts(rows: Sequence[Row]) -> None:
                     row.verdict = kept
 
 
+def place_of(scenario: str, experiment: str, seeds: Mapping[str, int], variant: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which run of a grid one is, whatever its settings."""
+    return scenario, experiment, str([sorted(seeds.items()), sorted(variant.items())])
+
+
 def identity(row: Row) -> tuple[str, ...]:
-    """What a row is of, whatever its settings: scenario, experiment, seeds and variant, and the method."""
+    """What a row is of, whatever its settings: the place of its run in the grid, and the method."""
     run = row.benchmark
-    varied = [sorted(run.get(name, {}).items()) for name in ("seeds", "variant")]
-    return run["scenario"], run["experiment"], str(varied), row.method
+    return *place_of(run["scenario"], run["experiment"], run.get("seeds", {}), run.get("variant", {})), row.method
 
 
 def compact(row: Row, root: Path) -> Row:
