@@ -38,7 +38,7 @@ def suite_of_config(name: str) -> str | None:
 
 
 def suites_of_today() -> dict[str, str]:
-    """Name and version of each suite that can be run today, such as ``quick 3`` → its shipped config."""
+    """Name and version of each suite that can be run today, such as ``quick 4`` → its shipped config."""
     found = {suite_of_config(f"attack/{name}"): f"attack/{name}" for name in SUITES}
     return {suite: config for suite, config in found.items() if suite is not None}
 

@@ -820,7 +820,7 @@ def test_what_cannot_begin_is_refused_before_its_retrain_is_trained(tmp_path: Pa
     [
         (("--trainer.callbacks", "[HeadRecovery]"), None),
         (("--trainer.callbacks", "HeadRecovery"), None),
-        (("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/forget_acc"), "quick 3"),
+        (("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/forget_acc"), "quick 4"),
     ],
 )
 def test_a_row_names_a_suite_only_where_it_has_all_of_its_attacks(
@@ -833,13 +833,13 @@ def test_a_row_names_a_suite_only_where_it_has_all_of_its_attacks(
     assert outcome.status == 0, outcome.err
     (path,) = tmp_path.rglob("results.json")
     assert read_rows(path)[-1].versions.get("suite") == suite
-    text = "these are not the attacks of quick 3 (FeatureMapping, MaskedAnswers, WorstRecovery and 9 more differ or"
+    text = "these are not the attacks of quick 4 (FeatureMapping, MaskedAnswers, WorstRecovery and 9 more differ or"
     assert [line.startswith(text) for line in said] == ([True] if suite is None else [])
 
 
 def test_an_attack_of_a_suite_at_other_settings_is_not_that_of_the_suite() -> None:
     listed = read_config("attack/quick")["trainer"]["callbacks"]
     own = [{"class_path": "lit_unlearn.attacks.Relearn", "init_args": {"learning_rates": [1e-9]}}]
-    assert "Relearn" in lacks_of_suite("quick 3", own)
-    assert len(lacks_of_suite("quick 3", own)) == len(listed)
+    assert "Relearn" in lacks_of_suite("quick 4", own)
+    assert len(lacks_of_suite("quick 4", own)) == len(listed)
     assert lacks_of_suite("of somebody else", own) == []

@@ -261,8 +261,8 @@ def test_a_claim_is_measured_with_its_own_suite(bundle: Path, tmp_path: Path, mo
 
     again = verification.measured
     monkeypatch.setattr(verification, "measured", measured)
-    quick = changed(bundle, tmp_path / "quick.zip", lambda manifest, _: manifest.update(suite="quick 3"))
-    assert verify(quick, "suite").differences == ["suite: claimed 'quick 3', measured ''"]
+    quick = changed(bundle, tmp_path / "quick.zip", lambda manifest, _: manifest.update(suite="quick 4"))
+    assert verify(quick, "suite").differences == ["suite: claimed 'quick 4', measured ''"]
     old = changed(bundle, tmp_path / "old.zip", lambda manifest, _: manifest.update(suite="quick 1"))
     assert verify(old, "quick").differences == ["suite: claimed 'quick 1', measured ''"]
     assert suites == ["quick", "suite", "quick"]

@@ -5,10 +5,11 @@ time: they try learning rates over two decades, with the head as it is and a fre
 anew or not, since a method may have damaged what is near the head and left the rest. They do not hold the original.
 
 All ways start; after 4 % of the steps the quarter that has got most goes on, after 20 % the one that has (successive
-halving, arXiv 1502.07943). One way is on the device at a time, the others wait on the CPU. What is measured, what an
-attacker got, and how a batch is made, is as for :class:`~lit_unlearn.attacks.Relearn`. With so many images and steps
-classes are relearnt in the end, by Retrain as well. So of classes the number that counts is ``auc``, the mean of the
-useful accuracy over the logarithm of the steps. Our own attack.
+halving, arXiv 1502.07943). Of classes that is what a way has at that step, of single images its mean over the logarithm
+of the steps so far, since their lead is noisy. One way is on the device at a time, the others wait on the CPU. What is
+measured, what an attacker got, and how a batch is made, is as for :class:`~lit_unlearn.attacks.Relearn`. With so many
+images and steps classes are relearnt in the end, by Retrain as well. So of classes the number that counts is ``auc``,
+the mean of the useful accuracy over the logarithm of the steps. Our own attack.
 """
 
 import math
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from lit_unlearn.attacks.fine_tuning import EvalSubset, FineTuneBatches, FineTuneRun, Measured, as_curves
+from lit_unlearn.attacks.fine_tuning import EvalSubset, FineTuneBatches, FineTuneRun, Measured, averaged, useful_curve
 from lit_unlearn.attacks.relearn import FRESH, HEADS, RATE, RESET, Head, Relearn
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
@@ -107,6 +108,7 @@ class AdaptiveRelearn(Relearn):
         batches: FineTuneBatches,
         eval_subset: EvalSubset,
         ticks: list[int],
+        seed: int,
     ) -> tuple[FineTuneRun, Tensor]:
         """The one that is left in the end, and its curve."""
         untouched = eval_subset.measure(self._copy(target, target.model.backbone, "kept"))
@@ -114,7 +116,7 @@ class AdaptiveRelearn(Relearn):
         resets = self.resets if target.model.backbone.stages else (0,)
         for reset, head, rate in product(resets, self.heads, self.learning_rates):
             network = self._copy(target, target.model.backbone, head)
-            _draw_anew(network, reset, self.seed)
+            _draw_anew(network, reset, seed)
             optimizer = self._optimizer(network, rate)
             training = self._train(network, optimizer, batches, eval_subset, ticks)
             ways.append(_Way(rate, head, reset, network, optimizer, training, []))
@@ -125,14 +127,14 @@ class AdaptiveRelearn(Relearn):
                 way.measured.append(next(way.training))
                 _move(way, _PARKED)
             if share in _RUNGS:
-                ways.sort(key=lambda way: way.measured[-1].got, reverse=True)
+                ways.sort(key=lambda way: _so_far(way, eval_subset.decisive, ticks), reverse=True)
                 ways = ways[: max(1, math.ceil(_RUNGS[share] * len(ways)))]
         (way,) = ways
         _move(way, target.device)
-        useful, got = as_curves([untouched, *way.measured])
         chosen = {RATE: way.rate, FRESH: float(way.head == "fresh"), RESET: float(way.reset)}
-        mean, auc = (_log_mean(curve[1:], ticks[1:]) for curve in (got, useful))
-        return FineTuneRun(mean, auc, useful, chosen, way.network), useful
+        got, auc, means = averaged(way.measured, lambda curve: _log_mean(curve, ticks[1:]))
+        useful = useful_curve([untouched, *way.measured])
+        return FineTuneRun(got, auc, means, useful, chosen, way.network), useful
 
 
 class _Way(NamedTuple):
@@ -150,6 +152,13 @@ def _move(way: _Way, device: torch.device) -> None:
     way.network.to(device)
     for state in way.optimizer.state.values():
         state.update({name: value.to(device) for name, value in state.items() if isinstance(value, Tensor)})
+
+
+def _so_far(way: _Way, decisive: str, ticks: Sequence[int]) -> float:
+    """What a way has got up to now, by which it goes on or not."""
+    if decisive != "forget":
+        return way.measured[-1].got
+    return _log_mean(torch.tensor([each.got for each in way.measured]).double(), ticks[1 : 1 + len(way.measured)])
 
 
 def _log_mean(curve: Tensor, ticks: Sequence[int]) -> float:

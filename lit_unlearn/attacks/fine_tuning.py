@@ -1,6 +1,6 @@
 """What an attacker who fine-tunes trains on and measures: batches, images that are held back, and what a run got."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ AT_END = 10_000
 """At most so many samples of a split measure the end of the strongest run."""
 
 _CHUNK = 256
+_LEAD = ("mean_forget_acc", "mean_test_retain_acc")
 
 
 class FineTuneBatches(NamedTuple):
@@ -28,10 +29,27 @@ class FineTuneBatches(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of a network in training: useful accuracy, and what the attacker got, as the module of ``Relearn`` says."""
+    """Accuracies of a network in training.
 
-    useful: float
-    got: float
+    Attributes:
+        decisive: the split that shows what is left of the forgotten.
+        forgotten: on images of it.
+        retained: on unseen images of retained classes, where there are some.
+    """
+
+    decisive: str
+    forgotten: float
+    retained: float | None
+
+    @property
+    def useful(self) -> float:
+        """The lower one."""
+        return self.forgotten if self.retained is None else min(self.forgotten, self.retained)
+
+    @property
+    def got(self) -> float:
+        """What the attacker got, as the module of ``Relearn`` says."""
+        return obtained(self.decisive, self.forgotten, self.retained) if self.decisive == "forget" else self.useful
 
 
 class EvalSubset(NamedTuple):
@@ -42,26 +60,38 @@ class EvalSubset(NamedTuple):
         sets: this rank's share of images, packed or not, with their labels: of that split, and of ``test_retain`` where
             there is one.
         forgotten: how many images of the first all ranks have together.
+        retained: how many of the second.
     """
 
     decisive: str
     sets: Sequence[tuple[Tensor, Tensor]]
     forgotten: int
+    retained: int
 
     @torch.no_grad()
     def measure(self, network: Backbone) -> Measured:
         """Accuracies over all ranks, in eval mode."""
         network.eval()
-        accuracies = [_accuracy(network, images, labels) for images, labels in self.sets]
-        useful, unseen = min(accuracies), accuracies[1] if len(accuracies) > 1 else None
-        got = obtained(self.decisive, accuracies[0], unseen) if self.decisive == "forget" else useful
-        return Measured(useful, got)
+        forgotten, *retained = [_accuracy(network, images, labels) for images, labels in self.sets]
+        return Measured(self.decisive, forgotten, retained[0] if retained else None)
 
 
-def as_curves(measured: Sequence[Measured]) -> tuple[Tensor, Tensor]:
-    """Useful accuracy and what was got, each at every tick, in float64."""
-    useful, got = torch.tensor(measured, dtype=torch.float64).unbind(1)
-    return useful, got
+def useful_curve(measured: Sequence[Measured]) -> Tensor:
+    """The useful accuracy at every tick, in float64."""
+    return torch.tensor([each.useful for each in measured], dtype=torch.float64)
+
+
+def averaged(measured: Sequence[Measured], mean: Callable[[Tensor], float]) -> tuple[float, float, dict[str, float]]:
+    """What a run got on average, its mean useful accuracy, and of single images the accuracies of which the lead is.
+
+    Args:
+        measured: at every tick of the mean.
+        mean: over the steps of values at these ticks.
+    """
+    got = torch.tensor([each.got for each in measured], dtype=torch.float64)
+    sides = [(m.forgotten, m.retained) for m in measured if m.decisive == "forget" and m.retained is not None]
+    means = [mean(side) for side in torch.tensor(sides, dtype=torch.float64).T] if sides else []
+    return mean(got), mean(useful_curve(measured)), dict(zip(_LEAD, means, strict=False))
 
 
 class FineTuneRun(NamedTuple):
@@ -71,12 +101,14 @@ class FineTuneRun(NamedTuple):
         got: what it got, on average over the steps.
         auc: the same mean of its useful accuracy.
         curve: its useful accuracy at each tick.
+        means: ``mean_<split>_acc``, of single images the accuracies on average over the steps.
         chosen: how it was trained, as numbers.
         network: as it is in the end.
     """
 
     got: float
     auc: float
+    means: dict[str, float]
     curve: Tensor
     chosen: dict[str, float]
     network: Backbone

@@ -15,13 +15,19 @@ class ImageView:
     Args:
         data: the splits.
         change: from images (B, C, H, W) in [0, 1] to such images; None leaves them as they are.
-        most: how many samples of each split at most, evenly spread over it; None takes all.
+        most: how many samples of a split at most, evenly spread over it; None takes all.
+        together: splits that have ``most`` samples together, each the same share of its own: readouts that are fitted
+            on them then meet the classes in their shares. Else a readout names the classes of a small split too often.
     """
 
     def __init__(
-        self, data: SplitData, change: Callable[[Tensor], Tensor] | None = None, most: int | None = None
+        self,
+        data: SplitData,
+        change: Callable[[Tensor], Tensor] | None = None,
+        most: int | None = None,
+        together: Sequence[str] = (),
     ) -> None:
-        self.data, self.change, self.most = data, change, most
+        self.data, self.change, self.most, self.together = data, change, most, together
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -36,8 +42,16 @@ class ImageView:
     def labels(self, split: str) -> Tensor:
         """The labels (N,) of the samples that the view has of a split, in order."""
         labels = self.data.labels(split)
-        most = min(self.most or len(labels), len(labels))
-        return labels[torch.arange(most) * len(labels) // most] if len(labels) else labels
+        limit = self._limit(split)
+        count = len(labels) if limit is None else min(limit, len(labels))
+        return labels[torch.arange(count) * len(labels) // count] if count else labels
+
+    def _limit(self, split: str) -> int | None:
+        """How many samples of a split at most."""
+        if self.most is None or split not in self.together:
+            return self.most
+        sizes = {name: len(self.data.labels(name)) for name in self.together if name in self.split_names}
+        return max(1, round(sizes[split] * min(1.0, self.most / sum(sizes.values()))))
 
     def evaluation_batches(
         self,
@@ -61,6 +75,6 @@ class ImageView:
         """
         if wanted is not None and self.most is not None:
             raise UsageError("an ImageView of fewer samples knows no positions")
-        limits = [limit for limit in (self.most, most) if limit is not None]
+        limits = [limit for limit in (self._limit(split), most) if limit is not None]
         for images, labels in self.data.evaluation_batches(split, device, part, min(limits, default=None), wanted):
             yield images if self.change is None else self.change(images), labels

@@ -6,7 +6,8 @@
 An image is recognised again if the model names its class at x or at any step. A large enough change brings any network
 to any answer, Retrain too, so the share is read beside Retrain's: what an unlearned model recognises beyond it is the
 residual knowledge of Hsu et al., arXiv 2601.22359. They draw perturbations at random, or along one gradient; here it
-is a search. Of single images what counts is the share beyond that of unseen images, which are searched alike.
+is a search. Of single images what counts is the share beyond that of unseen images, which are searched alike. A model
+that never saw them names nearly all of either within 8/255, so for them the ball is smaller.
 
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else.
 """
@@ -28,6 +29,8 @@ from lit_unlearn.errors import check_at_least, check_fraction
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
 
+_OF_CLASSES, _OF_IMAGES = 8 / 255, 1 / 255
+
 
 class PerturbedImages(Attack):
     """The share of forgotten images whose class is named somewhere in a small ball around them.
@@ -37,7 +40,7 @@ class PerturbedImages(Attack):
     where there are some; and where single images are forgotten ``unseen``, how many test images.
 
     Args:
-        radius: ε > 0, in units of pixels in [0, 1].
+        radius: ε > 0, in units of pixels in [0, 1]; None is 8/255 where whole classes are forgotten, else 1/255.
         steps: how many gradient steps, each of 2.5 · ε / steps.
         most: images of each split at most.
         name: metric name prefix.
@@ -48,9 +51,10 @@ class PerturbedImages(Attack):
 
     family: ClassVar[str] = "perturbation"
 
-    def __init__(self, radius: float = 8 / 255, steps: int = 20, most: int = 1000, name: str = "linf") -> None:
+    def __init__(self, radius: float | None = None, steps: int = 20, most: int = 1000, name: str = "linf") -> None:
         super().__init__(name)
-        check_fraction("radius", radius, one=True)
+        if radius is not None:
+            check_fraction("radius", radius, one=True)
         check_at_least("steps", steps, 1)
         check_at_least("most", most, 1)
         self.radius, self.steps, self.most = radius, steps, most
@@ -60,12 +64,14 @@ class PerturbedImages(Attack):
         numbers: dict[str, float] = {}
         network = copy.deepcopy(target.model.backbone).float()  # in half precision small steps are lost
         known = target.data.split_names
-        beside = "test_retain" if forgotten_split(known) == "forget" else "test_forget"
+        single = forgotten_split(known) == "forget"
+        beside = "test_retain" if single else "test_forget"
+        radius = self.radius or (_OF_IMAGES if single else _OF_CLASSES)
         for split in (split for split in ("forget", beside) if split in known):
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
             batches = target.data.evaluation_batches(split, target.device, most=self.most)
             for images, labels in gradient_batches(batches):
-                named = self._recognised(network, images.float(), labels)
+                named = self._recognised(network, images.float(), labels, radius)
                 counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
                 tried += len(labels)
             if (value := counter.value) is not None:
@@ -73,7 +79,7 @@ class PerturbedImages(Attack):
                 numbers["unseen" if split == "test_retain" else "images"] = float(sum_over_ranks(tried))
         return AttackResult(numbers)
 
-    def _recognised(self, network: Backbone, images: Tensor, labels: Tensor) -> Tensor:
+    def _recognised(self, network: Backbone, images: Tensor, labels: Tensor, radius: float) -> Tensor:
         """Whether each of the images (B, C, H, W) is named by its label (B,) at any step."""
         moved = images.clone()
         found = torch.zeros_like(labels, dtype=torch.bool)
@@ -84,6 +90,6 @@ class PerturbedImages(Attack):
             if step == self.steps or bool(found.all()):
                 break
             (slopes,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), moved)
-            nearer = moved.detach() - 2.5 * self.radius / self.steps * slopes.sign()
-            moved = (images + (nearer - images).clamp(-self.radius, self.radius)).clamp(0, 1)
+            nearer = moved.detach() - 2.5 * radius / self.steps * slopes.sign()
+            moved = (images + (nearer - images).clamp(-radius, radius)).clamp(0, 1)
         return found

@@ -12,7 +12,9 @@ and with a fresh one, and the run that gets most counts. They do not hold the or
 Useful and not the accuracy on the forgotten alone, since a model that calls everything forgotten relearnt nothing, and
 half of each batch invites it to. Forgotten images are the unseen ones of the forgotten classes (``test_forget``), or
 where no class is forgotten whole, those of the forget set that are not among the k. The useful accuracy says nothing of
-these: a network that has forgotten them names them as it names any image. So of single images the lead chooses the run.
+these: a network that has forgotten them names them as it names any image. So of single images the lead chooses the run:
+its mean over the steps, which is what the verdict compares. The lead at the end is noisy, and none is left of it where
+a run breaks the network on its way.
 
 The fresh head starts at zero and reads features scaled to one length: a head taught never to name a class has to be
 unlearnt first, which makes a model that forgot in its head alone look slower than Retrain, and features that are merely
@@ -40,10 +42,11 @@ from lit_unlearn.attacks.fine_tuning import (
     FineTuneRun,
     Measured,
     UnitHead,
-    as_curves,
+    averaged,
     balanced,
     cycled,
     end_accuracies,
+    useful_curve,
 )
 from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
 from lit_unlearn.attacks.splits import forgotten_split
@@ -61,12 +64,14 @@ class Relearn(Attack):
     """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until recovery.
 
     Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run that got
-    most on average over the steps; ``<split>_acc`` at its end; its ``learning_rate`` and ``fresh_head`` (1 or 0).
-    ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes
-    in its place. ``samples`` is the k that were there to take, ``images`` how many forgotten ones ``auc`` is measured
-    on. Each is the mean over the repeats (``steps_above`` where one of them does not get there; the learning rate and
-    the head are those of the strongest), and ``auc_std`` the deviation between them. Of three learning rates or more,
-    ``rate_at_edge`` is 1 where the best is the smallest or the largest.
+    most on average over the steps; where single images are forgotten ``mean_forget_acc`` and ``mean_test_retain_acc``,
+    the accuracies of which its lead is, on average over the steps; ``<split>_acc`` at its end; its ``learning_rate``
+    and ``fresh_head`` (1 or 0). ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps
+    that did not suffice, comes in its place. ``samples`` is the k that were there to take, ``images`` how many
+    forgotten ones the means are of, and of single images ``unseen``, how many test images. Each is the mean over the
+    repeats (``steps_above`` where one of them does not get there; the learning rate and the head are those of the
+    strongest), and ``auc_std`` the deviation between them. Of three learning rates or more, ``rate_at_edge`` is 1 where
+    the best is the smallest or the largest.
 
     Args:
         samples: k, how many forget samples the attacker holds, spread evenly over the classes; at most half of
@@ -148,11 +153,13 @@ class Relearn(Attack):
         held = balanced(labels := target.data.labels("forget"), self._held(len(labels)), draw)
         batches, eval_subset = self._batches(target, held, draw), self._eval_subset(target, held, draw)
         ticks = self._ticks()
-        best, highest = self._strongest(target, batches, eval_subset, ticks)
+        best, highest = self._strongest(target, batches, eval_subset, ticks, seed)
         return best.got, {
             **self._steps(target, highest, ticks, eval_subset),
             "auc": best.auc,
+            **best.means,
             "images": float(eval_subset.forgotten),
+            **({"unseen": float(eval_subset.retained)} if best.means else {}),
             **best.chosen,
             "samples": float(len(held)),
             **end_accuracies(best.network, target, held),
@@ -173,21 +180,23 @@ class Relearn(Attack):
         batches: FineTuneBatches,
         eval_subset: EvalSubset,
         ticks: list[int],
+        seed: int,
     ) -> tuple[FineTuneRun, Tensor]:
         """Of a run for each learning rate and head the best, and the highest useful accuracy of any at each tick.
 
         Beside the network that is trained only that of the best run so far is kept.
         """
         untouched = eval_subset.measure(self._copy(target, target.model.backbone, "kept"))
-        best, curves = None, []
+        best, curves, places = None, [], torch.tensor(ticks)
         for rate, head in product(self.learning_rates, self.heads):
             network = self._copy(target, target.model.backbone, head)
             training = self._train(network, self._optimizer(network, rate), batches, eval_subset, ticks)
-            useful, got = as_curves([untouched, *training])
-            curves.append(useful)
-            auc, mean = (float(torch.trapezoid(curve, torch.tensor(ticks))) / self.steps for curve in (useful, got))
-            if best is None or mean > best.got:
-                best = FineTuneRun(mean, auc, useful, {RATE: rate, FRESH: float(head == "fresh")}, network)
+            measured = [untouched, *training]
+            curves.append(useful_curve(measured))
+            got, auc, means = averaged(measured, lambda curve: float(torch.trapezoid(curve, places)) / self.steps)
+            if best is None or got > best.got:
+                chosen = {RATE: rate, FRESH: float(head == "fresh")}
+                best = FineTuneRun(got, auc, means, curves[-1], chosen, network)
         assert best is not None
         return best, torch.stack(curves).amax(0)
 
@@ -204,15 +213,15 @@ class Relearn(Attack):
 
     def _eval_subset(self, target: Target, held: Tensor, draw: torch.Generator) -> EvalSubset:
         """What is measured during training, forgotten first."""
-        known, sets, count = target.data.split_names, [], 0
+        known, sets, counts = target.data.split_names, [], {}
         decisive = forgotten_split(known)
         for split in (decisive, "test_retain"):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
                 sets.append(packed_share(target.data, split, left[: self.measured], target.device))
-                count = count or len(left[: self.measured])
-        return EvalSubset(decisive, sets, count)
+                counts[split] = len(left[: self.measured])
+        return EvalSubset(decisive, sets, counts[decisive], counts.get("test_retain", 0))
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""

@@ -2,7 +2,7 @@
 
     accuracy   of an attack on what is to be forgotten. Of classes: on unseen images of them. Of single images: its
                lead, the accuracy on the forget images minus that on unseen images under the same attack
-    mean accuracy  of relearning classes: the mean over its steps, since its end is noisy
+    mean accuracy  of relearning: the mean over its steps, since its end is noisy
     AUC        of telling forgotten images from others: membership/*, detectability/samples; below .5 is chance, since
                an attack learns on other images which side is which
     IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
@@ -84,9 +84,10 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
     sizes = images(row)
     count = sizes.get(split.removesuffix("_acc"), 0)
     if unit in ACCURACIES:
-        relearnt = attack.startswith("relearn/") and forgets(row) == "images"
-        count -= round(row.attacks.get(f"{attack}/samples", 0)) if relearnt else 0  # those that it relearns from
-        tested = None if relearnt else row.attacks.get(f"{attack}/images")
+        # Of an older row: the end of relearning, on all images but those that it relearns from.
+        end = attack.startswith("relearn/") and forgets(row) == "images" and unit == "accuracy"
+        count -= round(row.attacks.get(f"{attack}/samples", 0)) if end else 0
+        tested = None if end else row.attacks.get(f"{attack}/images")
         of_images = share_variance(value, count if tested is None else round(tested))
         tried = row.attacks.get(f"{attack}/unseen", sizes.get("test_retain", 0))
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
@@ -126,14 +127,24 @@ def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
         if trivial and attack.startswith(trivial):
             continue
         for place, split in enumerate(_decisive(row)):
-            mean_over_steps = f"{attack}/auc"
-            if attack.startswith("relearn/") and mean_over_steps in row.attacks and forgets(row) != "images":
+            relearnt = _mean_of_relearning(attack, row)
+            if relearnt is not None:
                 if place == 0:
-                    yield Key(attack, split, "mean accuracy"), Number(row.attacks[mean_over_steps])
+                    yield Key(attack, split, "mean accuracy"), relearnt
             elif split in known and not _needs_unseen(row, split):
                 yield Key(attack, split, "accuracy"), Number(known[split])
             elif split in known and RETAINED in known:
                 yield Key(attack, split, "accuracy"), Number(known[split], known[RETAINED])
+
+
+def _mean_of_relearning(attack: str, row: Row) -> Number | None:
+    """Of relearning, the mean over its steps of what chose the run; older rows of single images have its end alone."""
+    if not attack.startswith("relearn/"):
+        return None
+    if forgets(row) != "images":
+        return Number(row.attacks[f"{attack}/auc"]) if f"{attack}/auc" in row.attacks else None
+    named, unseen = (row.attacks.get(f"{attack}/mean_{split}_acc") for split in ("forget", "test_retain"))
+    return None if named is None or unseen is None else Number(named, unseen)
 
 
 def _needs_unseen(row: Row, split: str) -> bool:
@@ -147,7 +158,7 @@ def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:
             attack, _, quantity = key.rpartition("/")
             if attack == DETECTION and quantity == f"{split.removesuffix('_acc')}_auc":
                 yield Key(attack, split, "AUC"), Number(value)
-            elif attack.startswith("membership/") and quantity == "auc":
+            elif attack.startswith("membership/") and quantity == "auc":  # and not auc_of_models
                 yield Key(attack, "forget_acc", "AUC"), Number(value)
 
 

@@ -135,8 +135,8 @@ def evidence(found: Comparison) -> str:
     fewer = found.falls_short and by == NO_ATTACK
     more = " This is so much less than Retrain's that the answers alone show what was forgotten." if fewer else ""
     ours, theirs, unseen = percent(found.value), percent(found.retrain), found.unseen
+    name += ", on average over its steps," if found.unit == "mean accuracy" else ""
     if unseen is None:
-        name += ", on average over its steps," if found.unit == "mean accuracy" else ""
         return f"{name} names {ours} of {images}; Retrain, {theirs}. Excess over Retrain: {bounds(found)} points.{more}"
     return (
         f"{name} names {ours} of {images} and {percent(unseen.value)} of unseen ones; Retrain, {theirs} and "

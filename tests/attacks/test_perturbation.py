@@ -45,6 +45,15 @@ def test_single_images_are_tried_beside_unseen_ones(make_target):
     assert numbers.numbers == {"forget_acc": 1.0, "images": 2, "test_retain_acc": 1.0, "unseen": 2}
 
 
+@pytest.mark.parametrize(("classes", "radius"), [(True, 8 / 255), (False, 1 / 255)])
+def test_around_single_images_the_ball_is_smaller(make_target, classes, radius):
+    splits = {"forget": grey(5), "retain": grey(2), **({"test_forget": grey(3)} if classes else {})}
+    reach = radius * float(WEIGHTS.abs().sum())
+    for missing, named in ((0.99 * reach, 1.0), (1.01 * reach, 0.0)):
+        found = PerturbedImages().evaluate(make_target(Linear(-SCORE - missing), **splits)).numbers
+        assert found["forget_acc"] == named
+
+
 def test_pixels_stay_in_range(make_target):
     """Black pixels cannot get darker: only those whose weight is positive help."""
     images = torch.zeros(1, 1, 2, 2), torch.ones(1, dtype=torch.long)

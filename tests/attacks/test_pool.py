@@ -16,6 +16,7 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Audit, FineTune, Retrain
 from lit_unlearn.reports import read_rows
+from lit_unlearn.reports.numbers import numbers as numbers_of
 
 
 @pytest.fixture
@@ -136,7 +137,9 @@ def test_attacks_take_their_references_from_the_pool(pool, make_backbone, make_d
     fit(FineTune(make_backbone()), make_data(), Evaluation(kept["retrains"][0]), named, again)
     for subject in ("unlearned", "retrain", "original"):
         model = keeps.results.models[subject]
-        assert model.attacks.keys() >= {f"membership/{attack.name}/auc" for attack in attacks}
+        images, models = attacks[:2], attacks[2:]
+        assert model.attacks.keys() >= {f"membership/{attack.name}/auc" for attack in images}
+        assert model.attacks.keys() >= {f"membership/{attack.name}/auc_of_models" for attack in models}
         assert model.attacks["membership/lira/auc"] == again.results.models[subject].attacks["membership/named/auc"]
 
 
@@ -212,7 +215,11 @@ def test_the_command_line_scores_a_method_with_a_pool_of_digits(tmp_path):
     assert "has 4 Retrains of this split, 2 Originals and 3 unlearned models of FineTune" in outcome.log
     (results,) = (tmp_path / "runs").rglob("results.json")
     row = read_rows(results)[-1]
-    assert row.attacks.keys() >= {f"membership/{name}/auc" for name in ("rmia", "lira", "lira_online", "u_lira")}
+    assert row.attacks.keys() >= {f"membership/{name}/auc" for name in ("rmia", "lira")}
+    assert row.attacks.keys() >= {f"membership/{name}/auc_of_models" for name in ("lira_online", "u_lira")}
+    compared = {key.attack for key in numbers_of([row])}
+    assert compared >= {"membership/rmia", "membership/lira"}
+    assert compared.isdisjoint({"membership/lira_online", "membership/u_lira"}), "the verdict does not compare models"
     assert row.attacks["membership/klom_of_few/forget_p95"] >= row.attacks["membership/klom_of_few/forget_median"] >= 0
     assert "20 Retrains, but the pool has 3 and 4" in row.skipped["membership/forgetting_quality"]
     outcome = lit_unlearn(tmp_path, "fit", *small, "--model=FineTune", "--model.weights=fresh", "--evaluation.pool=no")

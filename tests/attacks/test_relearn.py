@@ -109,7 +109,8 @@ def test_of_classes_what_is_got_is_the_lower_accuracy_of_single_images_the_lead(
         ("forget", [all_right, all_right], 1, 0),
         ("forget", [half_right], 0.5, 0.5),
     ):
-        assert EvalSubset(decisive, sets, 2).measure(net) == (useful, got)
+        found = EvalSubset(decisive, sets, 2, 2).measure(net)
+        assert (found.useful, found.got) == (useful, got)
 
 
 @pytest.mark.parametrize("whole_classes", [True, False])
@@ -122,10 +123,8 @@ def test_the_run_counts_that_gets_most(make_target, vectors, four_splits, monkey
 
     def train(self, network, optimizer, batches, eval_subset, ticks):
         (group,) = optimizer.param_groups
-        forgotten, unseen = measured[group["lr"]]
-        got = unseen if whole_classes else forgotten - unseen
         for _ in ticks[1:]:
-            yield Measured(unseen, got)
+            yield Measured(eval_subset.decisive, *measured[group["lr"]])
 
     monkeypatch.setattr(Relearn, "_train", train)
     options = {"learning_rates": list(measured), "heads": ["kept"], "steps": 100}
@@ -133,6 +132,30 @@ def test_the_run_counts_that_gets_most(make_target, vectors, four_splits, monkey
     assert found["learning_rate"] == (0.1 if whole_classes else 0.01)
     assert found["after_100"] == (0.7 if whole_classes else 0.4)
     assert found["auc"] == pytest.approx(found["after_100"], abs=0.02)
+    means = {name: value for name, value in found.items() if name.startswith("mean_")}
+    expected = {} if whole_classes else {"mean_forget_acc": 0.9, "mean_test_retain_acc": 0.4}
+    assert means == pytest.approx(expected, abs=0.02)
+    assert ("unseen" in found) == (not whole_classes)
+
+
+@pytest.mark.parametrize("make", [Relearn, AdaptiveRelearn])
+def test_of_single_images_a_run_that_breaks_on_its_way_does_not_count(
+    make_target, vectors, four_splits, monkeypatch, make
+):
+    """The rate of .3 leads for a moment, and its end shows no lead, since it broke the network."""
+    del four_splits["test_forget"]
+    courses = {0.3: [0.8] + 100 * [0.0], 0.01: 101 * [0.5]}
+
+    def train(self, network, optimizer, batches, eval_subset, ticks):
+        (group,) = optimizer.param_groups
+        for lead in courses[group["lr"]][: len(ticks) - 1]:
+            yield Measured("forget", 0.1 + lead, 0.1)
+
+    monkeypatch.setattr(Relearn, "_train", train)
+    options = {"learning_rates": list(courses), "heads": ["kept"], "steps": 100}
+    found = make(**options).evaluate(make_target(forgetful(vectors), **four_splits)).numbers
+    assert found["learning_rate"] == 0.01
+    assert found["mean_forget_acc"] - found["mean_test_retain_acc"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_whoever_calls_everything_forgotten_relearnt_nothing(make_target, vectors, four_splits):

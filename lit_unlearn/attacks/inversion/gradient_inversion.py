@@ -13,9 +13,10 @@ gradients", 2020 (arXiv 2003.14053). Deviations: g* is the difference after the 
 (recovery_data.py:195-202) attacks two others: one step of ascent on the image, which is the oracle here, and the
 weighted difference of a model fine-tuned with the image and one fine-tuned without it, which needs training that no
 method here does. Its search is longer: 10,000 steps of AdamW at .04 from normal noise with five restarts (lines 10-21),
-where the defaults here are 1,000 steps of Adam at .1 from uniform noise with one; ``steps``, ``lr`` and ``restarts``
-give the attacker more. Restarts are chosen by the distance of the clamped image that is returned; PSNR is of images in
-[0, 1], each on its own; the gradient is of the log odds against the label, which has the same direction.
+its rate halved three times, where the defaults here are 1,000 steps of Adam at .1 from uniform noise with one, its rate
+divided by ten three times; ``steps``, ``lr`` and ``restarts`` give the attacker more. Restarts are chosen by the
+distance of the clamped image that is returned; PSNR is of images in [0, 1], each on its own; the gradient is of the log
+odds against the label, which has the same direction.
 """
 
 import copy

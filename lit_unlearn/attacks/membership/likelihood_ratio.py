@@ -18,9 +18,11 @@ SMALLEST_SPREAD = 1e-6
 
 
 def lira_offline(phi: Tensor, out: Tensor, variance: Variance = "fixed") -> Tensor:
-    """-log(1 - Φ((φ - median)/σ)): how rare so high a φ is among models that never saw the sample.
+    """(φ - median)/σ: how high φ is among models that never saw the sample.
 
-    The tail and not the density counts: a φ far below the references' is as improbable, and no sign of membership.
+    The paper's offline score, 1 - Φ of this, orders samples the same, but rounds to one value some 38 σ below the
+    references. The tail and not the density counts, which the authors' code has (mi_lira_2021/plot.py:132 in
+    tensorflow/privacy): a φ far below the references' is as improbable, and no sign of membership.
 
     Args:
         phi: log odds of the model under attack, (N,).
@@ -29,22 +31,21 @@ def lira_offline(phi: Tensor, out: Tensor, variance: Variance = "fixed") -> Tens
             each, which needs many references.
 
     Returns:
-        Scores (N,), at least 0.
+        Scores (N,), 0 at the references' median.
 
     Raises:
         UsageError: for an unknown variance, fewer than two references, or shapes that do not fit.
     """
     _check(phi, out, 2)
-    spread = _spread(_squares(out), variance)
-    log_tail: Tensor = torch.special.log_ndtr((median(out) - phi.double()) / spread)
-    return -log_tail
+    return (phi.double() - median(out)) / _spread(_squares(out), variance)
 
 
 def lira_online(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance = "fixed") -> Tensor:
     """The log likelihood ratio, log N(φ; median_in, σ_in²) - log N(φ; median_out, σ_out²).
 
-    A fixed σ is that of both sides together, as in the authors' code (mi_lira_2021/plot.py in tensorflow/privacy). With
-    a σ for each side, a φ far beyond both medians would speak for the side with the larger one.
+    A fixed σ is that of both sides together, around each sample's own centre. The authors' code fixes one σ for each
+    side, over all samples (mi_lira_2021/plot.py:86 in tensorflow/privacy): with it, a φ far beyond both medians would
+    speak for the side with the larger one.
 
     Args:
         phi: log odds of the model under attack, (N,).
@@ -74,7 +75,7 @@ def unlearned_lira(phi: Tensor, inside: Tensor, out: Tensor, variance: Variance 
 
     The same samples are scored twice, in the model under attack and in a model that never saw them: each OUT model in
     turn, which is then left out of the references of both. So a model that is one more OUT model gets an AUC of .5 on
-    average, whatever the samples are.
+    average, whatever the samples are, if both sides of each AUC have the same references: average over the rows.
 
     Args:
         phi: log odds of the model under attack, (N,).
@@ -101,7 +102,8 @@ def rmia_offline(
     """Pr_z[ratio(x)/ratio(z) ≥ γ] with ratio(x) = p(x) / ((1 + a)/2 · mean_out(x) + (1 - a)/2).
 
     The denominator stands for p(x) averaged over models with and without x; the same line through p_out = 1 serves z.
-    x and z should be of the same classes: z on which the ratio is far from that of all x leaves every score 0 or 1.
+    x and z should be of the same classes: z on which the ratio is far from that of all x leaves every score 0 or 1. The
+    scores of one model rise with ratio(x), whatever γ is: it moves a threshold, and not who is above whom.
 
     Args:
         p: confidence p_y of the model under attack, (N,).

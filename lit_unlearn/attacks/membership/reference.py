@@ -6,30 +6,35 @@ models that unlearned it by the same method. That is the strongest attacker of t
 counts for nothing.
 
     rmia         ratio(x) = p(x) / ((1 + a)/2 · mean_out(x) + (1 - a)/2),  score = Pr_z[ratio(x) ≥ γ ratio(z)]
-    lira         score = -log(1 - Φ((φ - median_out)/σ_out)), offline
+    lira         score = (φ - median_out)/σ_out, in the order of the paper's offline score 1 - Φ(…)
     lira_online  score = log N(φ; IN) - log N(φ; OUT), IN Originals, against OUT models left out in turn
     u_lira       the same, IN models that unlearned
 
 ``rmia`` and ``lira`` separate forget samples from unseen ones of the same classes; RMIA's z are the unseen samples of
 the calibration half. The two others look at the forget samples alone, since no model saw the unseen ones, and compare
 models: ``lira_online`` asks whether this model still knows them as an Original does, ``u_lira`` whether it unlearned
-them or never saw them. A model that never saw them has an AUC of .5 in both.
+them or never saw them. A model that never saw them has an AUC of .5 in both. Any other recipe of training differs from
+Retrain's, whether or not it remembers, so theirs is called ``auc_of_models``, and the verdict does not compare it.
 
 γ of RMIA is 1, for p is the plain softmax. The authors' present code has the same p and the same 1 (ml_privacy_meter,
 modules/mia/attacks/rmia.py:145). Their paper's configs have 2 with another p, a soft-margin Taylor softmax at
 temperature 2 (research/2023_rmia/attack_configs/cifar10/rmia_offline_127_ref_models.yaml at 44f9051), and so has AMUN's
-evaluation (rmia_evaluate.py:48, 52, 56). With a plain softmax, x is never twice as likely as a z of ratio 1 where the
-references are more than 23 % sure of it (a = .3).
+evaluation (rmia_evaluate.py:48, 52, 56). Here γ changes no number: all x are compared with the same z, and samples of
+equal score are ordered by their ratios, so that only the order of the ratios counts.
 
-Deviations. The fixed variance is that around each sample's own mean over the references, not that of all log odds
-together; φ is exact where the papers' p/(1 - p) rounds; samples of equal RMIA score are ordered by their ratios; the
-direction of ``rmia`` and ``lira`` is learnt on the calibration half, so a model that answers forget samples *worse*
-than one that never saw them is detected; a reference that has the weights of the model under attack, or answers exactly
-as it does, is that model, and does not count.
+Deviations. Each image is asked about once, while the authors of LiRA average over augmented copies and those of RMIA
+ask up to 18 times: the attacker here is weaker. U-LiRA's authors have one attacker for each image, with many models of
+both kinds; here the images of one model are pooled, which share its noise, and one model is judged beside few. The
+fixed variance is that around each sample's own mean over the references, not that of all log odds together; φ is exact
+where the papers' p/(1 - p) rounds; samples of equal RMIA score are ordered by their ratios; the direction of ``rmia``
+and ``lira`` is learnt on the calibration half, so a model that answers forget samples *worse* than one that never saw
+them is detected; a reference that has the weights of the model under attack, or answers exactly as it does, is that
+model, and does not count.
 """
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -57,6 +62,9 @@ LogOdds = dict[str, Tensor]
 _LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "lira_online": (3, 2), "u_lira": (3, 2)}
 """Fewest OUT models, and fewest IN models."""
 
+_OF_MODELS = tuple("auc_of_models" if name == "auc" else name for name in HELD_OUT_NUMBERS)
+"""What numbers are called that tell models apart, and not images."""
+
 
 class _References(NamedTuple):
     """Files of reference models: trained without the forget set, and those that saw it."""
@@ -78,7 +86,7 @@ class ReferenceMembership(MembershipAttack):
             without any they are the pool's, of the same method. The Originals of ``lira_online`` are always the pool's.
         variance: for LiRA, ``fixed`` or ``per_sample``; the latter wants dozens of references.
         a: for RMIA, between 0 and 1, see :func:`~lit_unlearn.attacks.membership.likelihood_ratio.rmia_offline`.
-        gamma: for RMIA, above 0.
+        gamma: for RMIA, above 0; it moves a threshold and no number of this attack, see the module.
         seed: of the draw that matches classes.
         name: metric name prefix; the method by default.
     """
@@ -125,7 +133,7 @@ class ReferenceMembership(MembershipAttack):
         """Makes sure, before anything is trained, that every reference can be used.
 
         Raises:
-            UsageError: if weights cannot be loaded, or belong to another split.
+            UsageError: if weights cannot be loaded, belong to another split, or say that they are not Retrain's.
         """
         super().setup(trainer, pl_module, stage)
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
@@ -136,6 +144,8 @@ class ReferenceMembership(MembershipAttack):
                     f"reference {reference!r} was made on split {loaded.split or 'unknown'}, but this run is on split "
                     f"{here}: name weights whose forget set is this run's"
                 )
+            if reference in self.references and loaded.method not in (None, "Retrain"):
+                raise UsageError(f"reference {reference!r} is of {loaded.method}, but must be a Retrain of this split")
 
     def splits(self, target: Target) -> Sequence[str]:
         """The forget set, and unseen samples where the method reads them."""
@@ -166,7 +176,10 @@ class ReferenceMembership(MembershipAttack):
         return _References(out, self.unlearned_references or (pool.unlearned if pool else ()))
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`.
+
+        Beside IN models it is the mean over the OUT models that are left out in turn, and called ``auc_of_models``.
+        """
         splits, named = self.splits(target), self._named(target)
         answers = answers_of(target.model, splits)
         least, least_inside = _LEAST[self.method]
@@ -176,7 +189,7 @@ class ReferenceMembership(MembershipAttack):
             for files in asked
         )
         if len(out) < least or len(inside) < least_inside:
-            return AttackResult(dict.fromkeys(HELD_OUT_NUMBERS, math.nan))
+            return AttackResult(dict.fromkeys(_OF_MODELS if least_inside else HELD_OUT_NUMBERS, math.nan))
         own = {split: answers[split].phi for split in splits}
         if least_inside:
             return AttackResult(self._on_the_same_samples(own, inside, out))
@@ -185,8 +198,13 @@ class ReferenceMembership(MembershipAttack):
     def _on_the_same_samples(self, own: LogOdds, inside: list[LogOdds], out: list[LogOdds]) -> dict[str, float]:
         seen, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
         asked, never = unlearned_lira(own[FORGET], seen, unseen, self.variance)
-        even, odd = (Scores(asked[:, half::2].flatten(), never[:, half::2].flatten()) for half in (0, 1))
-        return held_out_attack(even, odd, repeats=len(out), directed=True)
+        halves = [
+            [Scores(one[half::2], other[half::2]) for half in (0, 1)] for one, other in zip(asked, never, strict=True)
+        ]
+        # Scores beside one left-out model are compared with one another only: they have the same references.
+        found = [held_out_attack(even, odd, directed=True) for even, odd in halves]
+        means = [fmean(each[name] for each in found) for name in HELD_OUT_NUMBERS]
+        return dict(zip(_OF_MODELS, means, strict=True))
 
     def _on_the_same_classes(self, target: Target, own: LogOdds, out: list[LogOdds]) -> dict[str, float]:
         splits = self.splits(target)

@@ -204,7 +204,7 @@ class Scores(NamedTuple):
     non_members: Tensor
 
 
-def tpr_at_fpr(scores: Scores, level: float, repeats: int = 1) -> float:
+def tpr_at_fpr(scores: Scores, level: float) -> float:
     """The largest share of members that a threshold finds at a share of false alarms of at most ``level``.
 
     NaN where there are fewer than 1/level non-members, too few for such a share, or no members.
@@ -212,7 +212,6 @@ def tpr_at_fpr(scores: Scores, level: float, repeats: int = 1) -> float:
     Args:
         scores: of members and non-members.
         level: between 0 and 1, both excluded.
-        repeats: how many scores each sample has; only distinct samples count towards 1/level.
 
     Raises:
         UsageError: if the level is out of range.
@@ -220,7 +219,7 @@ def tpr_at_fpr(scores: Scores, level: float, repeats: int = 1) -> float:
     from sklearn.metrics import roc_curve
 
     check_fraction("level", level)
-    if len(scores.non_members) < repeats * round(1 / level) or not len(scores.members):
+    if len(scores.non_members) < round(1 / level) or not len(scores.members):
         return math.nan
     fpr, tpr, _ = roc_curve(*_labelled(scores), drop_intermediate=False)
     return float(tpr[fpr <= level].max())
@@ -229,9 +228,7 @@ def tpr_at_fpr(scores: Scores, level: float, repeats: int = 1) -> float:
 HELD_OUT_NUMBERS = ("auc", "tpr_at_1pct", "tpr_at_0.1pct", "balanced_accuracy", "direction")
 
 
-def held_out_attack(
-    calibration: Scores, evaluation: Scores, repeats: int = 1, directed: bool = False
-) -> dict[str, float]:
+def held_out_attack(calibration: Scores, evaluation: Scores, directed: bool = False) -> dict[str, float]:
     """An attack by threshold: direction and threshold are learnt on one half of the samples and scored on the other.
 
     Members are taken to score higher, unless in the calibration half they score lower by more than two standard errors
@@ -241,8 +238,6 @@ def held_out_attack(
     Args:
         calibration: scores of one half.
         evaluation: scores of the other half.
-        repeats: how many scores each sample has, such as one beside each reference model. They are no independent
-            evidence: standard errors, and the least number of non-members, count samples.
         directed: takes members to score higher whatever the calibration half says, as of a likelihood ratio.
 
     Returns:
@@ -253,13 +248,13 @@ def held_out_attack(
 
     if not all(len(side) for half in (calibration, evaluation) for side in half):
         return dict.fromkeys(HELD_OUT_NUMBERS, math.nan)
-    noise = math.sqrt(sum(repeats / len(side) for side in calibration) / 12)
+    noise = math.sqrt(sum(1 / len(side) for side in calibration) / 12)
     direction = -1.0 if not directed and auc(*calibration) < 0.5 - 2 * noise else 1.0
     learn, test = (Scores(direction * half.members, direction * half.non_members) for half in (calibration, evaluation))
     fpr, tpr, thresholds = roc_curve(*_labelled(learn), drop_intermediate=False)
     threshold = thresholds[(tpr - fpr).argmax()]
     found, alarms = (float((side >= threshold).double().mean()) for side in test)
-    rates = (tpr_at_fpr(test, level, repeats) for level in (0.01, 0.001))
+    rates = (tpr_at_fpr(test, level) for level in (0.01, 0.001))
     numbers = (auc(*test), *rates, (found + 1 - alarms) / 2, direction)
     return dict(zip(HELD_OUT_NUMBERS, numbers, strict=True))
 

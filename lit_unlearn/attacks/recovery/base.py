@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser, unit_norm
+from lit_unlearn.attacks.splits import HALVES, SplitData, forgotten_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
@@ -31,6 +32,36 @@ _CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "heldout": (_HALF_OF_TEST, "evaluation"),
     "rest": ((("retain", "all"), *_HALF_OF_TEST), "evaluation"),
 }
+
+
+def standard_calibration(splits: Sequence[str]) -> Calibration:
+    """What readouts are fitted on, so that the split that decides is not among it."""
+    return "train" if forgotten_split(splits) == "test_forget" else "rest"
+
+
+def calibration_splits(calibration: Calibration) -> tuple[str, ...]:
+    """The splits that a calibration set is made of."""
+    return tuple(split for split, _ in _CALIBRATION[calibration][0])
+
+
+def scored_images(data: SplitData, calibration: Calibration | None) -> dict[str, float]:
+    """How many images decide, and of single images how many unseen ones they are compared with.
+
+    Args:
+        data: the splits.
+        calibration: what readouts are fitted on; None where nothing is fitted.
+    """
+
+    def scored(split: str) -> float:
+        labels = data.labels(split)
+        held = calibration is not None and split.startswith("test") and _CALIBRATION[calibration][1] == "evaluation"
+        return float(len(labels[HALVES["evaluation"] :: 2] if held else labels))
+
+    decisive = forgotten_split(data.split_names)
+    unseen = decisive == "forget" and "test_retain" in data.split_names
+    return {"images": scored(decisive), **({"unseen": scored("test_retain")} if unseen else {})}
+
+
 _NORMALISE = ("raw", "standard", "l2", "gated")
 _LAYERS = ("features", "stages")
 
@@ -48,8 +79,9 @@ class Recovery(Attack):
     Args:
         name: metric name prefix.
         calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
-            sample; ``rest``, both of the latter, that is all but the forget set. Where test samples are calibrated on,
-            test accuracies are of the remaining ones.
+            sample; ``rest``, both of the latter, that is all but the forget set; None, ``train`` where whole classes
+            are forgotten, else ``rest``, so that no image that decides is fitted on. Where test samples are calibrated
+            on, test accuracies are of the remaining ones.
         layers: what is read: ``features``, those that the head reads; or ``stages``, every stage of the encoder, its
             activations averaged over positions, with a readout of its own under its name.
 
@@ -60,9 +92,9 @@ class Recovery(Attack):
     family: ClassVar[str] = "recovery"
     question: ClassVar[str] = ""
 
-    def __init__(self, name: str, calibration: Calibration, layers: Layers = "features") -> None:
+    def __init__(self, name: str, calibration: Calibration | None, layers: Layers = "features") -> None:
         super().__init__(name)
-        if calibration not in _CALIBRATION:
+        if calibration is not None and calibration not in _CALIBRATION:
             raise unknown("calibration set", calibration, _CALIBRATION)
         if layers not in _LAYERS:
             raise unknown("layers", layers, _LAYERS)
@@ -90,7 +122,7 @@ class Recovery(Attack):
         """Accuracy of fitted readouts on splits, by default all that are scored: ``<split>_acc`` by readout."""
         found: dict[str, dict[str, float]] = {name: {} for name in readouts}
         for split in self.scored_splits(target) if splits is None else splits:
-            part = self.test_part if split.startswith("test") else "all"
+            part = self._sets(target.data.split_names)[1] if split.startswith("test") else "all"
             for name, value in score_part(target, readouts, split, part).items():
                 found[name][f"{split}_acc"] = value
         return found
@@ -99,18 +131,18 @@ class Recovery(Attack):
         """The splits in which the readouts have an answer to give: all that have samples."""
         return target.data.split_names
 
-    @property
-    def test_part(self) -> str:
-        """The part of the test splits that is not calibrated on."""
-        return _CALIBRATION[self.calibration][1]
+    def _sets(self, splits: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], str]:
+        """Of data with these splits, the calibration set, and the part of the test splits that is not in it."""
+        return _CALIBRATION[self.calibration or standard_calibration(splits)]
 
-    def calibrates_on(self, split: str) -> bool:
-        """Whether samples of that split are in the calibration set."""
-        return split in dict(_CALIBRATION[self.calibration][0])
+    def calibrates_on(self, split: str, splits: Sequence[str]) -> bool:
+        """Whether samples of a split are in the calibration set of data with these splits."""
+        return split in dict(self._sets(splits)[0])
 
     def calibration_parts(self, target: Target) -> list[tuple[str, str]]:
         """The parts of splits that the calibration set is made of, of those that have samples."""
-        return [(split, part) for split, part in _CALIBRATION[self.calibration][0] if split in target.data.split_names]
+        known = target.data.split_names
+        return [(split, part) for split, part in self._sets(known)[0] if split in known]
 
     def calibration_batches(self, target: Target) -> Iterator[tuple[Encoded, Encoded | None]]:
         """This rank's batches of the calibration set, each with the same as the original sees it, where needed."""

@@ -45,7 +45,7 @@ class LinearRecovery(Recovery):
 
     Args:
         name: metric name prefix.
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`Recovery`.
         ridge: penalty relative to the mean variance of the features, ≥ 0.
         bias: whether the map has a free intercept.
         normalise: what is done to the features first. ``raw``: nothing; ``standard``: mean 0 and variance 1 in each
@@ -60,7 +60,13 @@ class LinearRecovery(Recovery):
     is_ridge: ClassVar[bool] = True
 
     def __init__(
-        self, name: str, calibration: Calibration, ridge: float, bias: bool, normalise: Normalisation, layers: Layers
+        self,
+        name: str,
+        calibration: Calibration | None,
+        ridge: float,
+        bias: bool,
+        normalise: Normalisation,
+        layers: Layers,
     ) -> None:
         super().__init__(name, calibration, layers)
         check_at_least("ridge", ridge, 0)
@@ -121,7 +127,7 @@ class HeadRecovery(LinearRecovery):
 
     Args:
         target: ``labels``, or ``logits``: the original's, which with a bias is feature mapping by algebra.
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`LinearRecovery`.
         ridge: relative penalty ≥ 0.
         bias: whether the head has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
@@ -135,7 +141,7 @@ class HeadRecovery(LinearRecovery):
     def __init__(
         self,
         target: Literal["labels", "logits"] = "labels",
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         ridge: float = 1e-6,
         bias: bool = True,
         normalise: Normalisation = "raw",
@@ -167,7 +173,7 @@ class FeatureMapping(LinearRecovery):
     """Feature mapping: from unlearned features to the original's, read by the original head.
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`LinearRecovery`.
         ridge: relative penalty ≥ 0.
         bias: whether the map has a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
@@ -179,7 +185,7 @@ class FeatureMapping(LinearRecovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         ridge: float = 1e-6,
         bias: bool = True,
         normalise: Normalisation = "raw",
@@ -213,7 +219,7 @@ class StageRecovery(HeadRecovery):
     The stages' activations are averaged over positions. Numbers are ``<stage>/<split>_acc``.
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`LinearRecovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`LinearRecovery`.
         ridge: relative penalty ≥ 0.
         bias: whether the heads have a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
@@ -222,7 +228,7 @@ class StageRecovery(HeadRecovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         ridge: float = 1e-6,
         bias: bool = True,
         normalise: Normalisation = "l2",

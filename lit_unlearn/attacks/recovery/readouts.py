@@ -40,7 +40,7 @@ class NearestMean(HeadRecovery):
     """Names the class whose mean feature is nearest.
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`Recovery`.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
@@ -50,7 +50,7 @@ class NearestMean(HeadRecovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         normalise: Normalisation = "l2",
         layers: Layers = "features",
         name: str = "nearest_mean",
@@ -66,7 +66,7 @@ class LinearDiscriminant(HeadRecovery):
     """Linear discriminant analysis (Fisher).
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`Recovery`.
         ridge: added to the covariance within classes, relative to its mean eigenvalue, ≥ 0.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
@@ -77,7 +77,7 @@ class LinearDiscriminant(HeadRecovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         ridge: float = 1e-6,
         normalise: Normalisation = "l2",
         layers: Layers = "features",
@@ -96,7 +96,7 @@ class CapacityRecovery(HeadRecovery):
     The moments take D² numbers for each layer read, whatever the number of samples.
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`Recovery`.
         ridge: penalty relative to the mean variance of a random feature, ≥ 0.
         dimensions: D, how many random features.
         seed: of their draw.
@@ -106,7 +106,7 @@ class CapacityRecovery(HeadRecovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         ridge: float = 0.1,
         dimensions: int = 1024,
         seed: int = 0,
@@ -131,7 +131,7 @@ class KNNRecovery(Recovery):
     """The k nearest neighbours by cosine.
 
     Args:
-        calibration: ``train``, ``retain``, ``heldout`` or ``rest``, see :class:`Recovery`.
+        calibration: ``train``, ``retain``, ``heldout``, ``rest`` or None, see :class:`Recovery`.
         k: how many neighbours vote, ≥ 1; of equally frequent classes the first is named.
         limit: how many calibration samples to keep, drawn at random, ≥ 1.
         seed: of the draw.
@@ -141,7 +141,7 @@ class KNNRecovery(Recovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         k: int = 5,
         limit: int = 10_000,
         seed: int = 0,
@@ -199,7 +199,7 @@ class ForgetProbe(Recovery):
 
     def __init__(
         self,
-        calibration: Calibration = "train",
+        calibration: Calibration | None = None,
         penalty: float = 1.0,
         layers: Layers = "features",
         name: str = "forget_probe",

@@ -14,10 +14,15 @@ from typing import ClassVar
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.image_view import ImageView
-from lit_unlearn.attacks.recovery.base import Calibration
+from lit_unlearn.attacks.recovery.base import (
+    Calibration,
+    calibration_splits,
+    scored_images,
+    standard_calibration,
+)
 from lit_unlearn.attacks.recovery.linear import StageRecovery
 from lit_unlearn.attacks.recovery.readouts import CapacityRecovery
-from lit_unlearn.attacks.recovery.worst import WorstRecovery, standard_calibration
+from lit_unlearn.attacks.recovery.worst import WorstRecovery
 from lit_unlearn.attacks.splits import forgotten_split, obtained
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
@@ -30,14 +35,14 @@ class SpatialRecovery(Attack):
     """The strongest readout of any stage that sees positions.
 
     Numbers: ``<split>_acc`` of the strongest over all cells, stages and readouts (of single images, of the largest lead
-    over unseen ones), and ``images``, how many decide;
+    over unseen ones), ``images``, how many decide, and of single images ``unseen``, how many unseen ones;
     ``<split>_acc/cells<n>`` of the strongest for each number of cells, and ``<split>_acc/cells<n>/<member>/<stage>`` of
     every readout. Notes: ``strongest``.
 
     Args:
         cells: numbers of parts along each side, each at least 2; a map with fewer positions is read at each of them.
         calibration: what readouts are fitted on; None is ``train`` where whole classes are forgotten, else ``rest``.
-        most: images of each split at most, to fit and to score.
+        most: images of the calibration set at most, of which each split gives the same share, and of every other split.
         seed: of the readout that draws.
         name: metric name prefix.
 
@@ -51,7 +56,7 @@ class SpatialRecovery(Attack):
         self,
         cells: Sequence[int] = (2, 4),
         calibration: Calibration | None = None,
-        most: int = 2000,
+        most: int = 5000,
         seed: int = 0,
         name: str = "spatial",
     ) -> None:
@@ -68,8 +73,9 @@ class SpatialRecovery(Attack):
 
     def evaluate(self, target: Target) -> AttackResult:
         """Fits and scores all readouts for each number of cells."""
-        view = ImageView(target.data, most=self.most)
-        decisive, suite = forgotten_split(view.split_names), self._suite(standard_calibration(view.split_names))
+        calibration = self.calibration or standard_calibration(target.data.split_names)
+        view = ImageView(target.data, most=self.most, together=calibration_splits(calibration))
+        decisive, suite = forgotten_split(view.split_names), self._suite(calibration)
         numbers: dict[str, float] = {}
         best: dict[str, float] = {}
         strongest, most = "", -math.inf
@@ -86,11 +92,9 @@ class SpatialRecovery(Attack):
             got = obtained(decisive, worst[f"{decisive}_acc"], worst.get("test_retain_acc"))
             if got > most:
                 best, most, strongest = worst, got, f"cells{cells}/{found.notes['stages/strongest']}"
-        images = float(len(view.labels(decisive)))
-        return AttackResult({**best, "images": images, **numbers}, {"strongest": strongest})
+        return AttackResult({**best, **scored_images(view, calibration), **numbers}, {"strongest": strongest})
 
     def _suite(self, calibration: Calibration) -> WorstRecovery:
-        calibration = self.calibration or calibration
         return WorstRecovery(
             [
                 StageRecovery(calibration, _RIDGE, normalise="raw", name="stages_raw"),

@@ -22,13 +22,13 @@ from torch.nn.functional import interpolate
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.image_view import ImageView
-from lit_unlearn.attacks.recovery.base import Calibration
-from lit_unlearn.attacks.recovery.worst import (
-    WorstRecovery,
+from lit_unlearn.attacks.recovery.base import (
+    Calibration,
+    calibration_splits,
+    scored_images,
     standard_calibration,
-    standard_suite,
 )
-from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.recovery.worst import WorstRecovery, standard_suite
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.results import AttackResult
@@ -51,12 +51,13 @@ class TransformedRecovery(Attack):
 
     Numbers, for each transform: ``<transform>/answers/<split>_acc``, the model as it is;
     ``<transform>/features/<split>_acc`` and ``<transform>/stages/<split>_acc``, of the strongest readout of these; and
-    beside each ``images``, how many decide. Notes: ``<transform>/features/strongest``, ``…/stages/…``.
+    beside each ``images``, how many decide, and of single images ``unseen``, how many unseen ones. Notes:
+    ``<transform>/features/strongest``, ``…/stages/…``.
 
     Args:
         transforms: names of :data:`TRANSFORMS`. Where H and W differ, an image that is turned on its side is resized.
         calibration: what readouts are fitted on; None is ``train`` where whole classes are forgotten, else ``rest``.
-        most: images of each split at most, to fit and to score.
+        most: images of the calibration set at most, of which each split gives the same share, and of every other split.
         seed: of the readouts that draw.
         name: metric name prefix.
 
@@ -70,7 +71,7 @@ class TransformedRecovery(Attack):
         self,
         transforms: Sequence[str] = tuple(TRANSFORMS),
         calibration: Calibration | None = None,
-        most: int = 2000,
+        most: int = 5000,
         seed: int = 0,
         name: str = "transformed",
     ) -> None:
@@ -87,9 +88,10 @@ class TransformedRecovery(Attack):
         """Asks the model, fits and scores the readouts, for each transform."""
         numbers: dict[str, float] = {}
         notes: dict[str, str] = {}
-        suite = self._suite(standard_calibration(target.data.split_names))
+        calibration = self.calibration or standard_calibration(target.data.split_names)
+        suite, together = self._suite(calibration), calibration_splits(calibration)
         for transform in self.transforms:
-            view = ImageView(target.data, _of_one_size(TRANSFORMS[transform]), self.most)
+            view = ImageView(target.data, _of_one_size(TRANSFORMS[transform]), self.most, together)
             encoded = EncodedData(target.model.backbone, view, target.device)
             seen = replace(target, model=encoded, original=None, data=view)
             answers = seen.accuracies(lambda batch: batch.logits)
@@ -101,12 +103,13 @@ class TransformedRecovery(Attack):
                     numbers |= {} if value is None else {f"{transform}/{title}/{split}_acc": value}
                 strongest = found.notes.get(f"{group}/strongest".lstrip("/"))
                 notes |= {} if strongest is None else {f"{transform}/{title}/strongest": strongest}
-            images = float(len(view.labels(forgotten_split(view.split_names))))
-            numbers |= {f"{transform}/{title}/images": images for title in ("answers", *_GROUPS.values())}
+            for title, fitted in {"answers": None, **dict.fromkeys(_GROUPS.values(), calibration)}.items():
+                counts = scored_images(view, fitted)
+                numbers |= {f"{transform}/{title}/{name}": count for name, count in counts.items()}
         return AttackResult(numbers, notes)
 
     def _suite(self, calibration: Calibration) -> WorstRecovery:
-        members = standard_suite(self.calibration or calibration, self.seed)
+        members = standard_suite(calibration, self.seed)
         return WorstRecovery([m for m in members if m.group in _GROUPS and not m.needs_original], seed=self.seed)
 
 

@@ -29,7 +29,15 @@ from typing import ClassVar, Literal
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.recovery.base import Calibration, Layers, Normalisation, Readout, Recovery, score_part
+from lit_unlearn.attacks.recovery.base import (
+    Calibration,
+    Layers,
+    Normalisation,
+    Readout,
+    Recovery,
+    score_part,
+    standard_calibration,
+)
 from lit_unlearn.attacks.recovery.linear import FeatureMapping, HeadRecovery, StageRecovery
 from lit_unlearn.attacks.recovery.readouts import (
     CapacityRecovery,
@@ -164,7 +172,7 @@ class WorstRecovery(Attack):
             peers = [member for member in members if member.group == group]
             makers, readouts, found = _fit_and_score(target, peers)
             if readouts:
-                fitted_there = any(member.calibrates_on(decisive) for member in peers)
+                fitted_there = any(member.calibrates_on(decisive, splits) for member in peers)
                 halves = None if fitted_there else _halves(target, readouts, decisive)
                 worst, strongest = _strongest(found, halves, decisive, self.select)
                 if _LARGE in makers[strongest].scored_splits(target):
@@ -187,18 +195,13 @@ class WorstRecovery(Attack):
         if members is None:
             calibration = self.calibration or standard_calibration(splits)
             members = standard_suite(calibration, self.seed, self.stages)
-        fitted_there = [member.name for member in members if member.calibrates_on(decisive)]
+        fitted_there = [member.name for member in members if member.calibrates_on(decisive, splits)]
         if self.select == "half" and fitted_there:
             raise UsageError(
                 f"select is 'half', but {fitted_there[0]} is fitted on the half of {decisive} that would select: "
                 f"choose another calibration set"
             )
         return members
-
-
-def standard_calibration(splits: Sequence[str]) -> Calibration:
-    """What readouts are fitted on, so that the split that decides is not among it."""
-    return "train" if forgotten_split(splits) == "test_forget" else "rest"
 
 
 def _best(values: Mapping[str, float]) -> str:

@@ -190,18 +190,6 @@ def test_the_threshold_is_that_of_the_calibration_half():
     assert math.isnan(found["tpr_at_1pct"])
 
 
-def test_several_scores_of_one_image_are_one_image():
-    draw = seeded(5)
-    halves = [Scores(torch.randn(150, generator=draw), torch.randn(150, generator=draw) + 0.15) for _ in range(2)]
-    many = [Scores(half.members.repeat(8), half.non_members.repeat(8)) for half in halves]
-    once, alone = membership.held_out_attack(*halves), membership.held_out_attack(*many)
-    counted = membership.held_out_attack(*many, repeats=8)
-    assert counted == pytest.approx(once, nan_ok=True), "copies tell nothing new"
-    assert math.isnan(counted["tpr_at_0.1pct"])
-    assert not math.isnan(alone["tpr_at_0.1pct"])
-    assert (counted["direction"], alone["direction"]) == (1, -1), "and lower no standard error"
-
-
 def test_labels_without_meaning_give_a_coin():
     draw = seeded(3)
     for _ in range(20):

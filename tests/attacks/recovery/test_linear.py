@@ -8,6 +8,7 @@ from torch import nn
 
 from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery
 from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.recovery.base import score_part
 from lit_unlearn.attacks.target import EncodedData
 from lit_unlearn.errors import UsageError
 
@@ -298,17 +299,17 @@ def test_what_is_shrunk_is_lost_to_a_plain_ridge_and_no_other(make_target, vecto
     splits = {"forget": (x[labels < 2], labels[labels < 2]), "retain": (x[labels > 1], labels[labels > 1])}
     original = vectors(nn.Identity(), 5, 4)
     with torch.no_grad():  # a head that reads the classes
-        fit = HeadRecovery().readouts(make_target(original, **splits))[""]
+        fit = HeadRecovery(calibration="train").readouts(make_target(original, **splits))[""]
         probes = Encoded(torch.cat([torch.zeros(1, 5), torch.eye(5)]), None, None, {})
         original.head.bias.copy_(fit(probes)[0])
         original.head.weight.copy_((fit(probes)[1:] - fit(probes)[0]).T)
     found = {
-        normalise: attack(normalise=normalise)
+        normalise: attack(calibration="train", normalise=normalise)
         .evaluate(make_target(vectors(Shrunk(scale), 5, 4), original, **splits))
         .numbers["forget_acc"]
         for normalise in ("raw", "standard", "l2", "gated")
     }
-    whole = attack().evaluate(make_target(original, original, **splits)).numbers["forget_acc"]
+    whole = attack(calibration="train").evaluate(make_target(original, original, **splits)).numbers["forget_acc"]
     assert whole > 0.9
     assert found["raw"] < 0.7  # of two classes
     assert found["standard"] < 0.7
@@ -334,7 +335,22 @@ def test_all_but_the_forget_set_is_a_calibration_set(make_target, nets, four_spl
     labels = torch.cat([batch.labels for batch, _ in given])
     halves = [four_splits[split][1][::2] for split in TEST]
     assert torch.equal(labels, torch.cat([four_splits["retain"][1], *halves]))
-    assert HeadRecovery(calibration="rest").test_part == "evaluation"
+    readouts = HeadRecovery(calibration="rest").readouts(target)
+    found = HeadRecovery(calibration="rest").evaluate(target).numbers
+    assert found["test_retain_acc"] == score_part(target, readouts, "test_retain", "evaluation")[""]
+
+
+@pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping, StageRecovery])
+def test_readouts_are_not_fitted_on_what_decides(make_target, nets, four_splits, attack):
+    """Of classes they are fitted on all training images, of single images on all but these."""
+    fits = {True: "train", False: "rest"}
+    for classes, calibration in fits.items():
+        splits = {name: each for name, each in four_splits.items() if classes or name != "test_forget"}
+        target = make_target(nets[0], nets[1], **splits)
+        assert attack().evaluate(target).numbers == attack(calibration=calibration).evaluate(target).numbers
+        parts = dict(attack().calibration_parts(target))
+        assert ("forget" in parts) == classes
+        assert parts.get("test_retain") == (None if classes else "calibration")
 
 
 def test_every_stage_is_recovered_from(digits):
