@@ -4,7 +4,7 @@ It proves that nothing in it was changed since it was written, by whoever holds 
 store of images, the ``options`` of the source in a config, are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
     lines = [
         f"{path}: {len(contents)} files, each as its sha256 in {MANIFEST} says",
         f"split {row.split.get('hash')}, data {row.data.get('sha256', 'without a hash')}",
-        f"original weights {row.weights.get('sha256', 'without a hash')}, result {result.get('sha256', 'not kept')}",
+        f"original weights {_original(row) or 'without a hash'}, result {_result(result)}",
         f"sha256 of the evidence: {file_sha256(path)}",
     ]
     if weights is None:
@@ -116,10 +116,24 @@ def _identity(row: Row) -> dict[str, Any]:
         "data_sha256": row.data.get("sha256"),
         "split": row.split.get("hash"),
         "left_out": row.split.get("left_out"),
-        "original_sha256": row.weights.get("sha256"),
+        "original_sha256": _original(row),
         "result_sha256": result.get("sha256"),
         "result_tensors_sha256": result.get("tensors_sha256"),
     }
+
+
+def _result(known: Mapping[str, str]) -> str:
+    """The sha256 of the result's file, else that of its tensors."""
+    if "sha256" in known:
+        return known["sha256"]
+    return f"with tensors {known['tensors_sha256']}" if "tensors_sha256" in known else "without a hash"
+
+
+def _original(row: Row) -> str | None:
+    """The sha256 of the original's file: of an audit another one than that of the model that was measured."""
+    weights = row.weights.get("original") or {} if row.method == "Audit" else row.weights
+    found = weights.get("sha256")
+    return None if found is None else str(found)
 
 
 def _rows(content: bytes, path: Path) -> list[Row]:

@@ -132,6 +132,31 @@ def test_evidence_is_verified_with_the_weights_in_any_format(folder: Path, evide
     assert "net.pt: not the weights of this evidence" in outcome.err
 
 
+def test_evidence_of_an_audit_and_of_validate_is_bound_to_the_weights_that_were_measured(
+    folder: Path, tmp_path: Path
+) -> None:
+    made = folder / "runs/OPC/version_0/unlearned.safetensors"
+    lit_unlearn(folder, "export", made, "--to", tmp_path / "home.pt")
+    audit = [{"OPC": "Audit", "net.pt": tmp_path / "home.pt"}.get(word, word) for word in ARGS]
+    for name, command in (
+        ("validate", (*ARGS, "--ckpt_path", made.with_suffix(".ckpt"))),
+        ("audit", (*audit, "--model.original", "net.pt")),
+    ):
+        run = f"--trainer.logger.save_dir={tmp_path}/runs", f"--trainer.logger.name={name}"
+        outcome = lit_unlearn(folder, "validate", *command, *run, "--evaluation.retrain=null")
+        assert outcome.status == 0, outcome.err
+        zipped = tmp_path / f"{name}.zip"
+        outcome = lit_unlearn(folder, "export", tmp_path / f"runs/{name}/version_0", "--evidence", zipped)
+        assert outcome.status == 0, outcome.err
+        for weights in (made, tmp_path / "home.pt"):
+            outcome = lit_unlearn(folder, "export", zipped, "--verify", "--weights", weights)
+            assert outcome.status == 0, outcome.err
+        original = hashlib.sha256((folder / "net.pt").read_bytes()).hexdigest()
+        assert f"original weights {original}, result with tensors " in outcome.out
+        outcome = lit_unlearn(folder, "export", zipped, "--verify", "--weights", "net.pt")
+        assert (outcome.status, "net.pt: not the weights of this evidence" in outcome.err) == (2, True)
+
+
 def changed(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
     with zipfile.ZipFile(path) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}

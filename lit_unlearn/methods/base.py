@@ -203,8 +203,12 @@ class UnlearnModule(BackboneModule):
     def save_network(self, path: str | Path) -> dict[str, str]:
         """Writes the weights under the names of the user's own network; returns what a result row says of them."""
         state, change = network_state(self.backbone), self.architecture_change()
-        found = {"sha256": write_state(path, state, self.provenance()), "tensors_sha256": tensors_sha256(state)}
+        found = {"sha256": write_state(path, state, self.provenance()), **self.network_hash()}
         return found | ({"change": change} if change else {})
+
+    def network_hash(self) -> dict[str, str]:
+        """What a result row says of weights that no file was written of: a hash that any file of them has."""
+        return {"tensors_sha256": tensors_sha256(network_state(self.backbone))}
 
     def prepare_data(self) -> None:
         """Checks data, backbone and optimizer before a run writes anything, see :mod:`lit_unlearn.methods.checks`."""

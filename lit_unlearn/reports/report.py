@@ -126,8 +126,8 @@ class Report(Callback):
             self._keep_curves(trainer, trainer.current_epoch - 1)
         found = list(self._rows(trainer, pl_module, results))
         own = found[-1][1]
-        if self._result:
-            own.weights["result"] = self._result
+        if trainer.is_global_zero:
+            own.weights["result"] = self._result or pl_module.network_hash()
         self.rows = in_order([row for _, row in found])
         if own.method not in _REFERENCES.values():
             own.verdict = as_json(own, judge(own, self.rows, self.margins))

@@ -214,7 +214,31 @@ def test_of_relearning_the_mean_over_the_steps_counts_and_not_its_end():
     assert wide.high > found.high, "what is measured on fewer images is less certain"
 
 
-def test_of_relearning_single_images_the_end_counts_on_all_of_them():
+def test_of_relearning_single_images_the_lead_on_average_over_its_steps_counts():
+    """It is what chose the run. At its end a network that relearning broke has no lead."""
+
+    def lead(named):
+        return {f"{FEW}/mean_{name}_acc": value for name, value in (("forget", named), ("test_retain", 0.84))}
+
+    counts = {f"{FEW}/images": 270.0, f"{FEW}/unseen": 500.0}
+    others = [replace(each, attacks=each.attacks | lead(0.83) | counts) for each in retrains(split=SINGLE, answer=0.8)]
+    row = model("GA", 0.8, split=SINGLE, **lead(0.97), **counts)
+    (found,) = [each for each in compare([row], others, []) if each.attack == FEW]
+    assert (found.value, found.unseen.value, found.unit) == (0.97, 0.84, "mean accuracy")
+    assert found.excess == pytest.approx(0.14)
+    assert found.difference.sampling == pytest.approx(
+        max(share_variance(value, 270) + share_variance(0.84, 500) for value in (0.97, 0.83))
+    )
+    assert f"{FEW}, on average over its steps, names 97.0" in evidence(found)
+
+
+def test_that_models_can_be_told_apart_is_not_compared():
+    """An AUC of models is above .5 for any recipe that is not Retrain's, whether or not it remembers."""
+    found = compare([model("GA", **{"membership/u_lira/auc_of_models": 0.99})], retrains(), [original()])
+    assert not [each for each in found if "u_lira" in each.attack]
+
+
+def test_of_older_rows_of_relearning_single_images_the_end_counts_on_all_of_them():
     """Retrain names most of them at once, and the useful accuracy is capped by that on unseen images."""
     row, others = model("GA", 0.8, split=SINGLE), retrains(split=SINGLE, answer=0.8)
     (found,) = [each for each in compare([row], others, []) if each.attack == FEW]
