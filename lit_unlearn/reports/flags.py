@@ -46,7 +46,7 @@ def flags(
         broken: what :func:`broken_by_relearning` finds of them.
     """
     found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(broken)]
-    found += [*_blind(compared, separated), *_retrain_knows(compared)]
+    found += [*_blind(compared, separated), *_retrain_knows(compared), *_weak_inversion(models)]
     return dict(found)
 
 
@@ -136,6 +136,22 @@ def _retrain_knows(compared: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
             "retrain knows",
             f"{most.attack} tells the forget images from unseen ones on Retrain as well, with an AUC of "
             f"{most.retrain:.2f}: has Retrain seen them?",
+        )
+
+
+def _weak_inversion(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    found = [
+        (psnr - row.attacks[f"{name}_floor"], psnr, row.attacks[f"{name}_floor"])
+        for row in models
+        for name, psnr in row.attacks.items()
+        if name.startswith("inversion/") and name.endswith("/psnr") and f"{name}_floor" in row.attacks
+    ]
+    if found and max(found)[0] <= 0:
+        _, psnr, floor = max(found)
+        yield (
+            "weak inversion",
+            f"gradient inversion rebuilds images no better than their mean colour does ({psnr:.1f} and {floor:.1f} dB),"
+            " and so says nothing here",
         )
 
 

@@ -16,7 +16,7 @@ from lit_unlearn.reports.verdict import judge
 PAGE = Path(__file__).parents[2] / "docs/verdict.md"
 NAMES = (
     *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "broken by relearning"),
-    *("retrain knows", "poor original", "poor retrain", "small change", "few steps", "cut short"),
+    *("retrain knows", "weak inversion", "poor original", "poor retrain", "small change", "few steps", "cut short"),
 )
 Numbers = dict[str, float]
 
@@ -50,6 +50,16 @@ def flagged(original: Row, retrain: Row, shallow: Row) -> Callable[..., dict[str
 def test_an_honest_row_has_none(flagged: Callable[..., dict[str, str]]) -> None:
     ratio = {NORM_RATIO: 0.8}
     assert flagged(ratio, ratio) == {}
+
+
+def test_inversion_that_is_no_better_than_the_mean_colour_says_nothing(flagged: Callable[..., dict[str, str]]) -> None:
+    delta = {"inversion/delta/psnr": 6.0, "inversion/delta/psnr_floor": 9.6}
+    oracle = {"inversion/oracle/psnr": 7.1, "inversion/oracle/psnr_floor": 9.6}
+    assert flagged({**delta, **oracle}) == {
+        "weak inversion": "gradient inversion rebuilds images no better than their mean colour does (7.1 and 9.6 dB), "
+        "and so says nothing here"
+    }
+    assert flagged({**delta, **oracle, "inversion/oracle/psnr": 20.0}) == {}
 
 
 @pytest.mark.parametrize(("own", "word"), [(0.05, "smaller"), (12.0, "larger")])
