@@ -256,23 +256,30 @@ def test_the_first_block_of_the_readme_is_the_installation():
 
 EARLIER = {
     "digits": dict.fromkeys(("class", "random"), "quick_1"),
-    "fashion_mnist_attack": {"random": "suite_3"},
-    "fashion_mnist_accuracy": {"random": "quick_2"},
+    "fashion_mnist_attack": {"class": "suite_4", "random": "suite_3"},
+    "deep": {"class": "suite_4"},
+    "elsewhere": dict.fromkeys(("classes_5_7_9", "classes_1_3_8", "tenth"), "suite_4"),
 }
 """Page → scenario → the suite its rows were made with, of those in ``earlier_suites.yaml``, where it is not today's."""
+
+EARLIER_SETTINGS = {("fashion_mnist_attack", "random")}
+"""Of which pages and scenarios the settings are those of ``earlier_settings.yaml``."""
 
 
 def measured_runs(settings, page):
     """The runs of a benchmark that rows come of, under the suites that the rows of a page were made with."""
     grid = Grid(**{**settings, "seeds": Seeds(**settings.get("seeds", {}))})
 
-    def runs(attacks):
-        return [run for run in make_runs(replace(grid, attacks=attacks)) if run.reports]
+    def runs(scenario):
+        changed = {"scenarios": [scenario]}
+        if scenario in EARLIER.get(page, {}):
+            changed["attacks"] = f"{ROOT}/tests/earlier_suites.yaml#{EARLIER[page][scenario]}"
+        if (page, scenario) in EARLIER_SETTINGS:
+            changed["experiments"] = f"{ROOT}/tests/earlier_settings.yaml"
+        return [run for run in make_runs(replace(grid, **changed)) if run.reports]
 
-    then = EARLIER.get(page, {})
-    earlier = {suite: runs(f"{ROOT}/tests/earlier_suites.yaml#{suite}") for suite in then.values()}
-    today = runs(grid.attacks)
-    return [earlier[then[run.scenario]][n] if run.scenario in then else run for n, run in enumerate(today)]
+    left = {scenario: iter(runs(scenario)) for scenario in grid.scenarios}
+    return [next(left[run.scenario]) for run in make_runs(grid) if run.reports]
 
 
 @pytest.mark.parametrize(
