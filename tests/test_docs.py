@@ -464,8 +464,10 @@ def test_the_settings_of_the_new_tables_are_the_winners_of_their_log(criterion):
             | settings["data"]["init_args"]
             | {"epochs": settings["trainer"]["max_epochs"]}
         )
+        own |= {"lr": own["optimizer"]["init_args"]["lr"]} if "optimizer" in own else {}
+        own |= {f"lr_{name}": given for name, given in ((own.get("lr_scheduler") or {}).get("init_args") or {}).items()}
         for setting, value in trial["values"].items():
-            assert (own["optimizer"]["init_args"] if setting == "lr" else own)[setting] == pytest.approx(value)
+            assert own[setting] == pytest.approx(value)
 
 
 def test_the_cost_of_a_method_is_the_median_over_the_trials_of_the_search():

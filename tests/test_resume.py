@@ -129,7 +129,7 @@ def test_control_c_while_it_attacks_leaves_the_model_and_says_how_to_go_on(tmp_p
     row = read_rows(tmp_path / "runs/FineTune/version_1/results.json")[-1]
     assert (row.status, {name.split("/")[1] for name in row.attacks}) == ("ok", {"hr"})
     left = (tmp_path / "runs/FineTune/version_1/unlearned.safetensors").is_file()
-    assert (left, "result" in row.weights) == (kept, kept)
+    assert (left, "file" in row.weights["result"]) == (kept, kept)
 
 
 @pytest.mark.usefixtures("heeds_control_c")

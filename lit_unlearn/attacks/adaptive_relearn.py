@@ -50,7 +50,8 @@ class AdaptiveRelearn(Relearn):
             and 0 alone where it names none.
         momentum: of SGD, in [0, 1).
         recovered: share of Original's useful accuracy that counts as back, in (0, 1].
-        measured: of each split, so many samples at most are measured during training; at the end 10,000 at most.
+        measured: of each split, so many samples at most are measured during training, beside single images three times
+            as many unseen ones; at the end 10,000 at most.
         seed: of the choice of samples, their order, and of what is drawn anew.
         repeats: how often all is repeated, with the next seeds.
         name: metric name prefix.

@@ -58,6 +58,8 @@ from lit_unlearn.results import AttackResult
 Head = Literal["kept", "fresh"]
 HEADS: tuple[Head, ...] = ("kept", "fresh")
 RATE, FRESH, RESET, AT_EDGE = "learning_rate", "fresh_head", "reset", "rate_at_edge"
+_UNSEEN = 3
+"""How many times as many unseen images are measured beside single images, of which there are few."""
 
 
 class Relearn(Attack):
@@ -86,7 +88,8 @@ class Relearn(Attack):
         recovered: share of Original's useful accuracy that counts as back, in (0, 1]; without an original, a useful
             accuracy of 1 stands in its place.
         every: steps from one measurement to the next.
-        measured: of each split, so many samples at most are measured during training; at the end 10,000 at most.
+        measured: of each split, so many samples at most are measured during training, beside single images three times
+            as many unseen ones; at the end 10,000 at most.
         seed: of the choice of samples and their order.
         repeats: how often all is repeated, with the next seeds: which few samples are held makes the end noisy.
         name: metric name prefix.
@@ -219,8 +222,9 @@ class Relearn(Attack):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
-                sets.append(packed_share(target.data, split, left[: self.measured], target.device))
-                counts[split] = len(left[: self.measured])
+                most = self.measured * (_UNSEEN if decisive == "forget" != split else 1)
+                sets.append(packed_share(target.data, split, left[:most], target.device))
+                counts[split] = len(left[:most])
         return EvalSubset(decisive, sets, counts[decisive], counts.get("test_retain", 0))
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:

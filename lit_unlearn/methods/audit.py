@@ -47,7 +47,7 @@ class Audit(UnlearnModule):
         loaded = load_weights(backbone, weights) if weights not in (None, FRESH) else None
         super().__init__(backbone)
         self.loaded = loaded
-        self._original_file = load_weights(before, original) if isinstance(original, str | Path) else None
+        self.loaded_original = load_weights(before, original) if isinstance(original, str | Path) else None
         shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (without_gate(backbone), before)]
         if isinstance(original, Backbone) and shapes[0] != shapes[1]:
             raise UsageError(
@@ -67,13 +67,6 @@ class Audit(UnlearnModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning requires one; it is never called."""
-
-    def describe(self) -> dict[str, Any]:
-        """As of every method; of the original, which is another file here, source and sha256 beside the weights'."""
-        found, file = super().describe(), self._original_file
-        if file is not None:
-            found["weights"]["original"] = {"source": str(self.hparams["original"]), "sha256": file.sha256}
-        return found
 
     def is_original(self) -> bool:
         """Never: an audited model with the original's weights is a model that has not forgotten."""

@@ -186,7 +186,11 @@ class UnlearnModule(BackboneModule):
 
     def describe(self) -> dict[str, Any]:
         """The method's part of a result row, in plain types."""
-        weights = {"source": str(self.hparams["weights"]), "sha256": self.loaded.sha256} if self.loaded else {}
+        weights: dict[str, Any] = {}
+        if self.loaded:
+            weights |= {"source": str(self.hparams["weights"]), "sha256": self.loaded.sha256}
+        if before := self.loaded_original:
+            weights["original"] = {"source": before.source, "sha256": before.sha256}
         return {
             "method": type(self).__name__,
             "hyperparameters": describe_settings(self.hparams),

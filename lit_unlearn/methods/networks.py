@@ -12,7 +12,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gate import gate_of, without_gate
 from lit_unlearn.backbones.parts import frozen_by_user
 from lit_unlearn.backbones.saving import same_values
-from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.backbones.weights import LoadedWeights, load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.scoring import SplitScoring
 
@@ -39,6 +39,7 @@ class BackboneModule(SplitScoring):
         needs_original: whether there must be an original all the same.
         frozen: the parameters, by name, that the user has frozen.
         loaded: what was read from ``weights``, or None.
+        loaded_original: what was read of the original, where it is of a file of its own.
         teacher: a frozen network to learn from, where the method has one.
     """
 
@@ -62,6 +63,7 @@ class BackboneModule(SplitScoring):
             self.check_all_learns(backbone)
         fresh = _clone(backbone.state_dict()) if self.from_scratch and weights is not None else None
         self.loaded = load_weights(backbone, weights) if weights is not None else None
+        self.loaded_original: LoadedWeights | None = None
         self._original = None if self.from_scratch and weights is None else _clone(backbone.state_dict())
         if fresh is not None:
             backbone.load_state_dict(fresh)

@@ -98,7 +98,8 @@ def test_validating_the_checkpoint_gives_the_numbers_of_the_run(
     )
     again = audit.rows[-1]
     assert (again.method, again.status) == (method.__name__, "ok")
-    fitted.weights.pop("result")  # the file that fit alone writes
+    written, measured = fitted.weights.pop("result"), again.weights.pop("result")
+    assert measured == {"tensors_sha256": written["tensors_sha256"]}  # fit alone writes a file
     for part in ("metrics", "attacks", "hyperparameters", "split", "data", "backbone", "weights"):
         assert getattr(again, part) == getattr(fitted, part), part
     assert again.seconds["unlearn"] == fitted.seconds["unlearn"]
