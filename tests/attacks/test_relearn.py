@@ -144,7 +144,7 @@ def test_of_single_images_a_run_that_breaks_on_its_way_does_not_count(
 ):
     """The rate of .3 leads for a moment, and its end shows no lead, since it broke the network."""
     del four_splits["test_forget"]
-    courses = {0.3: [0.8] + 100 * [0.0], 0.01: 101 * [0.5]}
+    courses = {0.3: [0.0, 0.0, 0.8] + 98 * [0.0], 0.01: 101 * [0.5]}
 
     def train(self, network, optimizer, batches, eval_subset, ticks):
         (group,) = optimizer.param_groups
