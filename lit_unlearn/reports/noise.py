@@ -13,7 +13,7 @@ OTHER = ""
 KNOWN: dict[str, tuple[float, float]] = {
     NO_ATTACK: (0.005, 0.01),
     ANSWERS: (0.11, 0.11),
-    "recovery/transformed/": (0.015, 0.025),
+    "recovery/transformed/": (0.016, 0.025),
     "recovery/": (0.015, 0.017),
     "relearn/retained": (0.01, 0.011),
     "relearn/": (0.03, 0.012),
