@@ -207,7 +207,7 @@ class UnlearnModule(BackboneModule):
     def save_network(self, path: str | Path) -> dict[str, str]:
         """Writes the weights under the names of the user's own network; returns what a result row says of them."""
         state, change = network_state(self.backbone), self.architecture_change()
-        found = {"sha256": write_state(path, state, self.provenance()), **self.network_hash()}
+        found = {"sha256": write_state(path, state, self.provenance()), "tensors_sha256": tensors_sha256(state)}
         return found | ({"change": change} if change else {})
 
     def network_hash(self) -> dict[str, str]:

@@ -32,6 +32,8 @@ _CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "heldout": (_HALF_OF_TEST, "evaluation"),
     "rest": ((("retain", "all"), *_HALF_OF_TEST), "evaluation"),
 }
+_NORMALISE = ("raw", "standard", "l2", "gated")
+_LAYERS = ("features", "stages")
 
 
 def standard_calibration(splits: Sequence[str]) -> Calibration:
@@ -60,10 +62,6 @@ def scored_images(data: SplitData, calibration: Calibration | None) -> dict[str,
     decisive = forgotten_split(data.split_names)
     unseen = decisive == "forget" and "test_retain" in data.split_names
     return {"images": scored(decisive), **({"unseen": scored("test_retain")} if unseen else {})}
-
-
-_NORMALISE = ("raw", "standard", "l2", "gated")
-_LAYERS = ("features", "stages")
 
 
 class Lens(NamedTuple):
