@@ -1,12 +1,13 @@
 """Parts of a network: what "the last k" are, and how one part is trained while the others stand."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from lit_unlearn.errors import UsageError, check_at_least, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 
 if TYPE_CHECKING:
     from lit_unlearn.backbones.backbone import Backbone
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
 Unit = Literal["layers", "blocks", "stage"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_ROUNDING = 1e-9  # a share of .1 of 30 is 3
 
 
-def last_k(backbone: "Backbone", k: int, unit: Unit) -> dict[str, nn.Module]:
+def last_k(backbone: "Backbone", k: int | float, unit: Unit) -> dict[str, nn.Module]:
     """The modules, by path, from the k-th last unit on, in the order in which the network defines them.
 
     Args:
         backbone: the network.
-        k: how many units, at least 1.
+        k: how many units, at least 1; or a share of them in (0, 1], a float, rounded up.
         unit: ``layers``, modules with a weight matrix or kernel, the head and shortcuts among them; ``blocks``,
             residual or transformer blocks: modules with parts of their own that stand in a sequence; or ``stage``, the
             backbone's stages. What follows the k-th last of them belongs to it, so blocks and stages bring the head.
@@ -31,13 +33,17 @@ def last_k(backbone: "Backbone", k: int, unit: Unit) -> dict[str, nn.Module]:
     """
     if unit not in _UNITS:
         raise unknown("unit", unit, tuple(_UNITS))
-    check_at_least("k", k, 1)
     found = {id(module) for module in _UNITS[unit](backbone)}
     modules = list(backbone.named_modules())
     starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]
-    if k > len(starts):
+    if isinstance(k, float):
+        check_fraction("k", k, one=True)
+    else:
+        check_at_least("k", k, 1)
+    count = math.ceil(k * len(starts) - _ROUNDING) if isinstance(k, float) else k
+    if not 1 <= count <= len(starts):
         raise UsageError(f"k is {k}, but a {backbone.network_name()} has {len(starts)} {unit.removesuffix('s')}(s)")
-    return dict(modules[starts[-k] :])
+    return dict(modules[starts[-count] :])
 
 
 def part_of(backbone: "Backbone", train: str) -> dict[str, nn.Module]:

@@ -4,7 +4,8 @@ The first trial is the experiment as it is; with it, half of the trials are draw
 scrambled Sobol sequence; the others come one after the other where an estimator expects the best score (TPE: Bergstra
 et al., "Algorithms for hyper-parameter optimization", 2011), which looks at the scores by turns. Where a winner then
 lies at the edge of a range, the range is extended by half its logarithm, and the winner is tried in the middle and at
-the end of the new part: twice at most.
+the end of the new part. Where a winner forgets nothing, it is tried at two rates between its own and the next one at
+which something happened. Twice at most.
 
 Afterwards the best few by each way to choose, the finalists, can be tried on other originals as well.
 """
@@ -21,7 +22,10 @@ WORST = 100.0
 """The score in points of a trial that diverged: nothing can be farther from Retrain by accuracy."""
 
 EXTENSIONS, ADDED = 2, 2
-"""How often the ranges of an experiment are extended at most, and how many trials are added each time."""
+"""How often a winner asks for further trials of an experiment at most, and how many are added each time."""
+
+FORGOTTEN = 0.1
+"""The share of the way from Original to Retrain, in accuracy on the forget set, below which nothing is forgotten."""
 
 _LEAST = 2
 """The fewest trials that an estimator can learn from."""
@@ -91,6 +95,14 @@ class Extension:
 
 
 @dataclass(frozen=True)
+class Round:
+    """What a winner asks for: settings to try next to it, and the ranges that are extended for them."""
+
+    points: list[Values]
+    extensions: list[Extension]
+
+
+@dataclass(frozen=True)
 class Search:
     """The search for the settings of one experiment.
 
@@ -154,7 +166,7 @@ class Search:
 
     def extensions(self, tried: Sequence[Trial]) -> list[Extension]:
         """The ranges that are extended after the trials so far, in their order."""
-        return [one for _, found in self._rounds(tried) for one in found]
+        return [one for each in self._rounds(tried) for one in each.extensions]
 
     def _estimated(self, tried: Sequence[Trial]) -> list[Values]:
         """A setting that was not tried, by what was measured; nothing where all were tried.
@@ -179,12 +191,9 @@ class Search:
         return [values for values in stratified(self.axes, seed, _FURTHER) if values not in known][:1]
 
     def _extended(self, tried: Sequence[Trial]) -> list[Values]:
-        """The trials that an extension adds: a winner, moved to the middle of the new part and to its end."""
+        """The trials that the last round adds, if they have not been run."""
         rounds = self._rounds(tried)
-        if not rounds or len(tried) != self.trials + ADDED * (len(rounds) - 1):
-            return []
-        winner, found = rounds[-1]
-        return [{**winner.values, **{one.before.name: one.beyond(end) for one in found}} for end in (False, True)]
+        return rounds[-1].points if rounds and len(tried) == self.trials + ADDED * (len(rounds) - 1) else []
 
     def _winners_by_turns(self, tried: Sequence[Trial], turn: int) -> list[Trial]:
         """The winners by each way to choose, another one first in each turn."""
@@ -192,35 +201,67 @@ class Search:
         first = turn % len(found) if found else 0
         return found[first:] + found[:first]
 
-    def _rounds(self, tried: Sequence[Trial]) -> list[tuple[Trial, list[Extension]]]:
-        """Each extension that the trials so far ask for: the winner that lies at an edge, and what is extended."""
+    def _rounds(self, tried: Sequence[Trial]) -> list[Round]:
+        """What the winners of the trials so far ask for, one after the other."""
         ranges = {axis.name: axis for axis in self.axes if isinstance(axis, Range)}
         rounds = []
         for number in range(EXTENSIONS):
             count = self.trials + ADDED * number
             if len(tried) < count:
                 break
-            for winner in self._winners_by_turns(tried[:count], number):
-                if found := _at_edges(ranges, winner, tried[:count]):
-                    rounds.append((winner, found))
-                    ranges |= {one.after.name: one.after for one in found}
-                    break
-            else:
+            asked = (_round(ranges, winner, tried[:count]) for winner in self._winners_by_turns(tried[:count], number))
+            if (found := next(filter(None, asked), None)) is None:
                 break
+            rounds.append(found)
+            ranges |= {one.after.name: one.after for one in found.extensions}
         return rounds
 
 
-def _at_edges(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]) -> list[Extension]:
-    """The extension of each range at whose edge, or beyond it, a winner lies and that may go on there.
+def _round(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]) -> Round | None:
+    """What one winner asks for: nothing, where it forgets and does not lie at an edge."""
+    rate = ranges.get("lr")
+    if rate is None or not _forgets_nothing(winner):
+        found = _at_edges(ranges, winner)
+    elif ends := _next_rates(winner, tried):
+        points = _between(rate, winner, *ends)
+        return None if any(trial.values in points for trial in tried) or points[0] == points[1] else Round(points, [])
+    else:
+        found = _extensions([(rate, "high")])
+    points = [{**winner.values, **{one.before.name: one.beyond(end) for one in found}} for end in (False, True)]
+    return Round(points, found) if found else None
 
-    Where nothing that was tried changes anything, it is the range of the rate that goes on.
-    """
-    unmoved = all(trial.status == "pruned" for trial in tried)
-    found = []
-    for name, axis in ranges.items():
-        side = axis.edge(winner.values[name]) if name in winner.values else None
-        if unmoved:
-            side = "high" if name == "lr" else None
-        if side is not None and (after := axis.extended(side)) != axis:
-            found.append(Extension(axis, after, side))
-    return found
+
+def _at_edges(ranges: Mapping[str, Range], winner: Trial) -> list[Extension]:
+    """The extension of each range at whose edge, or beyond it, a winner lies and that may go on there."""
+    sides = [(axis, axis.edge(winner.values[name])) for name, axis in ranges.items() if name in winner.values]
+    return _extensions([(axis, side) for axis, side in sides if side is not None])
+
+
+def _extensions(places: Sequence[tuple[Range, Side]]) -> list[Extension]:
+    found = [Extension(axis, axis.extended(side), side) for axis, side in places]
+    return [one for one in found if one.after != one.before]
+
+
+def _next_rates(winner: Trial, tried: Sequence[Trial]) -> tuple[float, float] | None:
+    """The rate above a winner's at which something is forgotten first, behind the last one at which nothing is."""
+    own = winner.values["lr"]
+    above = [trial for trial in tried if trial.values["lr"] > own]
+    ends = [trial.values["lr"] for trial in above if trial.status == "diverged" or _forgets(trial)]
+    if not ends:
+        return None
+    high = min(ends)
+    low = max([own, *(trial.values["lr"] for trial in above if _forgets_nothing(trial) and trial.values["lr"] < high)])
+    return low, high
+
+
+def _between(rate: Range, winner: Trial, low: float, high: float) -> list[Values]:
+    """The winner at two rates between two others."""
+    return [{**winner.values, "lr": rate.value(low * (high / low) ** part)} for part in (1 / 3, 2 / 3)]
+
+
+def _forgets(trial: Trial) -> bool:
+    return trial.kept is not None and trial.kept <= 1 - FORGOTTEN
+
+
+def _forgets_nothing(trial: Trial) -> bool:
+    return trial.kept is not None and not _forgets(trial)

@@ -27,6 +27,8 @@ class Outcome:
             they find in the original that it leaves.
         metrics: the accuracies behind the gap, as fractions; ``test_…`` are of the held-out part of the training set.
         lost: accuracy on retained data, in points below the better of Original and Retrain; None where it is unknown.
+        kept: how much of Original's lead over Retrain in accuracy on the forget set is left, as a share of it; None
+            where it is unknown, or Original has no lead.
         status: how the run ended.
         reason: why it did not end well.
         key: of its run.
@@ -36,6 +38,7 @@ class Outcome:
     excess: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     lost: float | None = None
+    kept: float | None = None
     status: str = "failed"
     reason: str = ""
     key: str = ""

@@ -230,10 +230,18 @@ def _judged(key: str, row: Row | None, original: Row | None, retrain: Row | None
     gap, excess = (None, None) if row.status == "diverged" else measured(row, retrain)
     if row.status == "pruned" and original is not None:
         excess = measured(original, retrain)[1]
-    lost = _lost(row, [each for each in (original, retrain) if each is not None])
-    return Outcome(
-        gap=gap, excess=excess, metrics=row.metrics, lost=lost, status=row.status, reason=row.reason, key=key
-    )
+    found = {"lost": _lost(row, [each for each in (original, retrain) if each is not None]), "kept": None}
+    if original is not None and retrain is not None:
+        found["kept"] = _kept(row, original, retrain)
+    return Outcome(gap=gap, excess=excess, metrics=row.metrics, status=row.status, reason=row.reason, key=key, **found)
+
+
+def _kept(row: Row, original: Row, retrain: Row) -> float | None:
+    """The share of Original's lead over Retrain in accuracy on the forget set that is left."""
+    own, before, without = (each.metrics.get("forget_acc") for each in (row, original, retrain))
+    if own is None or before is None or without is None or before <= without:
+        return None
+    return round((own - without) / (before - without), 4)
 
 
 def _lost(row: Row, references: Sequence[Row]) -> float | None:

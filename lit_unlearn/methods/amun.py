@@ -48,7 +48,12 @@ class AMUN(UnlearnModule):
     """
 
     order = "mixed"
-    search = (("lr", 1e-3, 0.1), ("lr_step_size", (1, 5, 10)), ("forget_labels", (False, True)))
+    search = (
+        ("lr", 1e-3, 0.1),
+        ("lr_step_size", (1, 5, 10)),
+        ("forget_labels", (False, True)),
+        ("epochs", (10, 25, 80)),
+    )
 
     def __init__(
         self,

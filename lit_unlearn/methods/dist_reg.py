@@ -5,8 +5,8 @@ of the head among them; Siddiqui et al., From Dormant to Deleted, arXiv 2505.223
 the distance to the original predicts how well a model resists relearning. w 1, 100 epochs of Adam with learning rate
 1e-5 and batches of 128, as their code (``weight_dist_reg``). Its epochs have the steps of all training samples, a tenth
 more than here where a tenth is forgotten, and repeat the batches of the first one; here every epoch is one pass over
-Dr, shuffled and augmented anew.
-Here training starts from θo; its launcher starts it from a network that another method has unlearned.
+Dr, shuffled and augmented anew. Here training starts from θo, as it may there; its launcher starts it from a network
+that another method has unlearned.
 """
 
 from pathlib import Path

@@ -29,7 +29,7 @@ class EUk(CFk):
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
-        k: how many units are trained, counted from the end.
+        k: how many units are trained, counted from the end; or a share of them in (0, 1], rounded up.
         unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
             ``stage``, both with the head besides.
 
@@ -38,7 +38,7 @@ class EUk(CFk):
             re-initialised and would keep the original's values.
     """
 
-    search = (("lr", 3e-3, 0.3), ("k", (1, 2, 3, 5, 8)))
+    search = (("lr", 3e-3, 0.3), ("k", (0.1, 0.25, 0.45, 0.8)))
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class EUk(CFk):
         weights: str | Path | None = None,
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
-        k: int = 3,
+        k: int | float = 0.45,
         unit: Unit = "layers",
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler, k, unit)

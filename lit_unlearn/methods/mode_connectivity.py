@@ -2,11 +2,11 @@
 
 L = E_Dr[CE(z(θ, x), y)] − w·min(E_Dr∪Df[CE(z((θ + θo)/2, x), y)], c), the second mean over a retain and a forget batch
 together; Siddiqui et al., From Dormant to Deleted, arXiv 2505.22310, beside DistReg: a model that no path of low loss
-joins with the original resists relearning. Training starts from θo; their launcher starts it from a network that
-another method has unlearned. w .001, c 50, 100 epochs of Adam with learning rate 1e-5 and batches of 128, as their code
-(``mode_connectivity``). As there, BatchNorm takes the batch's statistics at the midpoint too. Its epochs have the steps
-of all training samples, a tenth more than here where a tenth is forgotten, and repeat the first passes over Dr and Df;
-here every pass is shuffled and augmented anew. It also counts the midpoint's batches in the student's
+joins with the original resists relearning. Training starts from θo, as it may there; their launcher starts it from a
+network that another method has unlearned. w .001, c 50, 100 epochs of Adam with learning rate 1e-5 and batches of 128,
+as their code (``mode_connectivity``). As there, BatchNorm takes the batch's statistics at the midpoint too. Its epochs
+have the steps of all training samples, a tenth more than here where a tenth is forgotten, and repeat the first passes
+over Dr and Df; here every pass is shuffled and augmented anew. It also counts the midpoint's batches in the student's
 ``num_batches_tracked``; here nothing of the midpoint enters the student's statistics.
 """
 

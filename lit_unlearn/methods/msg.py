@@ -46,7 +46,7 @@ class MSG(UnlearnModule):
     """
 
     order = "retain"
-    search = (("lr", 3e-4, 0.1), ("fraction", 0.1, 0.9, (0.01, 1.0)))
+    search = (("lr", 3e-4, 0.1), ("fraction", 0.1, 0.9, (0.01, 1.0)), ("epochs", (3, 5, 10)))
 
     def __init__(
         self,

@@ -6,8 +6,10 @@ large scale (``model/neggrad_plus``) α is .9999, w 0, and each batch goes throu
 so that BatchNorm sees one, then the other. It runs in a test of interclass confusion, on 200 images of two classes of
 Lacuna-10 whose labels were exchanged; for a class of CIFAR-10 they have a call that is commented out, 5 epochs of
 batches of 128 and 512 (BadT_experiments.ipynb). In that of small scale, up to 300 images of six classes
-(``model/neggrad_plus_small``), α is .95, w .1, and the network is in eval mode: ``freeze_batchnorm``. Their code
-repeats the first shuffle of Df throughout an epoch; here each pass is shuffled. It does not augment; here the data say.
+(``model/neggrad_plus_small``), α is .95, w .1, and the network is in eval mode: ``freeze_batchnorm``, which leaves
+dropout on. For 100 images of a class of CIFAR-10 they take the first loop (MIA_experiments.ipynb cells 16 and 22), 5
+epochs, batches of 32 and 16. Their code repeats the first shuffle of Df throughout an epoch; here each pass is
+shuffled. It does not augment; here the data say.
 """
 
 from pathlib import Path
@@ -44,6 +46,7 @@ class NegGradPlus(UnlearnModule):
         ("lr", 3e-4, 0.1),
         ("alpha", (0.9, 0.95, 0.99, 0.999, 0.9999)),
         ("forget_batch_size", (32, 64, 128, 256)),
+        ("freeze_batchnorm", (False, True)),
     )
 
     def __init__(

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -68,8 +69,9 @@ class OPC(UnlearnModule):
         temperature: T > 0 of that term.
         release: how many of the last epochs train on the retain set alone, without contraction.
         stop_at: contraction ends early, and release begins, when the variance of the forget samples in a batch has
-            fallen to this share of what it was, in (0, 1), at every place; None contracts to the end. Contraction of
-            stages that goes on too long collapses a network.
+            fallen to this share of what it was, in (0, 1), at every place. If it never falls so far, contraction ends
+            with a warning: where ``release`` says, or, with ``release`` 0, after half of the steps. None contracts to
+            the end. Contraction of stages that goes on too long collapses a network.
         blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, with the head's,
             are mixed with.
         redraw: when release begins, share in [0, 1] of the entries of each of them that is replaced.
@@ -159,7 +161,7 @@ class OPC(UnlearnModule):
 
     def check_data(self, data: UnlearnData) -> None:
         """Refuses a run in which no epoch is left for contraction."""
-        if self._contraction_epochs() < 1:
+        if self._contraction_epochs() <= 0:
             epochs = self.trainer.max_epochs
             raise UsageError(f"release is {self.release}, but must be below trainer.max_epochs, {epochs}")
 
@@ -204,14 +206,17 @@ class OPC(UnlearnModule):
         loss = loss + torch.stack([factor * self.weights[name] * value for name, value in each.items()]).sum()
         loss = loss + self._distillation(images, retain["logits"], self.distill)
         if self.stop_at is not None:
-            self._watch({name: forget[name] for name in self.taps})
+            self._watch({name: forget[name] for name in self.taps}, batch_idx)
         if self.trainer.is_last_batch:
             self._log_depth({"forget": forget, "retain": retain})
         return loss
 
     def _contraction_epochs(self) -> float:
         """How many epochs contract, unless contraction ends early."""
-        return planned_epochs(self, "release follows contraction") - self.release if self.release else math.inf
+        if not self.release and self.stop_at is None:
+            return math.inf
+        epochs = planned_epochs(self, "release follows contraction")
+        return epochs - self.release if self.release else epochs / 2
 
     def _factor(self) -> float:
         """What λ is multiplied by in this epoch."""
@@ -229,14 +234,23 @@ class OPC(UnlearnModule):
         return weight * distillation_loss(logits, taught, self.temperature, gone)
 
     @torch.no_grad()
-    def _watch(self, forget: Mapping[str, Tensor]) -> None:
-        """Follows the variance of the forget samples, and says when contraction has gone far enough."""
+    def _watch(self, forget: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Follows the variance of the forget samples, and ends contraction when it has gone far or long enough."""
         assert self.stop_at is not None
         own = torch.stack([value.float().var(0, correction=0).mean() for value in forget.values()])
         for name, now in zip(forget, self.trainer.strategy.reduce(own, reduce_op="mean").tolist(), strict=True):
             first, before = self._variance.get(name, (now, now))
             self._variance[name] = first, _SMOOTHING * before + (1 - _SMOOTHING) * now
-        self._contracted = all(now <= self.stop_at * first for first, now in self._variance.values())
+        shares = {name: now / first if first else math.inf for name, (first, now) in self._variance.items() if now}
+        left = {name: share for name, share in shares.items() if share > self.stop_at}
+        epochs = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+        self._contracted = not left or epochs >= self._contraction_epochs()
+        if left and self._contracted:
+            place = max(left, key=lambda name: left[name])
+            rank_zero_warn(
+                f"contraction ended before stop_at: the variance of the forget samples at {place} is {left[place]:.2g} "
+                f"of what it was, not {self.stop_at:g}; with a higher lr or weight, or more epochs, it falls further"
+            )
 
     def _contraction(self, forget: Tensor, retain: Tensor) -> Tensor:
         point = target_point(self.target, forget, retain.detach(), run_seed())

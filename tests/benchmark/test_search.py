@@ -37,7 +37,12 @@ def search(ranges: Ranges, trials: int, **settings: Any) -> Search:
 
 
 def run(
-    of: Search, own: Values, gap: Any, excess: Any = lambda values: 0.0, status: Any = lambda values: "ok"
+    of: Search,
+    own: Values,
+    gap: Any,
+    excess: Any = lambda values: 0.0,
+    status: Any = lambda values: "ok",
+    kept: float | None = None,
 ) -> list[Trial]:
     """All trials of a search, the scores of each being functions of its values."""
     tried: list[Trial] = []
@@ -45,7 +50,14 @@ def run(
         assert points[: len(tried)] == [trial.values for trial in tried], "what was tried stays what it was"
         tried = [
             Trial(
-                "class", "opc", values, of.drawn(place), gap=gap(values), excess=excess(values), status=status(values)
+                "class",
+                "opc",
+                values,
+                of.drawn(place),
+                gap=gap(values),
+                excess=excess(values),
+                status=status(values),
+                kept=kept,
             )
             for place, values in enumerate(points)
         ]
@@ -238,13 +250,43 @@ def test_what_diverged_is_worse_than_all_that_was_measured(monkeypatch) -> None:
 
 def test_where_nothing_tried_changes_anything_higher_rates_are_tried_and_the_reference_stands() -> None:
     of = search((("lr", 1e-5, 1e-3), ("weight", 1.0, 100.0)), 3)
-    tried = run(of, {"lr": 1e-4, "weight": 1.0}, lambda values: 6.0, status=lambda values: "pruned")
+    tried = run(of, {"lr": 1e-4, "weight": 1.0}, lambda values: 6.0, status=lambda values: "pruned", kept=1.0)
     assert [trial.values for trial in tried[3:]] == [{"lr": lr, "weight": 1.0} for lr in (3.2e-3, 0.01, 0.057, 0.32)]
     assert [tried.index(trial) for trial in winners(tried, of.tuning.criteria).values()] == [0, 0]
     tried[3].status, tried[3].gap = "ok", 79.0
     assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 0, "to ruin the model is no better"
     tried[3].gap = 5.0
     assert tried.index(winners(tried, of.tuning.criteria)["accuracy"]) == 3
+
+
+def test_a_winner_that_forgets_nothing_is_tried_at_rates_between_its_own_and_the_next_that_does_something() -> None:
+    of = search((("lr", 1e-4, 0.1), ("weight", 1.0, 100.0)), 4, **BY_ACCURACY)
+
+    def tried(lr: float, gap: float, kept: float | None, status: Any = "ok") -> Trial:
+        return Trial("class", "opc", {"lr": lr, "weight": 10.0}, gap=gap, kept=kept, status=status)
+
+    first = [tried(1e-3, 7.0, 1.0), tried(2e-3, 6.9, 0.95), tried(1e-4, 6.0, 1.0), tried(0.054, 40.0, -3.0)]
+    added = [0.006, 0.018]
+    assert [values["lr"] for values in of.points({}, first)[4:]] == added, "thirds of the way from 0.002 to 0.054"
+    assert [values["weight"] for values in of.points({}, first)[4:]] == [10.0, 10.0]
+    assert of.extensions(first) == []
+    diverged = [*first[:3], tried(0.054, 40.0, None, "diverged")]
+    assert [values["lr"] for values in of.points({}, diverged)[4:]] == added
+    between = [*first, tried(0.006, 5.0, 0.91), tried(0.018, 30.0, -1.0)]
+    assert [values["lr"] for values in of.points({}, between)[6:]] == [0.0087, 0.012], "and once more"
+    found = [*first, tried(0.006, 6.8, 0.91), tried(0.018, 1.0, 0.2)]
+    assert len(of.points({}, found)) == 6, "the winner forgets"
+    near = [*first[:3], tried(0.00201, 40.0, -3.0)]
+    assert len(of.points({}, near)) == 4, "nothing lies between two digits"
+
+
+def test_without_a_rate_or_anything_that_forgets_the_range_goes_on() -> None:
+    of = search((("lr", 1e-4, 0.01),), 3, **BY_ACCURACY)
+    tried = [Trial("class", "opc", {"lr": lr}, gap=6.0, kept=1.0, status="ok") for lr in (1e-4, 1e-3, 3e-3)]
+    assert [values["lr"] for values in of.points({}, tried)[3:]] == [0.032, 0.1], "the winner lies at the other end"
+    of = search((("dampening", 0.1, 1.0),), 2, **BY_ACCURACY)
+    tried = [Trial("class", "opc", {"dampening": value}, gap=value, kept=1.0, status="ok") for value in (0.1, 1.0)]
+    assert [values["dampening"] for values in of.points({}, tried)[2:]] == [0.057, 0.032]
 
 
 def test_the_same_search_runs_the_same_way_with_its_extensions() -> None:

@@ -42,10 +42,17 @@ def test_three_epochs_train_the_last_k_and_leave_the_rest_bit_equal(follow, make
         assert still == (not name.startswith(trained) or name.startswith("normalise")), name
 
 
-def test_three_layers_are_the_default(make_backbone):
-    module = CFk(make_backbone())
-    learning = {name for name, parameter in module.backbone.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name, _ in module.backbone.named_parameters() if name.startswith(LAST_THREE)}
+def learning(module):
+    return {name for name, parameter in module.backbone.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(("share", "k"), [(0.1, 1), (0.25, 3), (0.3, 3), (0.45, 5), (1.0, 10)])
+def test_a_share_of_the_layers_is_rounded_up(make_backbone, share, k):
+    assert learning(CFk(make_backbone(), k=share)) == learning(CFk(make_backbone(), k=k))
+
+
+def test_forty_five_of_a_hundred_layers_are_the_default(make_backbone):
+    assert learning(CFk(make_backbone())) == learning(CFk(make_backbone(), k=0.45))
 
 
 def firsts(backbone, unit):
@@ -87,6 +94,7 @@ def test_parts_of_a_trained_block_that_come_first_are_frozen(make_backbone):
     ("option", "message"),
     [
         ({"k": 0}, "k is 0"),
+        ({"k": 3.0}, r"k is 3.0, but must lie in \(0, 1\]"),
         ({"k": 11}, r"k is 11, but a ResNet8 has 10 layer\(s\)"),
         ({"k": 4, "unit": "blocks"}, r"k is 4, but a ResNet8 has 3 block\(s\)"),
         ({"k": 5, "unit": "stage"}, r"k is 5, but a ResNet8 has 4 stage\(s\)"),

@@ -254,6 +254,25 @@ def test_contraction_ends_at_the_step_after_the_variance_has_fallen_far_enough(f
     assert module.images_seen == sum(seen)
 
 
+@pytest.mark.parametrize(("epochs", "contracting"), [(1, 2), (3, 5), (4, 6)])
+def test_where_the_variance_does_not_fall_half_of_the_steps_contract(
+    follow, make_backbone, make_data, sgd, epochs, contracting
+):
+    def loss(network, batch, step):
+        images, labels = batch["retain"]
+        assert ("forget" in batch) == (step < contracting)
+        if "forget" not in batch:
+            return cross_entropy(network(images), labels)
+        found = activations(network, torch.cat([images, batch["forget"][0]]))
+        u = found["features"][len(images) :]
+        return cross_entropy(found["logits"][: len(images)], labels) + 0.01 * (u**2).sum(1).sqrt().mean()
+
+    module = OPC(make_backbone(), optimizer=sgd, contract="features", weight=0.01, stop_at=0.001)
+    with pytest.warns(UserWarning, match=r"variance of .* at features is .* of what it was, not 0.001"):
+        follow(module, loss, data=make_data(classes=[0, 2]), steps=3 * epochs, epochs=epochs)
+    assert module._released
+
+
 class AtRelease(Callback):
     """The weights before and after release begins, and which have momentum then."""
 
