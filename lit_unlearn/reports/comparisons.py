@@ -128,6 +128,11 @@ class Comparison:
         return self.high < self.scale * self.margins.same
 
     @property
+    def differs(self) -> bool:
+        """Whether it is above Retrain by more than the larger margin, beyond doubt."""
+        return self.low > self.scale * self.margins.same
+
+    @property
     def falls_short(self) -> bool:
         """Whether it is below Retrain by more than the larger margin, beyond doubt."""
         return self.difference.high(self.margins.alpha / self.compared) < -self.scale * self.margins.same
@@ -159,10 +164,20 @@ class Comparison:
     def _within(self, bound: float) -> float:
         return max(-self._most, min(bound, self._most))
 
-    def seeds_needed(self) -> int | None:
-        """How many seeds would decide if nothing else changed; None where none would."""
-        leak, same = (self.scale * margin for margin in (self.margins.leak, self.margins.same))
-        return self.difference.seeds_to_decide(leak, same, self.margins.alpha / self.compared, self.margins.alpha)
+    def seeds_to_leak(self) -> int | None:
+        """How many seeds would show that it leaks, if nothing else changed; None where none would."""
+        margin, alpha = self.scale * self.margins.leak, self.margins.alpha / self.compared
+        return self.difference.seeds_until(lambda of_more: of_more.low(alpha) > margin)
+
+    def seeds_to_agree(self) -> int | None:
+        """How many seeds would show that it is as Retrain, if nothing else changed; None where none would."""
+        margin, alpha = self.scale * self.margins.same, self.margins.alpha
+        return self.difference.seeds_until(lambda of_more: of_more.highest(alpha) < margin)
+
+    def seeds_to_reach(self) -> int | None:
+        """How many seeds would show that it is not below Retrain by more than the larger margin; None where none."""
+        margin, alpha = self.scale * self.margins.same, self.margins.alpha
+        return self.difference.seeds_until(lambda of_more: of_more.lowest(alpha) >= -margin)
 
 
 def compare(
@@ -260,6 +275,12 @@ def _unseen(*groups: Sequence[Number]) -> Means | None:
     if not models or not retrains:
         return None
     return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None)
+
+
+def without_models(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:
+    """The attacks with a number that Retrains have and the models lack."""
+    ours = numbers(models)
+    return list(dict.fromkeys(key.attack for key in numbers(retrains) if key not in ours))
 
 
 def without_retrain(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:

@@ -26,7 +26,7 @@ add up to 2 v, and the bounds are up to a third too narrow (docs/verdict.md has 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 _PRIOR_OBSERVATIONS = 4
@@ -89,19 +89,16 @@ class Difference:
         """How far a mean is above its true value for the images alone, at most, but with probability alpha."""
         return math.sqrt(self.sampling) * _quantile(alpha, math.inf)
 
-    def seeds_to_decide(self, above: float, below: float, alpha_low: float, alpha_high: float) -> int | None:
+    def seeds_until(self, decided: Callable[["Difference"], bool]) -> int | None:
         """How many models of each group would decide, if mean and deviations stay as they are; None where none would.
 
         Args:
-            above: what the lower bound is to be above,
-            below: or the highest upper bound below.
-            alpha_low: of the lower bound.
-            alpha_high: of the upper bound.
+            decided: of the difference of so many models.
         """
         for count in range(max(self.ours, 1), _MOST_SEEDS + 1):
             n = max(count, self.theirs)
             found = replace(self, ours=count, theirs=n, freedom=self.freedom + count - self.ours + n - self.theirs)
-            if found.low(alpha_low) > above or found.highest(alpha_high) < below:
+            if decided(found):
                 return count
         return None
 

@@ -1,8 +1,8 @@
 """Did the model forget? Retrain is a distribution and not a number, so each claim has bounds or is not made.
 
 A verdict is on the models of one method, one a seed, beside the Retrains of the same forget set under the same attacks.
-An accuracy that Retrain reaches as well is no memory: only the excess over Retrain counts. The first that holds (of the
-second to the fifth, on the mean of the models; where none holds there, on one model alone):
+An accuracy that Retrain reaches as well is no memory: only the excess over Retrain counts. The first that holds; the
+second to the fifth hold of the mean of the models or of one model alone:
 
     failed               the run did not end well
     not judged           there is no Retrain, or no accuracy on what is to be forgotten
@@ -12,8 +12,8 @@ second to the fifth, on the mean of the models; where none holds there, on one m
     cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
     not attacked enough  an attack of the minimum is missing, or relearning broke the network
     as Retrain           under every attack it is above Retrain by less than the larger margin, measured on all models
-                         and five Retrains, and all runs ended; and it does not name single images less often by more
-                         than that margin
+                         and five Retrains, and all runs ended; it does not name single images less often by more than
+                         that margin; and under some attack the untouched Original is above Retrain by more than that
     inconclusive         otherwise
 
 The lower bounds of the excess hold for all attacks together (Bonferroni), so that models which are like Retrain's, and
@@ -28,10 +28,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from lit_unlearn.reports.averages import one_a_model, one_an_original
-from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, accuracy_lost, compare, without_retrain
+from lit_unlearn.reports.comparisons import (
+    MARGINS,
+    Comparison,
+    Margins,
+    accuracy_lost,
+    compare,
+    without_models,
+    without_retrain,
+)
 from lit_unlearn.reports.flags import broken_by_relearning, flags
 from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
+from lit_unlearn.reports.statistics import Difference
 
 UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
@@ -77,7 +86,7 @@ class Verdict:
     Attributes:
         level: see the module.
         utility: accuracy on retained test images, beside Original's and Retrain's, whichever is higher.
-        lost: by reference, how far that accuracy is below it, as a fraction.
+        lost: by reference, how far that accuracy is below it, as a fraction, with bounds.
         comparisons: every number that was compared with Retrain, the largest lower bound first.
         models: how many models of the method their mean is of; those of one Original count as one.
         single: how many models were judged alone, those of one Original each by itself.
@@ -86,16 +95,18 @@ class Verdict:
         uncompared: attacks that were not run on Retrain.
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
         separating: how many of the comparisons separate Original from Retrain; None where Original is unknown.
+        telling: whether one of them does so by more than the larger margin; None where Original is unknown.
+        lacking: attacks whose number Retrains have, and none of the models.
         perhaps_too_few: whether single images may be named less often than by Retrain, by more than the larger margin.
         unfinished: how many runs did not end well.
-        alone: how many models are condemned by themselves, where their mean is not.
+        alone: how many models have that level by themselves, where it is graver than that of their mean.
         gravest: the verdict on that of them which decides; None where there is none.
         flags: name → sentence of each sign that the evaluation cannot be trusted.
     """
 
     level: Level
     utility: Utility
-    lost: Mapping[str, float]
+    lost: Mapping[str, Difference]
     comparisons: Sequence[Comparison] = ()
     models: int = 0
     single: int = 0
@@ -104,6 +115,8 @@ class Verdict:
     uncompared: Sequence[str] = ()
     separated: bool | None = None
     separating: int | None = None
+    telling: bool | None = None
+    lacking: Sequence[str] = ()
     perhaps_too_few: bool = False
     unfinished: int = 0
     alone: int = 0
@@ -117,12 +130,12 @@ class Verdict:
 
     @property
     def unmeasured(self) -> list[str]:
-        """Attacks whose number some of the models lack, or all but fewer than five of the Retrains."""
+        """Attacks whose number some or all of the models lack, or all but fewer than five of the Retrains."""
         return [
             each.attack
             for each in self.comparisons
             if each.difference.ours < self.models or each.difference.theirs < min(self.retrains, RETRAINS_NEEDED)
-        ]
+        ] + [*self.lacking]
 
     @property
     def worst(self) -> Comparison | None:
@@ -201,18 +214,19 @@ def judge_models(
     if not ours:
         return Verdict("failed", *_utility(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
-    separating = {each.attack for each in before if each.leaks and _is_attack(each, ours[0])} if originals else None
+    separating = [each for each in before if each.leaks and _is_attack(each, ours[0])] if originals else None
     beside = _Beside(retrains, originals, margins, separating)
     found = _judged(ours, ended, beside, tests_of_mean(len(single)), unfinished=len(models) - len(ended))
     found = replace(found, single=len(single))
-    if len(single) == 1 or found.level in (*CONDEMNED, "not judged"):
+    graver = CONDEMNED[: CONDEMNED.index(found.level)] if found.level in CONDEMNED else CONDEMNED
+    if len(single) == 1 or found.level == "not judged" or not graver:
         return found
     alone = [_judged([row], [row], beside, tests=2 * len(single)) for row in single]
-    condemned = [verdict for verdict in alone if verdict.level in CONDEMNED]
-    if not condemned:
-        return found
-    gravest = min(condemned, key=lambda verdict: (CONDEMNED.index(verdict.level), -(verdict.depth or 0.0)))
-    return replace(found, level=gravest.level, alone=len(condemned), gravest=gravest)
+    for level in graver:
+        if there := [verdict for verdict in alone if verdict.level == level]:
+            gravest = max(there, key=lambda verdict: verdict.depth or 0.0)
+            return replace(found, level=level, alone=len(there), gravest=gravest)
+    return found
 
 
 def tests_of_mean(models: int) -> int:
@@ -223,13 +237,14 @@ def tests_of_mean(models: int) -> int:
 class _Beside(NamedTuple):
     """What models are judged beside: rows of the references, margins, and what separates Original from Retrain.
 
-    ``separating`` are the attacks that find more in Original than in Retrain; None where Original is unknown.
+    ``separating`` is what attacks find in Original beside Retrain, of those that find more; None where Original is
+    unknown.
     """
 
     retrains: Sequence[Row]
     originals: Sequence[Row]
     margins: Margins
-    separating: Collection[str] | None
+    separating: Sequence[Comparison] | None
 
 
 def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: int, unfinished: int = 0) -> Verdict:
@@ -240,7 +255,9 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
     broken = broken_by_relearning(ended, retrains)
     compared = [each.attack for each in comparisons]
     answers = next((each for each in comparisons if each.attack == NO_ATTACK), None)
-    separated = None if separating is None else not (set(compared) - set(broken)).isdisjoint(separating)
+    telling = None if separating is None else [each for each in separating if each.attack in compared]
+    shown = None if telling is None else [each for each in telling if each.attack not in broken]
+    separated = None if shown is None else bool(shown)
     found = Verdict(
         "not judged",
         utility,
@@ -251,7 +268,9 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         missing=_missing(ours[0], compared, broken),
         uncompared=without_retrain(ours, retrains),
         separated=separated,
-        separating=None if separating is None else sum(attack in separating for attack in compared),
+        separating=None if telling is None else len({each.attack for each in telling}),
+        telling=None if shown is None else any(each.differs for each in shown),
+        lacking=without_models(ours, retrains),
         perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
         unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),
@@ -293,18 +312,18 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests
         return "cannot tell"
     if found.missing:
         return "not attacked enough"
-    near = found.retrains >= RETRAINS_NEEDED and found.separated and all(c.as_retrain for c in found.comparisons)
+    near = found.retrains >= RETRAINS_NEEDED and found.telling and all(c.as_retrain for c in found.comparisons)
     open_ones = found.unmeasured or found.perhaps_too_few or found.unfinished
     return "as Retrain" if near and not open_ones else "inconclusive"
 
 
 def _utility(
     models: Sequence[Row], retrains: Sequence[Row], originals: Sequence[Row]
-) -> tuple[Utility, dict[str, float]]:
-    """How useful the models are, beside the better of the two references."""
+) -> tuple[Utility, dict[str, Difference]]:
+    """How useful the models are, by their mean, beside the better of the two references."""
     differences = {ORIGINAL: accuracy_lost(models, originals), RETRAIN: accuracy_lost(models, retrains)}
-    lost = {name: found.mean for name, found in differences.items() if found is not None}
-    most = max(lost.values(), default=None)
+    lost = {name: found for name, found in differences.items() if found is not None}
+    most = max((found.mean for found in lost.values()), default=None)
     if most is None:
         return "unknown", lost
     return "kept" if most <= UTILITY_KEPT else "reduced" if most <= UTILITY_REDUCED else "damaged", lost

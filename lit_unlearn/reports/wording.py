@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lit_unlearn.errors import RAISED
-from lit_unlearn.reports.comparisons import Comparison
+from lit_unlearn.reports.comparisons import MARGINS, Comparison
 from lit_unlearn.reports.numbers import ACCURACIES, READ, forgets
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
@@ -203,16 +203,15 @@ def as_json(row: Row, verdict: Verdict) -> dict[str, Any]:
 
 
 def _lost(verdict: Verdict) -> str:
-    """``1.2 points below Original's and 0.3 points above Retrain's``."""
+    """``1.2 points below Original's (0.4 to 2.0) and 0.3 points above Retrain's (−0.9 to 1.5)``."""
+    alpha = next((each.margins.alpha for each in verdict.comparisons), MARGINS.alpha)
     texts = []
-    for name, lost in verdict.lost.items():
-        points = f"{100 * abs(lost):.1f}"
-        texts.append(f"equal to {name}'s" if points == "0.0" else f"{points} points {_side(lost)} {name}'s")
+    for name, found in verdict.lost.items():
+        side, sign = ("below", 1) if found.mean >= 0 else ("above", -1)
+        ends = sorted(sign * 100 * end for end in (found.lowest(alpha), found.highest(alpha)))
+        low, high = (_signed(end, 1).removeprefix("+") for end in ends)
+        texts.append(f"{100 * abs(found.mean):.1f} points {side} {name}'s ({low} to {high})")
     return " and ".join(texts)
-
-
-def _side(lost: float) -> str:
-    return "below" if lost > 0 else "above"
 
 
 def _undecided(verdict: Verdict) -> str:
@@ -228,13 +227,21 @@ def _undecided(verdict: Verdict) -> str:
         return f" {_count(verdict.unfinished, 'run')} of the method did not end: no claim is made on those that did."
     if verdict.unmeasured:
         return f" Not measured on all models, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
-    open_ones = [each for each in verdict.comparisons if not each.as_retrain or each is verdict.worst]
-    needed = [each.seeds_needed() for each in open_ones]
-    if None in needed:
-        few = next(each.attack for each, seeds in zip(open_ones, needed, strict=True) if seeds is None)
+    open_ones = [each for each in verdict.comparisons if not each.as_retrain]
+    if not verdict.telling:
+        return (
+            " Under no attack is the untouched Original beyond doubt above Retrain by more than the larger margin, so "
+            "that it says little to be within it."
+        )
+    leaking = [seeds for each in verdict.comparisons if (seeds := each.seeds_to_leak()) is not None]
+    agreeing = [(each.attack, each.seeds_to_agree()) for each in open_ones]
+    if verdict.perhaps_too_few and verdict.no_attack is not None:
+        agreeing.append((NO_ATTACK, verdict.no_attack.seeds_to_reach()))
+    few = next((attack for attack, seeds in agreeing if seeds is None), None)
+    needed = [*leaking, *([] if few else [max(seeds or 0 for _, seeds in agreeing)])]
+    if not needed:
         return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
-    most = max((seeds for seeds in needed if seeds is not None), default=0)
-    return f" About {most} seeds of the method, and as many Retrains, would probably decide."
+    return f" About {min(needed)} seeds of the method, and as many Retrains, would probably decide."
 
 
 def _about_evidence(verdict: Verdict) -> Iterator[str]:

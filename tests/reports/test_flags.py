@@ -16,7 +16,16 @@ from lit_unlearn.reports.verdict import judge
 PAGE = Path(__file__).parents[2] / "docs/verdict.md"
 NAMES = (
     *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "broken by relearning"),
-    *("retrain knows", "weak inversion", "poor original", "poor retrain", "small change", "few steps", "cut short"),
+    *(
+        "retrain knows",
+        "weak inversion",
+        "poor original",
+        "uneven classes",
+        "poor retrain",
+        "small change",
+        "few steps",
+        "cut short",
+    ),
 )
 Numbers = dict[str, float]
 

@@ -106,15 +106,20 @@ def test_how_often_a_method_that_leaks_has_an_upper_bound_below_it(count, ratio,
 
 
 def test_the_seeds_that_would_decide():
+    def to_agree(found, same=0.05):
+        return found.seeds_until(lambda of_more: of_more.highest(0.05) < same)
+
+    def to_leak(found, leak=0.02):
+        return found.seeds_until(lambda of_more: of_more.low(0.005) > leak)
+
     found = difference([0.80], [0.79, 0.80, 0.81, 0.80, 0.78], known=0.015, sampling=0.0)
-    needed = found.seeds_to_decide(0.02, 0.05, 0.005, 0.05)
     assert found.highest(0.05) > 0.05 / 2
-    assert needed == 1, "it is below as it stands"
-    more = found.seeds_to_decide(0.02, 0.025, 0.005, 0.05)
-    assert 1 < more < 10
-    assert difference([0.9], [0.8], 0.015, 0.0).seeds_to_decide(0.02, 0.05, 0.005, 0.05) is not None, "above"
+    assert to_agree(found) == 1, "it is below as it stands"
+    assert 1 < to_agree(found, 0.025) < 10
+    assert to_leak(found) is None
+    assert to_leak(difference([0.9], [0.8], 0.015, 0.0)) is not None, "above"
     between = difference([0.835], [0.8], 0.0, 0.0001)
-    assert between.seeds_to_decide(0.02, 0.05, 0.005, 0.05) is None, "between the margins"
+    assert to_leak(between) is to_agree(between) is None, "between the margins"
     few = difference([0.8], [0.8], 0.015, sampling=0.01)
-    assert few.seeds_to_decide(0.02, 0.05, 0.005, 0.05) is None, "too few images"
-    assert difference([0.8], [0.8], 0.02, sampling=0.0001).seeds_to_decide(0.02, 0.05, 0.005, 0.05) == 2
+    assert to_leak(few) is to_agree(few) is None, "too few images"
+    assert to_agree(difference([0.8], [0.8], 0.02, sampling=0.0001)) == 2

@@ -1,15 +1,18 @@
 """How often the verdict errs on simulated models: python docs/results/calibration/error_rates.py [RUNS].
 
-Rows of k models of a method beside one or eight Retrains, under twelve attacks. Each number is its mean, the noise of
-training, and the noise of 3,000 images that all models of a group share: of the method and of Retrains it is the same,
-or half of it is.
+Rows of k models of a method beside one, five or eight Retrains, under twelve attacks. Each number is its mean, the
+noise of training, and the noise of 3,000 images that all models of a group share: of the method and of Retrains it is
+the same, or half of it is.
 
     alike      the method's models are Retrains, which deviate as much as is known, twice or three times as much, or as
                much but with long tails (Student's t with three degrees of freedom): how often they are said to leak
-    at margin  they are, but two points above in each attack (masked answers ten): how often they are said to leak
+    noisier    they have the means of Retrain, and deviate two or three times as much as is known, Retrains as is known:
+               how often they are said to leak
+    at margin  they are Retrains, but two points above in each attack (masked answers ten): how often they are said to
+               leak
     hidden     one number is five points above and the others are ten below: how often they are said to be as Retrain;
                where the method's models deviate as much as is known, twice or three times as much, and Retrains as is
-               known, or .6 of it
+               known, or .6 of it; in the last case both deviate three times as much
 
 It writes error_rates.json beside itself and prints the table.
 """
@@ -71,8 +74,11 @@ CASES = {
     "hidden, 1": Case("as Retrain", 1.0, 1.0, _HIDDEN),
     "hidden, 2": Case("as Retrain", 2.0, 0.6, _HIDDEN),
     "hidden, 3": Case("as Retrain", 3.0, 0.6, _HIDDEN),
+    "hidden, both 3": Case("as Retrain", 3.0, 3.0, _HIDDEN),
+    "noisier, 2": Case("leaks", 2.0, 1.0, {}),
+    "noisier, 3": Case("leaks", 3.0, 1.0, {}),
 }
-CELLS = [(k, n, same) for k, n in ((1, 1), (1, 8), (3, 8), (5, 8)) for same in (1.0, 0.5)]
+CELLS = [(k, n, same) for k, n in ((1, 1), (1, 5), (1, 8), (2, 5), (3, 5), (3, 8), (5, 8)) for same in (1.0, 0.5)]
 
 
 def share(k: int, n: int, same: float, name: str, runs: int) -> float:
