@@ -2,7 +2,9 @@
 
 At each stage, in order of depth and with the stages before erased already, then at the features: x ↦ x − R(x − μ) with
 R = W⁺ u uᵀ W, W = Σxx^(−1/2), u the left singular vectors of W Σxz whose singular value is above a tolerance. Then no
-affine map of x correlates with z, at the least change of x. Belrose et al., arXiv 2306.03819. z is 1 in the column of a
+affine map of x correlates with z, at the least change of x. What lies at or below the tolerance stays: at .094 nothing
+of the stem and the first stages of a ResNet-8 on Fashion-MNIST is erased, and three directions of its last stage; how
+many there are at each place is printed. Belrose et al., arXiv 2306.03819. z is 1 in the column of a
 sample's class for what is to be forgotten of a forgotten class, in a column of its own for what is to be forgotten
 else, and 0 for Dr. A map (C, H, W) gives a vector for each position, with its image's z: so the stage averaged over
 positions is guarded too. Σxx is shrunk as in the released code (EleutherAI/concept-erasure), after Bodnar et al., arXiv
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
@@ -74,11 +77,16 @@ class LEACE(UnlearnModule):
         if has_erasers(self.backbone):
             return
         self.backbone.eval()
-        for place in erased_places(self.backbone).values():
+        erased = {}
+        for name, place in erased_places(self.backbone).items():
             moments = self._moments(place)
             weight, bias = eraser(moments.sums(self.trainer.strategy), self.tolerance)
+            erased[name] = round(len(bias) - float(weight.trace()))  # I − R, where R projects
             kind = self.backbone.normalise.mean
             set_eraser(place, weight.to(kind), bias.to(kind), self.backbone.channels_last)
+        rank_zero_info(f"LEACE erases directions: {', '.join(f'{name} {count}' for name, count in erased.items())}")
+        if not any(erased.values()):
+            rank_zero_warn(f"LEACE erases nothing: all singular values lie within tolerance {self.tolerance:g}")
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> None:
         """Nothing: the maps are set."""

@@ -237,3 +237,16 @@ def test_a_stage_that_gives_no_tensor_is_refused_before_anything_is_written(fit,
 def test_a_tolerance_out_of_range(make_backbone):
     with pytest.raises(UsageError, match=r"tolerance is -0\.1"):
         LEACE(make_backbone(), tolerance=-0.1)
+
+
+def test_how_many_directions_are_erased_is_said_and_none_is_warned_of(fit, make_backbone, make_data, caplog):
+    with caplog.at_level("INFO"):
+        fit(LEACE(make_backbone(), tolerance=1e-4), make_data())
+    text = next(record.getMessage() for record in caplog.records if "LEACE erases directions" in record.getMessage())
+    places = [*make_backbone().stages, "features"]
+    counts = {part.split()[0]: int(part.split()[1]) for part in text.partition(": ")[2].split(", ")}
+    assert list(counts) == places
+    assert counts["stem"] >= 1
+    assert max(counts.values()) <= 3, "as many as there are forgotten classes, and what is forgotten else"
+    with pytest.warns(UserWarning, match=r"LEACE erases nothing: all singular values lie within tolerance 10"):
+        fit(LEACE(make_backbone(), tolerance=10.0), make_data())
