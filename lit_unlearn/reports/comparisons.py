@@ -157,12 +157,19 @@ class Comparison:
         return self.low / (self.scale * self.margins.same)
 
     @property
+    def _least(self) -> float:
+        """How far below Retrain a number can be: by Retrain's own, and a lead by 2; of IDI there is no limit."""
+        if self.unit == "IDI" or self.unseen is not None:
+            return -self._most
+        return -min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
+
+    @property
     def _most(self) -> float:
         """How large an excess can be: 1, and of the difference of two leads 2; of IDI there is no limit."""
         return math.inf if self.unit == "IDI" else 1.0 if self.unseen is None else 2.0
 
     def _within(self, bound: float) -> float:
-        return max(-self._most, min(bound, self._most))
+        return max(self._least, min(bound, self._most))
 
     def seeds_to_leak(self) -> int | None:
         """How many seeds would show that it leaks, if nothing else changed; None where none would."""

@@ -10,8 +10,9 @@ Two things vary: the training of the models, and the images that happen to be me
 Few models say little on their deviation, so it is drawn towards a known one, s₀, that counts as ν₀ observations (the
 moderated variance of Smyth, "Linear models and empirical Bayes methods", 2004). With one model on each side s₀ alone
 counts. These bounds take the deviation to be that of both groups. They test whether M could be more models like R, only
-shifted. Where the models of a method differ more than Retrains, their mean can be far from the true one by chance. A
-bound that must hold then, too, is the wider one of these and Welch's, in which the deviation of M is its own:
+shifted. Where the models of a method differ more than Retrains, their mean can be far from the true one by chance. So
+where M deviates more beyond doubt (an F test), and for a bound that must hold however M deviates, it is the wider one
+of these and Welch's, in which the deviation of M is its own:
 
     SE²  = s_M² / k + s_R² / n + v                        s_M² the variance of M alone, s_R² that of R drawn towards s₀²
 
@@ -36,6 +37,9 @@ _PSEUDO = 2.0
 """Successes and failures that are added, so that a share of 0 or 1 has a variance (Agresti and Coull, 1998)."""
 
 _MOST_SEEDS = 100
+
+_BY_CHANCE = 0.05
+"""The probability that a group is taken for one that deviates more, though it does not."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +73,31 @@ class Difference:
         """The standard error SE."""
         return math.sqrt((self.deviation**2 + self.each) * (1 / self.ours + 1 / self.theirs) + self.sampling)
 
+    @property
+    def varies_more(self) -> bool:
+        """Whether the first group deviates more than the second one, drawn towards what is known, beyond doubt."""
+        from scipy.special import fdtri
+
+        if not self.own or self.ours < 2:
+            return False
+        freedom = self.ours - 1, _PRIOR_OBSERVATIONS + self.theirs - 1
+        return self.own**2 > float(fdtri(*freedom, 1 - _BY_CHANCE)) * self.others**2
+
     def low(self, alpha: float) -> float:
-        """A lower bound that is above the true difference with probability alpha, of groups that vary alike."""
-        return self.mean - self._alike(alpha)
+        """A lower bound that is above the true difference with probability alpha, of groups that may vary alike."""
+        return self.mean - (self._any if self.varies_more else self._alike)(alpha)
 
     def high(self, alpha: float) -> float:
-        """An upper bound that is below the true difference with probability alpha, of groups that vary alike."""
-        return self.mean + self._alike(alpha)
+        """An upper bound that is below the true difference with probability alpha, of groups that may vary alike."""
+        return self.mean + (self._any if self.varies_more else self._alike)(alpha)
 
     def lowest(self, alpha: float) -> float:
         """A lower bound that holds for any deviation of the first group."""
-        return self.mean - max(self._alike(alpha), self._welch(alpha))
+        return self.mean - self._any(alpha)
 
     def highest(self, alpha: float) -> float:
         """An upper bound that holds for any deviation of the first group."""
-        return self.mean + max(self._alike(alpha), self._welch(alpha))
+        return self.mean + self._any(alpha)
 
     def of_images(self, alpha: float) -> float:
         """How far a mean is above its true value for the images alone, at most, but with probability alpha."""
@@ -106,6 +120,9 @@ class Difference:
         training = self.deviation**2 * (1 / self.ours + 1 / self.theirs)
         freedom = self.freedom * (self.error**2 / training) ** 2 if training else math.inf
         return self.error * _quantile(alpha, freedom)
+
+    def _any(self, alpha: float) -> float:
+        return max(self._alike(alpha), self._welch(alpha))
 
     def _welch(self, alpha: float) -> float:
         if self.own is None:
