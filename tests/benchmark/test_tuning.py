@@ -120,6 +120,18 @@ def test_a_trial_that_was_pruned_counts_as_the_original_that_it_leaves(experimen
     assert (pruned.won, ruined.won, leaking.won) == (["accuracy", "attack"], [], []), "to ruin the model is no better"
 
 
+def test_a_trial_is_told_how_much_of_originals_lead_on_the_forget_set_it_keeps(experiments: Experiments) -> None:
+    searches, runs = searched(Grid(**experiments(("class",), opc=OWN)), qmc(3))
+    retrain, *own = rows_of(runs, {"opc": [0.9, 0.9, 0.9]})[:4]
+    original = replace(retrain, method="Original", metrics={**retrain.metrics, "forget_acc": 0.8})
+    for row, named in zip(own, (0.8, 0.72, 0.0), strict=True):
+        row.metrics["forget_acc"] = named
+    assert [trial.kept for trial in judge(runs, [original, retrain, *own], searches)] == [1.0, 0.9, 0.0]
+    assert [trial.kept for trial in judge(runs, [retrain, *own], searches)] == [None] * 3
+    without_lead = replace(original, metrics=retrain.metrics)
+    assert [trial.kept for trial in judge(runs, [without_lead, retrain, *own], searches)] == [None] * 3
+
+
 def test_of_equal_trials_the_first_wins_and_one_without_a_row_has_failed(experiments: Experiments) -> None:
     searches, runs = searched(Grid(**experiments(opc=OWN)), qmc(3))
     rows = [

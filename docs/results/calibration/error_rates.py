@@ -111,7 +111,8 @@ def _row(
     of_training = draw.standard_t(3, len(MEANS)) / math.sqrt(3) if case.tails else draw.normal(size=len(MEANS))
     scaled = dict(zip(MEANS, spread * of_training, strict=True))
     noise = {name: known.get(name, 0.0) * scaled[name] + (images or {}).get(name, 0.0) for name in MEANS}
-    attacks = {name: float(mean + case.shift.get(name, 0.0) + noise[name]) for name, mean in MEANS.items()}
+    found = {name: float(mean + case.shift.get(name, 0.0) + noise[name]) for name, mean in MEANS.items()}
+    attacks = {name: min(max(value, 0.0), 1.0) for name, value in found.items()}
     attacks |= {f"{name}/test_forget_acc": 0.7 for name in ("relearn/few", "relearn/adaptive")}
     metrics = {"forget_acc": 0.0, "test_forget_acc": 0.0, "retain_acc": 0.97, "test_retain_acc": 0.93}
     return Row(
