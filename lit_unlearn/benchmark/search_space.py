@@ -207,12 +207,16 @@ def own_values(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Values:
 def variant_of(settings: Mapping[str, Any], values: Values) -> dict[str, Any]:
     """Dotted place → value of what a trial sets: the searched values, and what of the scheduler goes with them.
 
-    A schedule over the epochs ends with them, and a scheduler's own rates keep their ratio to the optimizer's.
+    A schedule over the epochs ends with them, milestones keep their share of them, and a scheduler's own rates keep
+    their ratio to the optimizer's.
     """
     variant = {place_of(name): value for name, value in values.items()}
     options = look_up(settings, _SCHEDULER) or {}
     if "epochs" in values and options.get("T_max") == look_up(settings, _PLACES["epochs"]) is not None:
         variant[f"{_SCHEDULER}.T_max"] = values["epochs"]
+    if "epochs" in values and "milestones" in options:
+        share = values["epochs"] / (look_up(settings, _PLACES["epochs"]) or values["epochs"])
+        variant[f"{_SCHEDULER}.milestones"] = [max(1, round(each * share)) for each in options["milestones"]]
     for name in _RATES if "lr" in values else ():
         if name in options:
             rate = options[name] * (values["lr"] / look_up(settings, _PLACES["lr"]))

@@ -3,21 +3,21 @@
 1. For k epochs L = E_Dr[CE(z(x), y)] + E_Df[KL(uniform ‖ softmax z(x))], from θo: the paper's MaxEnt. Or the weights
    that any other method left, ``suppressed``. Either is the teacher θs.
 2. θ ← (1 − α)·θs + α·β·N, N a fresh initialisation of the network; the optimizer starts anew.
-3. L = E_Dr[KL(softmax z_θs(x) ‖ softmax z(x))], until the accuracy on Dr is within a tolerance of the teacher's.
+3. L = E_D[KL(softmax z_θs(x) ‖ softmax z(x))] on all data, as their code, or on Dr alone (``distil_on``), until the
+   accuracy on Dr is within a tolerance of the teacher's.
 
 Lee et al., Distillation Robustifies Unlearning, arXiv 2506.06278, for language models; code
 AddieFoote/distillation-robustify-unlearning, of whose settings those that carry over are in ``model/undo``. Deviations:
-that code distils on all data, here none is of Df; its N is Xavier-uniform for matrices and 0 for vectors; it looks at a
-validation set every 20 steps, here all of Dr after each epoch; retain and forget samples share a batch in 1, and so
-BatchNorm's statistics. For the ResNets here N is 1.4 times as large as Xavier's in kernels between equal widths, 1.2
-times where the width doubles, and .4 times in the head; and BatchNorm's fresh scales, 1, have a share, too. BatchNorm
-undoes the scale of the kernels before it: with it, β/(1/α − 1) says how much is forgotten, and the paper's β .1 is
-little.
+its N is Xavier-uniform for matrices and 0 for vectors; it looks at a validation set every 20 steps, here all of Dr
+after each epoch; retain and forget samples share a batch in 1, and so BatchNorm's statistics. For the ResNets here N is
+1.4 times as large as Xavier's in kernels between equal widths, 1.2 times where the width doubles, and .4 times in the
+head; and BatchNorm's fresh scales, 1, have a share, too. BatchNorm undoes the scale of the kernels before it: with it,
+β/(1/α − 1) says how much is forgotten, and the paper's β .1 is little.
 """
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -27,11 +27,13 @@ from torch.optim import SGD, Optimizer
 
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.weights import load_weights
-from lit_unlearn.errors import UsageError, check_at_least, check_fraction
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
 from lit_unlearn.methods.distillation import distillation_loss
 from lit_unlearn.methods.retrain import random_copy
 from lit_unlearn.methods.rewinding import count_errors
+
+DistilOn = Literal["all", "retain"]
 
 
 class UNDO(UnlearnModule):
@@ -47,12 +49,13 @@ class UNDO(UnlearnModule):
         suppressed: what another method made of the original, such as its ``unlearned.ckpt``: then every epoch distils.
         alpha: α in (0, 1], how much of the suppressed weights is given up.
         beta: β ≥ 0, the scale of the noise.
+        distil_on: ``all`` data, on which the teacher answers for Df, too, as it was taught in 1; or ``retain`` alone.
         tolerance: fraction in [0, 1]: training stops after an epoch whose accuracy on the retain set is no more than
             this below the teacher's; None distils to the end.
 
     Raises:
-        UsageError: if a number is out of range, or ``suppressed`` does not fit the network; before training, if it is
-            of another split, or no epoch would be left to distil.
+        UsageError: if a number is out of range, ``distil_on`` is unknown, or ``suppressed`` does not fit the network;
+            before training, if it is of another split, or no epoch would be left to distil.
     """
 
     order = "paired"
@@ -60,8 +63,8 @@ class UNDO(UnlearnModule):
     search = (
         ("lr", 1e-4, 0.01),
         ("suppress_rate", 0.05, 1.0),
-        ("alpha", 0.1, 0.9, (0.01, 1.0)),
-        ("beta", 0.01, 1.0, (0.001, 1.0)),
+        ("alpha", 0.3, 0.9, (0.01, 1.0)),
+        ("beta", 0.05, 1.0, (0.001, 1.0)),
     )
 
     def __init__(
@@ -75,6 +78,7 @@ class UNDO(UnlearnModule):
         suppressed: str | Path | None = None,
         alpha: float = 0.6,
         beta: float = 0.1,
+        distil_on: DistilOn = "all",
         tolerance: float | None = 0.05,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
@@ -82,9 +86,11 @@ class UNDO(UnlearnModule):
         check_at_least("suppress_rate", suppress_rate, 0, strict=True)
         check_fraction("alpha", alpha, one=True)
         check_at_least("beta", beta, 0)
+        if distil_on not in get_args(DistilOn):
+            raise unknown("distil_on", distil_on, get_args(DistilOn))
         if tolerance is not None:
             check_fraction("tolerance", tolerance, zero=True, one=True)
-        self.alpha, self.beta, self.tolerance = alpha, beta, tolerance
+        self.alpha, self.beta, self.distil_on, self.tolerance = alpha, beta, distil_on, tolerance
         teacher = cast(Backbone, self.original_copy())
         self.loaded_teacher = load_weights(teacher, suppressed) if suppressed is not None else None
         self.hparams["suppressed"] = None if suppressed is None else str(suppressed)
@@ -108,8 +114,10 @@ class UNDO(UnlearnModule):
             raise UsageError(f"suppress_epochs is {epochs}, but must be below trainer.max_epochs, which is {most}")
 
     def order_in(self, epoch: int) -> str:
-        """Both sets while it suppresses, then the retain set alone."""
-        return "paired" if epoch < self.suppress_epochs else "retain"
+        """Pairs of both sets while it suppresses, then all data or the retain set alone."""
+        if epoch < self.suppress_epochs:
+            return "paired"
+        return "full" if self.distil_on == "all" else "retain"
 
     def on_train_start(self) -> None:
         """Gives suppression its rate; stops a resumed run that had come near enough to its teacher already."""
@@ -131,14 +139,15 @@ class UNDO(UnlearnModule):
                 optimizer.state.clear()
 
     def training_step(self, batch: dict[str, Labelled], batch_idx: int) -> Tensor:
-        """First suppression on a batch of either set, later distillation on a retain batch."""
-        images, labels = batch["retain"]
+        """First suppression on a batch of either set, later distillation on one of all data, or of the retain set."""
         if "forget" in batch:
+            images, labels = batch["retain"]
             logits = self(torch.cat([images, batch["forget"][0]]))
             retain_loss, forget_loss = cross_entropy(logits[: len(images)], labels), from_uniform(logits[len(images) :])
             losses = {"train/retain_loss": retain_loss, "train/forget_loss": forget_loss}
             self.log_dict(losses, batch_size=len(labels))
             return retain_loss + forget_loss
+        images, labels = batch["full" if self.distil_on == "all" else "retain"]
         with torch.no_grad():
             taught = self._teacher(images)
         loss = distillation_loss(self(images), taught, temperature=1.0)

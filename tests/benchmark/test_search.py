@@ -333,6 +333,14 @@ def test_a_scheduler_goes_with_epochs_and_rate_and_the_reference_stays_as_it_is(
     assert f"{SCHEDULER}.T_max" not in variant_of(steps, {"epochs": 10}), "no cosine over the epochs"
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(3, [3, 5, 9]), (6, [6, 10, 18]), (10, [10, 17, 30]), (1, [1, 2, 3])])
+def test_milestones_keep_their_share_of_the_epochs(epochs: int, steps: list[int]) -> None:
+    scheduler = {"lr_scheduler": {"init_args": {"milestones": [3, 5, 9]}}}
+    settings = {"model": {"init_args": scheduler}, "trainer": {"max_epochs": 3}}
+    assert variant_of(settings, {"epochs": epochs}) == {"trainer.max_epochs": epochs, f"{SCHEDULER}.milestones": steps}
+    assert f"{SCHEDULER}.milestones" not in variant_of(settings, {"lr": 0.1})
+
+
 def test_a_setting_of_a_scheduler_is_searched_where_there_is_that_scheduler() -> None:
     axes = axes_of((("lr", 1e-4, 0.01), ("lr_step_size", (1, 5, 10))))
     assert [axis.name for axis in applicable(axes, SETTINGS)] == ["lr"]

@@ -55,7 +55,7 @@ def suppression(network, batch):
     )
 
 
-def undo(network, noise, batches, teacher=None, alpha=0.7, beta=0.4, factor=1.0):
+def undo(network, noise, batches, teacher=None, alpha=0.7, beta=0.4, factor=1.0, part="full"):
     """src/tools/partial_distill_langarith.py, lines 249 to 290 and 382 to 402; the paper's noise in all parameters."""
     first = 0
     if teacher is None:
@@ -67,8 +67,8 @@ def undo(network, noise, batches, teacher=None, alpha=0.7, beta=0.4, factor=1.0)
             value.copy_((1 - alpha) * kept + alpha * beta * other)
 
     def distillation(student, batch):
-        (images, _) = batch["retain"]
-        assert set(batch) == {"retain"}
+        ((name, (images, _)),) = batch.items()
+        assert name == part
         with torch.no_grad():
             taught = teacher(images).softmax(1)
         return divergence(taught, student(images).softmax(1))
@@ -84,16 +84,21 @@ def agree(module, plain):
 
 
 def by_epoch(batches):
-    steps = len(batches) // EPOCHS
-    return [batches[start : start + steps] for start in range(0, len(batches), steps)]
+    """Steps of suppression, if there are any, fill the first two epochs."""
+    pairs = [batch for batch in batches if "forget" in batch]
+    found = []
+    for own, epochs in ((pairs, 2 if pairs else 0), (batches[len(pairs) :], EPOCHS - 2 if pairs else EPOCHS)):
+        found += [own[n * len(own) // epochs : (n + 1) * len(own) // epochs] for n in range(epochs)]
+    return found
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.13])
-def test_it_suppresses_then_adds_noise_then_distils(fit, make_backbone, make_data, recorder, factor):
+@pytest.mark.parametrize(("factor", "distil_on", "part"), [(1.0, "all", "full"), (0.13, "retain", "retain")])
+def test_it_suppresses_then_adds_noise_then_distils(fit, make_backbone, make_data, recorder, factor, distil_on, part):
     settings = {"suppress_epochs": 2, "suppress_rate": factor, "alpha": 0.7, "beta": 0.4, "tolerance": None}
-    module = UNDO(make_backbone(), **settings, **schedule())
+    module = UNDO(make_backbone(), **settings, distil_on=distil_on, **schedule())
     fit(module, make_data(), recorder, precision="64-true", max_epochs=EPOCHS, limit_val_batches=0)
-    agree(module, undo(make_backbone().double().train(), module.noise, by_epoch(recorder.batches), factor=factor))
+    found = by_epoch(recorder.batches)
+    agree(module, undo(make_backbone().double().train(), module.noise, found, factor=factor, part=part))
 
 
 @pytest.fixture
@@ -143,7 +148,9 @@ def noisy(make_backbone):
 
     def make(tolerance):
         rates = {"optimizer": lambda params: SGD(params, lr=0.02, momentum=0.9)}
-        return UNDO(make_backbone(), **rates, suppress_epochs=1, alpha=0.95, beta=1.0, tolerance=tolerance)
+        return UNDO(
+            make_backbone(), **rates, suppress_epochs=1, alpha=0.95, beta=1.0, distil_on="retain", tolerance=tolerance
+        )
 
     return make
 
@@ -225,6 +232,7 @@ def test_weights_that_another_request_has_suppressed_are_refused(fit, make_backb
         ({"alpha": 0.0}, "alpha is 0.0"),
         ({"alpha": 1.1}, "alpha is 1.1"),
         ({"beta": -0.1}, r"beta is -0.1"),
+        ({"distil_on": "forget"}, r"unknown distil_on 'forget'.*allowed: all, retain"),
         ({"tolerance": -0.1}, r"tolerance is -0.1"),
         ({"suppressed": "missing.ckpt"}, r"missing\.ckpt"),
     ],
