@@ -136,8 +136,9 @@ def test_one_ruined_model_of_three_is_told():
 
 def test_models_that_have_not_forgotten_are_not_hidden_by_a_mean_that_leaks():
     """Noise between the models widens the bounds of the graver claim, too."""
-    rows = [model("GA", answer=answer, seed=seed) for seed, answer in enumerate((0.05, 0.10, 0.24))]
+    rows = [model("GA", answer=answer, worst=0.94, seed=seed) for seed, answer in enumerate((0.05, 0.10, 0.24))]
     found = judge_models(rows, retrains(), [original()])
+    assert next(each for each in found.comparisons if each.attack == WORST).leaks
     assert next(each for each in found.comparisons if each.attack == "no attack").low < 0.05
     assert (found.level, found.alone, title(found)) == ("not forgotten", 2, "Not forgotten (2 of 3 models)")
     assert found.worst.value == 0.24
