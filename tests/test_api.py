@@ -246,7 +246,7 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
         ),
         (
             {"method": "CFk", "max_epochs": 1, "options": {"k": 1.5}},
-            "option k of CFk is 1.5, but must be a whole number",
+            "k is 1.5, but must be a whole number of layers, at least 1, or a share of them",
         ),
         (
             {"method": lu.FineTune, "max_epochs": 1, "options": {"optimizer": "SGD"}},
@@ -498,7 +498,7 @@ def test_messages_have_the_names_of_the_users_network(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
 ) -> None:
     with pytest.raises(UsageError, match=r"k is 3, but a Plain has 2 layer"):
-        lu.unlearn(plain, make_data(), "CFk", attacks=None, max_epochs=1, **QUIET)
+        lu.unlearn(plain, make_data(), "CFk", {"k": 3}, attacks=None, max_epochs=1, **QUIET)
     plain.classifier.requires_grad_(False)
     with pytest.raises(UsageError, match=r"the last linear layer \(classifier\) is frozen"):
         lu.unlearn(plain, make_data(), "HeadOnly", attacks=None, max_epochs=1, **QUIET)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
+from lit_unlearn.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from lit_unlearn.backbones.backbone import Backbone
@@ -36,12 +36,10 @@ def last_k(backbone: "Backbone", k: int | float, unit: Unit) -> dict[str, nn.Mod
     found = {id(module) for module in _UNITS[unit](backbone)}
     modules = list(backbone.named_modules())
     starts = [position for position, (_, module) in enumerate(modules) if id(module) in found]
-    if isinstance(k, float):
-        check_fraction("k", k, one=True)
-    else:
-        check_at_least("k", k, 1)
+    if not (0 < k <= 1 if isinstance(k, float) else k >= 1):
+        raise UsageError(f"k is {k}, but must be a whole number of {unit}, at least 1, or a share of them in (0, 1]")
     count = math.ceil(k * len(starts) - _ROUNDING) if isinstance(k, float) else k
-    if not 1 <= count <= len(starts):
+    if not count <= len(starts) > 0:
         raise UsageError(f"k is {k}, but a {backbone.network_name()} has {len(starts)} {unit.removesuffix('s')}(s)")
     return dict(modules[starts[-count] :])
 

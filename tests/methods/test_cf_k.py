@@ -94,7 +94,7 @@ def test_parts_of_a_trained_block_that_come_first_are_frozen(make_backbone):
     ("option", "message"),
     [
         ({"k": 0}, "k is 0"),
-        ({"k": 3.0}, r"k is 3.0, but must lie in \(0, 1\]"),
+        ({"k": 3.0}, r"k is 3.0, but must be a whole number of layers, at least 1, or a share of them in \(0, 1\]"),
         ({"k": 11}, r"k is 11, but a ResNet8 has 10 layer\(s\)"),
         ({"k": 4, "unit": "blocks"}, r"k is 4, but a ResNet8 has 3 block\(s\)"),
         ({"k": 5, "unit": "stage"}, r"k is 5, but a ResNet8 has 4 stage\(s\)"),
