@@ -242,7 +242,7 @@ class OPC(UnlearnModule):
             first, before = self._variance.get(name, (now, now))
             self._variance[name] = first, _SMOOTHING * before + (1 - _SMOOTHING) * now
         shares = {name: now / first if first else math.inf for name, (first, now) in self._variance.items() if now}
-        left = {name: share for name, share in shares.items() if share > self.stop_at}
+        left = {name: share for name, share in shares.items() if not share <= self.stop_at}
         epochs = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._contracted = not left or epochs >= self._contraction_epochs()
         if left and self._contracted:

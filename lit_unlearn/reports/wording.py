@@ -238,7 +238,7 @@ def _undecided(verdict: Verdict) -> str:
     if verdict.perhaps_too_few and verdict.no_attack is not None:
         agreeing.append((NO_ATTACK, verdict.no_attack.seeds_to_reach()))
     few = next((attack for attack, seeds in agreeing if seeds is None), None)
-    needed = [*leaking, *([] if few else [max(seeds or 0 for _, seeds in agreeing)])]
+    needed = [*leaking, *([] if few else [max((seeds or 0 for _, seeds in agreeing), default=0)])]
     if not needed:
         return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
     return f" About {min(needed)} seeds of the method, and as many Retrains, would probably decide."
