@@ -261,6 +261,7 @@ class UnlearnCLI(LightningCLI):
         if config is None:
             return
         if trains:
+            self.model.trainer = self.trainer  # as Lightning does when the run begins: methods check their epochs
             check_run(self.model, self.datamodule, fits=True)
             for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
                 rank_zero_warn(flag.text)

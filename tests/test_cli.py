@@ -474,6 +474,18 @@ def test_a_config_trains_a_retrain_for_this_split_once_and_disturbs_nothing(
     assert saved["evaluation"]["retrain"] == str(trained.relative_to(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["L1Sparse", "OPC", "PruneRegrow", "SFRon", "UNDO"])
+def test_a_method_that_checks_its_epochs_has_its_retrain_trained_first(
+    tmp_path: Path, retrain_config: Path, name: str
+) -> None:
+    words = [name if word == "RandomLabels" else word for word in SMALL]
+    words += ["--trainer.max_epochs=2", *(["--model.release=1"] if name == "OPC" else [])]
+    outcome = lit_unlearn(
+        tmp_path, "fit", *words, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config)
+    )
+    assert found_or_trained(outcome) == (0, 1)
+
+
 @pytest.mark.parametrize("more", [(), ("--evaluation.retrains=2",)])
 def test_validate_finds_the_retrains_that_fit_has_trained(
     tmp_path: Path, retrain_config: Path, more: tuple[str, ...]
