@@ -230,10 +230,16 @@ def _judged(key: str, row: Row | None, original: Row | None, retrain: Row | None
     gap, excess = (None, None) if row.status == "diverged" else measured(row, retrain)
     if row.status == "pruned" and original is not None:
         excess = measured(original, retrain)[1]
-    found = {"lost": _lost(row, [each for each in (original, retrain) if each is not None]), "kept": None}
-    if original is not None and retrain is not None:
-        found["kept"] = _kept(row, original, retrain)
-    return Outcome(gap=gap, excess=excess, metrics=row.metrics, status=row.status, reason=row.reason, key=key, **found)
+    return Outcome(
+        gap=gap,
+        excess=excess,
+        metrics=row.metrics,
+        lost=_lost(row, [each for each in (original, retrain) if each is not None]),
+        kept=None if original is None or retrain is None else _kept(row, original, retrain),
+        status=row.status,
+        reason=row.reason,
+        key=key,
+    )
 
 
 def _kept(row: Row, original: Row, retrain: Row) -> float | None:

@@ -268,7 +268,7 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         missing=_missing(ours[0], compared, broken),
         uncompared=without_retrain(ours, retrains),
         separated=separated,
-        separating=None if telling is None else len({each.attack for each in telling}),
+        separating=None if telling is None else len(telling),
         telling=None if shown is None else any(each.differs for each in shown),
         lacking=without_models(ours, retrains),
         perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
