@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.splits import unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.metrics.detection import STATISTICS, answer_statistics, auc
 from lit_unlearn.results import AttackResult
@@ -48,7 +49,8 @@ class DetectSamples(Attack):
     def evaluate(self, target: Target) -> AttackResult:
         """One AUC for each split and score."""
         found: dict[str, float] = {}
-        negatives = [_statistics(target, "test_retain", part) for part in ("calibration", "evaluation")]
+        unseen = unseen_split(target.data.split_names)
+        negatives = [_statistics(target, unseen, part) for part in ("calibration", "evaluation")]
         for split in ("forget", "test_forget"):
             if split in target.data.split_names:
                 positives = [_statistics(target, split, part) for part in ("calibration", "evaluation")]

@@ -1,6 +1,6 @@
 """What an attacker who fine-tunes trains on and measures: batches, images that are held back, and what a run got."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lit_unlearn.attacks.images import unpacked
-from lit_unlearn.attacks.splits import obtained
+from lit_unlearn.attacks.splits import obtained, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.metrics.evaluation import SplitAccuracy
@@ -17,7 +17,6 @@ AT_END = 10_000
 """At most so many samples of a split measure the end of the strongest run."""
 
 _CHUNK = 256
-_LEAD = ("mean_forget_acc", "mean_test_retain_acc")
 
 
 class FineTuneBatches(NamedTuple):
@@ -33,23 +32,29 @@ class Measured(NamedTuple):
 
     Attributes:
         decisive: the split that shows what is left of the forgotten.
-        forgotten: on images of it.
-        retained: on unseen images of retained classes, where there are some.
+        accuracies: on it, on unseen images of retained classes, where there are some, and of single images on those
+            that they are compared with.
     """
 
     decisive: str
-    forgotten: float
-    retained: float | None
+    accuracies: Mapping[str, float]
 
     @property
     def useful(self) -> float:
-        """The lower one."""
-        return self.forgotten if self.retained is None else min(self.forgotten, self.retained)
+        """The lower one of what is left of the forgotten, and of retained classes."""
+        return min(self.accuracies[split] for split in (self.decisive, "test_retain") if split in self.accuracies)
+
+    @property
+    def sides(self) -> dict[str, float]:
+        """The two accuracies of which the lead of single images is, where there is one."""
+        pair = ("forget", unseen_split(self.accuracies))
+        known = self.decisive == "forget" and pair[1] in self.accuracies
+        return {split: self.accuracies[split] for split in pair} if known else {}
 
     @property
     def got(self) -> float:
         """What the attacker got, as the module of ``Relearn`` says."""
-        return obtained(self.decisive, self.forgotten, self.retained) if self.decisive == "forget" else self.useful
+        return obtained(self.decisive, *self.sides.values()) if self.sides else self.useful
 
 
 class EvalSubset(NamedTuple):
@@ -57,23 +62,19 @@ class EvalSubset(NamedTuple):
 
     Attributes:
         decisive: the split that shows what is left of the forgotten.
-        sets: this rank's share of images, packed or not, with their labels: of that split, and of ``test_retain`` where
-            there is one.
-        forgotten: how many images of the first all ranks have together.
-        retained: how many of the second.
+        sets: of each split that is measured this rank's share of images, packed or not, with their labels.
+        counts: how many images of each all ranks have together.
     """
 
     decisive: str
-    sets: Sequence[tuple[Tensor, Tensor]]
-    forgotten: int
-    retained: int
+    sets: Mapping[str, tuple[Tensor, Tensor]]
+    counts: Mapping[str, int]
 
     @torch.no_grad()
     def measure(self, network: Backbone) -> Measured:
         """Accuracies over all ranks, in eval mode."""
         network.eval()
-        forgotten, *retained = [_accuracy(network, images, labels) for images, labels in self.sets]
-        return Measured(self.decisive, forgotten, retained[0] if retained else None)
+        return Measured(self.decisive, {split: _accuracy(network, *images) for split, images in self.sets.items()})
 
 
 def useful_curve(measured: Sequence[Measured]) -> Tensor:
@@ -89,9 +90,12 @@ def averaged(measured: Sequence[Measured], mean: Callable[[Tensor], float]) -> t
         mean: over the steps of values at these ticks.
     """
     got = torch.tensor([each.got for each in measured], dtype=torch.float64)
-    sides = [(m.forgotten, m.retained) for m in measured if m.decisive == "forget" and m.retained is not None]
-    means = [mean(side) for side in torch.tensor(sides, dtype=torch.float64).T] if sides else []
-    return mean(got), mean(useful_curve(measured)), dict(zip(_LEAD, means, strict=False))
+    sides = [each.sides for each in measured]
+    means = {
+        f"mean_{split}_acc": mean(torch.tensor([side[split] for side in sides], dtype=torch.float64))
+        for split in sides[0]
+    }
+    return mean(got), mean(useful_curve(measured)), means
 
 
 class FineTuneRun(NamedTuple):
@@ -166,7 +170,7 @@ def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:
 def end_accuracies(network: Backbone, target: Target, held: Tensor) -> dict[str, float]:
     """Accuracy on the forget set beyond what was trained on, and on the test splits, on so many at most of each."""
     found = {}
-    for split in ("forget", "test_forget", "test_retain"):
+    for split in ("forget", "test_forget", "test_retain", "test_matched"):
         if split in target.data.split_names:
             counter, left = SplitAccuracy().to(target.device), torch.arange(len(target.data.labels(split)))
             if split == "forget":

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.images import sum_over_ranks
-from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.gradient_batches import gradient_batches
@@ -36,8 +36,9 @@ class PerturbedImages(Attack):
     """The share of forgotten images whose class is named somewhere in a small ball around them.
 
     Numbers: shares of the images that are recognised, ``forget_acc`` and, where whole classes are forgotten,
-    ``test_forget_acc``, else ``test_retain_acc``; ``images``, how many of what was forgotten were tried, of unseen ones
-    where there are some; and where single images are forgotten ``unseen``, how many test images.
+    ``test_forget_acc``, else ``test_retain_acc`` or ``test_matched_acc``; ``images``, how many of what was forgotten
+    were tried, of unseen ones where there are some; and where single images are forgotten ``unseen``, how many test
+    images.
 
     Args:
         radius: ε > 0, in units of pixels in [0, 1]; None is 8/255 where whole classes are forgotten, else 1/255.
@@ -65,7 +66,7 @@ class PerturbedImages(Attack):
         network = copy.deepcopy(target.model.backbone).float()  # in half precision small steps are lost
         known = target.data.split_names
         single = forgotten_split(known) == "forget"
-        beside = "test_retain" if single else "test_forget"
+        beside = unseen_split(known) if single else "test_forget"
         radius = self.radius or (_OF_IMAGES if single else _OF_CLASSES)
         for split in (split for split in ("forget", beside) if split in known):
             counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
@@ -76,7 +77,7 @@ class PerturbedImages(Attack):
                 tried += len(labels)
             if (value := counter.value) is not None:
                 numbers[f"{split}_acc"] = value
-                numbers["unseen" if split == "test_retain" else "images"] = float(sum_over_ranks(tried))
+                numbers["unseen" if single and split == beside else "images"] = float(sum_over_ranks(tried))
         return AttackResult(numbers)
 
     def _recognised(self, network: Backbone, images: Tensor, labels: Tensor, radius: float) -> Tensor:

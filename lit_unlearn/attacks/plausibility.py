@@ -1,8 +1,8 @@
 """Signs that the numbers of a run will be wrong, each a flag: a name, and a sentence on what was found.
 
-Before a run: an Original that is poor on its own training images, a Retrain that was not trained out, single images of
-other classes than the unseen ones, and a network that answers differently when it is asked again. After it: weights
-that hardly changed, training of a few steps, and training that ended early.
+Before a run: an Original that is poor on its own training images, a Retrain that was not trained out, and a network
+that answers differently when it is asked again. After it: weights that hardly changed, training of a few steps, and
+training that ended early.
 """
 
 import copy
@@ -29,9 +29,6 @@ RETRAIN_BELOW = 0.05
 UNCHANGED = 1e-4
 FEW_STEPS = 10
 SAME_ANSWER = 1e-3
-UNEVEN, BY_CHANCE = 0.25, 1e-3
-"""How far class shares may be apart, in total variation, and with which probability they are so of even draws."""
-
 _ASKED = 64
 _NORMALISATIONS = {
     "mean 0 and std 1": (0.0, 1.0),
@@ -54,7 +51,6 @@ def before_run(
         retrains: Retrains of the run, if there are any.
         device: where to compute.
     """
-    yield from _uneven_classes(data)
     if original is None:
         return
     original = copy.deepcopy(original).to(device)
@@ -90,30 +86,6 @@ def random_answers(network: Backbone, data: Any, device: torch.device) -> Iterat
     apart = float((first - second).norm() / first.norm().clamp(min=torch.finfo(first.dtype).tiny))
     if not apart <= SAME_ANSWER:
         yield Flag("random answers", f"the answers to the same images differ from pass to pass, by {100 * apart:.2g} %")
-
-
-def _uneven_classes(data: Any) -> Iterator[Flag]:
-    """Single images of a few classes: they are compared with unseen images of all."""
-    if data.split.forgotten_classes or not {"forget", "test_retain"} <= set(data.split_names):
-        return
-    counts = [data.labels(name).bincount(minlength=data.num_classes).double() for name in ("forget", "test_retain")]
-    ours, theirs = (count / count.sum() for count in counts)
-    if (ours - theirs).abs().sum() / 2 > UNEVEN and _chance_of(counts[0], theirs) < BY_CHANCE:
-        most = int((ours - theirs).argmax())
-        yield Flag(
-            "uneven classes",
-            f"{100 * ours[most]:.0f} % of the forget images are of class {data.class_names[most]}, and "
-            f"{100 * theirs[most]:.0f} % of the unseen ones that they are compared with: a difference between them may "
-            "be one between classes",
-        )
-
-
-def _chance_of(counts: Tensor, shares: Tensor) -> float:
-    """The probability that draws from these shares give counts as far from them, by Pearson's statistic."""
-    from scipy.special import chdtrc
-
-    expected = counts.sum() * shares.clamp(min=1e-12)
-    return float(chdtrc(max(1, len(counts) - 1), float(((counts - expected) ** 2 / expected).sum())))
 
 
 def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Flag]:

@@ -49,7 +49,7 @@ from lit_unlearn.attacks.fine_tuning import (
     useful_curve,
 )
 from lit_unlearn.attacks.images import joined, packed_pick, packed_share, unpacked
-from lit_unlearn.attacks.splits import forgotten_split
+from lit_unlearn.attacks.splits import forgotten_split, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
@@ -65,15 +65,16 @@ _UNSEEN = 3
 class Relearn(Attack):
     """Fine-tunes copies on a few forget samples and retained ones, and counts the steps until recovery.
 
-    Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run that got
-    most on average over the steps; where single images are forgotten ``mean_forget_acc`` and ``mean_test_retain_acc``,
-    the accuracies of which its lead is, on average over the steps; ``<split>_acc`` at its end; its ``learning_rate``
-    and ``fresh_head`` (1 or 0). ``steps`` is the fewest of any run; where none gets there, ``steps_above``, the steps
-    that did not suffice, comes in its place. ``samples`` is the k that were there to take, ``images`` how many
-    forgotten ones the means are of, and of single images ``unseen``, how many test images. Each is the mean over the
-    repeats (``steps_above`` where one of them does not get there; the learning rate and the head are those of the
-    strongest), and ``auc_std`` the deviation between them. Of three learning rates or more, ``rate_at_edge`` is 1 where
-    the best is the smallest or the largest.
+    Numbers: ``after_<n>``, the useful accuracy after n steps, and ``auc``, its mean over the steps, of the run that
+    got most on average over the steps; where single images are forgotten ``mean_forget_acc`` and
+    ``mean_test_retain_acc`` (or ``mean_test_matched_acc``), the accuracies of which its lead is, on average over
+    the steps; ``<split>_acc`` at its end; its ``learning_rate`` and ``fresh_head`` (1 or 0). ``steps`` is the
+    fewest of any run; where none gets there, ``steps_above``, the steps that did not suffice, comes in its place.
+    ``samples`` is the k that were there to take, ``images`` how many forgotten ones the means are of, and of single
+    images ``unseen``, how many test images. Each is the mean over the repeats (``steps_above`` where one of them
+    does not get there; the learning rate and the head are those of the strongest), and ``auc_std`` the deviation
+    between them. Of three learning rates or more, ``rate_at_edge`` is 1 where the best is the smallest or the
+    largest.
 
     Args:
         samples: k, how many forget samples the attacker holds, spread evenly over the classes; at most half of
@@ -161,8 +162,8 @@ class Relearn(Attack):
             **self._steps(target, highest, ticks, eval_subset),
             "auc": best.auc,
             **best.means,
-            "images": float(eval_subset.forgotten),
-            **({"unseen": float(eval_subset.retained)} if best.means else {}),
+            "images": float(eval_subset.counts[eval_subset.decisive]),
+            **({"unseen": float(eval_subset.counts[unseen_split(eval_subset.counts)])} if best.means else {}),
             **best.chosen,
             "samples": float(len(held)),
             **end_accuracies(best.network, target, held),
@@ -216,16 +217,16 @@ class Relearn(Attack):
 
     def _eval_subset(self, target: Target, held: Tensor, draw: torch.Generator) -> EvalSubset:
         """What is measured during training, forgotten first."""
-        known, sets, counts = target.data.split_names, [], {}
+        known, sets, counts = target.data.split_names, {}, {}
         decisive = forgotten_split(known)
-        for split in (decisive, "test_retain"):
+        for split in dict.fromkeys((decisive, "test_retain", unseen_split(known))):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
-                most = self.measured * (_UNSEEN if decisive == "forget" != split else 1)
-                sets.append(packed_share(target.data, split, left[:most], target.device))
-                counts[split] = len(left[:most])
-        return EvalSubset(decisive, sets, counts[decisive], counts.get("test_retain", 0))
+                beside = decisive == "forget" != split and split == unseen_split(known)
+                chosen = left[: self.measured * (_UNSEEN if beside else 1)]
+                sets[split], counts[split] = packed_share(target.data, split, chosen, target.device), len(chosen)
+        return EvalSubset(decisive, sets, counts)
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""

@@ -1,6 +1,6 @@
 """What attacks ask of the data: its splits, and which of them shows what is left of the forgotten."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +15,16 @@ def forgotten_split(splits: Sequence[str]) -> str:
     return "test_forget" if "test_forget" in splits else "forget"
 
 
+def unseen_split(splits: Container[str]) -> str:
+    """Which split single images are compared with: unseen images of their classes, where all have other shares."""
+    return "test_matched" if "test_matched" in splits else "test_retain"
+
+
+def unseen_accuracy(accuracies: Mapping[str, float]) -> float | None:
+    """Of accuracies ``<split>_acc`` that on :func:`unseen_split`, where there are such images."""
+    return accuracies.get(f"{unseen_split([name.removesuffix('_acc') for name in accuracies])}_acc")
+
+
 def obtained(decisive: str, forgotten: float, unseen: float | None) -> float:
     """What an attack got of the forgotten, by which it chooses among several ways to attack.
 
@@ -24,7 +34,7 @@ def obtained(decisive: str, forgotten: float, unseen: float | None) -> float:
     Args:
         decisive: the split that shows what is left, as :func:`forgotten_split` names it.
         forgotten: the accuracy on it, a fraction.
-        unseen: the accuracy of the same attack on retained classes' test images; None where there are none.
+        unseen: the accuracy of the same attack on :func:`unseen_split`; None where there are no such images.
     """
     return forgotten - unseen if decisive == "forget" and unseen is not None else forgotten
 

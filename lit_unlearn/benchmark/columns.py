@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_unlearn.reports.numbers import unseen_split
 from lit_unlearn.reports.rows import Row
 from lit_unlearn.reports.scores import gap_to_retrain, unlearning_scores
 
@@ -71,8 +72,8 @@ def _score(name: str) -> Quantity:
 
 def _relearnt_lead(row: Row, retrain: Row | None) -> float | None:
     """How much more accurate relearning is on forget images than on unseen ones, in points, a mean over its steps."""
-    end = [f"relearn/few/{split}_acc" for split in ("forget", "test_retain")]
-    mean = [f"relearn/few/mean_{split}_acc" for split in ("forget", "test_retain")]
+    splits = ("forget", unseen_split(row))
+    end, mean = ([f"relearn/few/{kind}{split}_acc" for split in splits] for kind in ("", "mean_"))
     found = [row.attacks.get(name) for name in (mean if mean[0] in row.attacks else end)]
     return None if found[0] is None or found[1] is None else 100 * (found[0] - found[1])
 

@@ -144,11 +144,23 @@ class Images:
             )
         return retained[~torch.isin(retained, validation)], validation
 
-    def warnings(self, spec: ForgetSpec | None, forget: Tensor) -> Iterator[str]:
-        """What the user should know: classes without test images, and a class that a list names as a whole."""
+    def warnings(self, spec: ForgetSpec | None, forget: Tensor, lacking: Sequence[int]) -> Iterator[str]:
+        """What the user should know: classes without test images, and a class that a list names as a whole.
+
+        Args:
+            spec: what is to be forgotten.
+            forget: its indices.
+            lacking: classes of which test images are only in the half that attacks learn from.
+        """
         tested = set(self.test_labels.tolist())
         if missing := [name for index, name in enumerate(self.class_names) if index not in tested]:
             yield f"no test image of {_listed(missing)}: nothing is known of unseen images of it"
+        if lacking:
+            which = _listed([self.class_names[label] for label in lacking])
+            yield (
+                f"forget images of {which} are compared with no unseen image of it: attacks learn from every other "
+                "test image, and the rest has none"
+            )
         if spec is None or not spec.lists:
             return
         named = self.train_labels[forget]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.data.forget_spec import ForgetSpec, Images, described, given, members, none, others
+from lit_unlearn.data.matching import matched
 from lit_unlearn.errors import UsageError
 
 SPLIT_NAMES = (
@@ -17,6 +18,7 @@ SPLIT_NAMES = (
     "forgotten_before",
     "test_forget",
     "test_retain",
+    "test_matched",
     "test_forgotten_before",
 )
 """All splits, in the order of the evaluation loaders."""
@@ -47,6 +49,8 @@ class ForgetSplit:
         request: 16 hex digits that name what is forgotten now; earlier requests do not change it.
         left_out: 16 hex digits that name all that must never be learnt: this forget set and the earlier ones.
         before: the earlier requests, oldest first, each as its ``request`` and its specification.
+        test_matched: where single images of other classes are forgotten than the test set has, those of ``test_retain``
+            that they are compared with, see :func:`~lit_unlearn.data.matching.matched`, int64.
         warnings: what the user should know of this split, one sentence each.
     """
 
@@ -64,6 +68,7 @@ class ForgetSplit:
     request: str = ""
     left_out: str = ""
     before: tuple[dict[str, object], ...] = ()
+    test_matched: Tensor = field(default_factory=none)
     warnings: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
@@ -132,11 +137,13 @@ def make_split(
     retain, held = images.held_out(others(left_out, len(train_labels)), validation)
     test_forget = members(test_labels, classes)
     test_before = members(test_labels, [label for label in gone_classes if label not in classes])
+    test_retain = others(torch.cat([test_forget, test_before]), len(test_labels))
+    alike, lacking = (none(), []) if classes else matched(train_labels[forget], test_labels, test_retain, seed)
     return ForgetSplit(
         forget=forget,
         retain=retain,
         test_forget=test_forget,
-        test_retain=others(torch.cat([test_forget, test_before]), len(test_labels)),
+        test_retain=test_retain,
         spec=spec,
         seed=seed,
         hash=_split_hash(forget, train_labels, gone, held),
@@ -147,7 +154,8 @@ def make_split(
         request=_split_hash(forget, train_labels),
         left_out=_split_hash(left_out, train_labels),
         before=tuple(earlier),
-        warnings=tuple(images.warnings(spec, forget)),
+        test_matched=alike,
+        warnings=tuple(images.warnings(spec, forget, lacking)),
     )
 
 

@@ -27,9 +27,9 @@ ACCURACIES: tuple[Unit, ...] = ("accuracy", "mean accuracy")
 IDI = "representation/idi"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
-RETAINED = "test_retain_acc"
+RETAINED, _MATCHED = "test_retain_acc", "test_matched_acc"
 _NOW, _BEFORE = ("test_forget_acc", "forget_acc"), ("test_forgotten_before_acc", "forgotten_before_acc")
-READ = (*_NOW, *_BEFORE, RETAINED, "auc", "forget_auc", "test_forget_auc")
+READ = (*_NOW, *_BEFORE, RETAINED, _MATCHED, "auc", "forget_auc", "test_forget_auc")
 """How the names end of the numbers of attacks that are compared."""
 
 
@@ -89,7 +89,7 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         count -= round(row.attacks.get(f"{attack}/samples", 0)) if end else 0
         tested = None if end else row.attacks.get(f"{attack}/images")
         of_images = share_variance(value, count if tested is None else round(tested))
-        tried = row.attacks.get(f"{attack}/unseen", sizes.get("test_retain", 0))
+        tried = row.attacks.get(f"{attack}/unseen", sizes.get(unseen_split(row), 0))
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
     if unit == "IDI":
         # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
@@ -97,13 +97,18 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         return row.attacks.get(f"{IDI}/{name}", _LEAD_ERROR if row.method == ORIGINAL else 0.0) ** 2
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
-    return auc_variance(value, count // 2, (others or sizes.get("test_retain", count)) // 2)
+    return auc_variance(value, count // 2, (others or sizes.get(unseen_split(row), count)) // 2)
 
 
 def images(row: Row) -> Mapping[str, int]:
     """How many images each split has; a split whose size is unknown is left out."""
     counts = row.split.get("counts", row.split)
     return {name: n for name, n in counts.items() if isinstance(n, int)} if isinstance(counts, Mapping) else {}
+
+
+def unseen_split(row: Row) -> str:
+    """The split that single images are compared with: where it is known, the one with their shares of the classes."""
+    return (_MATCHED if _MATCHED in row.metrics else RETAINED).removesuffix("_acc")
 
 
 def forgets(row: Row) -> Literal["classes", "one class", "images"]:
@@ -133,8 +138,8 @@ def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
                     yield Key(attack, split, "mean accuracy"), relearnt
             elif split in known and not _needs_unseen(row, split):
                 yield Key(attack, split, "accuracy"), Number(known[split])
-            elif split in known and RETAINED in known:
-                yield Key(attack, split, "accuracy"), Number(known[split], known[RETAINED])
+            elif split in known and (unseen := f"{unseen_split(row)}_acc") in known:
+                yield Key(attack, split, "accuracy"), Number(known[split], known[unseen])
 
 
 def _mean_of_relearning(attack: str, row: Row) -> Number | None:
@@ -143,7 +148,7 @@ def _mean_of_relearning(attack: str, row: Row) -> Number | None:
         return None
     if forgets(row) != "images":
         return Number(row.attacks[f"{attack}/auc"]) if f"{attack}/auc" in row.attacks else None
-    named, unseen = (row.attacks.get(f"{attack}/mean_{split}_acc") for split in ("forget", "test_retain"))
+    named, unseen = (row.attacks.get(f"{attack}/mean_{split}_acc") for split in ("forget", unseen_split(row)))
     return None if named is None or unseen is None else Number(named, unseen)
 
 

@@ -45,6 +45,12 @@ def test_single_images_are_tried_beside_unseen_ones(make_target):
     assert numbers.numbers == {"forget_acc": 1.0, "images": 2, "test_retain_acc": 1.0, "unseen": 2}
 
 
+def test_single_images_of_few_classes_are_tried_beside_unseen_ones_of_these(make_target):
+    splits = {"forget": grey(5), "retain": grey(2), "test_retain": grey(3), "test_matched": grey(1)}
+    numbers = PerturbedImages(RADIUS).evaluate(make_target(Linear(-SCORE), **splits)).numbers
+    assert numbers == {"forget_acc": 1.0, "images": 5, "test_matched_acc": 1.0, "unseen": 1}
+
+
 @pytest.mark.parametrize(("classes", "radius"), [(True, 8 / 255), (False, 1 / 255)])
 def test_around_single_images_the_ball_is_smaller(make_target, classes, radius):
     splits = {"forget": grey(5), "retain": grey(2), **({"test_forget": grey(3)} if classes else {})}

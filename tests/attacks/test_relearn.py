@@ -101,15 +101,17 @@ def test_of_classes_what_is_got_is_the_lower_accuracy_of_single_images_the_lead(
     points = torch.eye(2)
     right, wrong = torch.tensor([0, 1]), torch.tensor([1, 1])
     all_right, half_right = (points, right), (points, wrong)
-    for decisive, sets, useful, got in (
+    for decisive, images, useful, got in (
         ("test_forget", [all_right, half_right], 0.5, 0.5),
         ("test_forget", [half_right, all_right], 0.5, 0.5),
         ("forget", [all_right, half_right], 0.5, 0.5),
         ("forget", [half_right, all_right], 0.5, -0.5),
         ("forget", [all_right, all_right], 1, 0),
         ("forget", [half_right], 0.5, 0.5),
+        ("forget", [all_right, half_right, all_right], 0.5, 0),
     ):
-        found = EvalSubset(decisive, sets, 2, 2).measure(net)
+        sets = dict(zip((decisive, "test_retain", "test_matched"), images, strict=False))
+        found = EvalSubset(decisive, sets, dict.fromkeys(sets, 2)).measure(net)
         assert (found.useful, found.got) == (useful, got)
 
 
@@ -124,7 +126,8 @@ def test_the_run_counts_that_gets_most(make_target, vectors, four_splits, monkey
     def train(self, network, optimizer, batches, eval_subset, ticks):
         (group,) = optimizer.param_groups
         for _ in ticks[1:]:
-            yield Measured(eval_subset.decisive, *measured[group["lr"]])
+            sides = zip((eval_subset.decisive, "test_retain"), measured[group["lr"]], strict=True)
+            yield Measured(eval_subset.decisive, dict(sides))
 
     monkeypatch.setattr(Relearn, "_train", train)
     options = {"learning_rates": list(measured), "heads": ["kept"], "steps": 100}
@@ -139,6 +142,16 @@ def test_the_run_counts_that_gets_most(make_target, vectors, four_splits, monkey
 
 
 @pytest.mark.parametrize("make", [Relearn, AdaptiveRelearn])
+def test_the_lead_of_single_images_of_few_classes_is_over_unseen_ones_of_these(make_target, vectors, four_splits, make):
+    alike = four_splits.pop("test_forget")
+    options = {"learning_rates": [0.01], "heads": ["kept"], "steps": 100, "measured": 2}
+    numbers = make(**options).evaluate(make_target(forgetful(vectors), **four_splits, test_matched=alike)).numbers
+    assert {"mean_forget_acc", "mean_test_matched_acc", "test_matched_acc"} <= set(numbers)
+    assert "mean_test_retain_acc" not in numbers
+    assert (numbers["images"], numbers["unseen"]) == (2, 6)
+
+
+@pytest.mark.parametrize("make", [Relearn, AdaptiveRelearn])
 def test_of_single_images_a_run_that_breaks_on_its_way_does_not_count(
     make_target, vectors, four_splits, monkeypatch, make
 ):
@@ -149,7 +162,7 @@ def test_of_single_images_a_run_that_breaks_on_its_way_does_not_count(
     def train(self, network, optimizer, batches, eval_subset, ticks):
         (group,) = optimizer.param_groups
         for lead in courses[group["lr"]][: len(ticks) - 1]:
-            yield Measured("forget", 0.1 + lead, 0.1)
+            yield Measured("forget", {"forget": 0.1 + lead, "test_retain": 0.1})
 
     monkeypatch.setattr(Relearn, "_train", train)
     options = {"learning_rates": list(courses), "heads": ["kept"], "steps": 100}

@@ -237,12 +237,12 @@ def test_validation_is_a_share_of_each_retained_class_and_changes_the_name() -> 
 
 
 def test_a_list_that_names_a_whole_class_is_said_to(tmp_path: Path) -> None:
-    whole = "".join(f"{index}\n" for index in range(0, 40, 4))
-    (warning,) = split(write(tmp_path, whole + "1\n")).warnings
-    assert "every training image of class 'cat'" in warning
-    assert "give forget.classes [cat]" in warning
+    whole = "".join(f"{index}\n" for index in range(1, 40, 4))
+    (warning,) = split(write(tmp_path, whole + "3\n")).warnings
+    assert "every training image of class 'dog'" in warning
+    assert "give forget.classes [dog]" in warning
     assert split(write(tmp_path, whole[2:])).warnings == ()
-    assert split(ForgetSpec(classes=["cat"])).warnings == ()
+    assert split(ForgetSpec(classes=["dog"])).warnings == ()
 
 
 def test_a_class_without_test_images_is_named() -> None:
@@ -301,5 +301,5 @@ def test_a_list_goes_alone(tmp_path: Path) -> None:
         split(ForgetSpec(classes=[1], images=[1]))
     with pytest.raises(UsageError, match=r"forget.txt' cannot be combined with images"):
         split(ForgetSpec(index_file=write(tmp_path, "3").index_file, images=[1]))
-    (warning,) = split(ForgetSpec(images=range(0, 40, 4))).warnings
-    assert "the list of images names every training image of class 'cat'" in warning
+    (warning,) = split(ForgetSpec(images=range(1, 40, 4))).warnings
+    assert "the list of images names every training image of class 'dog'" in warning

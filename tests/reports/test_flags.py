@@ -20,7 +20,6 @@ NAMES = (
         "retrain knows",
         "weak inversion",
         "poor original",
-        "uneven classes",
         "poor retrain",
         "small change",
         "few steps",

@@ -308,6 +308,31 @@ def test_an_attack_that_tries_few_unseen_images_is_less_certain():
     assert found.difference.sampling == pytest.approx(share_variance(0.84, 2000) + share_variance(0.84, 500))
 
 
+def test_single_images_of_few_classes_are_compared_with_unseen_ones_of_these():
+    """A model that is poor in their class, and remembers them: over unseen images of all classes it has no lead."""
+    alike = {**SINGLE, "counts": {**SINGLE["counts"], "test_matched": 500}}
+
+    def with_alike(row, unseen):
+        found = {f"{attack}/test_matched_acc": unseen for attack in (WORST, STAGES)}
+        relearnt = {f"{FEW}/mean_forget_acc": 0.85, f"{FEW}/mean_test_matched_acc": unseen}
+        return replace(
+            row, metrics=row.metrics | {"test_matched_acc": unseen}, attacks=row.attacks | found | relearnt, split=alike
+        )
+
+    others = [with_alike(each, 0.84) for each in retrains(split=SINGLE, answer=0.84)]
+    row = with_alike(model("GA", 0.84, split=SINGLE), 0.7)
+    found = {each.attack: each for each in compare([row], others, [])}
+    assert found[WORST].excess == pytest.approx(0.14)
+    assert found[STAGES].unseen.value == 0.7
+    assert found[FEW].unseen.value == 0.7
+    assert found["no attack"].unseen.value == 0.7
+    assert found[WORST].difference.sampling == pytest.approx(share_variance(0.84, 2000) + share_variance(0.7, 500))
+    before = with_alike(original(split=SINGLE, answer=1.0, worst=1.0), 0.84)
+    assert judge(row, [before, *others, row]).level == "not forgotten"
+    unmatched = [model("GA", 0.84, split=SINGLE), *retrains(split=SINGLE, answer=0.84)]
+    assert judge(unmatched[0], [original(split=SINGLE, answer=1.0, worst=1.0), *unmatched]).level == "as Retrain"
+
+
 def test_where_unseen_images_are_not_measured_an_attack_on_single_images_is_not_compared():
     others = retrains(split=SINGLE, answer=0.8)
     compared = [each.attack for each in compare([model("GA", 0.8, split=SINGLE, unseen=None)], others, [])]

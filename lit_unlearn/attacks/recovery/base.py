@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.scaling import NormGate, Standardiser, unit_norm
-from lit_unlearn.attacks.splits import HALVES, SplitData, forgotten_split
+from lit_unlearn.attacks.splits import HALVES, SplitData, forgotten_split, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import unknown
 from lit_unlearn.metrics.evaluation import SplitAccuracy
@@ -25,7 +25,10 @@ Layers = Literal["features", "stages"]
 Readout = Callable[[Encoded], Tensor]
 """From a batch to logits (B, C)."""
 
-_HALF_OF_TEST = tuple((split, "calibration") for split in ("test_forget", "test_forgotten_before", "test_retain"))
+_TEST = ("test_forget", "test_forgotten_before", "test_retain")
+"""Splits of which a half may be calibrated on; ``test_matched`` has none of that half."""
+
+_HALF_OF_TEST = tuple((split, "calibration") for split in _TEST)
 _CALIBRATION: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "train": ((("forget", "all"), ("forgotten_before", "all"), ("retain", "all")), "all"),
     "retain": ((("retain", "all"),), "all"),
@@ -56,12 +59,13 @@ def scored_images(data: SplitData, calibration: Calibration | None) -> dict[str,
 
     def scored(split: str) -> float:
         labels = data.labels(split)
-        held = calibration is not None and split.startswith("test") and _CALIBRATION[calibration][1] == "evaluation"
+        held = calibration is not None and split in _TEST and _CALIBRATION[calibration][1] == "evaluation"
         return float(len(labels[HALVES["evaluation"] :: 2] if held else labels))
 
     decisive = forgotten_split(data.split_names)
-    unseen = decisive == "forget" and "test_retain" in data.split_names
-    return {"images": scored(decisive), **({"unseen": scored("test_retain")} if unseen else {})}
+    unseen = unseen_split(data.split_names)
+    known = decisive == "forget" and unseen in data.split_names
+    return {"images": scored(decisive), **({"unseen": scored(unseen)} if known else {})}
 
 
 class Lens(NamedTuple):
@@ -120,7 +124,7 @@ class Recovery(Attack):
         """Accuracy of fitted readouts on splits, by default all that are scored: ``<split>_acc`` by readout."""
         found: dict[str, dict[str, float]] = {name: {} for name in readouts}
         for split in self.scored_splits(target) if splits is None else splits:
-            part = self._sets(target.data.split_names)[1] if split.startswith("test") else "all"
+            part = self._sets(target.data.split_names)[1] if split in _TEST else "all"
             for name, value in score_part(target, readouts, split, part).items():
                 found[name][f"{split}_acc"] = value
         return found

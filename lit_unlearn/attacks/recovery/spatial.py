@@ -23,7 +23,7 @@ from lit_unlearn.attacks.recovery.base import (
 from lit_unlearn.attacks.recovery.linear import StageRecovery
 from lit_unlearn.attacks.recovery.readouts import CapacityRecovery
 from lit_unlearn.attacks.recovery.worst import WorstRecovery
-from lit_unlearn.attacks.splits import forgotten_split, obtained
+from lit_unlearn.attacks.splits import forgotten_split, obtained, unseen_accuracy
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.results import AttackResult
@@ -89,7 +89,7 @@ class SpatialRecovery(Attack):
             }
             worst = {f"{split}_acc": found.numbers[f"stages/{split}_acc"] for split in view.split_names}
             numbers |= {f"{key}/cells{cells}": value for key, value in worst.items()}
-            got = obtained(decisive, worst[f"{decisive}_acc"], worst.get("test_retain_acc"))
+            got = obtained(decisive, worst[f"{decisive}_acc"], unseen_accuracy(worst))
             if got > most:
                 best, most, strongest = worst, got, f"cells{cells}/{found.notes['stages/strongest']}"
         return AttackResult({**best, **scored_images(view, calibration), **numbers}, {"strongest": strongest})

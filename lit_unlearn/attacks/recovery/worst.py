@@ -46,7 +46,7 @@ from lit_unlearn.attacks.recovery.readouts import (
     LinearDiscriminant,
     NearestMean,
 )
-from lit_unlearn.attacks.splits import forgotten_split, obtained
+from lit_unlearn.attacks.splits import forgotten_split, obtained, unseen_accuracy
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import AttackResult
@@ -58,7 +58,6 @@ SUITES: dict[Stages, int] = {"heads": 1, "readouts": 2}
 Select = Literal["maximum", "half"]
 Halves = tuple[dict[str, float], dict[str, float]]
 _SELECT = ("maximum", "half")
-_UNSEEN = "test_retain_acc"
 _LARGE = "retain"
 """A split that decides nothing and is the largest: the strongest readout alone is scored on it."""
 
@@ -237,7 +236,7 @@ def _strongest(
     key = f"{decisive}_acc"
 
     def got(accuracies: Mapping[str, float]) -> dict[str, float]:
-        return {name: obtained(decisive, value, found[name].get(_UNSEEN)) for name, value in accuracies.items()}
+        return {name: obtained(decisive, value, unseen_accuracy(found[name])) for name, value in accuracies.items()}
 
     first, second = ({}, {}) if halves is None else (got(half) for half in halves)
     if select == "half" and halves is not None:
@@ -250,7 +249,8 @@ def _strongest(
         if halves is not None and len(found) > 1:
             worst["selection_bias"] = whole[name] - (second[_best(first)] + first[_best(second)]) / 2
     if decisive == "forget":
-        worst["gap"] = worst[key] - worst.get(_UNSEEN, math.nan)
+        unseen = unseen_accuracy(worst)
+        worst["gap"] = math.nan if unseen is None else worst[key] - unseen
     return {**worst, "readouts": float(len(found))}, name
 
 
