@@ -112,8 +112,14 @@ class Recovery(Attack):
         """Fits on the calibration set; the readouts by name, which is empty where there is only one."""
 
     def evaluate(self, target: Target) -> AttackResult:
-        """Accuracy after recovery on every split, as ``<split>_acc``, under the name of the readout if it has one."""
+        """Accuracy after recovery on every split, as ``<split>_acc``, under the name of the readout if it has one.
+
+        Where a half of what decides, or of the unseen images beside it, is calibrated on: ``images`` and ``unseen``,
+        how many are scored.
+        """
         scored = self.score(target, self.readouts(target))
+        for found in scored.values():
+            found |= self.counts(target.data) if found else {}
         return AttackResult(
             {f"{name}/{key}".lstrip("/"): value for name, found in scored.items() for key, value in found.items()}
         )
@@ -128,6 +134,12 @@ class Recovery(Attack):
             for name, value in score_part(target, readouts, split, part).items():
                 found[name][f"{split}_acc"] = value
         return found
+
+    def counts(self, data: SplitData) -> dict[str, float]:
+        """How many images decide, and how many unseen ones they are compared with, where these are not all."""
+        fitted = self.calibration or standard_calibration(data.split_names)
+        whole = scored_images(data, None)
+        return {name: count for name, count in scored_images(data, fitted).items() if count != whole[name]}
 
     def scored_splits(self, target: Target) -> Sequence[str]:
         """The splits in which the readouts have an answer to give: all that have samples."""

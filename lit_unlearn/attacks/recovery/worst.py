@@ -109,11 +109,11 @@ class WorstRecovery(Attack):
     """Runs a suite of recovery attacks and reports the strongest, and every member.
 
     Numbers: ``<split>_acc`` of the strongest readout of the features; ``stages/<split>_acc``,
-    ``within_forget_classes/<split>_acc`` and ``within_forget_classes/stages/<split>_acc`` of those groups; beside each,
-    ``readouts``, how many there are, ``selection_bias`` where it can be estimated, and ``gap`` where single images are
-    forgotten; also ``<split>_acc/<member>`` of every member. Notes: ``strongest``, its name, and ``reading``, what the
-    number is a maximum of. Members that need the original are left out where there is none; ``readouts`` then is
-    smaller.
+    ``within_forget_classes/<split>_acc`` and ``within_forget_classes/stages/<split>_acc`` of those groups; beside
+    each, ``readouts``, how many there are, ``selection_bias`` where it can be estimated, ``gap`` where single
+    images are forgotten, and ``images`` and ``unseen``, how many of these are scored, where not all are; also
+    ``<split>_acc/<member>`` of every member. Notes: ``strongest``, its name, and ``reading``, what the number is a
+    maximum of. Members that need the original are left out where there is none; ``readouts`` then is smaller.
 
     Args:
         members: the suite; None is the standard one.
@@ -177,6 +177,7 @@ class WorstRecovery(Attack):
                 if _LARGE in makers[strongest].scored_splits(target):
                     one = {strongest: readouts[strongest]}
                     worst |= makers[strongest].score(target, one, [_LARGE])[strongest]
+                worst |= makers[strongest].counts(target.data)
                 numbers |= {f"{group}/{name}".lstrip("/"): value for name, value in worst.items()}
                 notes |= self._notes(group, strongest, len(readouts), decisive)
             numbers |= {f"{key}/{name}": value for name, each in found.items() for key, value in each.items()}

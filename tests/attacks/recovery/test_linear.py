@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery
+from lit_unlearn.attacks import FeatureMapping, HeadRecovery, StageRecovery, WorstRecovery
 from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.recovery.base import score_part
 from lit_unlearn.attacks.target import EncodedData
@@ -49,7 +49,7 @@ def accuracies(predict, net, splits, half=False):
         part = HALVES["evaluation"] if half and name.startswith("test") else slice(None)
         x, labels = arrays(net, splits, [name], part)
         found[f"{name}_acc"] = float((predict(x).argmax(1) == labels).mean())
-    return found
+    return found | ({"images": len(splits["test_forget"][1]) // 2} if half else {})
 
 
 CALIBRATIONS = {
@@ -206,7 +206,35 @@ def test_a_random_share_is_attacked_without_forgotten_test_classes(make_target, 
             "forget_acc",
             "retain_acc",
             "test_retain_acc",
+            "unseen",
         }
+
+
+@pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping, WorstRecovery])
+def test_how_many_are_scored_is_said_where_half_of_them_is_fitted_on(make_target, nets, four_splits, attack):
+    """Of classes none is; of single images half of the unseen ones, but none that have their class shares."""
+    matched = four_splits["test_forget"]
+    single = {name: each for name, each in four_splits.items() if name != "test_forget"}
+    for splits, expected in (
+        (four_splits, set()),
+        (single, {len(single["test_retain"][1]) // 2}),
+        ({**single, "test_matched": matched}, set()),
+    ):
+        numbers = attack().evaluate(make_target(nets[0], nets[1], **splits)).numbers
+        assert {value for name, value in numbers.items() if name.endswith("unseen")} == expected
+        assert not [name for name in numbers if name.endswith("images")]
+
+
+def test_unseen_images_of_the_same_class_shares_are_scored_whole_and_not_fitted_on(make_target, nets, four_splits):
+    matched = four_splits.pop("test_forget")
+    splits = {**four_splits, "test_matched": matched}
+    target = make_target(nets[0], **splits)
+    attack = HeadRecovery()
+    assert [split for split, _ in attack.calibration_parts(target)] == ["retain", "test_retain"]
+    whole = score_part(target, attack.readouts(target), "test_matched", "all")[""]
+    assert attack.evaluate(target).numbers["test_matched_acc"] == whole
+    found = WorstRecovery([attack]).evaluate(target).numbers
+    assert found["gap"] == found["forget_acc"] - whole
 
 
 @pytest.mark.parametrize("attack", [HeadRecovery, FeatureMapping])
