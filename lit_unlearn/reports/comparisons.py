@@ -284,17 +284,10 @@ def _unseen(*groups: Sequence[Number]) -> Means | None:
     return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None)
 
 
-def without_models(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:
-    """The attacks with a number that Retrains have and the models lack."""
-    ours = numbers(models)
-    return list(dict.fromkeys(key.attack for key in numbers(retrains) if key not in ours))
-
-
-def without_retrain(models: Sequence[Row], retrains: Sequence[Row]) -> list[str]:
-    """The attacks whose number the models have and Retrain lacks."""
-    known = {key.attack for key in numbers(retrains)}
-    attacks = dict.fromkeys(key.attack for key in numbers(models))
-    return [name for name in attacks if name != NO_ATTACK and name not in known]
+def attacks_lacking(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
+    """The attacks with a number that the others have and these rows lack."""
+    ours = numbers(rows)
+    return list(dict.fromkeys(key.attack for key in numbers(others) if key not in ours))
 
 
 def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:

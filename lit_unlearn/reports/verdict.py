@@ -33,9 +33,8 @@ from lit_unlearn.reports.comparisons import (
     Comparison,
     Margins,
     accuracy_lost,
+    attacks_lacking,
     compare,
-    without_models,
-    without_retrain,
 )
 from lit_unlearn.reports.flags import broken_by_relearning, flags
 from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
@@ -266,11 +265,11 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         models=len(ours),
         retrains=len(one_a_model(retrains)),
         missing=_missing(ours[0], compared, broken),
-        uncompared=without_retrain(ours, retrains),
+        uncompared=[attack for attack in attacks_lacking(retrains, ours) if attack != NO_ATTACK],
         separated=separated,
         separating=None if telling is None else len(telling),
         telling=None if shown is None else any(each.differs for each in shown),
-        lacking=without_models(ours, retrains),
+        lacking=attacks_lacking(ours, retrains),
         perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
         unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),
