@@ -714,6 +714,20 @@ def test_an_attack_that_the_model_lacks_does_not_tell_original_from_retrain_for_
     assert judge(row, [before, *others, row]).separated
 
 
+def test_each_split_in_which_an_attack_tells_original_from_retrain_counts():
+    def with_earlier(row, named):
+        return replace(
+            row,
+            metrics=row.metrics | {"test_forgotten_before_acc": 0.0},
+            attacks=row.attacks | {f"{WORST}/test_forgotten_before_acc": named},
+        )
+
+    once = judge(model("GA"), [original(), *retrains()]).separating
+    others, row = [with_earlier(each, 0.8) for each in retrains()], with_earlier(model("GA"), 0.8)
+    assert judge(row, [with_earlier(original(), 0.8), *others]).separating == once
+    assert judge(row, [with_earlier(original(), 0.95), *others]).separating == once + 1
+
+
 def test_of_two_splits_of_one_attack_the_worse_is_kept_in_the_file():
     earlier = {f"{WORST}/test_forgotten_before_acc": 0.8}
     others, before = retrains(plain=earlier), original(**earlier)
