@@ -720,6 +720,7 @@ def test_each_split_in_which_an_attack_tells_original_from_retrain_counts():
             row,
             metrics=row.metrics | {"test_forgotten_before_acc": 0.0},
             attacks=row.attacks | {f"{WORST}/test_forgotten_before_acc": named},
+            split={**CLASSES, "counts": {**COUNTS, "test_forgotten_before": 1000}},
         )
 
     once = judge(model("GA"), [original(), *retrains()]).separating
