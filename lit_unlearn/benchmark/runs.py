@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.benchmark.given import Given, file_key
+from lit_unlearn.benchmark.search_space import values_of
 from lit_unlearn.benchmark.settings import look_up, put
 from lit_unlearn.run_files import CHECKPOINT
 
@@ -64,7 +65,7 @@ class Run:
     def label(self) -> str:
         """What the progress bar shows."""
         seeds = ", ".join(f"{name} {seed}" for name, seed in self.seeds.items())
-        values = "".join(f", {place.rpartition('.')[2]} {value:.3g}" for place, value in self.variant.items())
+        values = "".join(f", {name} {value:.3g}" for name, value in values_of(self.variant).items())
         step = "attack " if self.subcommand == "validate" else ""
         return f"{step}{'/'.join(filter(None, (self.scenario, self.name)))} ({seeds}{values})"
 

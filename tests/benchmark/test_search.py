@@ -10,6 +10,7 @@ from lit_unlearn import methods
 from lit_unlearn.benchmark import Tuning
 from lit_unlearn.benchmark import search as search_file
 from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.runs import make_run
 from lit_unlearn.benchmark.search import EXTENSIONS, Search
 from lit_unlearn.benchmark.search_space import (
     Axis,
@@ -339,6 +340,14 @@ def test_milestones_keep_their_share_of_the_epochs(epochs: int, steps: list[int]
     settings = {"model": {"init_args": scheduler}, "trainer": {"max_epochs": 3}}
     assert variant_of(settings, {"epochs": epochs}) == {"trainer.max_epochs": epochs, f"{SCHEDULER}.milestones": steps}
     assert f"{SCHEDULER}.milestones" not in variant_of(settings, {"lr": 0.1})
+
+
+def test_a_run_is_labelled_by_what_is_searched_and_not_by_what_goes_with_it() -> None:
+    scheduler = {"lr_scheduler": {"init_args": {"milestones": [3, 5, 9]}}}
+    settings = {"model": {"init_args": scheduler}, "trainer": {"max_epochs": 3}}
+    variant = variant_of(settings, {"epochs": 6, "lr": 0.0123, "freeze_batchnorm": True})
+    run = make_run("fit", "class", "scrub", {"original": 0}, settings, {}, variant, reports=True)
+    assert run.label == "class/scrub (original 0, epochs 6, lr 0.0123, freeze_batchnorm 1)"
 
 
 def test_a_setting_of_a_scheduler_is_searched_where_there_is_that_scheduler() -> None:
