@@ -89,7 +89,7 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         count -= round(row.attacks.get(f"{attack}/samples", 0)) if end else 0
         tested = None if end else row.attacks.get(f"{attack}/images")
         of_images = share_variance(value, count if tested is None else round(tested))
-        tried = row.attacks.get(f"{attack}/unseen", sizes.get(unseen_split(row), 0))
+        tried = row.attacks.get(f"{attack}/unseen", sizes.get(unseen_split(row, split), 0))
         return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
     if unit == "IDI":
         # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
@@ -106,9 +106,9 @@ def images(row: Row) -> Mapping[str, int]:
     return {name: n for name, n in counts.items() if isinstance(n, int)} if isinstance(counts, Mapping) else {}
 
 
-def unseen_split(row: Row) -> str:
-    """The split that single images are compared with: where it is known, the one with their shares of the classes."""
-    return (_MATCHED if _MATCHED in row.metrics else RETAINED).removesuffix("_acc")
+def unseen_split(row: Row, split: str = "forget_acc") -> str:
+    """The split that single images are compared with: those of this request with their class shares, where known."""
+    return (_MATCHED if _MATCHED in row.metrics and split in _NOW else RETAINED).removesuffix("_acc")
 
 
 def forgets(row: Row) -> Literal["classes", "one class", "images"]:
@@ -138,7 +138,7 @@ def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
                     yield Key(attack, split, "mean accuracy"), relearnt
             elif split in known and not _needs_unseen(row, split):
                 yield Key(attack, split, "accuracy"), Number(known[split])
-            elif split in known and (unseen := f"{unseen_split(row)}_acc") in known:
+            elif split in known and (unseen := f"{unseen_split(row, split)}_acc") in known:
                 yield Key(attack, split, "accuracy"), Number(known[split], known[unseen])
 
 

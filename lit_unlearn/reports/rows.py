@@ -34,7 +34,7 @@ SPLITS = {
     "forgotten_before_acc": "Forgotten before",
     "test_forget_acc": "Test-forgotten",
     "test_retain_acc": "Test-retained",
-    "test_matched_acc": "Test-matched",
+    "test_matched_acc": "Test, same classes",
     "test_forgotten_before_acc": "Test-forgotten before",
 }
 """The accuracy on each split, with its heading in tables."""

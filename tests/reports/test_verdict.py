@@ -333,6 +333,27 @@ def test_single_images_of_few_classes_are_compared_with_unseen_ones_of_these():
     assert judge(unmatched[0], [original(split=SINGLE, answer=1.0, worst=1.0), *unmatched]).level == "as Retrain"
 
 
+def test_images_of_earlier_requests_are_compared_with_all_unseen_ones():
+    """The unseen images of the same class shares are those of this request."""
+    split = {**SINGLE, "counts": {**SINGLE["counts"], "test_matched": 500, "forgotten_before": 400}}
+
+    def with_both(row):
+        known = {"forgotten_before_acc": 0.8, "test_matched_acc": 0.5}
+        return replace(
+            row,
+            metrics=row.metrics | known,
+            attacks=row.attacks | {f"{WORST}/{name}": value for name, value in known.items()},
+            split=split,
+        )
+
+    rows = [with_both(each) for each in (model("GA", 0.84, split=SINGLE), *retrains(split=SINGLE, answer=0.84))]
+    found = {(each.attack, each.split): each for each in compare(rows[:1], rows[1:], [])}
+    assert found[WORST, "forget_acc"].unseen.value == 0.5
+    earlier = found[WORST, "forgotten_before_acc"]
+    assert earlier.unseen.value == 0.84
+    assert earlier.difference.sampling == pytest.approx(share_variance(0.8, 400) + share_variance(0.84, 10000))
+
+
 def test_where_unseen_images_are_not_measured_an_attack_on_single_images_is_not_compared():
     others = retrains(split=SINGLE, answer=0.8)
     compared = [each.attack for each in compare([model("GA", 0.8, split=SINGLE, unseen=None)], others, [])]
