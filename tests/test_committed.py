@@ -77,7 +77,7 @@ OPEN_SEARCHES = (
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("scenario", "skip"), [("class", OPEN_SEARCHES)])
+@pytest.mark.parametrize(("scenario", "skip"), [("class", OPEN_SEARCHES), ("random", ())])
 def test_the_committed_search_goes_on_where_it_stands(scenario, skip):
     config, rows = read_config("tune/fashion_mnist"), kept_rows(ROOT / "docs/results/tuning")
     grid = Grid(**config["grid"], scenarios=[scenario], skip={scenario: list(skip)})
