@@ -5,11 +5,12 @@ scrambled Sobol sequence; the others come one after the other where an estimator
 et al., "Algorithms for hyper-parameter optimization", 2011), which looks at the scores by turns. Where a winner then
 lies at the edge of a range, the range is extended by half its logarithm, and the winner is tried in the middle and at
 the end of the new part. Where a winner forgets nothing, it is tried at two rates between its own and the next one at
-which something happened. Twice at most.
+which its like forgets, or the end of the range. Twice at most.
 
 Afterwards the best few by each way to choose, the finalists, can be tried on other originals as well.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -222,7 +223,7 @@ def _round(ranges: Mapping[str, Range], winner: Trial, tried: Sequence[Trial]) -
     rate = ranges.get("lr")
     if rate is None or not _forgets_nothing(winner):
         found = _at_edges(ranges, winner)
-    elif ends := _next_rates(winner, tried):
+    elif ends := _next_rates(rate, winner, tried):
         points = _between(rate, winner, *ends)
         return None if any(trial.values in points for trial in tried) or points[0] == points[1] else Round(points, [])
     else:
@@ -242,21 +243,30 @@ def _extensions(places: Sequence[tuple[Range, Side]]) -> list[Extension]:
     return [one for one in found if one.after != one.before]
 
 
-def _next_rates(winner: Trial, tried: Sequence[Trial]) -> tuple[float, float] | None:
-    """The rate above a winner's at which something is forgotten first, behind the last one at which nothing is."""
+def _next_rates(rate: Range, winner: Trial, tried: Sequence[Trial]) -> tuple[float, float] | None:
+    """The rate above a winner's at which something is forgotten first, behind the last one at which nothing is.
+
+    They are of trials whose other settings are the winner's. Where none of these forgets, but others do, the end of the
+    range takes the first one's place: what is too much for one setting is nothing for another.
+    """
     own = winner.values["lr"]
     above = [trial for trial in tried if trial.values["lr"] > own]
-    ends = [trial.values["lr"] for trial in above if trial.status == "diverged" or _forgets(trial)]
-    if not ends:
+    if not any(_acts(trial) for trial in above):
         return None
-    high = min(ends)
-    low = max([own, *(trial.values["lr"] for trial in above if _forgets_nothing(trial) and trial.values["lr"] < high)])
-    return low, high
+    alike = [trial for trial in above if {**trial.values, "lr": own} == winner.values]
+    first = min([trial.values["lr"] for trial in alike if _acts(trial)], default=math.inf)
+    low = max([own, *(trial.values["lr"] for trial in alike if _forgets_nothing(trial) and trial.values["lr"] < first)])
+    high = rate.high if first == math.inf else first
+    return (low, high) if low < high else None
 
 
 def _between(rate: Range, winner: Trial, low: float, high: float) -> list[Values]:
     """The winner at two rates between two others."""
     return [{**winner.values, "lr": rate.value(low * (high / low) ** part)} for part in (1 / 3, 2 / 3)]
+
+
+def _acts(trial: Trial) -> bool:
+    return trial.status == "diverged" or _forgets(trial)
 
 
 def _forgets(trial: Trial) -> bool:

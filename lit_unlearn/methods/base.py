@@ -54,6 +54,8 @@ class UnlearnModule(BackboneModule):
             the epoch is given by overriding :meth:`order_in`.
         needs_forget: whether the method needs a forget set.
         needs_classes: whether the method can only forget all samples of some classes.
+        raises_loss: whether it raises a loss. Where that is near 0, and so its gradient, little happens for long, and
+            then much at once: a search does not end a trial of it because nothing has changed.
         training_only: submodules, by name, that only training needs; a checkpoint without optimizer leaves them out.
         objects: arguments of the method that are objects, and so no hyperparameters of a row or a checkpoint.
         search: what to tune, and where: ranges are searched evenly over the logarithm. ``lr`` is the optimizer's,
@@ -79,6 +81,7 @@ class UnlearnModule(BackboneModule):
     order: ClassVar[str]
     needs_forget: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = False
+    raises_loss: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
     objects: ClassVar[tuple[str, ...]] = ()
     search: ClassVar[SearchSpace] = ()

@@ -32,6 +32,7 @@ class GradientAscent(UnlearnModule):
     """
 
     order = "forget"
+    raises_loss = True
     search = (("lr", 1e-5, 0.01), ("epochs", (5, 7, 10)), ("forget_batch_size", (64, 128, 256)))
 
     def __init__(

@@ -41,6 +41,7 @@ class ModeConnectivity(UnlearnModule):
     """
 
     order = "paired"
+    raises_loss = True
     search = (("lr", 3e-6, 0.01), ("weight", 1e-4, 0.1), ("epochs", (3, 10, 30, 100)))
 
     def __init__(

@@ -42,6 +42,7 @@ class NegGradPlus(UnlearnModule):
     """
 
     order = "paired"
+    raises_loss = True
     search = (
         ("lr", 3e-4, 0.1),
         ("alpha", (0.9, 0.95, 0.99, 0.999, 0.9999)),

@@ -37,16 +37,17 @@ class NoEffectWatch(Callback):
     a, the mean total variation distance between the original's answers (softmax) and those of a network with these
     weights and the original's BatchNorm statistics; and the model's accuracy as it stands. The run is stopped if
     E·w < .01, E²·a < .005, and the accuracy is within .1 point of the original's, on both sets. That is generous to
-    slow methods: at a constant rate a grows about E times, E² leaves room for rates that begin low and for losses that
-    climb; a method whose answers begin to change late is kept for its weights. BatchNorm's statistics move without any
-    learning, and no further after some dozens of steps: they count as they are, by the accuracy.
+    slow methods: at a constant rate a grows about E times, E² leaves room for rates that begin low; a method whose
+    answers begin to change late is kept for its weights. A method that raises a loss is never stopped: on images that
+    the original has memorised the gradient is nearly 0 at first, and grows with the loss. BatchNorm's statistics move
+    without any learning, and no further after some dozens of steps: they count as they are, by the accuracy.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures after the first epoch."""
         method, epochs = cast("UnlearnModule", pl_module), trainer.max_epochs or 0
         original = None if method.from_scratch else method.original_copy()
-        if trainer.current_epoch > 0 or epochs < 2 or original is None:
+        if trainer.current_epoch > 0 or epochs < 2 or original is None or method.raises_loss:
             return
         moved = relative_change(original, method.unwrapped_backbone())
         found = [_change(trainer, method, original, split) for split in ("forget", "retain")]

@@ -52,6 +52,7 @@ class SCRUB(RewindingModule):
     """
 
     order = "forget_then_retain"
+    raises_loss = True
     search = (
         ("lr", 1e-4, 0.01),
         ("alpha", 3e-4, 1.0),

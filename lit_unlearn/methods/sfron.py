@@ -52,6 +52,7 @@ class SFRon(UnlearnModule):
     """
 
     order = "paired"
+    raises_loss = True
     search = (("lr", 1e-3, 0.1), ("alpha", 1.0, 100.0), ("epochs", (4, 8, 16)), ("forget_every", (1, 5)))
 
     def __init__(

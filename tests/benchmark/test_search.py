@@ -281,6 +281,22 @@ def test_a_winner_that_forgets_nothing_is_tried_at_rates_between_its_own_and_the
     assert len(of.points({}, near)) == 4, "nothing lies between two digits"
 
 
+def test_what_is_too_much_for_other_settings_does_not_bound_the_rates_of_a_winner() -> None:
+    of = search((("lr", 1e-4, 0.1), ("weight", 1.0, 100.0)), 3, **BY_ACCURACY)
+
+    def tried(lr: float, weight: float, gap: float, kept: float) -> Trial:
+        return Trial("class", "opc", {"lr": lr, "weight": weight}, gap=gap, kept=kept, status="ok")
+
+    first = [tried(1e-4, 1.0, 6.0, 1.0), tried(3e-4, 90.0, 40.0, -3.0), tried(1e-3, 1.0, 6.5, 1.0)]
+    added = of.points({}, first)[3:]
+    assert added == [{"lr": lr, "weight": 1.0} for lr in (4.6e-3, 0.022)], "thirds of the way from .001 to the end, .1"
+    nothing = [tried(values["lr"], 1.0, 7.0, 1.0) for values in added]
+    further = of.points({}, [*first, *nothing])[5:]
+    assert further == [{"lr": lr, "weight": 1.0} for lr in (0.036, 0.06)]
+    at_end = [*first, tried(4.6e-3, 1.0, 7.0, 1.0), tried(0.1, 1.0, 7.0, 1.0)]
+    assert [values["lr"] for values in of.points({}, at_end)[5:]] == [0.57, 3.2], "and beyond"
+
+
 def test_without_a_rate_or_anything_that_forgets_the_range_goes_on() -> None:
     of = search((("lr", 1e-4, 0.01),), 3, **BY_ACCURACY)
     tried = [Trial("class", "opc", {"lr": lr}, gap=6.0, kept=1.0, status="ok") for lr in (1e-4, 1e-3, 3e-3)]

@@ -5,7 +5,16 @@ import torch
 from torch.optim import SGD
 
 from lit_unlearn.attacks import Evaluation, HeadRecovery
-from lit_unlearn.methods import BoundaryExpanding, FineTune, RetrainShort
+from lit_unlearn.methods import (
+    SCRUB,
+    BoundaryExpanding,
+    FineTune,
+    GradientAscent,
+    ModeConnectivity,
+    NegGradPlus,
+    RetrainShort,
+    SFRon,
+)
 from lit_unlearn.methods.pruning import NoEffectWatch
 from lit_unlearn.reports.report import Report
 
@@ -47,6 +56,12 @@ def test_a_slow_method_of_which_an_epoch_alone_shows_little_is_kept(tried, make_
     """One epoch moves an answer by far less than half a point; the square of ten epochs is left for the rest."""
     assert tried(BoundaryExpanding(make_backbone(), optimizer=at(1e-3)))[1].status == "ok"
     assert tried(BoundaryExpanding(make_backbone(), optimizer=at(1e-3)), epochs=2)[1].status == "pruned"
+
+
+@pytest.mark.parametrize("method", [GradientAscent, ModeConnectivity, NegGradPlus, SCRUB, SFRon])
+def test_a_method_that_raises_a_loss_is_kept(tried, make_backbone, method):
+    """On memorised images nothing happens for long, and then much at once."""
+    assert tried(method(make_backbone(), optimizer=at(1e-9)), epochs=2)[1].status == "ok"
 
 
 class Shifts(FineTune):
