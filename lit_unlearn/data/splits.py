@@ -138,7 +138,7 @@ def make_split(
     test_forget = members(test_labels, classes)
     test_before = members(test_labels, [label for label in gone_classes if label not in classes])
     test_retain = others(torch.cat([test_forget, test_before]), len(test_labels))
-    alike, lacking = (none(), []) if classes else matched(train_labels[forget], test_labels, test_retain, seed)
+    alike, lacking = matched(train_labels[forget], test_labels, test_retain, seed)
     return ForgetSplit(
         forget=forget,
         retain=retain,

@@ -32,6 +32,12 @@ def test_tiny_features_give_the_forgotten_away(make_target, net):
     assert len(found) == 2 * (len(SCORES) + 1)
 
 
+def test_single_images_of_few_classes_are_told_from_unseen_ones_of_these(make_target, net):
+    """All unseen images are as small as the forgotten ones, those of their classes are not."""
+    splits = {"forget": noise(40, 1, 1e-3), "test_retain": noise(60, 2, 1e-3), "test_matched": noise(60, 3)}
+    assert DetectSamples().evaluate(make_target(net, **splits)).numbers["forget_feature_norm_auc"] == 1
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_direction_is_learnt(make_target, net, scale):
     found = DetectSamples().evaluate(make_target(net, forget=noise(40, 1, scale), test_retain=noise(60, 3))).numbers

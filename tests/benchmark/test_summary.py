@@ -231,8 +231,14 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
         "detectability/samples/forget_auc": 0.7,
         "detectability/samples/test_forget_auc": 0.8,
     }
+    alike = row(
+        "CT", 0, scenario="random", **{"relearn/few/mean_forget_acc": 0.9, "relearn/few/mean_test_retain_acc": 0.5}
+    )
+    alike.metrics["test_matched_acc"] = 0.8
+    alike.attacks["relearn/few/mean_test_matched_acc"] = 0.87
     by_class, single = summarise(
         [
+            alike,
             row("OPC", 0, **numbers_of_suite),
             row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7}),
             row("GA", 0, scenario="random", **{"relearn/few/forget_acc": 0.9, "relearn/few/test_retain_acc": 0.84}),
@@ -247,6 +253,9 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     assert "Relearnt" not in numbers(single, "OPC"), "the useful accuracy says nothing of single images"
     assert numbers(single, "OPC")["Relearnt lead"] is None
     assert numbers(single, "GA")["Relearnt lead"].mean == pytest.approx(6)
+    assert numbers(single, "CT")["Relearnt lead"].mean == pytest.approx(3), (
+        "over unseen images of the same class shares"
+    )
 
 
 def test_weights_below_the_root_are_named_from_there(tmp_path):

@@ -62,6 +62,12 @@ def test_a_split_of_single_images_of_one_class_has_them_and_others_do_not():
         assert "test_matched" not in make_split(train, TEST, spec, 0, NAMES).counts()
 
 
+def test_of_a_class_without_any_test_image_one_warning_is_enough():
+    test = torch.tensor([0, 1] * 20)
+    made = make_split(torch.arange(90) % 3, test, ForgetSpec(classes=["frog"], fraction=0.5), 0, NAMES[:3])
+    assert made.warnings == ("no test image of class 'frog': nothing is known of unseen images of it",)
+
+
 def test_a_warning_says_of_which_class_no_unseen_image_is_left():
     test = torch.tensor([0, 1] * 20)
     made = make_split(torch.arange(80) % 2, test, ForgetSpec(classes=["cat"], fraction=0.5), 0, NAMES[:2])

@@ -75,18 +75,21 @@ def test_single_images_are_read_by_readouts_that_were_fitted_on_all_others(make_
     assert {member.calibration for member in seen[-1]} == {"rest"}
 
 
-def test_of_single_images_the_cells_with_the_largest_lead_count(make_target, splits, monkeypatch):
-    del splits["test_forget"]
+@pytest.mark.parametrize("unseen_of", ["test_retain", "test_matched"])
+def test_of_single_images_the_cells_with_the_largest_lead_count(make_target, splits, monkeypatch, unseen_of):
+    gone = splits.pop("test_forget")
+    splits |= {"test_matched": gone} if unseen_of == "test_matched" else {}
     leads = iter([(0.9, 0.8), (0.7, 0.3)])
 
     def evaluate(self, target):
         forget, unseen = next(leads)
-        numbers = {"stages/forget_acc": forget, "stages/retain_acc": 1.0, "stages/test_retain_acc": unseen}
+        numbers = {"stages/forget_acc": forget, "stages/retain_acc": 1.0, "stages/test_retain_acc": 1 - forget}
+        numbers |= {f"stages/{unseen_of}_acc": unseen}
         return AttackResult(numbers, {"stages/strongest": "any"})
 
     monkeypatch.setattr(WorstRecovery, "evaluate", evaluate)
     found = SpatialRecovery().evaluate(make_target(Quadrants({"maps": "0"}), **splits))
-    assert (found.numbers["forget_acc"], found.numbers["test_retain_acc"]) == (0.7, 0.3)
+    assert (found.numbers["forget_acc"], found.numbers[f"{unseen_of}_acc"]) == (0.7, 0.3)
     assert found.notes["strongest"] == "cells4/any"
 
 
