@@ -238,10 +238,10 @@ def test_what_only_the_whole_suite_measures_has_columns_where_it_was_run():
     alike.attacks["relearn/few/mean_test_matched_acc"] = 0.87
     by_class, single = summarise(
         [
-            alike,
             row("OPC", 0, **numbers_of_suite),
             row("OPC", 0, scenario="random", **{"detectability/samples/forget_auc": 0.7}),
             row("GA", 0, scenario="random", **{"relearn/few/forget_acc": 0.9, "relearn/few/test_retain_acc": 0.84}),
+            alike,
         ]
     )
     found = numbers(by_class, "OPC")
