@@ -5,7 +5,7 @@ from typing import Any
 
 from lit_unlearn.errors import RAISED
 from lit_unlearn.reports.comparisons import MARGINS, Comparison
-from lit_unlearn.reports.numbers import ACCURACIES, READ, forgets
+from lit_unlearn.reports.numbers import ACCURACIES, READ, forgets, images, unseen_split
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance
 from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
 
@@ -293,6 +293,9 @@ def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
             f"Attacks that end near {percent(level)} are at chance level: they cannot recover which forgotten class an "
             "image has. This does not prove that the image is forgotten."
         )
+    if forgets(row) == "images" and (split := unseen_split(row)) != "test_retain":
+        count = _count(images(row).get(split, 0), "test image")
+        yield f"Unseen images are {count} of the forget images' classes, in the same shares."
     if forgets(row) == "one class":
         yield (
             "One class was forgotten, so its name is known without the model. Recovery attacks do not count here. All "

@@ -329,8 +329,12 @@ def test_single_images_of_few_classes_are_compared_with_unseen_ones_of_these():
     assert found[WORST].difference.sampling == pytest.approx(share_variance(0.84, 2000) + share_variance(0.7, 500))
     before = with_alike(original(split=SINGLE, answer=1.0, worst=1.0), 0.84)
     assert judge(row, [before, *others, row]).level == "not forgotten"
+    told = remarks(row, judge(row, [before, *others, row]))
+    assert "Unseen images are 500 test images of the forget images' classes, in the same shares." in told
     unmatched = [model("GA", 0.84, split=SINGLE), *retrains(split=SINGLE, answer=0.84)]
-    assert judge(unmatched[0], [original(split=SINGLE, answer=1.0, worst=1.0), *unmatched]).level == "as Retrain"
+    found = judge(unmatched[0], [original(split=SINGLE, answer=1.0, worst=1.0), *unmatched])
+    assert found.level == "as Retrain"
+    assert not [text for text in remarks(unmatched[0], found) if text.startswith("Unseen images")]
 
 
 def test_images_of_earlier_requests_are_compared_with_all_unseen_ones():
