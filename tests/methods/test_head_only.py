@@ -46,7 +46,7 @@ def test_only_the_head_is_given_to_the_optimizer(fit, make_backbone, make_data):
     assert [tuple(p.shape) for group in trainer.optimizers[0].param_groups for p in group["params"]] == [(4, 16), (4,)]
 
 
-@pytest.mark.parametrize("forget", [{"fraction": 0.3}, {"classes": [0], "fraction": 0.5}])
+@pytest.mark.parametrize("forget", [{"fraction": 0.3}, {"classes": [1], "fraction": 0.5}])
 def test_it_is_refused_where_no_whole_class_is_forgotten(fit, make_backbone, make_data, forget):
     with pytest.raises(UsageError, match=r"HeadOnly can only forget whole classes: set data\.forget\.classes alone"):
         fit(HeadOnly(make_backbone()), make_data(**forget))
