@@ -223,7 +223,7 @@ class Relearn(Attack):
             if split in known:
                 order = torch.randperm(len(target.data.labels(split)), generator=draw)
                 left = order[~torch.isin(order, held)] if split == "forget" else order
-                beside = decisive == "forget" != split and split == unseen_split(known)
+                beside = decisive == "forget" and split == unseen_split(known)
                 chosen = left[: self.measured * (_UNSEEN if beside else 1)]
                 sets[split], counts[split] = packed_share(target.data, split, chosen, target.device), len(chosen)
         return EvalSubset(decisive, sets, counts)
