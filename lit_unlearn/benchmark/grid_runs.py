@@ -162,11 +162,12 @@ class _Scenario:
         retrain = look_up(self.experiments.base(self.base), "evaluation.retrain")
         if self.grid.original is None or retrain is None or is_config(retrain):
             return None
-        if self.grid.seeds.originals > 1:
-            raise UsageError(
-                f"{self.base}: evaluation.retrain is {str(retrain)!r}, one Retrain, but seeds.originals is "
-                f"{self.grid.seeds.originals}: name a config there, or null, and each seed trains its own"
-            )
+        for name, seeds in (("originals", self.grid.seeds.originals), ("references", self.grid.seeds.references or 0)):
+            if seeds > 1:
+                raise UsageError(
+                    f"{self.base}: evaluation.retrain is {str(retrain)!r}, one Retrain, but seeds.{name} is {seeds}: "
+                    "name a config there, or null, and each seed trains its own"
+                )
         return given(f"{self.base}: evaluation.retrain", retrain)
 
     def _unlearned(

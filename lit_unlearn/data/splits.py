@@ -16,6 +16,7 @@ SPLIT_NAMES = (
     "retain",
     "validation",
     "forgotten_before",
+    "images_before",
     "test_forget",
     "test_retain",
     "test_matched",
@@ -23,7 +24,7 @@ SPLIT_NAMES = (
 )
 """All splits, in the order of the evaluation loaders."""
 
-TRAINING_SPLITS = SPLIT_NAMES[:4]
+TRAINING_SPLITS = SPLIT_NAMES[:5]
 """The splits of training images."""
 
 MAIN_SPLITS = ("forget", "retain", "test_forget", "test_retain")
@@ -45,6 +46,7 @@ class ForgetSplit:
         forgotten_classes: indices of the classes of which all samples are forgotten, sorted.
         validation: training indices held out to choose settings by, int64; nothing is trained on them.
         forgotten_before: training indices that earlier requests forgot, int64; nothing is trained on them.
+        images_before: those of ``forgotten_before`` whose class no request forgets as a whole, int64.
         test_forgotten_before: test indices of the classes that earlier requests forgot as a whole, int64.
         request: 16 hex digits that name what is forgotten now; earlier requests do not change it.
         left_out: 16 hex digits that name all that must never be learnt: this forget set and the earlier ones.
@@ -64,6 +66,7 @@ class ForgetSplit:
     forgotten_classes: tuple[int, ...] = ()
     validation: Tensor = field(default_factory=none)
     forgotten_before: Tensor = field(default_factory=none)
+    images_before: Tensor = field(default_factory=none)
     test_forgotten_before: Tensor = field(default_factory=none)
     request: str = ""
     left_out: str = ""
@@ -150,6 +153,7 @@ def make_split(
         forgotten_classes=tuple(sorted(classes)),
         validation=held,
         forgotten_before=gone,
+        images_before=gone[~torch.isin(train_labels[gone], torch.tensor(classes + gone_classes, dtype=torch.int64))],
         test_forgotten_before=test_before,
         request=_split_hash(forget, train_labels),
         left_out=_split_hash(left_out, train_labels),

@@ -46,8 +46,10 @@ class NoEffectWatch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures after the first epoch."""
         method, epochs = cast("UnlearnModule", pl_module), trainer.max_epochs or 0
-        original = None if method.from_scratch else method.original_copy()
-        if trainer.current_epoch > 0 or epochs < 2 or original is None or method.raises_loss:
+        if trainer.current_epoch > 0 or epochs < 2 or method.from_scratch or method.raises_loss:
+            return
+        original = method.original_copy()
+        if original is None:
             return
         moved = relative_change(original, method.unwrapped_backbone())
         found = [_change(trainer, method, original, split) for split in ("forget", "retain")]

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lit_unlearn.reports.rows import MEAN_OF, RETRAIN, Row
+from lit_unlearn.reports.rows import MEAN_OF, ORIGINAL, RETRAIN, Row
 
 
 def mean_row(rows: Sequence[Row], **changes: object) -> Row:
@@ -21,9 +21,9 @@ def mean_row(rows: Sequence[Row], **changes: object) -> Row:
 def one_a_model(rows: Sequence[Row]) -> list[Row]:
     """A row for each model: the mean of its rows where it was attacked several times, with other seeds.
 
-    Rows of a benchmark are of one model where they share all seeds but the attack's, and of Original and Retrain where
-    they share the training seed. Other rows are of one model where they agree in every accuracy without an attack and
-    in seed and settings.
+    Of Original and of Retrain, rows are of one model where the weights have one hash, whatever the seeds. Other rows of
+    a benchmark are where they share all seeds but the attack's, and rows beside a benchmark where they agree in every
+    accuracy without an attack and in seed and settings.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -67,6 +67,8 @@ def _task(row: Row) -> str:
 
 def _model(row: Row) -> str:
     made = row.benchmark
+    if row.method in (ORIGINAL, RETRAIN) and (sha256 := row.weights.get("sha256")):
+        return repr((row.method, row.split.get("hash"), sha256))
     if made.get("seeds"):
         seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}
         place = [made.get(name) for name in ("scenario", "experiment", "variant")]

@@ -35,6 +35,7 @@ def flags(
     compared: Sequence[Comparison],
     separated: bool | None,
     broken: Mapping[str, tuple[float, float]],
+    skill: Comparison | None = None,
 ) -> dict[str, str]:
     """The flags of a method: name → sentence, without its stop.
 
@@ -44,9 +45,11 @@ def flags(
         compared: its numbers beside Retrain's.
         separated: whether the attacks together separate Original from Retrain; None where Original is unknown.
         broken: what :func:`broken_by_relearning` finds of them.
+        skill: what :func:`~lit_unlearn.reports.comparisons.skill_in_classes` finds of them.
     """
     found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(broken)]
-    found += [*_blind(compared, separated), *_retrain_knows(compared), *_weak_inversion(models)]
+    found += [*_blind(compared, separated), *_retrain_knows(compared), *_knows_classes(skill)]
+    found += _weak_inversion(models)
     return dict(found)
 
 
@@ -136,6 +139,19 @@ def _retrain_knows(compared: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
             "retrain knows",
             f"{most.attack} tells the forget images from unseen ones on Retrain as well, with an AUC of "
             f"{most.retrain:.2f}: has Retrain seen them?",
+        )
+
+
+def _knows_classes(skill: Comparison | None) -> Iterator[tuple[str, str]]:
+    if skill is not None and skill.differs and skill.unseen is not None:
+        ours, theirs, all_ours, all_theirs = (
+            f"{100 * value:.0f} %" for value in (skill.value, skill.retrain, skill.unseen.value, skill.unseen.retrain)
+        )
+        yield (
+            "knows the classes",
+            f"the model names {ours} of unseen images of the forget images' classes and {all_ours} of all unseen ones; "
+            f"Retrain, {theirs} and {all_theirs}. It may have kept what the forget images taught of their classes, "
+            "which a lead over unseen images of the same classes does not show",
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import stdev
 
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, forgets, numbers
+from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, numbers, of_images
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 
 OTHER = ""
@@ -43,10 +43,10 @@ def _family(attack: str) -> str:
     return next(name for name in KNOWN if attack.startswith(name))
 
 
-def known_deviation(attack: str, row: Row) -> float:
-    """What is known of an attack's number on Retrains of other seeds, for what a row's run forgets."""
-    of_classes, of_images = KNOWN[_family(attack)]
-    return of_images if forgets(row) == "images" else of_classes
+def known_deviation(attack: str, row: Row, split: str = "forget_acc") -> float:
+    """What is known of an attack's number on Retrains of other seeds, for what is to be forgotten there."""
+    of_classes, of_single = KNOWN[_family(attack)]
+    return of_single if of_images(row, split) else of_classes
 
 
 def deviations(models: Sequence[Row]) -> dict[str, float]:

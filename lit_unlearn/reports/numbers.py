@@ -27,9 +27,10 @@ ACCURACIES: tuple[Unit, ...] = ("accuracy", "mean accuracy")
 IDI = "representation/idi"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
-RETAINED, _MATCHED = "test_retain_acc", "test_matched_acc"
-_NOW, _BEFORE = ("test_forget_acc", "forget_acc"), ("test_forgotten_before_acc", "forgotten_before_acc")
-READ = (*_NOW, *_BEFORE, RETAINED, _MATCHED, "auc", "forget_auc", "test_forget_auc")
+RETAINED, MATCHED = "test_retain_acc", "test_matched_acc"
+_NOW = ("test_forget_acc", "forget_acc")
+_CLASSES_BEFORE, _IMAGES_BEFORE, _ALL_BEFORE = "test_forgotten_before_acc", "images_before_acc", "forgotten_before_acc"
+READ = (*_NOW, _CLASSES_BEFORE, _IMAGES_BEFORE, _ALL_BEFORE, RETAINED, MATCHED, "auc", "forget_auc", "test_forget_auc")
 """How the names end of the numbers of attacks that are compared."""
 
 
@@ -87,10 +88,9 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         # Of an older row: the end of relearning, on all images but those that it relearns from.
         end = attack.startswith("relearn/") and forgets(row) == "images" and unit == "accuracy"
         count -= round(row.attacks.get(f"{attack}/samples", 0)) if end else 0
-        tested = None if end else row.attacks.get(f"{attack}/images")
-        of_images = share_variance(value, count if tested is None else round(tested))
-        tried = row.attacks.get(f"{attack}/unseen", sizes.get(unseen_split(row, split), 0))
-        return of_images if unseen is None else of_images + share_variance(unseen, round(tried))
+        tested = None if end or split not in _NOW else row.attacks.get(f"{attack}/images")
+        of_forgotten = share_variance(value, count if tested is None else round(tested))
+        return of_forgotten if unseen is None else of_forgotten + share_variance(unseen, unseen_images(key, row))
     if unit == "IDI":
         # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
         name = "lead_error" if row.method in (ORIGINAL, RETRAIN) else "error"
@@ -108,7 +108,12 @@ def images(row: Row) -> Mapping[str, int]:
 
 def unseen_split(row: Row, split: str = "forget_acc") -> str:
     """The split that single images are compared with: those of this request with their class shares, where known."""
-    return (_MATCHED if _MATCHED in row.metrics and split in _NOW else RETAINED).removesuffix("_acc")
+    return (MATCHED if MATCHED in row.metrics and split in _NOW else RETAINED).removesuffix("_acc")
+
+
+def unseen_images(key: Key, row: Row) -> int:
+    """How many unseen images a number of single images is compared with."""
+    return round(row.attacks.get(f"{key.attack}/unseen", images(row).get(unseen_split(row, key.split), 0)))
 
 
 def forgets(row: Row) -> Literal["classes", "one class", "images"]:
@@ -119,22 +124,28 @@ def forgets(row: Row) -> Literal["classes", "one class", "images"]:
     return "one class" if isinstance(classes, list) and len(classes) == 1 else "classes"
 
 
-def _decisive(row: Row) -> tuple[str, ...]:
-    """The splits that decide: of this request, and of earlier ones."""
+def of_images(row: Row, split: str) -> bool:
+    """Whether an accuracy is of single images to be forgotten, of this request or of earlier ones."""
+    return split == _IMAGES_BEFORE or (split == "forget_acc" and forgets(row) == "images")
+
+
+def _decisive(row: Row) -> list[str]:
+    """The splits that decide: of this request, then of earlier ones, their classes and their single images."""
     now = _NOW if forgets(row) != "images" else ("forget_acc",)
-    known = [next((name for name in names if name in row.metrics), None) for names in (now, _BEFORE)]
-    return tuple(name for name in known if name is not None)
+    known = [name for name in now if name in row.metrics][:1]
+    earlier = [name for name in (_CLASSES_BEFORE, _IMAGES_BEFORE) if name in row.metrics]
+    return known + (earlier or [name for name in (_ALL_BEFORE,) if name in row.metrics])
 
 
 def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
-    trivial = "recovery/" if forgets(row) == "one class" else None
+    decisive, one_class = _decisive(row), forgets(row) == "one class"
     for attack, known in row.accuracies().items():
-        if trivial and attack.startswith(trivial):
-            continue
-        for place, split in enumerate(_decisive(row)):
+        for split in decisive:
+            if one_class and split in _NOW and attack.startswith("recovery/"):
+                continue
             relearnt = _mean_of_relearning(attack, row)
             if relearnt is not None:
-                if place == 0:
+                if split in _NOW:
                     yield Key(attack, split, "mean accuracy"), relearnt
             elif split in known and not _needs_unseen(row, split):
                 yield Key(attack, split, "accuracy"), Number(known[split])
@@ -154,11 +165,11 @@ def _mean_of_relearning(attack: str, row: Row) -> Number | None:
 
 def _needs_unseen(row: Row, split: str) -> bool:
     """Whether a number counts beyond that of unseen images; where there are no test images, all have to do without."""
-    return forgets(row) == "images" and not split.startswith("test_") and RETAINED in row.metrics
+    return of_images(row, split) and RETAINED in row.metrics
 
 
 def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:
-    for split in _decisive(row)[:1]:
+    for split in [name for name in _decisive(row) if name in _NOW]:
         for key, value in row.attacks.items():
             attack, _, quantity = key.rpartition("/")
             if attack == DETECTION and quantity == f"{split.removesuffix('_acc')}_auc":

@@ -32,6 +32,7 @@ SPLITS = {
     "retain_acc": "Retain",
     "validation_acc": "Validation",
     "forgotten_before_acc": "Forgotten before",
+    "images_before_acc": "Single images before",
     "test_forget_acc": "Test-forgotten",
     "test_retain_acc": "Test-retained",
     "test_matched_acc": "Test, same classes",
@@ -39,7 +40,10 @@ SPLITS = {
 }
 """The accuracy on each split, with its heading in tables."""
 
-FORGOTTEN = ("test_forget_acc", "forget_acc", "test_forgotten_before_acc", "forgotten_before_acc")
+FORGOTTEN = (
+    *("test_forget_acc", "forget_acc"),
+    *("test_forgotten_before_acc", "images_before_acc", "forgotten_before_acc"),
+)
 """Accuracies on what must be forgotten; the first that a row knows decides."""
 
 _LATER = {"flags"}

@@ -27,6 +27,7 @@ IMAGE_NAMES = {
     "forget_acc": "forget",
     "test_forget_acc": "unseen",
     "forgotten_before_acc": "forgotten before",
+    "images_before_acc": "single images, forgotten before",
     "test_forgotten_before_acc": "unseen, forgotten before",
 }
 """The forgotten images that an accuracy is of, in a word or two."""

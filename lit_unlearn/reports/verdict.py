@@ -35,9 +35,10 @@ from lit_unlearn.reports.comparisons import (
     accuracy_lost,
     attacks_lacking,
     compare,
+    skill_in_classes,
 )
 from lit_unlearn.reports.flags import broken_by_relearning, flags
-from lit_unlearn.reports.numbers import DETECTION, IDI, forgets
+from lit_unlearn.reports.numbers import DETECTION, IDI, forgets, numbers, of_images
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 from lit_unlearn.reports.statistics import Difference
 
@@ -95,8 +96,10 @@ class Verdict:
         separated: whether the attacks separate Original from Retrain; None where Original is unknown.
         separating: how many of the comparisons separate Original from Retrain; None where Original is unknown.
         telling: whether one of them does so by more than the larger margin; None where Original is unknown.
-        lacking: attacks whose number Retrains have, and none of the models.
-        perhaps_too_few: whether single images may be named less often than by Retrain, by more than the larger margin.
+        too_few: of single images, the answers without an attack that are surely below Retrain's by more than the larger
+            margin, or may be; None where none may be.
+        unmeasured: attacks whose number some of the runs lack, or all but fewer than five of the Retrains.
+        knows_classes: whether they name unseen images of the forget images' classes better than Retrain beyond doubt.
         unfinished: how many runs did not end well.
         alone: how many models have that level by themselves, where it is graver than that of their mean.
         gravest: the verdict on that of them which decides; None where there is none.
@@ -115,8 +118,9 @@ class Verdict:
     separated: bool | None = None
     separating: int | None = None
     telling: bool | None = None
-    lacking: Sequence[str] = ()
-    perhaps_too_few: bool = False
+    too_few: Comparison | None = None
+    unmeasured: Sequence[str] = ()
+    knows_classes: bool = False
     unfinished: int = 0
     alone: int = 0
     gravest: "Verdict | None" = None
@@ -124,17 +128,8 @@ class Verdict:
 
     @property
     def no_attack(self) -> Comparison | None:
-        """Accuracy on what is to be forgotten, without an attack."""
+        """Accuracy on what is to be forgotten, without an attack; of several requests, where most is left."""
         return next((each for each in self.comparisons if each.attack == NO_ATTACK), None)
-
-    @property
-    def unmeasured(self) -> list[str]:
-        """Attacks whose number some or all of the models lack, or all but fewer than five of the Retrains."""
-        return [
-            each.attack
-            for each in self.comparisons
-            if each.difference.ours < self.models or each.difference.theirs < min(self.retrains, RETRAINS_NEEDED)
-        ] + [*self.lacking]
 
     @property
     def worst(self) -> Comparison | None:
@@ -145,10 +140,10 @@ class Verdict:
             return self.no_attack
         attacked = [each for each in self.comparisons if each.attack != NO_ATTACK]
         if self.level == "leaks":
-            shown = [c for c in self.comparisons if c.leaks or (c.attack == NO_ATTACK and c.falls_short)]
-            return max(shown, key=lambda each: each.severity)
+            leaking = [each for each in self.comparisons if each.leaks]
+            return max(leaking, key=lambda each: each.severity) if leaking else self.too_few
         last = max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
-        return self.no_attack if last is not None and last.as_retrain and self.perhaps_too_few else last
+        return self.too_few if last is not None and last.as_retrain and self.too_few is not None else last
 
     @property
     def good(self) -> bool:
@@ -253,7 +248,8 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
     comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
     broken = broken_by_relearning(ended, retrains)
     compared = [each.attack for each in comparisons]
-    answers = next((each for each in comparisons if each.attack == NO_ATTACK), None)
+    skill = skill_in_classes(ours, retrains, margins)
+    single = [each for each in comparisons if each.attack == NO_ATTACK and of_images(ours[0], each.split)]
     telling = None if separating is None else [each for each in separating if each.attack in compared]
     shown = None if telling is None else [each for each in telling if each.attack not in broken]
     separated = None if shown is None else bool(shown)
@@ -263,18 +259,36 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         lost,
         comparisons,
         models=len(ours),
-        retrains=len(one_a_model(retrains)),
+        retrains=(known := len(one_a_model(retrains))),
         missing=_missing(ours[0], compared, broken),
         uncompared=[attack for attack in attacks_lacking(retrains, ours) if attack != NO_ATTACK],
         separated=separated,
         separating=None if telling is None else len(telling),
         telling=None if shown is None else any(each.differs for each in shown),
-        lacking=attacks_lacking(ours, retrains),
-        perhaps_too_few=forgets(ours[0]) == "images" and answers is not None and answers.falls_short_perhaps,
+        too_few=min(
+            (each for each in single if each.falls_short_perhaps),
+            key=lambda each: (not each.falls_short, each.excess),
+            default=None,
+        ),
+        unmeasured=_unmeasured(ended, retrains, comparisons, min(known, RETRAINS_NEEDED)),
         unfinished=unfinished,
-        flags=flags(ended, retrains, comparisons, separated if retrains else None, broken),
+        flags=flags(ended, retrains, comparisons, separated if retrains else None, broken, skill),
+        knows_classes=skill is not None and skill.differs,
     )
     return replace(found, level=_level(found, ours, retrains, tests))
+
+
+def _unmeasured(
+    ended: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], needed: int
+) -> list[str]:
+    """Attacks whose number some of the runs lack, or all but so many of the Retrains.
+
+    Runs and not models: of several seeds of an attack, the one that broke off may be the one that finds most.
+    """
+    of_runs, of_retrains = [set(numbers([row])) for row in ended], numbers(retrains)
+    lacking = [key.attack for key in of_retrains if any(key not in known for known in of_runs)]
+    seldom = [each.attack for each in compared if each.difference.theirs < needed]
+    return list(dict.fromkeys([*seldom, *lacking]))
 
 
 def _missing(row: Row, run: Sequence[str], broken: Collection[str]) -> list[str]:
@@ -304,15 +318,14 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests
         return "ruined"
     if no_attack.low > no_attack.margins.same:
         return "not forgotten"
-    over_forgotten = forgets(models[0]) == "images" and no_attack.falls_short
-    if over_forgotten or any(each.leaks for each in found.comparisons):
+    if (found.too_few is not None and found.too_few.falls_short) or any(each.leaks for each in found.comparisons):
         return "leaks"
     if found.separated is False:
         return "cannot tell"
     if found.missing:
         return "not attacked enough"
     near = found.retrains >= RETRAINS_NEEDED and found.telling and all(c.as_retrain for c in found.comparisons)
-    open_ones = found.unmeasured or found.perhaps_too_few or found.unfinished
+    open_ones = found.unmeasured or found.too_few is not None or found.knows_classes or found.unfinished
     return "as Retrain" if near and not open_ones else "inconclusive"
 
 

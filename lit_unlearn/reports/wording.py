@@ -24,6 +24,7 @@ IMAGES = {
     "forget_acc": "the forget images",
     "test_forget_acc": "unseen images of the forgotten classes",
     "forgotten_before_acc": "the images that earlier requests forgot",
+    "images_before_acc": "the single images that earlier requests forgot",
     "test_forgotten_before_acc": "unseen images of classes that earlier requests forgot",
 }
 _NEAR_CHANCE = 0.05
@@ -226,7 +227,9 @@ def _undecided(verdict: Verdict) -> str:
     if verdict.unfinished:
         return f" {_count(verdict.unfinished, 'run')} of the method did not end: no claim is made on those that did."
     if verdict.unmeasured:
-        return f" Not measured on all models, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
+        return f" Not measured in all runs, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
+    if verdict.knows_classes:
+        return " The model may have kept what the forget images taught of their classes (see the flag)."
     open_ones = [each for each in verdict.comparisons if not each.as_retrain]
     if not verdict.telling:
         return (
@@ -235,13 +238,13 @@ def _undecided(verdict: Verdict) -> str:
         )
     leaking = [seeds for each in verdict.comparisons if (seeds := each.seeds_to_leak()) is not None]
     agreeing = [(each.attack, each.seeds_to_agree()) for each in open_ones]
-    if verdict.perhaps_too_few and verdict.no_attack is not None:
-        agreeing.append((NO_ATTACK, verdict.no_attack.seeds_to_reach()))
+    if verdict.too_few is not None:
+        agreeing.append((NO_ATTACK, verdict.too_few.seeds_to_reach()))
     few = next((attack for attack, seeds in agreeing if seeds is None), None)
     needed = [*leaking, *([] if few else [max((seeds or 0 for _, seeds in agreeing), default=0)])]
     if not needed:
         return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
-    return f" About {min(needed)} seeds of the method, and as many Retrains, would probably decide."
+    return f" Models of about {_count(min(needed), 'original')}, and as many Retrains, would probably decide."
 
 
 def _about_evidence(verdict: Verdict) -> Iterator[str]:

@@ -158,6 +158,7 @@ def test_the_page_shows_the_rates_of_simulated_models(monkeypatch):
         count, others, same, name = key.split(" ", 3)
         again = error_rates.share(int(count), int(others), float(same), name, 60)
         assert again == pytest.approx(found["rates"][key], abs=4 * math.sqrt(0.25 * 0.5 / 60) / 2), key
+    assert error_rates.share(1, 1, 1.0, "alike, 3", found["runs"]) == found["rates"]["1 1 1.0 alike, 3"], "to the digit"
 
 
 def test_under_the_whole_suite_too_no_retrain_is_said_to_leak():

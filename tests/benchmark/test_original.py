@@ -157,6 +157,8 @@ def test_weights_that_a_base_names_beside_the_original_are_the_retrain(experimen
     assert not {run.key for run in make_runs(Grid(**grid, original=str(prod))) if run.reports} & first
     with pytest.raises(UsageError, match=r"one Retrain, but seeds\.originals is 2"):
         make_runs(Grid(**grid, original=str(prod), seeds=Seeds(originals=2)))
+    with pytest.raises(UsageError, match=r"one Retrain, but seeds\.references is 5"):
+        make_runs(Grid(**grid, original=str(prod), seeds=Seeds(references=5, nested=True)))
 
 
 def test_of_the_model_of_a_base_only_backbone_and_weights_count(experiments):

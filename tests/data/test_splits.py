@@ -200,6 +200,15 @@ def test_earlier_requests_stay_out_of_retain_and_are_splits_of_their_own(tmp_pat
     assert torch.equal(made[1].test_retain, made[0].test_retain)
     assert made[2].forget.tolist() == sorted({4, 5, 1} - set(made[2].forgotten_before.tolist()))
     assert made[2].counts()["forgotten_before"] == 10 + 6
+    gone = made[2].forgotten_before
+    single = gone[TRAIN[gone] != NAMES.index("dog")]
+    assert torch.equal(made[2].images_before, single), "of the classes that are retained"
+    assert len(single) == 6
+    assert not len(made[1].images_before)
+    now = make_split(
+        TRAIN, TEST, ForgetSpec(classes=["cat"]), 0, NAMES, None, [ForgetSpec(classes=["cat"], fraction=0.5)]
+    )
+    assert not len(now.images_before), "whose class is forgotten now"
 
 
 def test_each_request_has_one_name_whenever_it_is_asked_for(tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def noisy(values, **fields):
     return [model("GA", worst=worst, seed=seed, **fields) for seed, worst in enumerate(values)]
 
 
+def test_bounds_of_utility_are_those_of_models_that_vary_more_than_retrains():
+    """Not those of Retrains that vary more than the models."""
+    rows = [model("GA", test=0.8 + noise, seed=seed) for seed, noise in enumerate((0.06, -0.06, 0.0))]
+    lost = judge_models(rows, retrains(plain={"test": 0.93}), [original()]).lost["Retrain"]
+    assert (lost.ours, lost.theirs, lost.varies_more) == (3, 5, True)
+    assert lost.mean == pytest.approx(0.13)
+    assert lost.lowest(0.05) < 0.05, "three models with a deviation of six points"
+    few = {**CLASSES, "counts": {**COUNTS, "test_retain": 10}}
+    assert judge(model("GA", split=few), retrains(1, split=few)).lost["Retrain"].each > 0
+
+
 def test_a_model_that_leaks_is_not_hidden_by_others_that_do_not():
     """Noise between models widens the bounds of their mean; each is judged alone as well, with less of alpha."""
     found = judge_models(noisy([0.94, 0.94, 0.7]), retrains(), [original()])
@@ -151,8 +162,8 @@ def test_a_number_of_retrains_that_all_models_lack_is_open():
     assert verdict(row).level == "as Retrain"
     more = retrains(plain={"recovery/fm/test_forget_acc": 0.5})
     found = verdict(row, more)
-    assert (found.level, found.lacking) == ("inconclusive", ["recovery/fm"])
-    assert "Not measured on all models, or on 5 Retrains: recovery/fm." in headline(row, found)
+    assert (found.level, found.unmeasured) == ("inconclusive", ["recovery/fm"])
+    assert "Not measured in all runs, or on 5 Retrains: recovery/fm." in headline(row, found)
 
 
 def test_within_a_margin_that_original_itself_hardly_exceeds_no_model_is_as_retrain():
@@ -166,7 +177,9 @@ def test_more_seeds_decide_where_one_attack_would_leak():
     """Another one that lies between the margins does not matter then."""
     row, between = model("GA", worst=0.88, stages=0.84, relearnt=0.64), model("GA", relearnt=0.64)
     assert verdict(row).level == verdict(between).level == "inconclusive"
-    assert "About 13 seeds of the method" in headline(row, verdict(row)), "13 for the readout, none for relearning"
+    assert "Models of about 13 originals, and as many Retrains, would" in headline(row, verdict(row)), (
+        "13 for the readout, none for relearning"
+    )
     assert "More seeds alone would not decide: relearn/few" in headline(between, verdict(between))
 
 
@@ -222,7 +235,7 @@ def test_more_seeds_of_the_method_narrow_the_bounds():
     assert one.worst.attack == three.worst.attack == WORST
     assert three.worst.low > one.worst.low
     assert (one.level, three.level) == ("inconclusive", "leaks")
-    assert "seeds of the method, and as many Retrains, would probably decide" in headline(rows[0], one)
+    assert "originals, and as many Retrains, would probably decide" in headline(rows[0], one)
 
 
 def test_the_lower_bound_is_of_all_attacks_together_and_the_upper_one_of_each():
@@ -339,10 +352,10 @@ def test_single_images_of_few_classes_are_compared_with_unseen_ones_of_these():
 
 def test_images_of_earlier_requests_are_compared_with_all_unseen_ones():
     """The unseen images of the same class shares are those of this request."""
-    split = {**SINGLE, "counts": {**SINGLE["counts"], "test_matched": 500, "forgotten_before": 400}}
+    split = {**SINGLE, "counts": {**SINGLE["counts"], "test_matched": 500, "images_before": 400}}
 
     def with_both(row):
-        known = {"forgotten_before_acc": 0.8, "test_matched_acc": 0.5}
+        known = {"images_before_acc": 0.8, "test_matched_acc": 0.5}
         return replace(
             row,
             metrics=row.metrics | known,
@@ -353,7 +366,7 @@ def test_images_of_earlier_requests_are_compared_with_all_unseen_ones():
     rows = [with_both(each) for each in (model("GA", 0.84, split=SINGLE), *retrains(split=SINGLE, answer=0.84))]
     found = {(each.attack, each.split): each for each in compare(rows[:1], rows[1:], [])}
     assert found[WORST, "forget_acc"].unseen.value == 0.5
-    earlier = found[WORST, "forgotten_before_acc"]
+    earlier = found[WORST, "images_before_acc"]
     assert earlier.unseen.value == 0.84
     assert earlier.difference.sampling == pytest.approx(share_variance(0.8, 400) + share_variance(0.84, 10000))
 
@@ -726,7 +739,44 @@ def test_what_was_measured_on_a_part_of_the_models_does_not_count_for_all(whose)
         row.attacks = {name: value for name, value in row.attacks.items() if not name.startswith(WORST)}
     found = judge_models(rows, others, [original()])
     assert found.level == "inconclusive"
-    assert f"Not measured on all models, or on 5 Retrains: {WORST}" in headline(rows[0], found)
+    assert f"Not measured in all runs, or on 5 Retrains: {WORST}" in headline(rows[0], found)
+
+
+@pytest.mark.parametrize("seeds", ["unlearning", "attack"])
+def test_what_was_measured_in_a_part_of_the_runs_of_one_original_does_not_count_for_all(seeds):
+    """Their mean is one model's, and would have the number of the one run that has it."""
+    rows = [
+        replace(
+            model("GA", worst=0.7, relearnt=0.4, auc=0.5, seed=seed),
+            weights={"sha256": "one"},
+            benchmark={"experiment": "ga", "seeds": {"original": 0, seeds: seed}},
+        )
+        for seed in range(3)
+    ]
+    assert judge_models(rows, retrains(), [original()]).level == "as Retrain"
+    for row in rows[1:]:
+        row.attacks = {name: value for name, value in row.attacks.items() if not name.startswith(SAMPLES)}
+    found = judge_models(rows, retrains(), [original()])
+    assert (found.level, found.models, found.unmeasured) == ("inconclusive", 1, [SAMPLES])
+
+
+@pytest.mark.parametrize("method", ["Original", "Retrain"])
+def test_one_file_that_was_attacked_under_several_seeds_is_one_reference(method):
+    def of_one_file(row, seed):
+        made = {"experiment": "references", "seeds": {"original": seed, "attack": seed}}
+        return replace(row, seed=seed, weights={"sha256": "one"}, benchmark=made)
+
+    others, before = retrains(), [original(worst=0.93, relearnt=0.6, answer=0.0)]
+    row = model("GA", worst=0.7, relearnt=0.4, auc=0.5)
+    if method == "Retrain":
+        found = judge_models([row], [of_one_file(each, each.seed) for each in others], [original()])
+        assert (found.retrains, found.level) == (1, "inconclusive")
+        assert judge_models([row], others, [original()]).level == "as Retrain"
+    else:
+        five = [of_one_file(before[0], seed) for seed in range(5)]
+        assert judge_models([row], others, five).telling is judge_models([row], others, before).telling is False
+        apart = [replace(each, weights={"sha256": f"{each.seed}"}) for each in five]
+        assert judge_models([row], others, apart).telling
 
 
 def test_an_attack_that_the_model_lacks_does_not_tell_original_from_retrain_for_it():
