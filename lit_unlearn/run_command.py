@@ -32,7 +32,7 @@ from lit_unlearn.forget_rule import with_whole_rules
 from lit_unlearn.methods.checks import check_original, check_run, check_trains
 from lit_unlearn.parsing import as_list, known_options
 from lit_unlearn.reports.report import Report, report_of
-from lit_unlearn.reports.run_directory import claim_directory
+from lit_unlearn.reports.run_directory import claim_directory, release_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
 from lit_unlearn.shipped import is_config, is_own, with_configs
@@ -40,6 +40,7 @@ from lit_unlearn.suites import lacks_of_suite
 from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
+"""What Lightning takes in place of a file; none of them means anything in a process that has just begun."""
 
 
 class UnlearnCLI(LightningCLI):
@@ -50,6 +51,7 @@ class UnlearnCLI(LightningCLI):
     """
 
     goes_on: ClassVar[bool] = False
+    _claimed: Path | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--evaluation.…``, ``--report.…``, ``--compile``, ``--memory_format`` and ``--resume.allow``."""
@@ -105,7 +107,9 @@ class UnlearnCLI(LightningCLI):
         self._given = settings_by_kind(self._parser(subcommand), settings)
         check_values(self._given["run"])
         path = settings.get("ckpt_path")
-        if path and str(path).partition(":")[0] not in _LIGHTNINGS_WORDS:
+        if path and (word := str(path).partition(":")[0]) in _LIGHTNINGS_WORDS and not Path(path).is_file():
+            raise UsageError(f"ckpt_path is {word!r}, but must be a file, or last for the latest of this configuration")
+        if path:
             held = check_checkpoint(path)
             check_purpose(path, held, subcommand)
             if subcommand == "fit":
@@ -176,11 +180,18 @@ class UnlearnCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs in the memory format; of a full disk that another library found, it names the run's directory."""
+        """Runs in the memory format, and leaves no directory of a run that is refused before it begins.
+
+        Of a full disk that another library found, it names the run's directory.
+        """
         self.model.memory_format = self._settings().memory_format
         evaluation_of(self.trainer).goes_on = self.goes_on
         try:
             super()._run_subcommand(subcommand)
+        except UsageError:
+            if self._claimed is not None and not evaluation_of(self.trainer).began:
+                release_directory(self._claimed)
+            raise
         except OSError as error:
             place = report_of(self.trainer).directory
             if error.errno in DISK_FULL and error.filename is None and place is not None:
@@ -197,7 +208,7 @@ class UnlearnCLI(LightningCLI):
         """Looks at the weights, finds the Retrain that fit has trained, and takes a run directory of its own."""
         self._check_original()
         self._find_retrain(trains=False)
-        claim_directory(self.trainer)
+        self._claimed = claim_directory(self.trainer)
 
     def before_test(self) -> None:
         """The same."""
@@ -218,7 +229,7 @@ class UnlearnCLI(LightningCLI):
             if backend not in backends:
                 raise unknown("backend to compile with", backend, ["true", "false", *backends])
             self.model.backbone.compile(backend=backend)
-        claim_directory(self.trainer)
+        self._claimed = claim_directory(self.trainer)
 
     def after_fit(self) -> None:
         """Attacks a model whose training a resumed run found finished: Lightning then calls no hook of training."""

@@ -94,12 +94,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
     """
     file, section = _split(name)
     path = shipped_config(file)
-    try:
-        settings = get_loader("yaml")(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    settings = _loaded(path)
     for key in section.split("/") if section else ():
         if not isinstance(settings, Mapping) or key not in settings:
             raise unknown(f"section of {path}:", key, settings if isinstance(settings, Mapping) else ())
@@ -109,6 +104,36 @@ def read_config(name: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError(f"{name}: must hold settings by name, not {type(settings).__name__}")
     return settings
+
+
+def _loaded(path: Path) -> Any:
+    """What a config holds.
+
+    Raises:
+        UsageError: if it cannot be read, is no YAML, or names a setting twice, of which YAML would keep the last.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_once(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        return get_loader("yaml")(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _check_once(path: Path, node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if (name := str(key.value)) in lines:
+                line = key.start_mark.line + 1
+                raise UsageError(f"{path}: {name!r} is given twice (lines {lines[name]} and {line}): give it once")
+            lines[name] = key.start_mark.line + 1
+            _check_once(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_once(path, value)
 
 
 def with_configs(args: Sequence[str]) -> list[str]:
@@ -133,7 +158,10 @@ def _located(name: str) -> str:
     if name.lstrip().startswith("{"):  # the text of a config, which the parser takes as well
         return name
     file, section = _split(name)
-    return json.dumps(read_config(name)) if section else str(shipped_config(file))
+    if section:
+        return json.dumps(read_config(name))
+    _loaded(path := shipped_config(file))
+    return str(path)
 
 
 def _split(name: str | Path) -> tuple[str, str]:

@@ -164,6 +164,40 @@ def test_audit_compares_a_network_with_original_and_retrain(
     assert "recovery/fm" in without.rows[-1].skipped
 
 
+def test_a_retrain_of_another_network_is_refused(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    with pytest.raises(UsageError, match=r"retrain: .* is .* there and .* in the network that is measured"):
+        lu.audit(plain, make_data(), original=plain, retrain=small_network(), attacks=None, **QUIET)
+
+
+def test_weights_that_have_forgotten_the_same_are_flagged_as_the_original(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    data = make_data()
+    done = lu.unlearn(plain, data, "FineTune", attacks=None, max_epochs=1, **QUIET)
+    assert "forgotten original" not in done.rows[-1].flags
+    done.save(tmp_path / "forgot.safetensors")
+    again = lu.FineTune(lu.Custom(Plain(), in_channels=1), weights=tmp_path / "forgot.safetensors")
+    with pytest.warns(UserWarning, match=r"forgot\.safetensors, which is measured as Original, has forgotten this"):
+        found = lu.unlearn(again.backbone, data, again, attacks=None, max_epochs=1, **QUIET)
+    assert "(FineTune)" in found.rows[-1].flags["forgotten original"]
+
+
+def test_an_attack_that_returns_nonsense_costs_no_training(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    class Percent(lu.Attack):
+        family = "recovery"
+
+        def evaluate(self, target: object) -> lu.AttackResult:
+            return lu.AttackResult({"forget_acc": 50.0})
+
+    attacks = [Percent("percent"), lu.HeadRecovery()]
+    with pytest.warns(UserWarning, match="recovery/percent was left out"):
+        row = lu.unlearn(plain, make_data(), "FineTune", attacks=attacks, max_epochs=1, **QUIET).rows[-1]
+    assert "forget_acc = 50, but an accuracy or AUC must lie in [0, 1]" in row.skipped["recovery/percent"]
+    assert "recovery/hr/forget_acc" in row.attacks
+
+
 def test_the_untouched_original_is_judged(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     data = make_data()
     retrain = lu.unlearn(plain, data, "Retrain", attacks=None, max_epochs=2, **QUIET).network

@@ -348,6 +348,8 @@ def test_what_cannot_be_parsed(refuse: Refuse, args: tuple[object, ...], says: t
         (b"", "is empty, but must hold settings by name"),
         (b"# nothing yet\n", "is empty, but must hold settings by name"),
         (b"\xff\xfe", "not YAML"),
+        (b"data:\n  a: 1\ntrainer:\n  b: 1\ndata:\n  c: 1\n", "'data' is given twice (lines 1 and 5)"),
+        (b"trainer:\n  callbacks:\n  - {class_path: A, class_path: B}\n", "'class_path' is given twice (lines 3"),
     ],
 )
 def test_a_malformed_config(refuse: Refuse, tmp_path: Path, content: bytes, says: str) -> None:

@@ -132,6 +132,10 @@ class Attack(Callback, ABC):
         Evaluation.ensure(trainer, pl_module, stage)
 
 
+class WrongResultError(UsageError):
+    """What an attack of the user's own returned is no result."""
+
+
 def checked(attack: Attack, result: object) -> AttackResult:
     """What an attack, which may be of the user's own, has returned, with numbers as floats.
 
@@ -140,18 +144,20 @@ def checked(attack: Attack, result: object) -> AttackResult:
         result: what it returned.
 
     Raises:
-        UsageError: if it is not what an attack has to return, or an accuracy or AUC is not a fraction.
+        WrongResultError: if it is not what an attack has to return, or an accuracy or AUC is not a fraction.
     """
     kind = type(attack).__name__
     if not isinstance(result, AttackResult):
-        raise UsageError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
+        raise WrongResultError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
     try:
         numbers = {str(name): float(value) for name, value in result.numbers.items()}
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
+        raise WrongResultError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
     for name, value in numbers.items():
         if _is_fraction(name) and not (math.isnan(value) or 0 <= value <= 1 + _ROUNDED):
-            raise UsageError(f"{kind}.evaluate returned {name} = {value:g}, but an accuracy or AUC must lie in [0, 1]")
+            raise WrongResultError(
+                f"{kind}.evaluate returned {name} = {value:g}, but an accuracy or AUC must lie in [0, 1]"
+            )
     return replace(result, numbers=numbers)
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.measuring import TITLE, measure
-from lit_unlearn.attacks.plausibility import after_run, before_run, random_answers
+from lit_unlearn.attacks.plausibility import after_run, before_run, forgotten_original, random_answers
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import (
     LoadedRetrain,
@@ -178,6 +178,7 @@ class Evaluation(Driver):
         with isolated(module.device):
             retrains = [each.backbone for each in self._retrains]
             self._flags = list(before_run(data, module.original_copy(), retrains, module.device))
+        self._flags += forgotten_original(module, data)
         for flag in self._flags:
             rank_zero_warn(flag.text)
         self._warnings = list(data.warnings)

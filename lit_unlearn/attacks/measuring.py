@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_unlearn.attacks.base import Attack, checked, isolated
+from lit_unlearn.attacks.base import Attack, WrongResultError, checked, isolated
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import RAISED, UsageError, first_line
 from lit_unlearn.quiet import tell_progress
@@ -26,7 +26,8 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
         target: the model.
         attacks: what to run.
         found: takes the numbers.
-        goes_on: whether an attack that raises an error is left out, with its reason; a UsageError is let through.
+        goes_on: whether an attack that raises an error, or returns no result, is left out, with its reason; any other
+            UsageError is let through.
     """
     started = time.perf_counter()
     with isolated(target.device):
@@ -35,10 +36,8 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
     for attack in attacks:
         try:
             run_attack(attack, target, found)
-        except UsageError:
-            raise
         except Exception as error:  # an attack of the user's own may raise anything
-            if not goes_on:
+            if not goes_on or (isinstance(error, UsageError) and not isinstance(error, WrongResultError)):
                 raise
             reason = _raised(attack, error)
             rank_zero_warn(f"{attack.title} was left out: {reason}")

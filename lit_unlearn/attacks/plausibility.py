@@ -62,6 +62,17 @@ def before_run(
             yield from _poor_retrain(original, copy.deepcopy(retrain).to(device), batches)
 
 
+def forgotten_original(module: Any, data: Any) -> Iterator[Flag]:
+    """Whether the weights that are measured as Original say that they have forgotten this forget set already."""
+    loaded = module.origin()
+    if loaded is not None and data.split.request in {str(each.get("request")) for each in loaded.forgotten}:
+        yield Flag(
+            "forgotten original",
+            f"{loaded.source}, which is measured as Original, has forgotten this forget set already ({loaded.method}): "
+            "what is compared with Original says little",
+        )
+
+
 def after_run(trainer: Trainer, module: Any) -> Iterator[Flag]:
     """What is doubtful once a run has ended: weights that hardly changed, few steps, and an early end."""
     change = _relative_change(module)

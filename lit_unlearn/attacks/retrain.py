@@ -117,7 +117,9 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
         UsageError: if the weights do not fit the backbone, or were not trained without exactly what is forgotten.
     """
     if isinstance(given, nn.Module):
-        return LoadedRetrain(frozen_backbone(given, data, "retrain"), {"source": "a network given from Python"})
+        network = frozen_backbone(given, data, "retrain")
+        _check_alike(network, module.original_copy() or module.unwrapped_backbone())
+        return LoadedRetrain(network, {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.unwrapped_copy()
     loaded = load_weights(backbone, weights)
@@ -134,6 +136,25 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
         )
     source |= {"trained_without": _wording(stated)}
     return LoadedRetrain(backbone, source, loaded.seconds, loaded.images_seen)
+
+
+def _check_alike(network: Backbone, own: Backbone) -> None:
+    """Refuses a Retrain of another architecture, whose numbers would say nothing of this model's.
+
+    Raises:
+        UsageError: naming the first weight that differs in name or shape.
+    """
+    theirs, ours = (
+        {each.name_in_network(name): tuple(value.shape) for name, value in each.state_dict().items()}
+        for each in (network, own)
+    )
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
+            shapes = [str(each[name]) if name in each else "missing" for each in (theirs, ours)]
+            raise UsageError(
+                f"retrain: {name} is {shapes[0]} there and {shapes[1]} in the network that is measured: give a Retrain "
+                "of the same network"
+            )
 
 
 def _other_split(weights: object, loaded: LoadedWeights, ours: str) -> str:

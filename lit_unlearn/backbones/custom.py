@@ -11,6 +11,7 @@ from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.backbones.weights import start_from
 from lit_unlearn.errors import UsageError
 
+_LIBRARIES = "a network of torchvision or timm is the backbone Torchvision or Timm"
 _WRAPPING = {"head", "mean", "std", "stages", "train"}
 
 
@@ -95,10 +96,12 @@ def _made(network: object) -> object:
     if not isinstance(path, str):
         return network
     module, _, name = path.rpartition(".")
+    if not module:
+        raise UsageError(f"network is {path!r}, but must be an import path, module.Class; {_LIBRARIES}")
     try:
         kind = getattr(import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise TypeError("it is no torch module")
+            raise TypeError(f"it is no class of torch modules; {_LIBRARIES}")
         return kind(**arguments)
     except Exception as error:
         raise UsageError(f"network {path!r} cannot be made: {type(error).__name__}: {error}") from error

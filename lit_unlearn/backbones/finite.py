@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lit_unlearn.backbones.backbone import Backbone
 from lit_unlearn.errors import UsageError
@@ -28,6 +29,8 @@ def check_finite(network: nn.Module, role: str) -> None:
     Raises:
         UsageError: naming the first such parameter or buffer as the user's network does.
     """
+    if any(is_lazy(each) for each in (*network.parameters(), *network.buffers())):
+        raise UsageError(f"{role}: {type(network).__name__} has lazy layers: run one batch through it first")
     buffers = dict(network.named_buffers())
     wrong = not_finite(dict(network.named_parameters()) | buffers, buffers.keys())
     if wrong:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_unlearn.backbones.saving import KEY, SAFETENSORS
 from lit_unlearn.errors import UsageError, first_line
 
-_WRAPPINGS = ("state_dict", "model_state_dict", "model")
+_WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 _OURS = (KEY, "pytorch-lightning_version")
 
 
@@ -24,7 +24,7 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a weights file, and what it says about itself.
 
     Args:
-        path: a plain state dict, also one below ``state_dict``, ``model_state_dict`` or ``model``, a file of
+        path: a plain state dict, also one below ``state_dict``, ``model_state_dict``, ``model`` or ``net``, a file of
             ``save_weights``, a Lightning checkpoint (only what is below ``backbone.`` counts), or a ``.safetensors``
             file.
 
@@ -47,7 +47,11 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UsageError(f"{path}: not a file of weights: {key!r} is a {type(value).__name__}, not a tensor")
+            below = ", ".join(_WRAPPINGS)
+            raise UsageError(
+                f"{path}: not a file of weights: {key!r} is a {type(value).__name__}, not a tensor (allowed: a state "
+                f"dict, by itself or below one of {below}; torch.save such a part to a file of its own)"
+            )
     if not state:
         raise UsageError(f"{path}: holds no weights")
     return dict(state), dict(metadata) if isinstance(metadata, Mapping) else {}

@@ -101,7 +101,8 @@ class SplitBackbone(Backbone):
             return UsageError(f"{type(self.encoder).__name__} {trouble}")
         return UsageError(
             f"the head {self.head_path!r} is not the last operation of the network, so the network cannot be split "
-            f"there: name the last linear layer with the argument head of Custom"
+            "there: name the last linear layer with the argument head of Custom, or leave out what follows it (a "
+            "temperature, a mean over heads) and noise"
         )
 
 

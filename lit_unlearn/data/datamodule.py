@@ -409,7 +409,7 @@ class UnlearnDataModule(LightningDataModule):
     def _to_float(self, images: Tensor, training: bool) -> Tensor:
         if training and self.augment is not None:
             images = self.augment(images)
-        pixels = images if images.is_floating_point() else images / 255
+        pixels = images.float() if images.is_floating_point() else images / 255
         # Lightning converts a batch to the run's true precision while the images are still uint8, to no effect.
         return pixels if self.trainer is None else cast(Tensor, self.trainer.precision_plugin.convert_input(pixels))
 

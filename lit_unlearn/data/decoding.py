@@ -201,14 +201,23 @@ def open_image(file: str | BytesIO, channels: int, name: str | None = None) -> "
 
     try:
         with Image.open(file) as opened:
-            if opened.mode not in EIGHT_BIT_MODES:
-                raise ValueError(f"mode {opened.mode} has more than 8 bits a channel")
-            # Pillow warns of a palette with transparency, though it gives the same colours by this detour.
-            whole = opened.convert("RGBA") if opened.mode == "P" and "transparency" in opened.info else opened
-            return whole.convert("L" if channels == 1 else "RGB")
+            return converted(opened, channels)
     # Pillow's decoders raise many kinds of error for a broken file.
     except Exception as error:
         raise BrokenImageError(name or str(file), str(error)) from error
+
+
+def converted(image: "Image.Image", channels: int) -> "Image.Image":
+    """A picture in colour or grey.
+
+    Raises:
+        ValueError: if it has more than 8 bits a channel, which Pillow would cut off.
+    """
+    if image.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    # Pillow warns of a palette with transparency, though it gives the same colours by this detour.
+    whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    return whole.convert("L" if channels == 1 else "RGB")
 
 
 def pixels(image: "Image.Image", channels: int) -> Tensor:

@@ -154,9 +154,9 @@ class Images:
         """
         tested = set(self.test_labels.tolist())
         if missing := [name for index, name in enumerate(self.class_names) if index not in tested]:
-            yield f"no test image of {_listed(missing)}: nothing is known of unseen images of it"
+            yield f"no test image of {listed(missing)}: nothing is known of unseen images of it"
         if lacking:
-            which = _listed([self.class_names[label] for label in lacking])
+            which = listed([self.class_names[label] for label in lacking])
             yield (
                 f"forget images of {which} are compared with no unseen image of it: attacks learn from every other "
                 "test image, and the rest has none"
@@ -168,7 +168,7 @@ class Images:
         whole = [self.class_names[label] for label, count in counts if int((named == label).sum()) == count]
         if whole:
             yield (
-                f"{spec.index_file or 'the list of images'} names every training image of {_listed(whole)}, whose test "
+                f"{spec.index_file or 'the list of images'} names every training image of {listed(whole)}, whose test "
                 f"images count as retained: to forget the class, give forget.classes [{', '.join(whole)}]"
             )
 
@@ -183,7 +183,7 @@ class Images:
             raise UsageError(f"{where}: {what} selects all {count} training images, nothing is left to retain")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """A class, or some, in words."""
     shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"class{'es' if len(names) > 1 else ''} {shown}"
@@ -227,6 +227,11 @@ def _class_index(name: int | str, class_names: list[str]) -> int:
         raise UsageError(f"forget: class index {name} is out of range (allowed: 0 to {len(class_names) - 1})")
     if str(index) in class_names and class_names[index] != str(index):
         raise UsageError(f"forget: class {name} may mean the index or the name '{index}'; put the name in quotes")
+    if padded := next((each for each in class_names if re.fullmatch(r"0\d+", each, flags=re.ASCII)), None):
+        raise UsageError(
+            f"forget: class {name} may mean the index or a name with leading zeros, such as '{padded}', which YAML "
+            "takes for a number; put the name in quotes"
+        )
     return index
 
 

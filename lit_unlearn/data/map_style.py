@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_unlearn.data.decoding import converted
 from lit_unlearn.data.reading import Streamed, is_image, told
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError
@@ -56,6 +57,9 @@ class MapStyle(Source):
 
     def load(self) -> Dataset:
         """Find all labels, and leave the images to be streamed."""
+        for part in (self.train, self.test):
+            if not len(part):
+                raise UsageError(f"{type(part).__name__} has no samples")
         shape = ImagesOf(self.train, self.image, self.channels)[0].shape
         return self._streamed((int(shape[0]), int(shape[1]), int(shape[2])))
 
@@ -115,24 +119,30 @@ class ImagesOf:
         Raises:
             UsageError: if the sample cannot be read, or holds no image.
         """
+        given = _part(_sample(self.samples, index), self.image, 0, index)
         try:
-            sample = self.samples[index]
-        except Exception as error:
-            raise UsageError(f"sample {index} of {type(self.samples).__name__} cannot be read: {error}") from error
-        given = _part(sample, self.image, 0, index)
-        made = as_image(given, self.channels)
+            made = as_image(given, self.channels)
+        except ValueError as error:
+            raise UsageError(f"sample {index} of {type(self.samples).__name__}: {error}") from error
         if made is None:
-            raise UsageError(f"sample {index} of {type(self.samples).__name__} holds {told(given)}, which is no image")
+            raise UsageError(
+                f"sample {index} of {type(self.samples).__name__} holds {told(given)}, which is no image; allowed: a "
+                "picture, a uint8 array (H, W) or (H, W, C), a tensor (C, H, W) of uint8 or of floats in [0, 1]"
+            )
         return made
 
 
 def as_image(given: Any, channels: int) -> Tensor | None:
-    """A picture, an array or a tensor as (C, H, W), uint8 or float; None for anything else."""
+    """A picture, an array or a tensor as (C, H, W), uint8 or float; None for anything else.
+
+    Raises:
+        ValueError: if a picture has more than 8 bits a channel.
+    """
     import numpy as np
     from PIL import Image
 
     if isinstance(given, Image.Image):
-        given = np.array(given.convert("L" if channels == 1 else "RGB"))
+        given = np.array(converted(given, channels))
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3):
         given = torch.from_numpy(given)
         given = given[None] if given.ndim == 2 else given.permute(2, 0, 1)
@@ -156,21 +166,30 @@ def labels_of(samples: Any, label: str) -> Tensor:
         rank_zero_info(
             f"{type(samples).__name__} has no {' or '.join(_LABELS)}: its samples are all read for their labels"
         )
-        found = [_part(samples[index], label, 1, index) for index in range(len(samples))]
+        found = [_part(_sample(samples, index), label, 1, index) for index in range(len(samples))]
     try:
         labels = torch.as_tensor(found)
     except (TypeError, ValueError) as error:
         raise UsageError(f"labels of {type(samples).__name__} are not whole numbers: {error}") from error
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool or int(labels.min()) < 0:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UsageError(
             f"labels of {type(samples).__name__} are {told(labels)}, allowed: whole numbers from 0 on, one each"
         )
+    if (least := int(labels.min())) < 0:
+        raise UsageError(f"a label of {type(samples).__name__} is {least}, allowed: whole numbers from 0 on")
     return labels.to(torch.int64)
 
 
 def _length(value: Any) -> int | None:
     """Its length; None where it has none."""
     return len(value) if hasattr(value, "__len__") else None
+
+
+def _sample(samples: Any, index: int) -> Any:
+    try:
+        return samples[index]
+    except Exception as error:  # a data set of the user's own may raise anything
+        raise UsageError(f"sample {index} of {type(samples).__name__} cannot be read: {error}") from error
 
 
 def _part(sample: Any, key: str, place: int, index: int) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_unlearn.data.forget_spec import ForgetSpec, Images, described, given, members, none, others
+from lit_unlearn.data.forget_spec import ForgetSpec, Images, described, given, listed, members, none, others
 from lit_unlearn.data.matching import matched
 from lit_unlearn.errors import UsageError
 
@@ -44,6 +44,7 @@ class ForgetSplit:
         seed: seed of the random shares.
         hash: 16 hex digits that name this split of this training set.
         forgotten_classes: indices of the classes of which all samples are forgotten, sorted.
+        forgotten_class_names: their names.
         validation: training indices held out to choose settings by, int64; nothing is trained on them.
         forgotten_before: training indices that earlier requests forgot, int64; nothing is trained on them.
         images_before: those of ``forgotten_before`` whose class no request forgets as a whole, int64.
@@ -64,6 +65,7 @@ class ForgetSplit:
     seed: int
     hash: str
     forgotten_classes: tuple[int, ...] = ()
+    forgotten_class_names: tuple[str, ...] = ()
     validation: Tensor = field(default_factory=none)
     forgotten_before: Tensor = field(default_factory=none)
     images_before: Tensor = field(default_factory=none)
@@ -91,6 +93,7 @@ class ForgetSplit:
             "seed": self.seed,
             "spec": {} if self.spec is None else given(self.spec),
             "forgotten_classes": list(self.forgotten_classes),
+            **({"forgotten_class_names": list(self.forgotten_class_names)} if self.forgotten_classes else {}),
             "counts": self.counts(),
             "left_out": self.left_out,
             **({"before": list(self.before)} if self.before else {}),
@@ -99,7 +102,8 @@ class ForgetSplit:
     def __str__(self) -> str:
         """One line for the terminal."""
         sizes = ", ".join(f"{name} {count:,}" for name, count in self.counts().items())
-        return f"split {self.hash} (seed {self.seed}): {sizes}"
+        whole = f", forgets {listed(self.forgotten_class_names)}" if self.forgotten_classes else ""
+        return f"split {self.hash} (seed {self.seed}){whole}: {sizes}"
 
 
 def make_split(
@@ -151,6 +155,7 @@ def make_split(
         seed=seed,
         hash=_split_hash(forget, train_labels, gone, held),
         forgotten_classes=tuple(sorted(classes)),
+        forgotten_class_names=tuple(class_names[label] for label in sorted(classes)),
         validation=held,
         forgotten_before=gone,
         images_before=gone[~torch.isin(train_labels[gone], torch.tensor(classes + gone_classes, dtype=torch.int64))],

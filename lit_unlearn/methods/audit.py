@@ -13,7 +13,7 @@ from torch import nn
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.gate import without_gate
-from lit_unlearn.backbones.weights import load_weights
+from lit_unlearn.backbones.weights import LoadedWeights, load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
 from lit_unlearn.methods.networks import FRESH
@@ -67,6 +67,10 @@ class Audit(UnlearnModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning requires one; it is never called."""
+
+    def origin(self) -> LoadedWeights | None:
+        """The weights are those of the audited model."""
+        return self.loaded_original
 
     def is_original(self) -> bool:
         """Never: an audited model with the original's weights is a model that has not forgotten."""

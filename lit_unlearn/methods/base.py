@@ -5,6 +5,7 @@ It overrides Lightning's hooks without a call to ``super()``: :mod:`lit_unlearn.
 The few that the base class needs itself are refused, see :data:`lit_unlearn.methods.checks.RESERVED`.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -111,6 +112,17 @@ class UnlearnModule(BackboneModule):
         self.split_of_checkpoint: str | None = None
         self.trained_before = False
         self.made_shapes: dict[str, tuple[int, ...]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuses a method whose backbone has no type: the command line could not make it.
+
+        Raises:
+            UsageError: naming the class.
+        """
+        super().__init_subclass__(**options)
+        backbone = inspect.signature(cls.__init__).parameters.get("backbone")
+        if backbone is not None and backbone.annotation is inspect.Parameter.empty:
+            raise UsageError(f"{cls.__name__}.__init__: its argument backbone has no type, write backbone: Backbone")
 
     def __getattr__(self, name: str) -> Any:
         """An attribute that is not there, as PyTorch finds it.

@@ -54,7 +54,7 @@ def _in_use(optimizer: Optimizer) -> dict[str, Any]:
     """The settings that an optimizer works with; a list where its groups differ, the initial rate below a schedule."""
     groups = [{**group, "lr": group.get("initial_lr", group.get("lr"))} for group in optimizer.param_groups]
     settings = {}
-    for name in groups[0].keys() - {"params", "initial_lr"}:
+    for name in groups[0].keys() - {"params", "initial_lr"} if groups else ():  # Lightning's stands for no optimizer
         values = [group.get(name) for group in groups]
         settings[name] = values[0] if all(value == values[0] for value in values) else values
     return dict(sorted(settings.items()))

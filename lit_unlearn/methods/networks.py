@@ -121,6 +121,10 @@ class BackboneModule(SplitScoring):
         original.load_state_dict(self._original)
         return original
 
+    def origin(self) -> LoadedWeights | None:
+        """What was read of the original, or None."""
+        return self.loaded
+
     def is_original(self) -> bool:
         """Whether the model answers as the original does; a method that does not change weights overrides this."""
         return gate_of(self.backbone) is None and self.has_original_weights()

@@ -44,11 +44,11 @@ class Retrain(FineTune):
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=5e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        given = {name: value.detach().clone() for name, value in backbone.named_parameters()}
+        given = {name: value.detach().clone() for name, value in _every(backbone)}
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         original = self.original_copy()
         if original is not None:
-            given = dict(original.named_parameters())
+            given = dict(_every(original))
         pretrained = backbone.pretrained is not None and original is not None
         if not pretrained:
             self.check_all_learns(backbone)
@@ -75,6 +75,11 @@ def must_differ(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield name, value
 
 
+def _every(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All parameters by name; one that two modules share has the name of each."""
+    return network.named_parameters(remove_duplicate=False)
+
+
 def reinitialise(network: nn.Module) -> None:
     """Re-initialises every parameter of each module that has ``reset_parameters``, and its running statistics."""
     for module in network.modules():
@@ -96,7 +101,7 @@ def random_copy(backbone: Backbone, key: str) -> Backbone:
         key: what the weights are for.
     """
     random = copy.deepcopy(backbone).eval().requires_grad_(False)
-    given = {name: value.clone() for name, value in random.named_parameters()}
+    given = {name: value.clone() for name, value in _every(random)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(run_seed(), key).initial_seed())
         reinitialise(random)

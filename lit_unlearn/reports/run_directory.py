@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.run_files import RESULTS
+from lit_unlearn.run_files import CONFIG, RESULTS
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -18,11 +18,14 @@ def run_directory(trainer: Trainer) -> Path:
     return Path(trainer.strategy.broadcast(_directory(trainer)))
 
 
-def claim_directory(trainer: Trainer) -> None:
+def claim_directory(trainer: Trainer) -> Path | None:
     """Makes the version directory of a run before it begins, so that no other run has the same.
 
     Runs that begin together find the same number free. One that is taken meanwhile gives way to the next. A directory
     that the user names is taken as it is; so is that of other loggers.
+
+    Returns:
+        The directory, where it was made; None where the user or another logger names one.
 
     Raises:
         UsageError: naming the directory, if it cannot be made.
@@ -30,13 +33,22 @@ def claim_directory(trainer: Trainer) -> None:
     logger: Any = trainer.logger
     numbers = isinstance(logger, CSVLogger | TensorBoardLogger) and logger._version is None
     if not numbers or not trainer.is_global_zero or "://" in str(logger.save_dir):
-        return
+        return None
     try:
         Path(logger.log_dir).parent.mkdir(parents=True, exist_ok=True)
         while not _made(Path(logger.log_dir)):
             logger._version += 1
     except OSError as error:
         raise UsageError(f"cannot write to {logger.log_dir}: {error.strerror}") from error
+    return Path(logger.log_dir)
+
+
+def release_directory(directory: Path) -> None:
+    """Removes a directory that was claimed for a run which was refused before it began: it holds settings at most."""
+    with suppress(OSError):
+        (directory / CONFIG).unlink(missing_ok=True)
+        directory.rmdir()
+        directory.parent.rmdir()
 
 
 def free_root(root: Path) -> Path:

@@ -295,7 +295,14 @@ def _missing(row: Row, run: Sequence[str], broken: Collection[str]) -> list[str]
     """What the minimum lacks, of attacks that were run on the models and on Retrains; broken ones show nothing."""
     told = [attack for attack in run if attack not in broken]
     lacking = {what: names for what, names in MINIMUM[forgets(row)].items() if not _has(told, names)}
-    return [f"{what} that does not break the network" if _has(run, names) else what for what, names in lacking.items()]
+    return [
+        f"{what} that does not break the network"
+        if _has(run, names)
+        else f"{what}, of which Original has hardly more than Retrain here"
+        if IDI in names and any(name.startswith(f"{IDI}/") for name in row.attacks)
+        else what
+        for what, names in lacking.items()
+    ]
 
 
 def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:

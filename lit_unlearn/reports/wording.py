@@ -267,7 +267,7 @@ def _about_evidence(verdict: Verdict) -> Iterator[str]:
     if verdict.level != "not attacked enough" and verdict.missing:
         yield f"The suite of this run lacks: {'; '.join(verdict.missing)}. No model is as Retrain without them."
     if verdict.level == "not attacked enough":
-        yield "Run at least the quick suite of attacks (configs/attack/quick.yaml)."
+        yield "The quick suite (configs/attack/quick.yaml) has every attack of the minimum."
     if verdict.level == "as Retrain":
         yield "The verdict covers only the attacks of this run. A stronger attack may recover more."
     if verdict.separated is None:

@@ -116,7 +116,7 @@ def test_the_description_says_where_the_head_is_and_who_normalises(name: str) ->
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "module.model."])
-@pytest.mark.parametrize("below", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("below", [None, "state_dict", "model_state_dict", "model", "net"])
 def test_wrapped_weights_are_unwrapped_with_a_line(
     tmp_path: Path, prefix: str, below: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

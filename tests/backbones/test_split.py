@@ -350,11 +350,13 @@ def test_a_stage_that_does_not_run_is_named() -> None:
 
 
 def test_custom_refuses_bad_arguments() -> None:
-    with pytest.raises(UsageError, match="'resnet18' cannot be made: ValueError"):
+    with pytest.raises(UsageError, match=r"'resnet18', but must be an import path, module\.Class; a network of torch"):
         Custom("resnet18")
     with pytest.raises(UsageError, match=r"'torch\.nn\.Lin' cannot be made: AttributeError"):
         Custom("torch.nn.Lin")
-    with pytest.raises(UsageError, match=r"'subprocess\.Popen' cannot be made: TypeError: it is no torch module"):
+    with pytest.raises(
+        UsageError, match=r"'subprocess\.Popen' cannot be made: TypeError: it is no class of torch modules"
+    ):
         Custom({"class_path": "subprocess.Popen", "init_args": {"args": ["false"]}})
     with pytest.raises(UsageError, match="network must be a torch module or its class path, got '7'"):
         Custom(7)

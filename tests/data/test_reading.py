@@ -297,10 +297,12 @@ def test_a_data_set_of_any_make_gives_images_and_labels(make: Callable[[int], An
 
 
 def test_float_images_and_grey_pictures_are_taken_as_they_are() -> None:
-    half = Pairs(lambda index: torch.full((1, 4, 4), 0.5), [0, 1, 0, 1])
-    data = UnlearnDataModule(MapStyle(half, half), ForgetSpec(classes=[1]), workers=0)
-    ((images, _),) = data.evaluation_batches("forget", "cpu")
-    assert torch.equal(images, torch.full((2, 1, 4, 4), 0.5))
+    for kind in (torch.float32, torch.float64):
+        half = Pairs(lambda index, kind=kind: torch.full((1, 4, 4), 0.5, dtype=kind), [0, 1, 0, 1])
+        data = UnlearnDataModule(MapStyle(half, half), ForgetSpec(classes=[1]), workers=0)
+        ((images, _),) = data.evaluation_batches("forget", "cpu")
+        assert torch.equal(images, torch.full((2, 1, 4, 4), 0.5))
+        assert images.dtype == torch.float32
     grey = Pairs(picture, [0, 1, 0, 1])
     data = UnlearnDataModule(MapStyle(grey, grey, channels=1), workers=0)
     assert data.image_shape == (1, 6, 7)
@@ -318,7 +320,14 @@ def test_a_data_set_of_torchvision_is_read() -> None:
     ("samples", "says"),
     [
         (Pairs(picture, [0.5, 1.5]), r"labels of Pairs are torch\.float32 \(2,\), allowed: whole numbers"),
-        (Pairs(picture, [0, -1]), "allowed: whole numbers from 0 on"),
+        (Pairs(picture, [0, -1]), "a label of Pairs is -1, allowed: whole numbers from 0 on"),
+        (Pairs(picture, []), "Pairs has no samples"),
+        (Pairs(lambda index: 1 / 0, [0, 1]), "sample 0 of Pairs cannot be read: division by zero"),
+        (
+            Pairs(lambda index: Image.fromarray(np.full((4, 4), 300, np.uint16)), [0, 1]),
+            "mode I;16 has more than 8 bits",
+        ),
+        (Pairs(lambda index: Image.fromarray(np.full((4, 4), 0.5, np.float32)), [0, 1]), "mode F has more than 8 bits"),
         (Pairs(picture, ["cat", "dog"]), "labels of Pairs are not whole numbers"),
         (Pairs(lambda index: "cat.png", [0, 1]), "sample 0 of Pairs holds str, which is no image"),
         (Pairs(lambda index: torch.zeros(2, 3), [0, 1]), r"holds torch\.float32 \(2, 3\), which is no image"),

@@ -139,6 +139,22 @@ def test_a_number_that_is_also_the_name_of_another_class_is_refused() -> None:
         make_split(TRAIN, TEST, ForgetSpec(classes=[1]), 0, ["1", "2", "3", "4"])
 
 
+def test_a_number_where_names_have_leading_zeros_is_refused() -> None:
+    """YAML takes 002 for the number 2, which is the index of another class."""
+    names = ["001", "002", "010", "hare"]
+    with pytest.raises(UsageError, match=r"class 2 may mean .* leading zeros, such as '001'.* in quotes"):
+        make_split(TRAIN, TEST, ForgetSpec(classes=[2]), 0, names)
+    found = make_split(TRAIN, TEST, ForgetSpec(classes=["010", "002"]), 0, names)
+    assert (found.forgotten_classes, found.forgotten_class_names) == ((1, 2), ("002", "010"))
+
+
+def test_the_names_of_forgotten_classes_are_said_and_kept() -> None:
+    found = split(ForgetSpec(classes=["frog", 0]))
+    assert "forgets classes 'cat', 'frog': forget" in str(found)
+    assert found.describe()["forgotten_class_names"] == ["cat", "frog"]
+    assert "forgotten_class_names" not in split(ForgetSpec(fraction=0.5)).describe()
+
+
 def test_a_class_without_training_images_is_refused() -> None:
     with pytest.raises(UsageError, match="selects none"):
         make_split(TRAIN, TEST, ForgetSpec(classes=[4]), 0, [*NAMES, "owl"])

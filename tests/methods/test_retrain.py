@@ -5,6 +5,7 @@ from torch import nn
 from lit_unlearn.backbones import Custom
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Retrain
+from lit_unlearn.methods.retrain import random_copy
 
 
 def test_two_steps_are_cross_entropy_on_the_retain_set_from_a_fresh_start(follow, make_backbone, sgd, trained_file):
@@ -57,6 +58,30 @@ def test_takes_such_a_network_untrained_with_the_weights_beside_it(tmp_path):
     torch.save(networks[0].state_dict(), tmp_path / "trained.pt")
     module = Retrain(networks[1], weights=tmp_path / "trained.pt")
     assert not torch.equal(module.backbone.encoder[0].token, networks[0].encoder[0].token)
+
+
+class Tied(nn.Module):
+    """Two layers that share their weight, and so it has two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x.flatten(1)).relu()).relu())
+
+
+def test_a_weight_that_two_layers_share_is_drawn_anew_and_stays_shared(tmp_path):
+    network = Custom(Tied(), in_channels=1)
+    torch.save(network.state_dict(), tmp_path / "trained.pt")
+    given = network.encoder.first.weight.detach().clone()
+    module = Retrain(Custom(Tied(), in_channels=1), weights=tmp_path / "trained.pt")
+    assert module.backbone.encoder.second.weight is module.backbone.encoder.first.weight
+    assert not torch.equal(module.backbone.encoder.first.weight, given)
+    random = random_copy(network, "teacher")
+    assert random.encoder.second.weight is random.encoder.first.weight
+    assert not torch.equal(random.encoder.first.weight, given)
 
 
 def test_refuses_to_start_from_the_trained_values_with_the_same_weights_beside_it(tmp_path):

@@ -24,6 +24,8 @@ NAMES = (
         "small change",
         "few steps",
         "cut short",
+        "forgotten original",
+        "knows the classes",
     ),
 )
 Numbers = dict[str, float]

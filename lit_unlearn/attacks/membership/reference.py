@@ -155,8 +155,9 @@ class ReferenceMembership(MembershipAttack):
         """Why the attack cannot be run on a target, or None."""
         if target.pool is None and not self.references:
             return (
-                "it needs several models trained without the forget set: give evaluation.retrains more than one, or "
-                "name their weights in references, or a folder of them in evaluation.pool"
+                "it needs several Retrains in files that this package wrote, and a network, or weights with "
+                "trained_without, does not count: give evaluation.retrains more than one, or name the files in "
+                "references, or a folder of them in evaluation.pool"
             )
         found = self._named(target)
         least, least_inside = _LEAST[self.method]

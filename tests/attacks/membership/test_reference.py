@@ -169,8 +169,8 @@ def test_without_references_the_attack_is_left_out_and_says_why(make_backbone, m
     fit(FineTune(make_backbone()), make_data(), Evaluation(), ReferenceMembership(), report)
     for row in report.rows:
         assert row.skipped == {
-            "membership/rmia": "it needs several models trained without the forget set: give evaluation.retrains more "
-            "than one, or name their weights in "
+            "membership/rmia": "it needs several Retrains in files that this package wrote, and a network, or weights "
+            "with trained_without, does not count: give evaluation.retrains more than one, or name the files in "
             "references, or a folder of them in evaluation.pool"
         }
         assert row.attacks == {}
