@@ -257,7 +257,6 @@ def test_the_first_block_of_the_readme_is_the_installation():
 EARLIER = {
     "digits": dict.fromkeys(("class", "random"), "quick_1"),
     "fashion_mnist_attack": {"random": "suite_3"},
-    "elsewhere": {"tenth": "suite_4"},
 }
 """Page → scenario → the suite its rows were made with, of those in ``earlier_suites.yaml``, where it is not today's."""
 

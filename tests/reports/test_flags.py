@@ -18,14 +18,14 @@ NAMES = (
     *("random answers", "fading features", "blind attacks", "no power", "rate at the edge", "broken by relearning"),
     *(
         "retrain knows",
+        "knows the classes",
         "weak inversion",
         "poor original",
+        "forgotten original",
         "poor retrain",
         "small change",
         "few steps",
         "cut short",
-        "forgotten original",
-        "knows the classes",
     ),
 )
 Numbers = dict[str, float]
