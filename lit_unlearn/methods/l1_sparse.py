@@ -4,7 +4,8 @@ L = E_Dr[CE(z(x), y)] + γ_t·‖θ‖₁ over all parameters, γ_t = α·(1 −
 last t0; Jia et al., Model Sparsity Can Simplify Machine Unlearning, arXiv 2304.04934. 10 epochs, learning rate .01.
 Their README leaves α open, and their code has .2 where nothing is given. The default 5e-4 is where the code of AMUN
 starts, which then raises it, to 9.7 times as much in the sixth and seventh of ten epochs, and lowers it again; the code
-of Scissorhands (JingWu321/Scissorhands) gives 1e-4. T is the Trainer's ``max_epochs``.
+of Scissorhands (JingWu321/Scissorhands) gives 1e-4. T is the Trainer's ``max_epochs``. With t0 = T their code leaves
+the penalty constant; here that is refused.
 """
 
 from pathlib import Path

@@ -6,15 +6,17 @@ Defaults are those of the released large-scale notebook, which runs 3 epochs (it
 and 9), in batches of 256 retain and 512 forget samples: few, large maximising steps. Its own names for batches, set to
 128 and 32, are read by nothing. Their small scale (Lacuna-6), ``model/scrub_small``, has batches of 32 and 64, and
 Adam, whose steps do not shrink with the gradients of a network that has learnt the forget set by heart. For 100 images
-of a class of CIFAR-10 they have a third setting (MIA_experiments.ipynb): SGD at .0005, γ 1, α .5, three of five epochs
-with a pass over Df, batches of 32 and 16, SCRUB+R. None of them augments; here the data say.
+of a class of CIFAR-10 they have a third setting (MIA_experiments.ipynb): SGD at .0005, a tenth of it in the last two
+epochs, γ 1, α .5, T 4, three of five epochs with a pass over Df, batches of 32 and 16, SCRUB+R. None of them augments;
+here the data say.
 
 SCRUB+R (``rewind``) keeps the weights of each epoch and ends with those whose error on the forget set is nearest the
 final model's error on a validation set with the classes of the forget set, in its proportions. The paper has images for
 that which no training ever saw. Here, since the test set is not for choosing, they are a share of the retained training
 images of those classes, which SCRUB leaves out; the original did learn them, so their error, and what is forgotten, is
-too small rather than too large. Of epochs as good theirs ends with the first, the untouched original among them. Where
-all samples of a class are forgotten, SCRUB+R is refused.
+too small rather than too large. Of epochs as good theirs ends with the first; it compares the untouched original, too,
+but saves no file of it, and fails where that is the best. Where all samples of a class are forgotten, SCRUB+R is
+refused.
 """
 
 from pathlib import Path
