@@ -1,6 +1,7 @@
 """Every code block of the README and of the pages in docs is run as it stands, in order, in one folder."""
 
 import importlib
+import inspect
 import json
 import lzma
 import os
@@ -246,6 +247,16 @@ def test_the_quickstart_keeps_its_promises(folder):
         name = f"recovery/{attack}/test_forget_acc"
         assert unlearned.attacks[name] <= max(retrain.attacks[name] for retrain in retrains) + 0.02
         assert all(retrain.attacks[name] >= 0.8 for retrain in retrains)
+
+
+def test_the_page_of_threat_models_names_each_attack():
+    page = (ROOT / "docs/threat-models.md").read_text()
+    kinds = [getattr(lu, name) for name in dir(lu)]
+    attacks = [kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, lu.Attack)]
+    made = {kind.__name__: kind().title for kind in attacks if not inspect.isabstract(kind)}
+    assert dict(re.findall(r"^\| `([\w/]+)` \| `(\w+)` \|", page, flags=re.MULTILINE)) == {
+        title: name for name, title in made.items()
+    }
 
 
 def test_the_first_block_of_the_readme_is_the_installation():
