@@ -72,7 +72,6 @@ def test_verdicts_and_tables_are_made_of_the_rows(committed):
 
 OPEN_SEARCHES = (
     *("amun", "cf_k", "dist_reg", "eu_k", "mode_connectivity", "weight_distortion"),  # not searched for classes yet
-    *("scrub", "undo"),  # searched before milestones went with the epochs, and before ``distil_on``
 )
 
 
