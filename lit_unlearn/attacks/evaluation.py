@@ -10,7 +10,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.measuring import TITLE, measure
-from lit_unlearn.attacks.plausibility import after_run, before_run, forgotten_original, random_answers
+from lit_unlearn.attacks.plausibility import (
+    after_run,
+    before_run,
+    forgotten_original,
+    large_weights,
+    random_answers,
+)
 from lit_unlearn.attacks.pool import Pool, check_pool, find_pool
 from lit_unlearn.attacks.retrain import (
     LoadedRetrain,
@@ -188,6 +194,7 @@ class Evaluation(Driver):
         with isolated(module.device):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             found = list(random_answers(target.model.backbone, data, module.device))
+            found += large_weights(target.model.backbone, None if target.original is None else target.original.backbone)
         found += after_run(trainer, module) if module.is_trained_here else ()
         for flag in found:
             rank_zero_warn(flag.text)

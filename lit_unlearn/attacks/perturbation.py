@@ -37,8 +37,8 @@ class PerturbedImages(Attack):
 
     Numbers: shares of the images that are recognised, ``forget_acc`` and, where whole classes are forgotten,
     ``test_forget_acc``, else ``test_retain_acc`` or ``test_matched_acc``; ``images``, how many of what was forgotten
-    were tried, of unseen ones where there are some; and where single images are forgotten ``unseen``, how many test
-    images.
+    were tried, of unseen ones where there are some; where single images are forgotten ``unseen``, how many test images;
+    and ``flat``, the share, of the split where it is largest, that is not recognised and has a gradient of 0.
 
     Args:
         radius: ε > 0, in units of pixels in [0, 1]; None is 8/255 where whole classes are forgotten, else 1/255.
@@ -69,21 +69,24 @@ class PerturbedImages(Attack):
         beside = unseen_split(known) if single else "test_forget"
         radius = self.radius or (_OF_IMAGES if single else _OF_CLASSES)
         for split in (split for split in ("forget", beside) if split in known):
-            counter, tried = SplitAccuracy().to(target.device), torch.zeros((), device=target.device)
+            counter = SplitAccuracy().to(target.device)
+            tried, blind = torch.zeros((2,), device=target.device)
             batches = target.data.evaluation_batches(split, target.device, most=self.most)
             for images, labels in gradient_batches(batches):
-                named = self._recognised(network, images.float(), labels, radius)
+                named, still = self._recognised(network, images.float(), labels, radius)
+                blind += still.sum()
                 counter.update(torch.stack([~named, named], 1).float(), torch.ones_like(labels))
                 tried += len(labels)
             if (value := counter.value) is not None:
                 numbers[f"{split}_acc"] = value
                 numbers["unseen" if single and split == beside else "images"] = float(sum_over_ranks(tried))
+                numbers["flat"] = max(numbers.get("flat", 0.0), float(sum_over_ranks(blind) / sum_over_ranks(tried)))
         return AttackResult(numbers)
 
-    def _recognised(self, network: Backbone, images: Tensor, labels: Tensor, radius: float) -> Tensor:
-        """Whether each of the images (B, C, H, W) is named by its label (B,) at any step."""
+    def _recognised(self, network: Backbone, images: Tensor, labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+        """Whether each of the images (B, C, H, W) is named by its label (B,) at any step; and whether none moves it."""
         moved = images.clone()
-        found = torch.zeros_like(labels, dtype=torch.bool)
+        found, flat = torch.zeros((2, len(labels)), dtype=torch.bool, device=labels.device)
         for step in range(self.steps + 1):
             moved.requires_grad_()
             logits = network(moved)
@@ -91,6 +94,7 @@ class PerturbedImages(Attack):
             if step == self.steps or bool(found.all()):
                 break
             (slopes,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), moved)
+            flat = flat if step else ~found & ~slopes.flatten(1).any(1)
             nearer = moved.detach() - 2.5 * radius / self.steps * slopes.sign()
             moved = (images + (nearer - images).clamp(-radius, radius)).clamp(0, 1)
-        return found
+        return found, flat

@@ -280,6 +280,9 @@ class Backbone(nn.Module):
             for module, mode in modes:
                 module.training = mode
 
+    def check_answers(self, images: Tensor) -> None:
+        """Makes sure that images get the network's own answers; what was split from a network overrides this."""
+
     def _dry_run(self, images: Tensor) -> None:
         """One pass of a small batch (B, C, H, W) without gradients, in eval mode."""
         features = attempt(self.features, images)

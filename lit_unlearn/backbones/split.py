@@ -81,20 +81,40 @@ class SplitBackbone(Backbone):
         generator = torch.Generator().manual_seed(1)
         for parameter in head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        identity = self.encoder.get_submodule(self.head_path)
-        self.encoder.set_submodule(self.head_path, head)
-        try:
-            whole = attempt(self.features, images)
-        finally:
-            self.encoder.set_submodule(self.head_path, identity)
+        whole = self._whole(head, images)
         try:
             super()._dry_run(images)
         except UsageError as error:
             raise self._not_last(whole) from error
-        parts = head(self.features(images))
-        agree = isinstance(whole, Tensor) and whole.shape == parts.shape and _close(whole, parts)
-        if not agree:
+        if not _agree(whole, head(self.features(images))):
             raise self._not_last(whole)
+
+    @torch.no_grad()
+    def check_answers(self, images: Tensor) -> None:
+        """Makes sure that the network as it was before the split answers as its two parts do, in eval mode.
+
+        A network that behaves otherwise on the noise that it was split with would be measured as what it is not.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Raises:
+            UsageError: if it does not.
+        """
+        if not _agree(self._whole(self.head, images), self.head(self.features(images))):
+            raise UsageError(
+                f"{type(self.encoder).__name__} answers otherwise on the data's images than its features and its head "
+                f"{self.head_path!r} do: what follows the head would not be measured; leave it out"
+            )
+
+    def _whole(self, head: nn.Module, images: Tensor) -> object:
+        """What the network gives with a head in its place again."""
+        identity = self.encoder.get_submodule(self.head_path)
+        self.encoder.set_submodule(self.head_path, head)
+        try:
+            return attempt(self.features, images)
+        finally:
+            self.encoder.set_submodule(self.head_path, identity)
 
     def _not_last(self, answer: object) -> UsageError:
         if trouble := trouble_with(answer):
@@ -104,6 +124,11 @@ class SplitBackbone(Backbone):
             "there: name the last linear layer with the argument head of Custom, or leave out what follows it (a "
             "temperature, a mean over heads) and noise"
         )
+
+
+def _agree(whole: object, parts: Tensor) -> bool:
+    """Whether a network gives what its parts give."""
+    return isinstance(whole, Tensor) and whole.shape == parts.shape and _close(whole, parts)
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

@@ -18,6 +18,9 @@ KNOWN = 0.6
 
 _CHANCE = 0.5
 
+FLAT = 0.1
+"""Share of images whose gradient is 0, of which a search along the gradient says nothing."""
+
 BROKEN = 0.1
 """How much more accuracy on retained test images relearning takes than on Retrain, as a fraction."""
 
@@ -49,7 +52,7 @@ def flags(
     """
     found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(broken)]
     found += [*_blind(compared, separated), *_retrain_knows(compared), *_knows_classes(skill)]
-    found += _weak_inversion(models)
+    found += [*_masked_gradients(models), *_weak_inversion(models)]
     return dict(found)
 
 
@@ -152,6 +155,22 @@ def _knows_classes(skill: Comparison | None) -> Iterator[tuple[str, str]]:
             f"the model names {ours} of unseen images of the forget images' classes and {all_ours} of all unseen ones; "
             f"Retrain, {theirs} and {all_theirs}. It may have kept what the forget images taught of their classes, "
             "which a lead over unseen images of the same classes does not show",
+        )
+
+
+def _masked_gradients(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    shares = [
+        (value, name.rpartition("/")[0])
+        for row in models
+        for name, value in row.attacks.items()
+        if name.startswith("perturbation/") and name.endswith("/flat")
+    ]
+    if shares and max(shares)[0] > FLAT:
+        share, attack = max(shares)
+        yield (
+            "masked gradients",
+            f"the gradient of {100 * share:.0f} % of the images is 0, so that {attack} moves nothing there and says "
+            "nothing: something in the network, such as a rounding of the pixels, hides the slope",
         )
 
 

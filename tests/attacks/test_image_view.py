@@ -45,6 +45,20 @@ def test_splits_that_are_fitted_on_together_keep_their_shares(target, calibratio
     assert found == left
 
 
+def test_no_image_is_fitted_on_and_scored_where_unseen_images_are_drawn_from_odd_places(target):
+    """A view of fewer images would renumber them, and put a half of the odd ones on even places."""
+    data = target("forget", "retain", "test_retain").data
+    data.splits["test_matched"] = tuple(tensor[1::2][:100] for tensor in data.splits["test_retain"])
+    view = ImageView(data, most=200, together=calibration_splits("rest"))
+    assert len(view.labels("test_retain")) == 600
+    assert len(view.labels("retain")) < 200
+    images = {
+        split: torch.cat([x for x, _ in view.evaluation_batches(split, torch.device("cpu"))]).flatten().tolist()
+        for split in ("test_retain", "test_matched")
+    }
+    assert not set(images["test_retain"][::2]) & set(images["test_matched"])
+
+
 def test_where_there_are_few_enough_all_are_there(target):
     view = ImageView(target(*SIZES).data, most=5000, together=calibration_splits("train"))
     assert sizes(view) == SIZES

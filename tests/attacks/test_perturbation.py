@@ -35,20 +35,20 @@ SCORE = float(WEIGHTS.sum() * 0.5)
 def test_a_linear_network_is_brought_as_far_as_its_weights_and_the_radius_say(make_target, missing, named):
     target = make_target(Linear(-SCORE - missing), forget=grey(5), test_forget=grey(3), retain=grey(2))
     found = PerturbedImages(RADIUS).evaluate(target).numbers
-    assert found == {"forget_acc": named, "test_forget_acc": named, "images": 3}
+    assert found == {"forget_acc": named, "test_forget_acc": named, "images": 3, "flat": 0.0}
 
 
 def test_single_images_are_tried_beside_unseen_ones(make_target):
     numbers = PerturbedImages(RADIUS, most=2).evaluate(
         make_target(Linear(-SCORE), forget=grey(5), retain=grey(2), test_retain=grey(3))
     )
-    assert numbers.numbers == {"forget_acc": 1.0, "images": 2, "test_retain_acc": 1.0, "unseen": 2}
+    assert numbers.numbers == {"forget_acc": 1.0, "images": 2, "test_retain_acc": 1.0, "unseen": 2, "flat": 0.0}
 
 
 def test_single_images_of_few_classes_are_tried_beside_unseen_ones_of_these(make_target):
     splits = {"forget": grey(5), "retain": grey(2), "test_retain": grey(3), "test_matched": grey(1)}
     numbers = PerturbedImages(RADIUS).evaluate(make_target(Linear(-SCORE), **splits)).numbers
-    assert numbers == {"forget_acc": 1.0, "images": 5, "test_matched_acc": 1.0, "unseen": 1}
+    assert numbers == {"forget_acc": 1.0, "images": 5, "test_matched_acc": 1.0, "unseen": 1, "flat": 0.0}
 
 
 @pytest.mark.parametrize(("classes", "radius"), [(True, 8 / 255), (False, 1 / 255)])
@@ -83,6 +83,20 @@ def test_an_image_that_is_named_on_the_way_counts(make_target):
     images[1] = 0
     found = PerturbedImages(RADIUS).evaluate(make_target(Once(-0.4), forget=(images, labels))).numbers
     assert found["forget_acc"] == 1
+
+
+def test_images_that_no_gradient_moves_are_counted(make_target):
+    """A rounding of the pixels has a slope of 0: the model would seem to withstand."""
+
+    class Rounded(Linear):
+        def forward(self, x):
+            return super().forward((255 * x).round() / 255)
+
+    splits = {"forget": grey(5), "test_forget": grey(3), "retain": grey(2)}
+    numbers = PerturbedImages(RADIUS).evaluate(make_target(Rounded(-SCORE - 0.1), **splits)).numbers
+    assert numbers == {"forget_acc": 0.0, "test_forget_acc": 0.0, "images": 3, "flat": 1.0}
+    named = PerturbedImages(RADIUS).evaluate(make_target(Rounded(1.0), **splits)).numbers
+    assert named["flat"] == 0.0, "what is named already need not move"
 
 
 def test_few_images_are_tried_and_nothing_is_left_behind(make_target):

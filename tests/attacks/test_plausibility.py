@@ -2,17 +2,19 @@
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
 from torch.optim import SGD
 
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
-from lit_unlearn.backbones import ResNet8
+from lit_unlearn.backbones import Custom, ResNet8
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Rescale, Retrain
@@ -109,6 +111,26 @@ def test_a_run_of_few_steps_says_so(run, make_backbone, epochs):
     assert set(report.rows[-1].flags.values()) <= set(said)
 
 
+def test_weights_that_a_normalisation_hides_are_named(run, make_backbone):
+    """The network answers the same, and relearning at the same rate moves it 10,000 times less."""
+
+    class Grown(FineTune):
+        times = 1
+
+        def on_train_start(self):
+            with torch.no_grad():
+                first = next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+                first.weight.mul_(self.times)
+
+    for times in (100, 4):
+        method = Grown(make_backbone(), optimizer=lambda p: SGD(p, lr=0.0))
+        method.times = times
+        flags = run(method)[0].rows[-1].flags
+        assert ("large weights" in flags) == (times == 100)
+        if times == 100:
+            assert "is 100 times as large as Original's" in flags["large weights"]
+
+
 def test_a_method_without_an_optimizer_has_no_steps_to_count(run, make_backbone):
     assert run(Rescale(make_backbone()), max_epochs=1)[0].rows[-1].flags == {}
 
@@ -127,6 +149,61 @@ class Noisy(ResNet8):
     def features(self, x):
         found = super().features(x)
         return found + 0.1 * torch.randn_like(found)
+
+
+class Guarded(ResNet8):
+    """Answers at random where it takes an image for one of a class that was to be forgotten, and nowhere else."""
+
+    def features(self, x):
+        found = super().features(x)
+        forgotten = self.head(found).argmax(1) == 0
+        return torch.where(forgotten[:, None], torch.randn_like(found), found)
+
+
+class OfTheBatch(ResNet8):
+    """Normalises by the batch in eval mode, too: an image's answer depends on the images beside it."""
+
+    def features(self, x):
+        found = super().features(x)
+        return found - found.mean(0)
+
+
+@pytest.mark.parametrize("kind", [Guarded, OfTheBatch])
+def test_answers_are_asked_of_every_split_and_in_other_company(run, make_backbone, kind):
+    network = kind(4, in_channels=1, width=4)
+    network.load_state_dict(make_backbone().state_dict())
+    with torch.no_grad():
+        network.head.bias[0] += 0.1
+    report, _ = run(FineTune(network, optimizer=lambda p: SGD(p, lr=0.0)))
+    assert "or with what else is in the batch" in report.rows[-1].flags["random answers"]
+
+
+class Sneaky(nn.Module):
+    """Looks like two parts on noise, and adds something after its head on dark images alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()), nn.Linear(8, 4)
+
+    def forward(self, x):
+        found = self.head(self.body(x))
+        return found + (x.mean((1, 2, 3)) < 0.2).float()[:, None] * torch.arange(found.shape[1])
+
+
+def test_what_follows_the_head_on_real_images_alone_is_refused(run, make_data, fit):
+    class Dark(type(make_data().source)):
+        def load(self):
+            found = super().load()
+            return replace(found, train_images=found.train_images // 8, test_images=found.test_images // 8)
+
+    data = make_data()
+    shape = data.image_shape
+    network = Sneaky()
+    network.body[1] = nn.Linear(shape[0] * shape[1] * shape[2], 8)
+    data.source.__class__ = Dark
+    data._loaded = None
+    with pytest.raises(UsageError, match=r"Sneaky answers otherwise on the data's images than its features and its"):
+        run(FineTune(Custom(network, in_channels=shape[0])), data=data)
 
 
 def test_answers_that_differ_from_pass_to_pass_are_named(run, make_backbone):

@@ -19,6 +19,8 @@ NAMES = (
     *(
         "retrain knows",
         "knows the classes",
+        "masked gradients",
+        "large weights",
         "weak inversion",
         "poor original",
         "forgotten original",

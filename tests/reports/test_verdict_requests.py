@@ -51,6 +51,22 @@ def test_what_is_named_too_seldom_is_seen_beside_an_earlier_request_that_is_as_i
     assert (perhaps.level, perhaps.worst.split) == ("inconclusive", "forget_acc")
 
 
+def test_of_two_requests_that_which_surely_falls_short_is_named():
+    found = judged(model("GA", named=0.78, auc=0.5, images_before=0.3), images_before=0.84)
+    assert (found.level, found.worst.split) == ("leaks", "images_before_acc")
+    found = judged(model("GA", named=0.3, auc=0.5, images_before=0.78), images_before=0.84)
+    assert (found.level, found.worst.split) == ("leaks", "forget_acc")
+
+
+def test_how_many_images_an_attack_scores_is_of_this_request():
+    rows = [model(name, images_before=0.84) for name in ("GA", "Retrain")]
+    before = {each.split: each for each in compare(rows[:1], rows[1:], []) if each.attack == WORST}
+    rows = [replace(row, attacks=row.attacks | {f"{WORST}/images": 20.0}) for row in rows]
+    found = {each.split: each for each in compare(rows[:1], rows[1:], []) if each.attack == WORST}
+    assert found["forget_acc"].difference.sampling > before["forget_acc"].difference.sampling
+    assert found["images_before_acc"].difference.sampling == before["images_before_acc"].difference.sampling
+
+
 def test_images_and_classes_of_earlier_requests_are_both_compared():
     """Half of what was forgotten before are owls, which neither names; the other half are single images."""
     fields = {"images_before": 0.84, "test_forgotten_before": 0.0, "forgotten_before": 0.42}
