@@ -43,6 +43,7 @@ SMALL = {
     "KLoM": {"models": 2},
     "PerturbedImages": {"steps": 2},
     "Relearn": {"steps": 2},
+    "UniversalPerturbation": {"steps": 2},
     "WorstRecovery": {"stages": "readouts"},
 }
 """Settings with which attacks take seconds."""

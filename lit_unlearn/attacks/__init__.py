@@ -9,6 +9,7 @@ from lit_unlearn.attacks.inversion import GradientInversion
 from lit_unlearn.attacks.membership import (
     ForgettingQuality,
     KLoM,
+    MembershipProbe,
     ReferenceMembership,
     SVCEfficacy,
     ThresholdMembership,
@@ -32,6 +33,7 @@ from lit_unlearn.attacks.relearn import Relearn
 from lit_unlearn.attacks.representation import IDI, Distance, FeatureMap, Grafting, Representation
 from lit_unlearn.attacks.retrain import OwnRetrain
 from lit_unlearn.attacks.target import Target
+from lit_unlearn.attacks.universal import UniversalPerturbation
 from lit_unlearn.results import AttackResult
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "KNNRecovery",
     "LinearDiscriminant",
     "MaskedAnswers",
+    "MembershipProbe",
     "NearestMean",
     "OwnRetrain",
     "PerturbedImages",
@@ -69,5 +72,6 @@ __all__ = [
     "Target",
     "ThresholdMembership",
     "TransformedRecovery",
+    "UniversalPerturbation",
     "WorstRecovery",
 ]

@@ -2,6 +2,7 @@
 
 from lit_unlearn.attacks.membership.forgetting_quality import ForgettingQuality
 from lit_unlearn.attacks.membership.klom import KLoM
+from lit_unlearn.attacks.membership.probe import MembershipProbe
 from lit_unlearn.attacks.membership.reference import ReferenceMembership
 from lit_unlearn.attacks.membership.single_model import MembershipAttack, SVCEfficacy, ThresholdMembership
 
@@ -9,6 +10,7 @@ __all__ = [
     "ForgettingQuality",
     "KLoM",
     "MembershipAttack",
+    "MembershipProbe",
     "ReferenceMembership",
     "SVCEfficacy",
     "ThresholdMembership",

@@ -1,0 +1,102 @@
+"""One pattern for all images: what a linear network needs is known, and so is what a network behind a mark hides."""
+
+import pytest
+import torch
+from attacked import attacked
+from torch import nn
+
+from lit_unlearn.attacks import PerturbedImages, UniversalPerturbation
+from lit_unlearn.backbones import Backbone
+from lit_unlearn.errors import UsageError
+
+WEIGHTS = torch.tensor([0.5, -1.0, 2.0, 0.25])
+RADIUS = 0.1
+REACH = RADIUS * float(WEIGHTS.abs().sum())
+"""By how much a change of each pixel by the radius raises class 1 of the linear network."""
+
+SCORE = float(WEIGHTS.sum() * 0.5)
+
+
+class Linear(Backbone):
+    """Names class 1 where w·x + b > 0, of images of 2 × 2."""
+
+    def __init__(self, bias):
+        super().__init__(nn.Flatten(), nn.Linear(4, 2), [0.0], [1.0], {})
+        with torch.no_grad():
+            self.head.weight.copy_(torch.stack([torch.zeros(4), WEIGHTS]))
+            self.head.bias.copy_(torch.tensor([0.0, bias]))
+
+
+class Marked(Backbone):
+    """Knows two classes by the first pixel, and says so only where the last pixel is bright; else class 2."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(4, 3, bias=False), [0.0], [1.0], {})
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(3, 4))
+
+    def features(self, x):
+        first, mark = x[:, 0, 0, 0], torch.sigmoid(20 * (x[:, 0, 1, 1] - 0.7))
+        return torch.stack([mark * (first < 0.5), mark * (first >= 0.5), 0.5 + 0 * first, 0 * first], 1)
+
+
+def grey(count):
+    """Images far from black and white, so that no pixel meets its bounds."""
+    return torch.full((count, 1, 2, 2), 0.5), torch.ones(count, dtype=torch.long)
+
+
+def two_classes(count):
+    images, labels = torch.full((count, 1, 2, 2), 0.5), torch.arange(count) % 2
+    images[:, 0, 0, 0] = 0.2 + 0.6 * labels
+    return images, labels
+
+
+@pytest.mark.parametrize(("missing", "named"), [(REACH - 0.01, 1.0), (REACH + 0.01, 0.0), (-0.01, 1.0)])
+def test_a_linear_network_is_brought_as_far_as_its_weights_and_the_radius_say(make_target, missing, named):
+    target = make_target(Linear(-SCORE - missing), forget=grey(6), test_forget=grey(5), retain=grey(2))
+    found = UniversalPerturbation(RADIUS).evaluate(target).numbers
+    assert found == {"samples": 3, "test_forget_acc": named, "images": 5}
+
+
+def test_a_mark_behind_which_the_network_still_knows_the_classes_is_found(make_target):
+    splits = {"forget": two_classes(40), "test_forget": two_classes(20), "retain": grey(2)}
+    splits["test_retain"] = torch.full((6, 1, 2, 2), 0.5), torch.full((6,), 2)
+    target = make_target(Marked(), **splits)
+    found = UniversalPerturbation().evaluate(target).numbers
+    assert found["test_forget_acc"] == 1.0
+    assert "unseen" not in found
+    assert PerturbedImages().evaluate(target).numbers["test_forget_acc"] == 0.0, "8/255 is far from the mark"
+    assert UniversalPerturbation(0.1).evaluate(target).numbers["test_forget_acc"] == 0.0
+
+
+@pytest.mark.parametrize("beside", ["test_retain", "test_matched"])
+def test_single_images_are_those_that_the_pattern_was_not_found_on(make_target, beside):
+    images, labels = grey(10)
+    splits = {"forget": (images, labels), "retain": grey(2), "test_retain": grey(7), beside: grey(3)}
+    found = UniversalPerturbation(RADIUS, samples=4).evaluate(make_target(Linear(-SCORE), **splits)).numbers
+    assert found == {"samples": 4, "forget_acc": 1.0, "images": 6, f"{beside}_acc": 1.0, "unseen": 3}
+    few = UniversalPerturbation(RADIUS, samples=100, most=2).evaluate(make_target(Linear(-SCORE), **splits)).numbers
+    assert (few["samples"], few["images"], few["unseen"]) == (5, 2, 2)
+
+
+def test_a_single_image_leaves_nothing_to_measure_on(make_target):
+    target = make_target(Linear(-SCORE), forget=grey(1), retain=grey(2), test_retain=grey(3))
+    assert "at least two images" in attacked(UniversalPerturbation(), target).skipped["perturbation/universal"]
+
+
+def test_nothing_is_left_behind(make_target):
+    target = make_target(Linear(-SCORE), forget=grey(4), test_forget=grey(3), retain=grey(2))
+    before = [parameter.clone() for parameter in target.model.backbone.parameters()]
+    found = attacked(UniversalPerturbation(RADIUS), target)
+    assert found.attacks == attacked(UniversalPerturbation(RADIUS), target).attacks
+    assert all(torch.equal(*pair) for pair in zip(before, target.model.backbone.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in target.model.backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    "option", [{"radius": 0.0}, {"steps": 0}, {"lr": 0.0}, {"samples": 0}, {"batch_size": 0}, {"most": 0}]
+)
+def test_options_out_of_range(option):
+    ((name, value),) = option.items()
+    with pytest.raises(UsageError, match=f"{name} is {value}"):
+        UniversalPerturbation(**option)
