@@ -460,6 +460,9 @@ def test_one_class_is_not_judged_by_attacks_that_recover_labels():
     assert any("One class was forgotten" in text for text in remarks(row, found))
     row.attacks["representation/idi/s1/bits"] = 0.9
     assert judge(row, [before, *others, row]).level == "leaks"
+    before.attacks["representation/idi/s1/bits"] = 0.52  # hardly more than Retrain's
+    found = judge(row, [before, *others, row])
+    assert found.missing == ["the information in the stages, of which Original has hardly more than Retrain here"]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,14 @@ def test_of_two_requests_that_which_surely_falls_short_is_named():
     assert (found.level, found.worst.split) == ("leaks", "forget_acc")
 
 
+def test_single_images_of_earlier_requests_deviate_as_single_images_do():
+    """Whatever is forgotten now: without an attack .01 between Retrains, of classes .005."""
+    rows = [model(name, [1, 2], 0.0, images_before=0.84) for name in ("GA", "Retrain")]
+    found = {each.split: each.difference for each in compare(rows[:1], rows[1:], []) if each.attack == NO_ATTACK}
+    assert found["images_before_acc"].deviation == pytest.approx(0.01)
+    assert found["test_forget_acc"].deviation == pytest.approx(0.005)
+
+
 def test_how_many_images_an_attack_scores_is_of_this_request():
     rows = [model(name, images_before=0.84) for name in ("GA", "Retrain")]
     before = {each.split: each for each in compare(rows[:1], rows[1:], []) if each.attack == WORST}
@@ -117,8 +125,9 @@ def test_a_list_of_most_of_a_class_is_not_as_retrain_where_the_model_still_knows
     assert "what the forget images taught of their classes (see the flag)" in headline(row, found)
     near = judged(model("GA", named=0.3, test_matched=0.29, auc=0.5), **fields)
     assert "knows the classes" not in near.flags, "a class may be named better by chance"
-    classes = replace(row, split={**row.split, "forgotten_classes": [2]})
-    assert "knows the classes" not in judge_models([classes], [], []).flags
+    whole = {"classes": [2], "named": 0.0, "test_matched": 0.21}
+    classes = model("GA", [2], 0.0, test_matched=0.925, auc=0.5)
+    assert "knows the classes" not in judged(classes, **whole).flags, "where the class itself is forgotten"
 
 
 def test_few_unseen_images_make_a_lead_less_certain():
