@@ -169,6 +169,12 @@ def test_a_retrain_of_another_network_is_refused(plain: Plain, make_data: Callab
         lu.audit(plain, make_data(), original=plain, retrain=small_network(), attacks=None, **QUIET)
 
 
+def test_lazy_layers_are_named(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, CLASSES))
+    with pytest.raises(UsageError, match="Sequential has lazy layers: run one batch through it first"):
+        lu.unlearn(network, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET)
+
+
 def test_weights_that_have_forgotten_the_same_are_flagged_as_the_original(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
 ) -> None:

@@ -599,6 +599,14 @@ class Undefined(Attack):
     def evaluate(self, target):
         return AttackResult({"nothing": float("nan")})
 """
+UNTYPED = """
+from lit_unlearn.methods import FineTune
+
+
+class Untyped(FineTune):
+    def __init__(self, backbone, weights=None) -> None:
+        super().__init__(backbone, weights)
+"""
 ORIGINAL_WEIGHTS = ("--model.weights", "digits_resnet8")
 
 
@@ -625,6 +633,10 @@ def test_an_attack_that_raises_is_left_out_and_the_status_is_1(tmp_path: Path, m
         (("--model", "own_broken.A"), "model: own_broken.py, line 1: "),
         (("--model", "own_raises.A"), "model: own_raises cannot be imported: RuntimeError: my own trouble"),
         (("--model", "own_lacks.A"), "model: own_lacks cannot be imported: No module named 'no_such_thing'"),
+        (
+            ("--model", "own_untyped.Untyped"),
+            "Untyped.__init__: its argument backbone has no type, write backbone: Back",
+        ),
         (("--model", "own_classes.Refuses"), "own_classes.Refuses cannot be made: ValueError: k is 2"),
         (("--model", "own_classes.NoWeights"), "own_classes.NoWeights takes no weights: give its __init__ an"),
         (
@@ -661,6 +673,7 @@ def test_a_mistake_in_a_file_of_the_users_own(
         "broken": "def broken(:",
         "raises": "raise RuntimeError('my own trouble')",
         "lacks": "import no_such_thing",
+        "untyped": UNTYPED,
     }
     for name, text in {**texts, "classes": OWN}.items():
         (tmp_path / f"own_{name}.py").write_text(text)
@@ -672,6 +685,12 @@ def test_a_mistake_in_a_file_of_the_users_own(
     sys.modules.pop("own_classes", None)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
     assert says in outcome.err
+    assert "callbacks" not in args[0] or not list(tmp_path.glob("runs/*")), "nothing is left of a run that never began"
+
+
+@pytest.mark.parametrize("word", ["best", "hpc", "registry:model"])
+def test_words_for_a_checkpoint_that_mean_nothing_in_a_new_process(refuse: Refuse, word: str) -> None:
+    refuse(*BARE, f"--ckpt_path={word}", says=(f"ckpt_path is '{word.partition(':')[0]}'", "must be a file, or last"))
 
 
 def test_two_attacks_of_one_name(refuse: Refuse) -> None:
