@@ -30,7 +30,7 @@ UNCHANGED = 1e-4
 FEW_STEPS = 10
 SAME_ANSWER = 1e-3
 LARGE = 5.0
-"""Norms beyond that; of all methods of the committed tables the largest is 3.3 times Original's."""
+"""A larger norm than so many times Original's; of 70 models of all methods on memorised images none has 3.3 times."""
 _ASKED = 64
 _NORMALISATIONS = {
     "mean 0 and std 1": (0.0, 1.0),
