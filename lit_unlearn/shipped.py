@@ -6,6 +6,7 @@ with or without ``.yaml``; ``#`` and a path of keys select one section of a file
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _loaded(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check_once(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        _check_once(str(path), yaml.compose(text, Loader=yaml.SafeLoader), set())
         return get_loader("yaml")(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -122,18 +123,24 @@ def _loaded(path: Path) -> Any:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
 
 
-def _check_once(path: Path, node: yaml.Node | None) -> None:
+def _check_once(where: str, node: yaml.Node | None, seen: set[int]) -> None:
+    """Looks through a node and those below it, each once: an alias may lead back."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
+        lines: dict[tuple[str, str], int] = {}
         for key, value in node.value:
-            if (name := str(key.value)) in lines:
-                line = key.start_mark.line + 1
-                raise UsageError(f"{path}: {name!r} is given twice (lines {lines[name]} and {line}): give it once")
-            lines[name] = key.start_mark.line + 1
-            _check_once(path, value)
+            place, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if place in lines and key.tag != "tag:yaml.org,2002:merge":
+                raise UsageError(
+                    f"{where}: {key.value!r} is given twice (lines {lines[place]} and {line}): give it once"
+                )
+            lines[place] = line
+            _check_once(where, value, seen)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _check_once(path, value)
+            _check_once(where, value, seen)
 
 
 def with_configs(args: Sequence[str]) -> list[str]:
@@ -156,6 +163,8 @@ def with_configs(args: Sequence[str]) -> list[str]:
 
 def _located(name: str) -> str:
     if name.lstrip().startswith("{"):  # the text of a config, which the parser takes as well
+        with suppress(yaml.YAMLError):  # the parser says what is wrong with it
+            _check_once("--config", yaml.compose(name, Loader=yaml.SafeLoader), set())
         return name
     file, section = _split(name)
     if section:

@@ -169,6 +169,13 @@ def test_a_retrain_of_another_network_is_refused(plain: Plain, make_data: Callab
         lu.audit(plain, make_data(), original=plain, retrain=small_network(), attacks=None, **QUIET)
 
 
+@pytest.mark.parametrize("method", ["Rescale", "LEACE"])
+def test_a_part_that_a_method_puts_behind_the_encoder_is_no_other_answer(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], method: str
+) -> None:
+    assert lu.unlearn(plain, make_data(), method, attacks=None, max_epochs=1, **QUIET).rows[-1].status == "ok"
+
+
 def test_lazy_layers_are_named(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     network = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, CLASSES))
     with pytest.raises(UsageError, match="Sequential has lazy layers: run one batch through it first"):

@@ -16,6 +16,7 @@ from command_line import experiment, lit_unlearn
 from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
 from lit_unlearn.reports import read_rows
+from lit_unlearn.shipped import read_config
 
 FIT = ("fit", *experiment("random_labels"), "--trainer.max_epochs=1")
 BARE = (*FIT, "--evaluation.retrain", "null")
@@ -355,6 +356,19 @@ def test_what_cannot_be_parsed(refuse: Refuse, args: tuple[object, ...], says: t
 def test_a_malformed_config(refuse: Refuse, tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "bad.yaml").write_bytes(content)
     refuse("fit", "--config", tmp_path / "bad.yaml", says=("bad.yaml", says))
+
+
+def test_a_setting_twice_in_the_text_of_a_config(refuse: Refuse) -> None:
+    refuse(*FIT, "--config", "{trainer: {max_epochs: 1, max_epochs: 2}}", says=("'max_epochs' is given twice",))
+
+
+def test_what_looks_like_a_setting_given_twice_and_is_none(tmp_path: Path) -> None:
+    """A number and a text, two merges, and an alias that leads back."""
+    text = "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\nd: {1: x, '1': y}\n"
+    (tmp_path / "good.yaml").write_text(text)
+    assert read_config(tmp_path / "good.yaml")["c"] == {"x": 1, "y": 2}
+    (tmp_path / "back.yaml").write_text("a: &a {x: *a}\n")
+    read_config(tmp_path / "back.yaml")
 
 
 MADE = [

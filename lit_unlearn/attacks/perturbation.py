@@ -70,7 +70,7 @@ class PerturbedImages(Attack):
         radius = self.radius or (_OF_IMAGES if single else _OF_CLASSES)
         for split in (split for split in ("forget", beside) if split in known):
             counter = SplitAccuracy().to(target.device)
-            tried, blind = torch.zeros((2,), device=target.device)
+            tried, blind = torch.zeros((), device=target.device), torch.zeros((), device=target.device)
             batches = target.data.evaluation_batches(split, target.device, most=self.most)
             for images, labels in gradient_batches(batches):
                 named, still = self._recognised(network, images.float(), labels, radius)
@@ -79,8 +79,9 @@ class PerturbedImages(Attack):
                 tried += len(labels)
             if (value := counter.value) is not None:
                 numbers[f"{split}_acc"] = value
-                numbers["unseen" if single and split == beside else "images"] = float(sum_over_ranks(tried))
-                numbers["flat"] = max(numbers.get("flat", 0.0), float(sum_over_ranks(blind) / sum_over_ranks(tried)))
+                count = float(sum_over_ranks(tried))
+                numbers["unseen" if single and split == beside else "images"] = count
+                numbers["flat"] = max(numbers.get("flat", 0.0), float(sum_over_ranks(blind)) / count)
         return AttackResult(numbers)
 
     def _recognised(self, network: Backbone, images: Tensor, labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:

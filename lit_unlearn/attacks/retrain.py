@@ -118,7 +118,8 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
     """
     if isinstance(given, nn.Module):
         network = frozen_backbone(given, data, "retrain")
-        _check_alike(network, module.original_copy() or module.unwrapped_backbone())
+        if (original := module.original_copy()) is not None:  # an audited network may have another architecture
+            _check_alike(network, original)
         return LoadedRetrain(network, {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.unwrapped_copy()
@@ -152,7 +153,7 @@ def _check_alike(network: Backbone, own: Backbone) -> None:
         if ours.get(name) != theirs.get(name):
             shapes = [str(each[name]) if name in each else "missing" for each in (theirs, ours)]
             raise UsageError(
-                f"retrain: {name} is {shapes[0]} there and {shapes[1]} in the network that is measured: give a Retrain "
+                f"retrain: {name} is {shapes[0]} there and {shapes[1]} in the original: give a Retrain "
                 "of the same network"
             )
 

@@ -101,7 +101,9 @@ class SplitBackbone(Backbone):
         Raises:
             UsageError: if it does not.
         """
-        if not _agree(self._whole(self.head, images), self.head(self.features(images))):
+        bare = deepcopy(self)
+        bare.encoder._forward_hooks.clear()  # a gate or a map behind the encoder reads features, and no logits
+        if not _agree(bare._whole(bare.head, images), bare.head(bare.features(images))):
             raise UsageError(
                 f"{type(self.encoder).__name__} answers otherwise on the data's images than its features and its head "
                 f"{self.head_path!r} do: what follows the head would not be measured; leave it out"

@@ -227,12 +227,18 @@ def _class_index(name: int | str, class_names: list[str]) -> int:
         raise UsageError(f"forget: class index {name} is out of range (allowed: 0 to {len(class_names) - 1})")
     if str(index) in class_names and class_names[index] != str(index):
         raise UsageError(f"forget: class {name} may mean the index or the name '{index}'; put the name in quotes")
-    if padded := next((each for each in class_names if re.fullmatch(r"0\d+", each, flags=re.ASCII)), None):
+    if padded := next((each for each in class_names if _read_as(each, index)), None):
         raise UsageError(
             f"forget: class {name} may mean the index or a name with leading zeros, such as '{padded}', which YAML "
             "takes for a number; put the name in quotes"
         )
     return index
+
+
+def _read_as(name: str, number: int) -> bool:
+    """Whether YAML reads a name with leading zeros as a number: as an octal one, where all digits are below 8."""
+    octal = re.fullmatch(r"0[0-7]+", name) is not None and int(name, 8) == number
+    return octal or (re.fullmatch(r"0\d+", name, flags=re.ASCII) is not None and int(name) == number)
 
 
 def members(labels: Tensor, classes: Sequence[int]) -> Tensor:

@@ -67,7 +67,8 @@ def _task(row: Row) -> str:
 
 def _model(row: Row) -> str:
     made = row.benchmark
-    if row.method in (ORIGINAL, RETRAIN) and (sha256 := row.weights.get("sha256")):
+    made_here = row.weights.get("result", {}) if row.method == RETRAIN else {}  # its weights are else its own
+    if row.method in (ORIGINAL, RETRAIN) and (sha256 := (made_here or row.weights).get("sha256")):
         return repr((row.method, row.split.get("hash"), sha256))
     if made.get("seeds"):
         seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}

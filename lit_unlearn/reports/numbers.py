@@ -126,7 +126,8 @@ def forgets(row: Row) -> Literal["classes", "one class", "images"]:
 
 def of_images(row: Row, split: str) -> bool:
     """Whether an accuracy is of single images to be forgotten, of this request or of earlier ones."""
-    return split == _IMAGES_BEFORE or (split == "forget_acc" and forgets(row) == "images")
+    older = split == _ALL_BEFORE and _IMAGES_BEFORE not in row.metrics  # a row from before that split
+    return split == _IMAGES_BEFORE or ((split == "forget_acc" or older) and forgets(row) == "images")
 
 
 def _decisive(row: Row) -> list[str]:
@@ -134,7 +135,9 @@ def _decisive(row: Row) -> list[str]:
     now = _NOW if forgets(row) != "images" else ("forget_acc",)
     known = [name for name in now if name in row.metrics][:1]
     earlier = [name for name in (_CLASSES_BEFORE, _IMAGES_BEFORE) if name in row.metrics]
-    return known + (earlier or [name for name in (_ALL_BEFORE,) if name in row.metrics])
+    sizes = images(row)
+    untested = _CLASSES_BEFORE not in row.metrics and sizes.get("forgotten_before", 0) > sizes.get("images_before", 0)
+    return known + earlier + [name for name in (_ALL_BEFORE,) if name in row.metrics and (untested or not earlier)]
 
 
 def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:

@@ -46,7 +46,8 @@ def claim_directory(trainer: Trainer) -> Path | None:
 def release_directory(directory: Path) -> None:
     """Removes a directory that was claimed for a run which was refused before it began: it holds settings at most."""
     with suppress(OSError):
-        (directory / CONFIG).unlink(missing_ok=True)
+        if [path.name for path in directory.iterdir()] == [CONFIG]:
+            (directory / CONFIG).unlink()
         directory.rmdir()
         directory.parent.rmdir()
 

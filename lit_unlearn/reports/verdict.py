@@ -170,7 +170,7 @@ class Verdict:
         ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them.
         """
         intervals: dict[str, dict[str, Any]] = {}
-        of_one = [] if self.worst is None or self.gravest is None else [self.worst]
+        of_one = [] if self.worst is None else [self.worst]
         # The worst first, which counts where an attack is compared on two splits.
         for each in (*of_one, *self.comparisons):
             interval: dict[str, Any] = {"split": each.split, "unit": each.unit}
@@ -260,7 +260,7 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         comparisons,
         models=len(ours),
         retrains=(known := len(one_a_model(retrains))),
-        missing=_missing(ours[0], compared, broken),
+        missing=_missing(ours[0], compared, broken, all(_has_bits(rows) for rows in (ours, retrains, originals))),
         uncompared=[attack for attack in attacks_lacking(retrains, ours) if attack != NO_ATTACK],
         separated=separated,
         separating=None if telling is None else len(telling),
@@ -291,15 +291,27 @@ def _unmeasured(
     return list(dict.fromkeys([*seldom, *lacking]))
 
 
-def _missing(row: Row, run: Sequence[str], broken: Collection[str]) -> list[str]:
-    """What the minimum lacks, of attacks that were run on the models and on Retrains; broken ones show nothing."""
+def _has_bits(rows: Sequence[Row]) -> bool:
+    """Whether the information in the stages was measured on some of the rows."""
+    return any(name.startswith(f"{IDI}/") and name.endswith("/bits") for row in rows for name in row.attacks)
+
+
+def _missing(row: Row, run: Sequence[str], broken: Collection[str], bits: bool) -> list[str]:
+    """What the minimum lacks, of attacks that were run on the models and on Retrains; broken ones show nothing.
+
+    Args:
+        row: one of the models.
+        run: the attacks that were compared.
+        broken: those of them that broke a network.
+        bits: whether the information in the stages was measured on the models, on Retrains and on Originals.
+    """
     told = [attack for attack in run if attack not in broken]
     lacking = {what: names for what, names in MINIMUM[forgets(row)].items() if not _has(told, names)}
     return [
         f"{what} that does not break the network"
         if _has(run, names)
         else f"{what}, of which Original has hardly more than Retrain here"
-        if IDI in names and any(name.startswith(f"{IDI}/") for name in row.attacks)
+        if IDI in names and bits
         else what
         for what, names in lacking.items()
     ]

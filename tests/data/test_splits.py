@@ -142,8 +142,10 @@ def test_a_number_that_is_also_the_name_of_another_class_is_refused() -> None:
 def test_a_number_where_names_have_leading_zeros_is_refused() -> None:
     """YAML takes 002 for the number 2, which is the index of another class."""
     names = ["001", "002", "010", "hare"]
-    with pytest.raises(UsageError, match=r"class 2 may mean .* leading zeros, such as '001'.* in quotes"):
+    with pytest.raises(UsageError, match=r"class 2 may mean .* leading zeros, such as '002'.* in quotes"):
         make_split(TRAIN, TEST, ForgetSpec(classes=[2]), 0, names)
+    assert make_split(TRAIN, TEST, ForgetSpec(classes=[3]), 0, names).forgotten_class_names == ("hare",)
+    assert make_split(TRAIN, TEST, ForgetSpec(classes=[1]), 0, ["0", "1", "2", "007"]).forgotten_classes == (1,)
     found = make_split(TRAIN, TEST, ForgetSpec(classes=["010", "002"]), 0, names)
     assert (found.forgotten_classes, found.forgotten_class_names) == ((1, 2), ("002", "010"))
 

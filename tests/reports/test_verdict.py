@@ -463,6 +463,7 @@ def test_one_class_is_not_judged_by_attacks_that_recover_labels():
     before.attacks["representation/idi/s1/bits"] = 0.52  # hardly more than Retrain's
     found = judge(row, [before, *others, row])
     assert found.missing == ["the information in the stages, of which Original has hardly more than Retrain here"]
+    assert judge(row, [*others, row]).missing == ["the information in the stages"], "without Original nobody knows"
 
 
 @pytest.mark.parametrize(
@@ -775,6 +776,11 @@ def test_one_file_that_was_attacked_under_several_seeds_is_one_reference(method)
         found = judge_models([row], [of_one_file(each, each.seed) for each in others], [original()])
         assert (found.retrains, found.level) == (1, "inconclusive")
         assert judge_models([row], others, [original()]).level == "as Retrain"
+        own = [
+            replace(of_one_file(each, each.seed), weights={"sha256": "one", "result": {"sha256": f"{each.seed}"}})
+            for each in others
+        ]
+        assert judge_models([row], own, [original()]).retrains == 5, "one original, and a result of its own each"
     else:
         five = [of_one_file(before[0], seed) for seed in range(5)]
         assert judge_models([row], others, five).telling is judge_models([row], others, before).telling is False

@@ -56,6 +56,8 @@ def test_of_two_requests_that_which_surely_falls_short_is_named():
     assert (found.level, found.worst.split) == ("leaks", "images_before_acc")
     found = judged(model("GA", named=0.3, auc=0.5, images_before=0.78), images_before=0.84)
     assert (found.level, found.worst.split) == ("leaks", "forget_acc")
+    kept = found.as_json("")["intervals"][NO_ATTACK]
+    assert (kept["split"], kept["excess"]) == ("forget_acc", pytest.approx(-0.54)), "not that of the other request"
 
 
 def test_single_images_of_earlier_requests_deviate_as_single_images_do():
@@ -109,7 +111,16 @@ def test_the_name_of_one_class_that_is_forgotten_now_says_nothing_of_earlier_ima
 def test_rows_that_know_no_kinds_of_earlier_images_compare_all_of_them():
     rows = [model(name, forgotten_before=0.3) for name in ("GA", "Retrain")]
     found = {each.split: each for each in compare(rows[:1], rows[1:], []) if each.attack == NO_ATTACK}
+    assert found["forgotten_before_acc"].unseen.value == 0.84
+
+
+def test_earlier_classes_without_test_images_are_compared_beside_earlier_single_images():
+    rows = [model(name, images_before=0.84, forgotten_before=0.4) for name in ("GA", "Retrain")]
+    found = {each.split: each for each in compare(rows[:1], rows[1:], []) if each.attack == NO_ATTACK}
     assert found["forgotten_before_acc"].unseen is None
+    assert found["images_before_acc"].unseen.value == 0.84
+    alone = [replace(row, split={**row.split, "counts": {**COUNTS, "forgotten_before": 2000}}) for row in rows]
+    assert "forgotten_before_acc" not in {each.split for each in compare(alone[:1], alone[1:], [])}, "all are single"
 
 
 def test_a_list_of_most_of_a_class_is_not_as_retrain_where_the_model_still_knows_the_class():

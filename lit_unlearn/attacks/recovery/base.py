@@ -41,7 +41,8 @@ _LAYERS = ("features", "stages")
 
 def standard_calibration(splits: Sequence[str]) -> Calibration:
     """What readouts are fitted on, so that the split that decides is not among it."""
-    return "train" if forgotten_split(splits) == "test_forget" else "rest"
+    whole = forgotten_split(splits) == "test_forget" and "images_before" not in splits
+    return "train" if whole else "rest"
 
 
 def calibration_splits(calibration: Calibration) -> tuple[str, ...]:
@@ -82,8 +83,8 @@ class Recovery(Attack):
         name: metric name prefix.
         calibration: ``train``, the whole training set; ``retain``, its retained part; ``heldout``, every other test
             sample; ``rest``, both of the latter, that is all but the forget set; None, ``train`` where whole classes
-            are forgotten, else ``rest``, so that no image that decides is fitted on. Where test samples are calibrated
-            on, test accuracies are of the remaining ones.
+            are forgotten, and no single images by earlier requests, else ``rest``, so that no image that decides is
+            fitted on. Where test samples are calibrated on, test accuracies are of the remaining ones.
         layers: what is read: ``features``, those that the head reads; or ``stages``, every stage of the encoder, its
             activations averaged over positions, with a readout of its own under its name.
 
