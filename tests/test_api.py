@@ -165,7 +165,7 @@ def test_audit_compares_a_network_with_original_and_retrain(
 
 
 def test_a_retrain_of_another_network_is_refused(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:
-    with pytest.raises(UsageError, match=r"retrain: .* is .* there and .* in the network that is measured"):
+    with pytest.raises(UsageError, match=r"retrain: .* is .* there and .* in the original"):
         lu.audit(plain, make_data(), original=plain, retrain=small_network(), attacks=None, **QUIET)
 
 

@@ -121,7 +121,8 @@ def large_weights(network: Backbone, original: Backbone | None) -> Iterator[Flag
     """
     before = {} if original is None else dict(original.named_parameters())
     for name, value in network.named_parameters():
-        if name in before and value.ndim > 1 and value.shape == before[name].shape:
+        encodes = name in before and not name.startswith("head.")  # no normalisation layer follows a head
+        if encodes and value.ndim > 1 and value.shape == before[name].shape:
             times = float(value.detach().norm().cpu() / before[name].detach().norm().cpu().clamp(min=1e-12))
             if times > LARGE:
                 own = network.name_in_network(name)

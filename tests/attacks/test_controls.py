@@ -166,7 +166,7 @@ def test_contraction_shows_in_the_variance_and_a_collapse_is_undefined_and_no_si
         assert f"{about}/forget_cka_{other}" in undefined["collapsed"]
         assert own[f"{about}/retain_cka_{other}"] > 0.9
     for name in (*SHALLOW, *OPCS, "retrain"):
-        assert "cka" not in undefined[name]
+        assert "forget_cka" not in undefined[name]
 
 
 def test_grafts_into_the_original_show_which_stages_stayed(found):

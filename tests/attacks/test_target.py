@@ -210,9 +210,9 @@ def test_one_fit_encodes_every_split_once_for_each_model(make_backbone, make_dat
     for who, count in seen:
         if who != own:
             counts[who] = counts.get(who, 0) + count
-    # A look at retained images of the original before the run; then the unlearned model, a batch of 8 of which is asked
-    # twice, and the original.
-    assert list(counts.values()) == [24, 48 + 24 + 8 + 8, 48 + 24]
+    # A look at retained images of the original before the run; then the unlearned model, which is asked a batch of 8 of
+    # each of the four splits, by itself and with the others, and the original.
+    assert list(counts.values()) == [24, 48 + 24 + 2 * 4 * 8, 48 + 24]
 
 
 @pytest.mark.parametrize(

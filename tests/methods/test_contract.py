@@ -36,7 +36,7 @@ FREE = {  # what the base says a method may override
     ),
     *("search", "holdout", "forget_every", "raises_loss", "order_in", "check_data"),
     *("saved_state", "load_saved_state", "unwrapped_backbone"),
-    *("configure_optimizers", "is_original", "subject", "architecture_change"),
+    *("configure_optimizers", "is_original", "origin", "subject", "architecture_change"),
 }
 PARTS = {"retain": {"retain"}, "forget": {"forget"}}  # every other order has both
 ALSO_READ = {  # before it trains on its order

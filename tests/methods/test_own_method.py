@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lit_unlearn.attacks import Evaluation, HeadRecovery
+from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.methods.checks import RESERVED
@@ -41,7 +42,7 @@ class WrongOrder(Own):
 
 
 class NoInit(Own):
-    def __init__(self, backbone):
+    def __init__(self, backbone: Backbone):
         self.weight = 3.0
 
 
@@ -124,7 +125,7 @@ class SomeNone(Own):
 class ByHand(Own):
     """Two optimizers with schedules that it steps itself."""
 
-    def __init__(self, backbone):
+    def __init__(self, backbone: Backbone):
         super().__init__(backbone)
         self.automatic_optimization = False
 
@@ -151,7 +152,7 @@ def test_single_batches_may_return_none_and_optimizers_may_be_stepped_by_hand(ma
 class MakesBuffer(Own):
     """Makes a buffer, or gives one another shape, when training starts."""
 
-    def __init__(self, backbone, there=False, keeps=False):
+    def __init__(self, backbone: Backbone, there=False, keeps=False):
         super().__init__(backbone)
         self.keeps = keeps
         if there:
@@ -244,7 +245,7 @@ def test_a_teacher_that_is_made_when_training_starts_is_left_out(make_backbone, 
 
 def test_a_submodule_that_has_no_call_of_the_base_is_named(make_backbone):
     class Late(Own):
-        def __init__(self, backbone):
+        def __init__(self, backbone: Backbone):
             self.extra = nn.Linear(2, 2)
             super().__init__(backbone)
 
