@@ -121,10 +121,11 @@ def large_weights(network: Backbone, original: Backbone | None) -> Iterator[Flag
     """
     before = {} if original is None else dict(original.named_parameters())
     for name, value in network.named_parameters():
-        encodes = name in before and not name.startswith("head.")  # no normalisation layer follows a head
+        # No normalisation layer follows a head, and tokens that begin near 0 are no kernels.
+        encodes = name in before and name.endswith("weight") and not name.startswith("head.")
         if encodes and value.ndim > 1 and value.shape == before[name].shape:
-            times = float(value.detach().norm().cpu() / before[name].detach().norm().cpu().clamp(min=1e-12))
-            if times > LARGE:
+            own_size, size = (float(each.detach().float().norm()) for each in (value, before[name]))
+            if size and (times := own_size / size) > LARGE:
                 own = network.name_in_network(name)
                 text = f"{own} is {times:.0f} times as large as Original's, so that relearning at a fixed rate hardly "
                 yield Flag("large weights", f"{text}moves it: its numbers say little")
