@@ -1,34 +1,10 @@
 import pytest
 import torch
 from attacked import attacked
-from torch import nn
+from linear_images import RADIUS, REACH, SCORE, WEIGHTS, Linear, grey
 
 from lit_unlearn.attacks import PerturbedImages
-from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
-
-WEIGHTS = torch.tensor([0.5, -1.0, 2.0, 0.25])
-RADIUS = 0.1
-REACH = RADIUS * float(WEIGHTS.abs().sum())
-"""By how much a change of each pixel by the radius raises class 1 of the linear network."""
-
-
-class Linear(Backbone):
-    """Names class 1 where w·x + b > 0, of images of 2 × 2."""
-
-    def __init__(self, bias):
-        super().__init__(nn.Flatten(), nn.Linear(4, 2), [0.0], [1.0], {})
-        with torch.no_grad():
-            self.head.weight.copy_(torch.stack([torch.zeros(4), WEIGHTS]))
-            self.head.bias.copy_(torch.tensor([0.0, bias]))
-
-
-def grey(count):
-    """Images far from black and white, so that no pixel meets its bounds."""
-    return torch.full((count, 1, 2, 2), 0.5), torch.ones(count, dtype=torch.long)
-
-
-SCORE = float(WEIGHTS.sum() * 0.5)
 
 
 @pytest.mark.parametrize(("missing", "named"), [(REACH - 0.01, 1.0), (REACH + 0.01, 0.0), (-0.01, 1.0)])

@@ -3,28 +3,12 @@
 import pytest
 import torch
 from attacked import attacked
+from linear_images import RADIUS, REACH, SCORE, Linear, grey
 from torch import nn
 
 from lit_unlearn.attacks import PerturbedImages, UniversalPerturbation
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
-
-WEIGHTS = torch.tensor([0.5, -1.0, 2.0, 0.25])
-RADIUS = 0.1
-REACH = RADIUS * float(WEIGHTS.abs().sum())
-"""By how much a change of each pixel by the radius raises class 1 of the linear network."""
-
-SCORE = float(WEIGHTS.sum() * 0.5)
-
-
-class Linear(Backbone):
-    """Names class 1 where w·x + b > 0, of images of 2 × 2."""
-
-    def __init__(self, bias):
-        super().__init__(nn.Flatten(), nn.Linear(4, 2), [0.0], [1.0], {})
-        with torch.no_grad():
-            self.head.weight.copy_(torch.stack([torch.zeros(4), WEIGHTS]))
-            self.head.bias.copy_(torch.tensor([0.0, bias]))
 
 
 class Marked(Backbone):
@@ -38,11 +22,6 @@ class Marked(Backbone):
     def features(self, x):
         first, mark = x[:, 0, 0, 0], torch.sigmoid(20 * (x[:, 0, 1, 1] - 0.7))
         return torch.stack([mark * (first < 0.5), mark * (first >= 0.5), 0.5 + 0 * first, 0 * first], 1)
-
-
-def grey(count):
-    """Images far from black and white, so that no pixel meets its bounds."""
-    return torch.full((count, 1, 2, 2), 0.5), torch.ones(count, dtype=torch.long)
 
 
 def two_classes(count):
