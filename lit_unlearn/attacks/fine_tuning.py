@@ -74,7 +74,7 @@ class EvalSubset(NamedTuple):
     def measure(self, network: Backbone) -> Measured:
         """Accuracies over all ranks, in eval mode."""
         network.eval()
-        return Measured(self.decisive, {split: _accuracy(network, *images) for split, images in self.sets.items()})
+        return Measured(self.decisive, {split: accuracy_on(network, *images) for split, images in self.sets.items()})
 
 
 def useful_curve(measured: Sequence[Measured]) -> Tensor:
@@ -139,8 +139,14 @@ class UnitHead(nn.Module):
         return logits
 
 
-def _accuracy(network: Backbone, images: Tensor, labels: Tensor) -> float:
-    """The accuracy on images, packed or not, that are spread over the ranks."""
+def accuracy_on(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
+    """The accuracy on images, packed or not, that are spread over the ranks.
+
+    Args:
+        network: from images (B, C, H, W) in single precision to logits (B, C).
+        images: this rank's share.
+        labels: of these (n,).
+    """
     counter = SplitAccuracy().to(labels.device)
     for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
         counter.update(network(unpacked(part).float()), truth)

@@ -22,16 +22,13 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.fine_tuning import balanced, cycled
-from lit_unlearn.attacks.images import packed_pick, packed_share, sum_over_ranks, unpacked
+from lit_unlearn.attacks.fine_tuning import accuracy_on, balanced, cycled
+from lit_unlearn.attacks.images import packed_pick, packed_share, unpacked
 from lit_unlearn.attacks.splits import forgotten_split, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
-from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
-
-_CHUNK = 256
 
 
 class UniversalPerturbation(Attack):
@@ -95,9 +92,8 @@ class UniversalPerturbation(Attack):
         decisive, numbers = forgotten_split(known), {"samples": float(len(held))}
         for split in dict.fromkeys((decisive, unseen_split(known))):
             if split in known:
-                named, tried = self._accuracy(target, network, split, pattern, held)
-                numbers |= {} if named is None else {f"{split}_acc": named}
-                numbers |= {"images" if split == decisive else "unseen": tried}
+                named, count = self._accuracy(target, network, split, pattern, held)
+                numbers |= {f"{split}_acc": named, "images" if split == decisive else "unseen": float(count)}
         if decisive != "forget":
             numbers.pop("unseen", None)
         return AttackResult(numbers)
@@ -119,13 +115,10 @@ class UniversalPerturbation(Attack):
     @torch.no_grad()
     def _accuracy(
         self, target: Target, network: Backbone, split: str, pattern: Tensor, held: Tensor
-    ) -> tuple[float | None, float]:
-        """The accuracy on a split with the pattern, and how many images it is of."""
+    ) -> tuple[float, int]:
+        """The accuracy on a split with the pattern, and how many images of all ranks it is of."""
         left = torch.arange(len(target.data.labels(split)))
         left = left[~torch.isin(left, held)] if split == "forget" else left
         count = min(self.most, len(left))
-        images, labels = packed_share(target.data, split, left[torch.arange(count) * len(left) // count], target.device)
-        counter, tried = SplitAccuracy().to(target.device), torch.tensor(len(labels), device=target.device)
-        for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
-            counter.update(network((unpacked(part).float() + pattern).clamp(0, 1)), truth)
-        return counter.value, float(sum_over_ranks(tried))
+        share = packed_share(target.data, split, left[torch.arange(count) * len(left) // count], target.device)
+        return accuracy_on(lambda images: network((images + pattern).clamp(0, 1)), *share), count

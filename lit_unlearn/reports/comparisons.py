@@ -326,14 +326,12 @@ def skill_in_classes(models: Sequence[Row], retrains: Sequence[Row], margins: Ma
         return None
     means, unseen = Means(_mean(ours), _mean(theirs), None), _unseen(ours, theirs, [])
     assert unseen is not None, "each has its unseen images"
-    sizes = [min(images(row).get(name, 0) for row in models) for name in ("test_matched", "test_retain")]
-    sampled = max(
-        share_variance(of_classes, sizes[0]) + share_variance(of_all, sizes[1])
-        for of_classes, of_all in ((means.value, unseen.value), (means.retrain, unseen.retrain))
-    )
+    key = Key(NO_ATTACK, MATCHED, "accuracy")
+    sides = (means.value, unseen.value), (means.retrain, unseen.retrain)
+    sampled = max(sampling(key, *each, models[0]) for each in sides)
     leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
     found = difference(leads, of_retrain, _OF_A_CLASS, sampled)
-    return Comparison(NO_ATTACK, MATCHED, "accuracy", *means, found, unseen, margins)
+    return Comparison(*key, *means, found, unseen, margins)
 
 
 def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:

@@ -307,14 +307,14 @@ def _missing(row: Row, run: Sequence[str], broken: Collection[str], bits: bool) 
     """
     told = [attack for attack in run if attack not in broken]
     lacking = {what: names for what, names in MINIMUM[forgets(row)].items() if not _has(told, names)}
-    return [
-        f"{what} that does not break the network"
-        if _has(run, names)
-        else f"{what}, of which Original has hardly more than Retrain here"
-        if IDI in names and bits
-        else what
-        for what, names in lacking.items()
-    ]
+    found = []
+    for what, names in lacking.items():
+        if _has(run, names):
+            what = f"{what} that does not break the network"
+        elif IDI in names and bits:
+            what = f"{what}, of which Original has hardly more than Retrain here"
+        found.append(what)
+    return found
 
 
 def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:

@@ -41,7 +41,7 @@ def test_a_mark_that_no_answer_shows_is_found(target, classes):
 
 
 def test_it_is_scored_on_images_that_it_was_not_fitted_on(target):
-    """With as many directions as samples everything could be told apart of those that were fitted on."""
+    """With as many directions as samples all those that were fitted on could be separated."""
     few = target(0.0, forget=12)
     assert MembershipProbe(penalty=1e-6, most=12).evaluate(few).numbers["auc"] < 0.95
 
