@@ -9,11 +9,13 @@ image. But a mark serves for all images, so a search for what all have in common
 pattern cannot spell out the class of each image, as a change of each image by itself can: so ε is large.
 
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else. δ is
-found on at most half of the forget set. Of classes what counts are unseen images of them, of single images those that δ
-was not found on, beyond unseen ones. The search and its place among the attacks are our own.
+found on at most half of the forget set. Of classes what counts are unseen images of them. Of single images it is the
+forget set, in two halves, beyond unseen images: to each half δ of the other is added. The search and its place among
+the attacks are our own.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -34,18 +36,18 @@ from lit_unlearn.results import AttackResult
 class UniversalPerturbation(Attack):
     """The share of forgotten images whose class is named once all have the same pattern added.
 
-    Numbers: accuracies with the pattern, ``test_forget_acc`` where whole classes are forgotten, else ``forget_acc``, of
-    the forget images that the pattern was not found on, and ``test_retain_acc`` or ``test_matched_acc``; ``images``,
-    how many of what was forgotten; where single images are forgotten ``unseen``, how many test images; and
-    ``samples``, how many images the pattern was found on.
+    Numbers: accuracies with the pattern, ``test_forget_acc`` where whole classes are forgotten, else ``forget_acc``,
+    and ``test_retain_acc`` or ``test_matched_acc``; ``images``, how many of what was forgotten; where single images are
+    forgotten ``unseen``, how many test images; and ``samples``, how many images a pattern was found on. Of single
+    images there are two patterns, and these are averages over both: each half of the forget set gets the other's.
 
     Args:
         radius: ε in (0, 1], the largest change of a pixel, of pixels in [0, 1].
         steps: of Adam.
         lr: its learning rate, as a share of ε.
-        samples: of how many forget images the pattern is found, at most half of them, spread evenly over the classes.
+        samples: of how many forget images a pattern is found, at most half of them.
         batch_size: images in a step.
-        most: images of each split at most that are measured.
+        most: images of each split at most that are measured with a pattern.
         seed: of the choice of images and their order.
         name: metric name prefix.
 
@@ -82,20 +84,28 @@ class UniversalPerturbation(Attack):
         return super().lacks(target)
 
     def evaluate(self, target: Target) -> AttackResult:
-        """Finds the pattern, the same on every rank, and measures with it."""
+        """Finds a pattern, the same on every rank, and measures with it; of single images twice."""
         network = copy.deepcopy(target.model.backbone).float()
         draw = torch.Generator().manual_seed(self.seed)
-        held = balanced(target.data.labels("forget"), self.samples, draw)
-        images, labels = packed_pick(target.data, "forget", held, target.device)
-        pattern = self._found(network, images, labels, draw)
-        known = target.data.split_names
-        decisive, numbers = forgotten_split(known), {"samples": float(len(held))}
-        for split in dict.fromkeys((decisive, unseen_split(known))):
-            if split in known:
-                named, count = self._accuracy(target, network, split, pattern, held)
-                numbers |= {f"{split}_acc": named, "images" if split == decisive else "unseen": float(count)}
-        if decisive != "forget":
-            numbers.pop("unseen", None)
+        labels, known = target.data.labels("forget"), target.data.split_names
+        decisive, beside = forgotten_split(known), unseen_split(known)
+        single = decisive == "forget"
+        half = balanced(labels, len(labels) if single else self.samples, draw)
+        rest = torch.arange(len(labels))[~torch.isin(torch.arange(len(labels)), half)]
+        named: dict[str, list[tuple[float, int]]] = {split: [] for split in (decisive, beside) if split in known}
+        for found_on, asked in [(half, rest), (rest, half)] if single else [(half, rest)]:
+            images = packed_pick(target.data, "forget", _spread(found_on, self.samples), target.device)
+            pattern = self._found(network, *images, draw)
+            for split, parts in named.items():
+                of_split = asked if split == "forget" else torch.arange(len(target.data.labels(split)))
+                parts.append(_accuracy(target, network, split, _spread(of_split, self.most), pattern))
+        numbers = {f"{split}_acc": _mean(parts) for split, parts in named.items()}
+        numbers |= {
+            "samples": float(min(self.samples, len(half))),
+            "images": float(sum(count for _, count in named[decisive])),
+        }
+        if single and beside in named:
+            numbers["unseen"] = float(named[beside][0][1])
         return AttackResult(numbers)
 
     def _found(self, network: Backbone, images: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
@@ -112,13 +122,20 @@ class UniversalPerturbation(Attack):
                 pattern.clamp_(-self.radius, self.radius)
         return pattern.detach()
 
-    @torch.no_grad()
-    def _accuracy(
-        self, target: Target, network: Backbone, split: str, pattern: Tensor, held: Tensor
-    ) -> tuple[float, int]:
-        """The accuracy on a split with the pattern, and how many images of all ranks it is of."""
-        left = torch.arange(len(target.data.labels(split)))
-        left = left[~torch.isin(left, held)] if split == "forget" else left
-        count = min(self.most, len(left))
-        share = packed_share(target.data, split, left[torch.arange(count) * len(left) // count], target.device)
-        return accuracy_on(lambda images: network((images + pattern).clamp(0, 1)), *share), count
+
+def _spread(positions: Tensor, most: int) -> Tensor:
+    """At most so many of the positions, spread evenly over them."""
+    count = min(most, len(positions))
+    return positions[torch.arange(count) * len(positions) // count]
+
+
+@torch.no_grad()
+def _accuracy(target: Target, network: Backbone, split: str, positions: Tensor, pattern: Tensor) -> tuple[float, int]:
+    """The accuracy on images of a split with the pattern, and how many images of all ranks it is of."""
+    share = packed_share(target.data, split, positions, target.device)
+    return accuracy_on(lambda images: network((images + pattern).clamp(0, 1)), *share), len(positions)
+
+
+def _mean(parts: Sequence[tuple[float, int]]) -> float:
+    """The mean of (value, weight)."""
+    return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)

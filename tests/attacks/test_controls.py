@@ -1,7 +1,7 @@
 """The controls under the suite: what each attack says of models of which it is known what they have forgotten.
 
 Digits, classes 0 to 2 forgotten; Original and Retrain are the shipped weights. Left to their own tests: relearning,
-gradient inversion, IDI, the map of features, readouts of positions and of transformed images, perturbed images.
+gradient inversion, IDI, the map of features, readouts of positions and of transformed images, both perturbations.
 """
 
 import copy
@@ -26,7 +26,7 @@ from lit_unlearn.methods import OPC, HeadOnly
 SUITE = Path(__file__).resolve().parents[2] / "configs/attack/suite.yaml"
 ELSEWHERE = {
     *("Relearn", "AdaptiveRelearn", "GradientInversion", "IDI", "FeatureMap"),
-    *("SpatialRecovery", "TransformedRecovery", "PerturbedImages"),
+    *("SpatialRecovery", "TransformedRecovery", "PerturbedImages", "UniversalPerturbation"),
 }
 GATES = {"rescale 1e-3": 1e-3, "rescale 1e-5": 1e-5, "collapsed": 0.0}
 SHALLOW = ("head only", "rescale 1e-3", "rescale 1e-5")

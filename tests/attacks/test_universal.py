@@ -7,6 +7,7 @@ from linear_images import RADIUS, REACH, SCORE, Linear, grey
 from torch import nn
 
 from lit_unlearn.attacks import PerturbedImages, UniversalPerturbation
+from lit_unlearn.attacks.images import unpacked
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError
 
@@ -49,13 +50,38 @@ def test_a_mark_behind_which_the_network_still_knows_the_classes_is_found(make_t
 
 
 @pytest.mark.parametrize("beside", ["test_retain", "test_matched"])
-def test_single_images_are_those_that_the_pattern_was_not_found_on(make_target, beside):
-    images, labels = grey(10)
-    splits = {"forget": (images, labels), "retain": grey(2), "test_retain": grey(7), beside: grey(3)}
+def test_single_images_are_asked_with_a_pattern_that_was_found_on_others(make_target, beside):
+    splits = {"forget": grey(10), "retain": grey(2), "test_retain": grey(7), beside: grey(3)}
     found = UniversalPerturbation(RADIUS, samples=4).evaluate(make_target(Linear(-SCORE), **splits)).numbers
-    assert found == {"samples": 4, "forget_acc": 1.0, "images": 6, f"{beside}_acc": 1.0, "unseen": 3}
+    assert found == {"samples": 4, "forget_acc": 1.0, "images": 10, f"{beside}_acc": 1.0, "unseen": 3}
     few = UniversalPerturbation(RADIUS, samples=100, most=2).evaluate(make_target(Linear(-SCORE), **splits)).numbers
-    assert (few["samples"], few["images"], few["unseen"]) == (5, 2, 2)
+    assert (few["samples"], few["images"], few["unseen"]) == (5, 4, 2)
+
+
+def test_the_halves_of_single_images_are_measured_apart(make_target, monkeypatch):
+    images, labels = two_classes(11)
+    images[:, 0, 1, 0] = torch.arange(11) / 20
+    splits = {"forget": (images, labels), "retain": grey(2), "test_retain": two_classes(3)}
+    attack, seen, asked = UniversalPerturbation(samples=5), [], []
+
+    def found(network, images, labels, draw):
+        seen.append({round(20 * float(image[0, 1, 0])) for image in unpacked(images)})
+        return torch.zeros(1, 2, 2)
+
+    def accuracy(network, images, labels):
+        asked.append({round(20 * float(image[0, 1, 0])) for image in unpacked(images)})
+        return len(asked) / 4
+
+    monkeypatch.setattr(attack, "_found", found)
+    monkeypatch.setattr("lit_unlearn.attacks.universal.accuracy_on", accuracy)
+    numbers = attack.evaluate(make_target(Marked(), **splits)).numbers
+    assert [len(part) for part in seen] == [5, 5]
+    assert [len(part) for part in asked[::2]] == [6, 5]
+    assert asked[0] | asked[2] == set(range(11))
+    assert seen[0] == asked[2]
+    assert seen[1] < asked[0]
+    assert numbers["forget_acc"] == pytest.approx((6 * 0.25 + 5 * 0.75) / 11)
+    assert numbers["test_retain_acc"] == pytest.approx((0.5 + 1) / 2)
 
 
 def test_a_single_image_leaves_nothing_to_measure_on(make_target):
