@@ -88,6 +88,13 @@ class SplitBackbone(Backbone):
             raise self._not_last(whole) from error
         if not _agree(whole, head(self.features(images))):
             raise self._not_last(whole)
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            trained = attempt(deepcopy(self.encoder).train(), self.normalise(images))
+        if not isinstance(trained, Tensor):
+            raise UsageError(
+                f"{type(self.encoder).__name__} returns a {type(trained).__name__} in training, but must return logits "
+                "alone, as it does in evaluation: leave its other outputs out"
+            )
 
     @torch.no_grad()
     def check_answers(self, images: Tensor) -> None:

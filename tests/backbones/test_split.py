@@ -231,6 +231,18 @@ class After(nn.Module):
         return out
 
 
+class Aids(nn.Module):
+    """A network with dropout that may return more than logits in training."""
+
+    def __init__(self, more: bool) -> None:
+        super().__init__()
+        self.body, self.last, self.more = nn.Sequential(nn.Flatten(), nn.Dropout()), nn.Linear(12, 6), more
+
+    def forward(self, x: Tensor) -> object:
+        logits = self.last(self.body(x))
+        return (logits, logits) if self.more and self.training else logits
+
+
 class Middle(nn.Module):
     """A network that defines its last layer first."""
 
@@ -279,6 +291,16 @@ class Answer(NamedTuple):
 def test_check_says_what_a_network_returns_in_place_of_logits(after: nn.Module, said: str) -> None:
     with pytest.raises(UsageError, match=f"^After {said}"):
         Custom(After(after)).check((3, 2, 2), 6)
+
+
+def test_check_finds_auxiliary_outputs_of_training_and_draws_nothing() -> None:
+    plain, auxiliary = Custom(Aids(False)), Custom(Aids(True))
+    state = torch.get_rng_state()
+    plain.check((3, 2, 2), 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert plain.training
+    with pytest.raises(UsageError, match=r"^Aids returns a tuple in training, but must return logits alone"):
+        auxiliary.check((3, 2, 2), 6)
 
 
 @pytest.mark.parametrize("after", [nn.ReLU(), nn.Linear(6, 6)])
