@@ -16,7 +16,7 @@ from lit_unlearn.metrics.evaluation import SplitAccuracy
 AT_END = 10_000
 """At most so many samples of a split measure the end of the strongest run."""
 
-_CHUNK = 256
+CHUNK = 256
 
 
 class FineTuneBatches(NamedTuple):
@@ -148,7 +148,7 @@ def accuracy_on(network: Callable[[Tensor], Tensor], images: Tensor, labels: Ten
         labels: of these (n,).
     """
     counter = SplitAccuracy().to(labels.device)
-    for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+    for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True):
         counter.update(network(unpacked(part).float()), truth)
     value = counter.value
     assert value is not None, "a split that is named has samples"

@@ -20,6 +20,12 @@ def unseen_split(splits: Container[str]) -> str:
     return "test_matched" if "test_matched" in splits else "test_retain"
 
 
+def forgotten_classes(data: "SplitData") -> Tensor:
+    """The classes of the unseen images that are of forgotten ones, in order (K,)."""
+    classes: Tensor = torch.unique(data.labels("test_forget"))
+    return classes
+
+
 def unseen_accuracy(accuracies: Mapping[str, float]) -> float | None:
     """Of accuracies ``<split>_acc`` that on :func:`unseen_split`, where there are such images."""
     return accuracies.get(f"{unseen_split([name.removesuffix('_acc') for name in accuracies])}_acc")

@@ -218,9 +218,16 @@ def judge_models(
     alone = [_judged([row], [row], beside, tests=2 * len(single)) for row in single]
     for level in graver:
         if there := [verdict for verdict in alone if verdict.level == level]:
-            gravest = max(there, key=lambda verdict: verdict.depth or 0.0)
+            gravest = max(there, key=_gravity)
             return replace(found, level=level, alone=len(there), gravest=gravest)
     return found
+
+
+def _gravity(verdict: Verdict) -> float:
+    """How much is wrong with a condemned model, by what its sentence says."""
+    if verdict.level == "ruined":
+        return max((each.mean for each in verdict.lost.values()), default=0.0)
+    return 0.0 if verdict.worst is None else verdict.worst.severity
 
 
 def tests_of_mean(models: int) -> int:

@@ -31,11 +31,29 @@ def two_classes(count):
     return images, labels
 
 
+class Preset(Backbone):
+    """Answers what the first pixel says, of three classes."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3, 3, bias=False), [0.0], [1.0], {})
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(3))
+
+    def features(self, x):
+        return nn.functional.one_hot((3 * x[:, 0, 0, 0]).long(), 3).float()
+
+
+def preset(*answers):
+    images = torch.full((len(answers), 1, 2, 2), 0.5)
+    images[:, 0, 0, 0] = (torch.tensor(answers) + 0.5) / 3
+    return images
+
+
 @pytest.mark.parametrize(("missing", "named"), [(REACH - 0.01, 1.0), (REACH + 0.01, 0.0), (-0.01, 1.0)])
 def test_a_linear_network_is_brought_as_far_as_its_weights_and_the_radius_say(make_target, missing, named):
-    target = make_target(Linear(-SCORE - missing), forget=grey(6), test_forget=grey(5), retain=grey(2))
+    target = make_target(Linear(-SCORE - missing), forget=grey(6), test_retain=grey(5), retain=grey(2))
     found = UniversalPerturbation(RADIUS).evaluate(target).numbers
-    assert found == {"samples": 3, "test_forget_acc": named, "images": 5}
+    assert found == {"samples": 3, "forget_acc": named, "images": 6, "test_retain_acc": named, "unseen": 5}
 
 
 def test_a_mark_behind_which_the_network_still_knows_the_classes_is_found(make_target):
@@ -43,10 +61,30 @@ def test_a_mark_behind_which_the_network_still_knows_the_classes_is_found(make_t
     splits["test_retain"] = torch.full((6, 1, 2, 2), 0.5), torch.full((6,), 2)
     target = make_target(Marked(), **splits)
     found = UniversalPerturbation().evaluate(target).numbers
-    assert found["test_forget_acc"] == 1.0
+    assert (found["test_forget_acc"], found["right"], found["wrong"]) == (1.0, 1.0, 0.0)
+    assert (found["images"], found["samples"], found["test_retain_acc"]) == (20, 20, 0.0)
     assert "unseen" not in found
     assert PerturbedImages().evaluate(target).numbers["test_forget_acc"] == 0.0, "8/255 is far from the mark"
     assert UniversalPerturbation(0.1).evaluate(target).numbers["test_forget_acc"] == 0.0
+
+
+def test_a_pattern_after_which_all_are_given_one_class_brings_nothing_back(make_target):
+    labels = torch.arange(20) % 2
+    target = make_target(Linear(-SCORE), forget=(grey(20)[0], labels), test_forget=(grey(20)[0], labels))
+    found = UniversalPerturbation(RADIUS).evaluate(target).numbers
+    assert (found["test_forget_acc"], found["right"], found["wrong"]) == (0.0, 0.5, 0.5)
+
+
+def test_classes_count_alike_and_what_they_are_given_wrongly_is_subtracted(make_target, monkeypatch):
+    attack = UniversalPerturbation()
+    monkeypatch.setattr(attack, "_found", lambda *_: torch.zeros(1, 2, 2))
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
+    images = preset(0, 0, 1, 1, 1, 1, 1, 2)
+    target = make_target(Preset(), forget=(images, labels), test_forget=(images, labels), retain=grey(2))
+    found = attack.evaluate(target).numbers
+    assert found["right"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert found["wrong"] == pytest.approx((1 / 3 + 0) / 2)
+    assert found["test_forget_acc"] == pytest.approx(found["right"] - found["wrong"])
 
 
 @pytest.mark.parametrize("beside", ["test_retain", "test_matched"])
@@ -89,8 +127,13 @@ def test_a_single_image_leaves_nothing_to_measure_on(make_target):
     assert "at least two images" in attacked(UniversalPerturbation(), target).skipped["perturbation/universal"]
 
 
-def test_nothing_is_left_behind(make_target):
+def test_of_one_class_the_answer_is_known_without_the_model(make_target):
     target = make_target(Linear(-SCORE), forget=grey(4), test_forget=grey(3), retain=grey(2))
+    assert "one class is forgotten whole" in attacked(UniversalPerturbation(), target).skipped["perturbation/universal"]
+
+
+def test_nothing_is_left_behind(make_target):
+    target = make_target(Marked(), forget=two_classes(4), test_forget=two_classes(4), retain=grey(2))
     before = [parameter.clone() for parameter in target.model.backbone.parameters()]
     found = attacked(UniversalPerturbation(RADIUS), target)
     assert found.attacks == attacked(UniversalPerturbation(RADIUS), target).attacks

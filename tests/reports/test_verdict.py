@@ -153,8 +153,14 @@ def test_models_that_have_not_forgotten_are_not_hidden_by_a_mean_that_leaks():
     assert next(each for each in found.comparisons if each.attack == "no attack").low < 0.05
     assert (found.level, found.alone, title(found)) == ("not forgotten", 2, "Not forgotten (2 of 3 models)")
     assert found.worst.value == 0.24
-    rows.append(model("GA", answer=0.1, test=0.7, seed=3))
-    assert title(judge_models(rows, retrains(), [original()])) == "Ruined (1 of 4 models)"
+    rows[1] = model("GA", answer=0.10, relearnt=1.0, seed=1)
+    found = judge_models(rows, retrains(), [original()])
+    assert judge(rows[1], [*retrains(), original()]).depth > judge(rows[2], [*retrains(), original()]).depth
+    assert (found.alone, found.worst.value) == (2, 0.24), "the gravest by what the sentence says"
+    rows += [model("GA", answer=0.1, test=test, seed=seed) for test, seed in ((0.7, 3), (0.6, 4))]
+    found = judge_models(rows, retrains(), [original()])
+    assert title(found) == "Ruined (2 of 5 models)"
+    assert found.gravest.lost["Original"].mean == pytest.approx(0.92 - 0.6, abs=0.02)
 
 
 def test_a_number_of_retrains_that_all_models_lack_is_open():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.encoded import Encoded
+from lit_unlearn.attacks.splits import forgotten_classes
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.results import AttackResult
 
@@ -38,13 +39,13 @@ class MaskedAnswers(Attack):
 
     def lacks(self, target: Target) -> str | None:
         """Why the attack cannot be run on a target, or None."""
-        if "test_forget" not in target.data.split_names or len(_forgotten(target)) < 2:
+        if "test_forget" not in target.data.split_names or len(forgotten_classes(target.data)) < 2:
             return "fewer than two classes are forgotten whole, so the answer is known without the model"
         return super().lacks(target)
 
     def evaluate(self, target: Target) -> AttackResult:
         """The accuracies, with all logits but those of the forgotten classes left out."""
-        forgotten = _forgotten(target)
+        forgotten = forgotten_classes(target.data).to(target.device)
 
         def answer(batch: Encoded) -> Tensor:
             masked = torch.full_like(batch.logits, -torch.inf)
@@ -53,9 +54,3 @@ class MaskedAnswers(Attack):
 
         found = target.accuracies(answer)
         return AttackResult({f"{split}_acc": found[f"{split}_acc"] for split in _SPLITS if f"{split}_acc" in found})
-
-
-def _forgotten(target: Target) -> Tensor:
-    """The classes of the unseen images that are of forgotten ones, in order."""
-    classes: Tensor = torch.unique(target.data.labels("test_forget")).to(target.device)
-    return classes
