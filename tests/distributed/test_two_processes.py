@@ -27,6 +27,13 @@ pytestmark = pytest.mark.ci  # every method and attack in one process and in two
 
 ROOT = Path(__file__).resolve().parents[2]
 FORGET = [3, 8, 17, 21, 30, 41]
+IN_PIXELS = [
+    {"class_path": "PerturbedImages", "init_args": {"steps": 2, "most": 51}},
+    {"class_path": "UniversalPerturbation", "init_args": {"steps": 5, "samples": 51, "most": 51}},
+    {"class_path": "MembershipProbe"},
+]
+"""More for the digits than the quick suite."""
+
 Found = dict[str, Any]
 
 
@@ -61,7 +68,7 @@ def folder(trained_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFa
             "class_path": "UnlearnDataModule",
             "init_args": {"source": "Digits", "forget": {"classes": [0, 1, 2]}},
         },
-        "trainer": {**attacks["trainer"], **quiet},
+        "trainer": {**attacks["trainer"], "callbacks": [*attacks["trainer"]["callbacks"], *IN_PIXELS], **quiet},
         "evaluation": {
             **attacks["evaluation"],
             "retrain": "digits_resnet8_retrain_classes_0_1_2",
@@ -144,7 +151,7 @@ def test_two_half_batches_give_the_weights_of_one_batch(one: Found, two: list[Fo
 
 
 @pytest.mark.parametrize(
-    ("where", "beyond"), [("digits", {"detectability"}), ("one image", {"compression", "inversion"})]
+    ("where", "beyond"), [("digits", {"detectability", "perturbation"}), ("one image", {"compression", "inversion"})]
 )
 def test_every_attack_finds_the_same_numbers(one: Found, two: list[Found], where: str, beyond: set[str]) -> None:
     alone, (ours, theirs) = one[where], (found[where] for found in two)
