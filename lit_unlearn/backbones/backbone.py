@@ -256,7 +256,7 @@ class Backbone(nn.Module):
             num_classes: how many classes the data has.
 
         Raises:
-            UsageError: if channels, class count or image size do not fit.
+            UsageError: if channels, class count, image size or the weights' precision do not fit.
         """
         channels = image_shape[0]
         if channels != self.in_channels:
@@ -276,6 +276,14 @@ class Backbone(nn.Module):
             with torch.no_grad():
                 self.eval()
                 self._dry_run(images)
+        except UsageError as error:
+            for name, parameter in self.named_parameters():
+                if parameter.is_floating_point() and parameter.dtype != images.dtype:
+                    raise UsageError(
+                        f"{self.name_in_network(name)} is {parameter.dtype}, but images are {images.dtype}: give the "
+                        "network in single precision, by .float(); in which one it runs is an option of the trainer"
+                    ) from error
+            raise
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -281,6 +281,14 @@ def test_check_says_what_to_set(shape: tuple[int, int, int], classes: int, said:
         ResNet8(width=4).check(shape, classes)
 
 
+def test_check_says_that_weights_are_of_another_precision_than_images() -> None:
+    backbone = ResNet8(width=4)
+    backbone.encoder.half()
+    said = r"^encoder\.\S+ is torch.float16, but images are torch.float32: .* \.float\(\)"
+    with pytest.raises(UsageError, match=said):
+        backbone.check((3, 8, 8), 10)
+
+
 def test_check_says_that_the_image_size_does_not_fit() -> None:
     encoder = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten())
     backbone = Backbone(encoder, nn.Linear(8, 3), [0.5], [0.5], {})
