@@ -157,12 +157,17 @@ def accuracy_on(network: Callable[[Tensor], Tensor], images: Tensor, labels: Ten
 
 def balanced(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
     """Positions, sorted, of at most ``count`` samples and half of all, drawn evenly from the classes of labels (N,)."""
+    return of_each_class(labels, draw)[: min(count, len(labels) // 2)].sort().values
+
+
+def of_each_class(labels: Tensor, draw: torch.Generator) -> Tensor:
+    """Positions (N,) in a random order in which the classes of labels (N,) come in turn, as far as they go."""
     order = torch.randperm(len(labels), generator=draw)
     turn = torch.empty_like(order)
     for label in torch.unique(labels):
         here = labels[order] == label
         turn[here] = torch.arange(int(here.sum()))
-    return order[turn.argsort(stable=True)[: min(count, len(labels) // 2)]].sort().values
+    return order[turn.argsort(stable=True)]
 
 
 def cycled(count: int, draws: int, draw: torch.Generator) -> Tensor:

@@ -94,8 +94,16 @@ class PerturbedImages(Attack):
             found |= logits.argmax(1) == labels
             if step == self.steps or bool(found.all()):
                 break
-            (slopes,) = torch.autograd.grad(cross_entropy(logits, labels, reduction="sum"), moved)
-            flat = flat if step else ~found & ~slopes.flatten(1).any(1)
-            nearer = moved.detach() - 2.5 * radius / self.steps * slopes.sign()
+            slope = slopes(cross_entropy(logits, labels, reduction="sum"), moved)
+            flat = flat if step else ~found & ~slope.flatten(1).any(1)
+            nearer = moved.detach() - 2.5 * radius / self.steps * slope.sign()
             moved = (images + (nearer - images).clamp(-radius, radius)).clamp(0, 1)
         return found, flat
+
+
+def slopes(loss: Tensor, pixels: Tensor) -> Tensor:
+    """The gradient of a loss by pixels, 0 where the network lets none through."""
+    if not loss.requires_grad:
+        return torch.zeros_like(pixels)
+    (found,) = torch.autograd.grad(loss, pixels, allow_unused=True)
+    return torch.zeros_like(pixels) if found is None else found

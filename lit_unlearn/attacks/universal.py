@@ -11,10 +11,11 @@ pattern cannot spell out the class of each image, as a change of each image by i
 Threat model. The attacker holds the unlearned weights and labelled images of what was forgotten, and nothing else. δ is
 found on at most half of the forget set. The search and its place among the attacks are our own. What counts:
 
-    classes        on unseen images of them, the mean over classes c of P(answer c | image of c) − P(answer c | image of
-                   another forgotten class): of a pattern after which all are given one class, 0
-    single images  the accuracy on the forget set beyond that on unseen images. The forget set is in two halves, and to
-                   each the δ of the other is added
+    classes        informedness on unseen images of the K forgotten classes: the mean over classes c of
+                   P(answer c | image of c) − P(another forgotten class | image of c) / (K − 1). Of a pattern after
+                   which all images are given one class it is 0
+    single images  the accuracy on the forget set beyond that on unseen images. The forget set is in two halves of the
+                   same classes, and to each the δ of the other is added
 """
 
 import copy
@@ -29,8 +30,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.fine_tuning import CHUNK, accuracy_on, balanced, cycled
+from lit_unlearn.attacks.fine_tuning import CHUNK, accuracy_on, balanced, cycled, of_each_class
 from lit_unlearn.attacks.images import packed_pick, packed_share, sum_over_ranks, unpacked
+from lit_unlearn.attacks.perturbation import slopes
 from lit_unlearn.attacks.splits import forgotten_classes, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
@@ -41,10 +43,12 @@ from lit_unlearn.results import AttackResult
 class UniversalPerturbation(Attack):
     """How well the classes of forgotten images are told once all have the same pattern added.
 
-    Numbers: ``test_forget_acc`` where whole classes are forgotten, from 0 to 1, with its two parts ``right`` and
-    ``wrong``, means over classes; else ``forget_acc``, an accuracy. Accuracies with the pattern on ``test_retain_acc``
-    or ``test_matched_acc``; ``images``, how many of what was forgotten; of single images ``unseen``, how many test
-    images; and ``samples``, how many images a pattern was found on. Of single images all are means over two patterns.
+    Numbers: where whole classes are forgotten ``informedness``, at most 1, and ``informedness_error``, the standard
+    error of the images. Accuracies with the pattern: ``test_forget_acc`` (as many images of each class) and
+    ``test_retain_acc``; of single images ``forget_acc`` and ``test_retain_acc`` or ``test_matched_acc``, means over two
+    patterns. ``images``, how many of what was forgotten; of single images ``unseen``, how many test images;
+    ``samples``, how many images a pattern was found on; ``flat``, 1 where the images have no gradient, so that no
+    pattern can be found, else 0.
 
     Args:
         radius: ε in (0, 1], the largest change of a pixel, of pixels in [0, 1].
@@ -52,7 +56,7 @@ class UniversalPerturbation(Attack):
         lr: its learning rate, as a share of ε.
         samples: of how many forget images a pattern is found, at most half of them.
         batch_size: images in a step.
-        most: images of each split at most that are measured with a pattern.
+        most: images of each split at most that are measured with a pattern, 2 or more.
         seed: of the choice of images and their order.
         name: metric name prefix.
 
@@ -75,8 +79,9 @@ class UniversalPerturbation(Attack):
     ) -> None:
         super().__init__(name)
         check_fraction("radius", radius, one=True)
-        for option, value in {"steps": steps, "samples": samples, "batch_size": batch_size, "most": most}.items():
+        for option, value in {"steps": steps, "samples": samples, "batch_size": batch_size}.items():
             check_at_least(option, value, 1)
+        check_at_least("most", most, 2)
         if not 0 < lr < float("inf"):
             raise UsageError(f"lr is {lr}, but must be above 0")
         self.radius, self.steps, self.lr, self.samples = radius, steps, lr, samples
@@ -87,7 +92,7 @@ class UniversalPerturbation(Attack):
         if len(target.data.labels("forget")) < 2:
             return "it needs at least two images to be forgotten"
         if "test_forget" in target.data.split_names and len(forgotten_classes(target.data)) < 2:
-            return "one class is forgotten whole, so a pattern after which all images get it would pass"
+            return "fewer than two forgotten classes have unseen images, so the answer is known without the model"
         return super().lacks(target)
 
     def evaluate(self, target: Target) -> AttackResult:
@@ -101,56 +106,80 @@ class UniversalPerturbation(Attack):
     def _of_classes(self, target: Target, network: Backbone, draw: torch.Generator) -> dict[str, float]:
         """The numbers where whole classes are forgotten."""
         held = balanced(target.data.labels("forget"), self.samples, draw)
-        pattern = self._found(network, *packed_pick(target.data, "forget", held, target.device), draw)
-        images, labels = self._asked(target, "test_forget")
-        told = _told(partial(_with_pattern, network, pattern), images, labels, forgotten_classes(target.data))
-        right = told.diag().mean()
-        wrong = (told.sum() - told.diag().sum()) / (told.numel() - len(told))
-        numbers = {"test_forget_acc": float((right - wrong).clamp(min=0)), "right": float(right), "wrong": float(wrong)}
+        pattern, flat = self._found(network, *packed_pick(target.data, "forget", held, target.device), draw)
+        answer = partial(_with_pattern, network, pattern)
+        truth = target.data.labels("test_forget")
+        asked = of_each_class(truth, draw)[: self.most].sort().values
+        images, labels = packed_share(target.data, "test_forget", asked, target.device)
+        value, error = informedness(_told(answer, images, labels, forgotten_classes(target.data)))
+        numbers = {"informedness": value, "informedness_error": error}
+        numbers["test_forget_acc"] = accuracy_on(answer, images, labels)
         if "test_retain" in target.data.split_names:
-            shown = self._asked(target, "test_retain")
-            numbers["test_retain_acc"] = accuracy_on(partial(_with_pattern, network, pattern), *shown)
-        asked = min(self.most, len(target.data.labels("test_forget")))
-        return numbers | {"images": float(asked), "samples": float(len(held))}
+            numbers["test_retain_acc"] = accuracy_on(answer, *self._unseen(target, "test_retain"))
+        return numbers | {"images": float(len(asked)), "samples": float(len(held)), "flat": flat}
 
     def _of_images(self, target: Target, network: Backbone, draw: torch.Generator) -> dict[str, float]:
         """The numbers of single images, with a pattern for each half of them that was found on the other."""
         labels, beside = target.data.labels("forget"), unseen_split(target.data.split_names)
-        half = balanced(labels, len(labels), draw)
-        rest = torch.arange(len(labels))[~torch.isin(torch.arange(len(labels)), half)]
-        asked, named, unseen = 0, 0.0, []
-        for found_on, left in ((half, rest), (rest, half)):
+        order = torch.randperm(len(labels), generator=draw)
+        order = order[labels[order].argsort(stable=True)]  # by class, so that every second image is half of each
+        halves = order[::2].sort().values, order[1::2].sort().values
+        asked, named, unseen, flat = 0, 0.0, [], 0.0
+        for found_on, left in (halves, halves[::-1]):
             images = packed_pick(target.data, "forget", _spread(found_on, self.samples), target.device)
-            answer = partial(_with_pattern, network, self._found(network, *images, draw))
+            pattern, still = self._found(network, *images, draw)
+            answer, flat = partial(_with_pattern, network, pattern), max(flat, still)
             left = _spread(left, self.most)
             asked += len(left)
             named += accuracy_on(answer, *packed_share(target.data, "forget", left, target.device)) * len(left)
             if beside in target.data.split_names:
-                unseen.append(accuracy_on(answer, *self._asked(target, beside)))
-        numbers = {"forget_acc": named / asked, "images": float(asked), "samples": float(min(self.samples, len(half)))}
+                unseen.append(accuracy_on(answer, *self._unseen(target, beside)))
+        numbers = {"forget_acc": named / asked, "images": float(asked), "flat": flat}
         if unseen:
             count = min(self.most, len(target.data.labels(beside)))
             numbers |= {f"{beside}_acc": fmean(unseen), "unseen": float(count)}
-        return numbers
+        return numbers | {"samples": float(min(self.samples, len(halves[0])))}
 
-    def _asked(self, target: Target, split: str) -> tuple[Tensor, Tensor]:
-        """This rank's share of the images of a split, packed, that are measured with a pattern, and their labels."""
+    def _unseen(self, target: Target, split: str) -> tuple[Tensor, Tensor]:
+        """This rank's share of the images of a test split, packed, that are measured, and their labels."""
         every = torch.arange(len(target.data.labels(split)))
         return packed_share(target.data, split, _spread(every, self.most), target.device)
 
-    def _found(self, network: Backbone, images: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """The pattern (C, H, W)."""
+    def _found(self, network: Backbone, images: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
+        """The pattern (C, H, W), and 1 where the images have no gradient."""
         size = min(self.batch_size, len(labels))
         order = cycled(len(labels), self.steps * size, draw).view(self.steps, size).to(labels.device)
         pattern = torch.zeros(images.shape[1:], device=images.device, requires_grad=True)
         optimizer = Adam([pattern], self.lr * self.radius)
-        for chosen in order:
+        for step, chosen in enumerate(order):
             logits = network((unpacked(images[chosen]).float() + pattern).clamp(0, 1))
-            (pattern.grad,) = torch.autograd.grad(cross_entropy(logits, labels[chosen]), pattern)
+            slope = slopes(cross_entropy(logits, labels[chosen]), pattern)
+            largest = slope.abs().max()
+            if not largest:
+                return pattern.detach(), float(step == 0)
+            pattern.grad = slope / largest  # Adam adds 1e-8 to it, beside which small logits would count nothing
             optimizer.step()
             with torch.no_grad():
                 pattern.clamp_(-self.radius, self.radius)
-        return pattern.detach()
+        return pattern.detach(), 0.0
+
+
+def informedness(counts: Tensor) -> tuple[float, float]:
+    """How well K classes are told, and the standard error of the images: see the module.
+
+    Args:
+        counts: of each class and each answer of these, and last of all answers (K, K + 1). A class without an image is
+            left out. Each class counts as if it had one image more, that is right and wrong by half, so that the error
+            is above 0.
+    """
+    some = counts[:, -1] > 0
+    images, own = counts[some, -1].double(), counts[some][:, :-1][:, some].double()
+    others = len(own) - 1
+    right, wrong = own.diag(), (own.sum(1) - own.diag()) / max(1, others)
+    value = ((right - wrong) / images).mean()
+    p, q = (right + 0.5) / (images + 1), (wrong * others + 0.5) / (images + 1)
+    variance = p + q / max(1, others) ** 2 - (p - q / max(1, others)) ** 2
+    return float(value), float((variance / (images + 1)).sum().sqrt() / len(own))
 
 
 def _spread(positions: Tensor, most: int) -> Tensor:
@@ -167,13 +196,13 @@ def _with_pattern(network: Backbone, pattern: Tensor, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _told(answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """For each of K classes and each answer of these, the share of its images that get it, of all ranks (K, K).
+    """Of each of K classes how many images, of all ranks, get each answer of these, and all of them (K, K + 1).
 
     Args:
         answer: from images (B, C, H, W) to logits.
         images: this rank's share, packed or not.
         labels: of these (n,).
-        classes: (K,). A class without an image has the share 0.
+        classes: (K,).
     """
     classes = classes.to(labels.device)
     counts = torch.zeros(len(classes), len(classes) + 1, device=labels.device)
@@ -181,5 +210,4 @@ def _told(answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, cl
         answers = answer(unpacked(part).float()).argmax(1, keepdim=True)
         given = torch.cat([answers == classes, torch.ones_like(answers, dtype=torch.bool)], dim=1)
         counts += (truth[:, None] == classes).float().T @ given.float()
-    counts = sum_over_ranks(counts)
-    return counts[:, :-1] / counts[:, -1:].clamp(min=1)
+    return sum_over_ranks(counts)

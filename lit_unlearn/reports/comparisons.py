@@ -166,15 +166,16 @@ class Comparison:
 
     @property
     def _least(self) -> float:
-        """How far below Retrain a number can be: by Retrain's own, and a lead by 2; of IDI there is no limit."""
-        if self.unit == "IDI" or self.unseen is not None:
+        """How far below Retrain a number can be: by Retrain's own, and what can be below 0 by 2; IDI has no limit."""
+        if self.unit in ("IDI", "informedness") or self.unseen is not None:
             return -self._most
         return -min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
 
     @property
     def _most(self) -> float:
-        """How large an excess can be: 1, and of the difference of two leads 2; of IDI there is no limit."""
-        return math.inf if self.unit == "IDI" else 1.0 if self.unseen is None else 2.0
+        """How large an excess can be: 1, and of what can be below 0 two; of IDI there is no limit."""
+        signed = self.unit == "informedness" or self.unseen is not None
+        return math.inf if self.unit == "IDI" else 2.0 if signed else 1.0
 
     def _within(self, bound: float) -> float:
         return max(self._least, min(bound, self._most))
@@ -261,7 +262,7 @@ def _of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float
         return 0.0
     count = min(images(row).get(key.split.removesuffix("_acc"), 0) for row in models)
     known, values = _known_of(models[0], key.split), [each.value for each in numbers]
-    if key.unit == "AUC":
+    if key.unit in ("AUC", "informedness"):
         of_all = fmean(sampling(key, fmean(values), None, row) for row in models)
         return of_all * max(0.0, 1 - max(1, count) / known)
     unseen = [each.unseen for each in numbers if each.unseen is not None]

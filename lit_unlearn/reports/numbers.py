@@ -3,6 +3,7 @@
     accuracy   of an attack on what is to be forgotten. Of classes: on unseen images of them. Of single images: its
                lead, the accuracy on the forget images minus that on unseen images under the same attack
     mean accuracy  of relearning: the mean over its steps, since its end is noisy
+    informedness  of telling the forgotten classes apart, where an attack has it: right minus wrong, 0 by chance
     AUC        of telling forgotten images from others: membership/*, detectability/samples; below .5 is chance, since
                an attack learns on other images which side is which
     IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
@@ -21,7 +22,7 @@ from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.statistics import auc_variance, share_variance
 
-Unit = Literal["accuracy", "mean accuracy", "AUC", "IDI"]
+Unit = Literal["accuracy", "mean accuracy", "informedness", "AUC", "IDI"]
 ACCURACIES: tuple[Unit, ...] = ("accuracy", "mean accuracy")
 
 IDI = "representation/idi"
@@ -30,7 +31,10 @@ DETECTION = "detectability/samples"
 RETAINED, MATCHED = "test_retain_acc", "test_matched_acc"
 _NOW = ("test_forget_acc", "forget_acc")
 _CLASSES_BEFORE, _IMAGES_BEFORE, _ALL_BEFORE = "test_forgotten_before_acc", "images_before_acc", "forgotten_before_acc"
-READ = (*_NOW, _CLASSES_BEFORE, _IMAGES_BEFORE, _ALL_BEFORE, RETAINED, MATCHED, "auc", "forget_auc", "test_forget_auc")
+READ = (
+    *(*_NOW, _CLASSES_BEFORE, _IMAGES_BEFORE, _ALL_BEFORE, RETAINED, MATCHED),
+    *("auc", "forget_auc", "test_forget_auc", "informedness"),
+)
 """How the names end of the numbers of attacks that are compared."""
 
 
@@ -62,18 +66,19 @@ def numbers(rows: Sequence[Row]) -> dict[Key, list[Number]]:
     """The numbers of each model that has them."""
     found: dict[Key, list[Number]] = {}
     for row in one_a_model(rows):
-        for key, number in (*_accuracies(row), *_aucs(row), *_idi(row)):
+        for key, number in (*_accuracies(row), *_informedness(row), *_aucs(row), *_idi(row)):
             found.setdefault(key, []).append(number)
     return found
 
 
 def measured(key: Key, row: Row) -> bool:
-    """Whether a row has what the variance of the images is made of: for IDI its own error, else nothing."""
-    return key.unit != "IDI" or f"{IDI}/error" in row.attacks
+    """Whether a row has what the variance of the images is made of: for some units its own error, else nothing."""
+    own = {"IDI": "error", "informedness": "informedness_error"}.get(key.unit)
+    return own is None or f"{key.attack}/{own}" in row.attacks
 
 
 def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
-    """The variance of the images; for IDI the attack measures it itself.
+    """The variance of the images; for IDI and informedness the attack measures it itself.
 
     Args:
         key: of the number.
@@ -91,6 +96,8 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         tested = None if end or split not in _NOW else row.attacks.get(f"{attack}/images")
         of_forgotten = share_variance(value, count if tested is None else round(tested))
         return of_forgotten if unseen is None else of_forgotten + share_variance(unseen, unseen_images(key, row))
+    if unit == "informedness":
+        return row.attacks.get(f"{attack}/informedness_error", 0.0) ** 2
     if unit == "IDI":
         # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
         name = "lead_error" if row.method in (ORIGINAL, RETRAIN) else "error"
@@ -146,6 +153,8 @@ def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
         for split in decisive:
             if one_class and split in _NOW and attack.startswith("recovery/"):
                 continue
+            if split in _NOW and f"{attack}/informedness" in row.attacks:
+                continue
             relearnt = _mean_of_relearning(attack, row)
             if relearnt is not None:
                 if split in _NOW:
@@ -169,6 +178,13 @@ def _mean_of_relearning(attack: str, row: Row) -> Number | None:
 def _needs_unseen(row: Row, split: str) -> bool:
     """Whether a number counts beyond that of unseen images; where there are no test images, all have to do without."""
     return of_images(row, split) and RETAINED in row.metrics
+
+
+def _informedness(row: Row) -> Iterator[tuple[Key, Number]]:
+    for name, value in row.attacks.items():
+        attack, _, quantity = name.rpartition("/")
+        if quantity == "informedness" and f"{name}_error" in row.attacks:
+            yield Key(attack, "test_forget_acc", "informedness"), Number(value)
 
 
 def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:

@@ -227,7 +227,10 @@ def _gravity(verdict: Verdict) -> float:
     """How much is wrong with a condemned model, by what its sentence says."""
     if verdict.level == "ruined":
         return max((each.mean for each in verdict.lost.values()), default=0.0)
-    return 0.0 if verdict.worst is None else verdict.worst.severity
+    worst = verdict.worst
+    if worst is not None and worst is verdict.too_few:
+        return -worst.high / (worst.scale * worst.margins.same)
+    return 0.0 if worst is None else worst.severity
 
 
 def tests_of_mean(models: int) -> int:

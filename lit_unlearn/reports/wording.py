@@ -127,6 +127,12 @@ def evidence(found: Comparison) -> str:
             f"{by} separates {images} from other images with an AUC of {found.value:.2f}; on Retrain, "
             f"{found.retrain:.2f}. Excess over Retrain: {bounds(found)}."
         )
+    if found.unit == "informedness":
+        return (
+            f"{by} tells the classes of {images} apart with an informedness of {percent(found.value)} (right minus "
+            f"wrong answers; 0 is chance); on Retrain, {percent(found.retrain)}. Excess over Retrain: {bounds(found)} "
+            "points."
+        )
     if found.unit == "IDI":
         return (
             f"{by}: the stages of the network hold {100 * found.excess:.0f}{_SPACE}% of the information on the forget "
