@@ -163,6 +163,39 @@ def test_models_that_have_not_forgotten_are_not_hidden_by_a_mean_that_leaks():
     assert found.gravest.lost["Original"].mean == pytest.approx(0.92 - 0.6, abs=0.02)
 
 
+PATTERN = "perturbation/universal"
+
+
+def told(value, error, named=0.33):
+    return {
+        f"{PATTERN}/informedness": value,
+        f"{PATTERN}/informedness_error": error,
+        f"{PATTERN}/test_forget_acc": named,
+    }
+
+
+def test_informedness_is_compared_with_its_own_error_and_without_the_accuracy():
+    others = retrains(plain=told(0.0, 0.0005))
+    found = verdict(model("GA", **told(0.3, 0.02)), others)
+    (own,) = [each for each in found.comparisons if each.attack == PATTERN]
+    assert (found.level, found.worst, own.unit, own.excess) == ("leaks", own, "informedness", 0.3)
+    assert "apart with an informedness of 30.0\u00a0% (right minus wrong answers; 0 is chance); on Retrain, 0.0" in (
+        headline(model("GA"), found)
+    )
+    assert not any("chance level" in line for line in remarks(model("GA"), found)), "its accuracy is that of chance"
+    assert verdict(model("GA", **told(0.08, 0.032)), others).level != "leaks", "half right and half wrong, 1,000 images"
+    below = [each for each in verdict(model("GA", **told(-0.3, 0.03)), others).comparisons if each.attack == PATTERN]
+    assert below[0].low < -0.3
+
+
+def test_of_models_that_name_too_few_the_one_that_names_fewest_is_shown():
+    shares = (0.84, 0.84, 0.70, 0.40)
+    rows = [model("GA", share, split=SINGLE, seed=seed) for seed, share in enumerate(shares)]
+    found = judge_models(rows, retrains(answer=0.84, split=SINGLE), [original(split=SINGLE)])
+    assert (found.level, found.alone) == ("leaks", 2)
+    assert found.worst.value == 0.40
+
+
 def test_a_number_of_retrains_that_all_models_lack_is_open():
     row = model("GA", worst=0.7, stages=0.7, relearnt=0.4, auc=0.5)
     assert verdict(row).level == "as Retrain"
