@@ -166,15 +166,16 @@ class Comparison:
 
     @property
     def _least(self) -> float:
-        """How far below Retrain a number can be: by Retrain's own, and what can be below 0 by 2; IDI has no limit."""
-        if self.unit in ("IDI", "informedness") or self.unseen is not None:
+        """How far below Retrain a number can be: by Retrain's own, and a lead by 2; of IDI there is no limit."""
+        if self.unit == "IDI" or self.unseen is not None:
             return -self._most
-        return -min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
+        own = min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
+        return -own - (1.0 if self.unit == "informedness" else 0.0)  # which can be -1
 
     @property
     def _most(self) -> float:
         """How large an excess can be: 1, and of what can be below 0 two; of IDI there is no limit."""
-        signed = self.unit == "informedness" or self.unseen is not None
+        signed = self.unseen is not None or self.unit == "informedness"
         return math.inf if self.unit == "IDI" else 2.0 if signed else 1.0
 
     def _within(self, bound: float) -> float:

@@ -23,7 +23,7 @@ ATTACKS = {
     "worst": (lu.WorstRecovery, "test_forget_acc"),
     "masked": (lu.MaskedAnswers, "test_forget_acc"),
     "detected": (lu.DetectSamples, "test_forget_auc"),
-    "pattern": (lu.UniversalPerturbation, "test_forget_acc"),
+    "pattern": (lu.UniversalPerturbation, "informedness"),
 }
 
 
