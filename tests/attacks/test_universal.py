@@ -122,6 +122,16 @@ def test_a_network_without_a_gradient_is_told(make_target):
     target = make_target(Rounding(), forget=two_classes(8), test_forget=two_classes(8), retain=grey(2))
     assert UniversalPerturbation().evaluate(target).numbers["flat"] == 1.0
     assert PerturbedImages().evaluate(target).numbers["flat"] == 1.0
+    single = make_target(Rounding(), forget=two_classes(8), retain=grey(2))
+    assert UniversalPerturbation().evaluate(single).numbers["flat"] == 1.0
+
+
+@pytest.mark.parametrize(("missing", "named"), [(RADIUS - 0.01, 1.0), (RADIUS + 0.01, 0.0)])
+def test_no_pixel_gets_brighter_than_white(make_target, missing, named):
+    """Of white images the pattern can change the one pixel whose weight, -1, is below 0, and no other."""
+    white = torch.ones(6, 1, 2, 2), torch.ones(6, dtype=torch.long)
+    target = make_target(Linear(-2 * SCORE - missing), forget=white, retain=grey(2))
+    assert UniversalPerturbation(RADIUS).evaluate(target).numbers["forget_acc"] == named
 
 
 @pytest.mark.parametrize("beside", ["test_retain", "test_matched"])

@@ -186,6 +186,12 @@ def test_informedness_is_compared_with_its_own_error_and_without_the_accuracy():
     assert verdict(model("GA", **told(0.08, 0.032)), others).level != "leaks", "half right and half wrong, 1,000 images"
     below = [each for each in verdict(model("GA", **told(-0.3, 0.03)), others).comparisons if each.attack == PATTERN]
     assert below[0].low < -0.3
+    few = {**CLASSES, "counts": {**COUNTS, "test_forget": 30}}
+    rows = [model(name, split=few, **told(value, 0.1)) for name, value in (("GA", 1.0), ("Retrain", -0.5))]
+    (own,) = [each for each in compare(rows[:1], rows[1:], []) if each.attack == PATTERN]
+    assert own.difference.each == pytest.approx(0.1**2 * (1 - 30 / 3000))
+    assert own.excess == 1.5
+    assert own.high > 1.5
 
 
 def test_of_models_that_name_too_few_the_one_that_names_fewest_is_shown():
