@@ -129,7 +129,7 @@ def evidence(found: Comparison) -> str:
         )
     if found.unit == "informedness":
         return (
-            f"{by} tells the classes of {images} apart with an informedness of {percent(found.value)} (right minus "
+            f"{by} tells {images} apart by class with an informedness of {percent(found.value)} (right minus "
             f"wrong answers; 0 is chance); on Retrain, {percent(found.retrain)}. Excess over Retrain: {bounds(found)} "
             "points."
         )

@@ -179,8 +179,9 @@ def test_informedness_is_compared_with_its_own_error_and_without_the_accuracy():
     found = verdict(model("GA", **told(0.3, 0.02)), others)
     (own,) = [each for each in found.comparisons if each.attack == PATTERN]
     assert (found.level, found.worst, own.unit, own.excess) == ("leaks", own, "informedness", 0.3)
-    assert "apart with an informedness of 30.0\u00a0% (right minus wrong answers; 0 is chance); on Retrain, 0.0" in (
-        headline(model("GA"), found)
+    assert (
+        "apart by class with an informedness of 30.0\u00a0% (right minus wrong answers; 0 is chance); on Retrain, 0.0"
+        in (headline(model("GA"), found))
     )
     assert not any("chance level" in line for line in remarks(model("GA"), found)), "its accuracy is that of chance"
     assert verdict(model("GA", **told(0.08, 0.032)), others).level != "leaks", "half right and half wrong, 1,000 images"
