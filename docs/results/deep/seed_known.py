@@ -4,7 +4,7 @@
 
 Beside it the model as it is, and Retrain with and without the same operation. BatchNorm's statistics are taken anew
 from 4,000 retained images. A control for the pattern that all images share is Retrain with the head's rows of the
-forgotten classes drawn anew: nothing holds these classes down then, and nothing is known of them.
+forgotten classes drawn anew: nothing keeps it from naming them then, and it knows nothing of them.
 """
 
 import json
