@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lit_unlearn.attacks.splits import SplitData
+from lit_unlearn.attacks.splits import SplitData, spread
 from lit_unlearn.errors import UsageError
 
 
@@ -43,8 +43,7 @@ class ImageView:
         """The labels (N,) of the samples that the view has of a split, in order."""
         labels = self.data.labels(split)
         limit = self._limit(split)
-        count = len(labels) if limit is None else min(limit, len(labels))
-        return labels[torch.arange(count) * len(labels) // count] if count else labels
+        return labels if limit is None else spread(labels, limit)
 
     def _limit(self, split: str) -> int | None:
         """How many samples of a split at most.

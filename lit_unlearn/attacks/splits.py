@@ -26,6 +26,12 @@ def forgotten_classes(data: "SplitData") -> Tensor:
     return classes
 
 
+def spread(values: Tensor, most: int) -> Tensor:
+    """At most so many of the values (N,), spread evenly over them."""
+    count = min(most, len(values))
+    return values[torch.arange(count) * len(values) // max(1, count)]
+
+
 def unseen_accuracy(accuracies: Mapping[str, float]) -> float | None:
     """Of accuracies ``<split>_acc`` that on :func:`unseen_split`, where there are such images."""
     return accuracies.get(f"{unseen_split([name.removesuffix('_acc') for name in accuracies])}_acc")

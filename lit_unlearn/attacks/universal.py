@@ -33,7 +33,7 @@ from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.fine_tuning import CHUNK, accuracy_on, balanced, cycled, of_each_class
 from lit_unlearn.attacks.images import packed_pick, packed_share, sum_over_ranks, unpacked
 from lit_unlearn.attacks.perturbation import slopes
-from lit_unlearn.attacks.splits import forgotten_classes, unseen_split
+from lit_unlearn.attacks.splits import forgotten_classes, spread, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction
@@ -127,10 +127,10 @@ class UniversalPerturbation(Attack):
         halves = order[::2].sort().values, order[1::2].sort().values
         asked, named, unseen, flat = 0, 0.0, [], 0.0
         for found_on, left in (halves, halves[::-1]):
-            images = packed_pick(target.data, "forget", _spread(found_on, self.samples), target.device)
+            images = packed_pick(target.data, "forget", spread(found_on, self.samples), target.device)
             pattern, still = self._found(network, *images, draw)
             answer, flat = partial(_with_pattern, network, pattern), max(flat, still)
-            left = _spread(left, self.most)
+            left = spread(left, self.most)
             asked += len(left)
             named += accuracy_on(answer, *packed_share(target.data, "forget", left, target.device)) * len(left)
             if beside in target.data.split_names:
@@ -144,7 +144,7 @@ class UniversalPerturbation(Attack):
     def _unseen(self, target: Target, split: str) -> tuple[Tensor, Tensor]:
         """This rank's share of the images of a test split, packed, that are measured, and their labels."""
         every = torch.arange(len(target.data.labels(split)))
-        return packed_share(target.data, split, _spread(every, self.most), target.device)
+        return packed_share(target.data, split, spread(every, self.most), target.device)
 
     def _found(self, network: Backbone, images: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
         """The pattern (C, H, W), and 1 where the images have no gradient."""
@@ -181,12 +181,6 @@ def informedness(counts: Tensor) -> tuple[float, float]:
     p, q = (right + 0.5) / (images + 1), (wrong * others + 0.5) / (images + 1)
     variance = p + q / max(1, others) ** 2 - (p - q / max(1, others)) ** 2
     return float(value), float((variance / (images + 1)).sum().sqrt() / len(own))
-
-
-def _spread(positions: Tensor, most: int) -> Tensor:
-    """At most so many of the positions, spread evenly over them."""
-    count = min(most, len(positions))
-    return positions[torch.arange(count) * len(positions) // count]
 
 
 def _with_pattern(network: Backbone, pattern: Tensor, images: Tensor) -> Tensor:
