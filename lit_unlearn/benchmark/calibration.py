@@ -25,6 +25,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.comparisons import MARGINS, Margins, compare
 from lit_unlearn.reports.noise import deviations, known_deviation
+from lit_unlearn.reports.numbers import UNITS
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import CONDEMNED, Level, judge_models, tests_of_mean
 
@@ -167,7 +168,7 @@ def _power(
             for comparison in compare(ours, theirs, originals, margins, tests_of_mean(count)):
                 if comparison.attack != NO_ATTACK:
                     for excess in EXCESSES:
-                        if comparison.unit == "IDI" or comparison.value + excess <= 1:
+                        if comparison.value + excess <= UNITS[comparison.unit].most:
                             difference = replace(comparison.difference, mean=comparison.difference.mean + excess)
                             found[excess].append(replace(comparison, difference=difference).leaks)
         yield from (((count, excess), sum(said) / len(said)) for excess, said in found.items() if said)

@@ -1,6 +1,5 @@
 """What the verdict compares with Retrain: the numbers of a row, with bounds on their excess."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -10,9 +9,11 @@ from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.noise import IMAGES_OF_KNOWN, known_deviation, retained_of
 from lit_unlearn.reports.numbers import (
+    ACCURACIES,
     ANSWERS,
     MATCHED,
     RETAINED,
+    UNITS,
     Key,
     Number,
     Unit,
@@ -166,17 +167,17 @@ class Comparison:
 
     @property
     def _least(self) -> float:
-        """How far below Retrain a number can be: by Retrain's own, and a lead by 2; of IDI there is no limit."""
-        if self.unit == "IDI" or self.unseen is not None:
+        """How far below Retrain a number can be: Retrain may be as high as its upper bound. A lead can be 2 below."""
+        if self.unseen is not None:
             return -self._most
         own = min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
-        return -own - (1.0 if self.unit == "informedness" else 0.0)  # which can be -1
+        return UNITS[self.unit].least - own
 
     @property
     def _most(self) -> float:
-        """How large an excess can be: 1, and of what can be below 0 two; of IDI there is no limit."""
-        signed = self.unseen is not None or self.unit == "informedness"
-        return math.inf if self.unit == "IDI" else 2.0 if signed else 1.0
+        """How large an excess can be: the whole range of the unit; of a lead, which can be -1, it is 2."""
+        of = UNITS[self.unit]
+        return 2.0 if self.unseen is not None else of.most - of.least
 
     def _within(self, bound: float) -> float:
         return max(self._least, min(bound, self._most))
@@ -263,7 +264,7 @@ def _of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float
         return 0.0
     count = min(images(row).get(key.split.removesuffix("_acc"), 0) for row in models)
     known, values = _known_of(models[0], key.split), [each.value for each in numbers]
-    if key.unit in ("AUC", "informedness"):
+    if key.unit not in ACCURACIES:
         of_all = fmean(sampling(key, fmean(values), None, row) for row in models)
         return of_all * max(0.0, 1 - max(1, count) / known)
     unseen = [each.unseen for each in numbers if each.unseen is not None]

@@ -14,6 +14,7 @@ subtraction a network that is good at turned images would seem to remember, and 
 Where one class is forgotten, an attack that recovers labels is not compared: the answer is known without the model.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -24,6 +25,23 @@ from lit_unlearn.reports.statistics import auc_variance, share_variance
 
 Unit = Literal["accuracy", "mean accuracy", "informedness", "AUC", "IDI"]
 ACCURACIES: tuple[Unit, ...] = ("accuracy", "mean accuracy")
+
+
+class Traits(NamedTuple):
+    """Of a unit: its smallest and largest value, and the end of the name of its own error, if an attack measures it."""
+
+    least: float = 0.0
+    most: float = 1.0
+    error: str | None = None
+
+
+UNITS: Mapping[Unit, Traits] = {
+    "accuracy": Traits(),
+    "mean accuracy": Traits(),
+    "informedness": Traits(least=-1.0, error="informedness_error"),
+    "AUC": Traits(),
+    "IDI": Traits(least=-math.inf, most=math.inf, error="error"),
+}
 
 IDI = "representation/idi"
 ANSWERS = "recovery/answers"
@@ -73,7 +91,7 @@ def numbers(rows: Sequence[Row]) -> dict[Key, list[Number]]:
 
 def measured(key: Key, row: Row) -> bool:
     """Whether a row has what the variance of the images is made of: for some units its own error, else nothing."""
-    own = {"IDI": "error", "informedness": "informedness_error"}.get(key.unit)
+    own = UNITS[key.unit].error
     return own is None or f"{key.attack}/{own}" in row.attacks
 
 
@@ -96,12 +114,11 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
         tested = None if end or split not in _NOW else row.attacks.get(f"{attack}/images")
         of_forgotten = share_variance(value, count if tested is None else round(tested))
         return of_forgotten if unseen is None else of_forgotten + share_variance(unseen, unseen_images(key, row))
-    if unit == "informedness":
-        return row.attacks.get(f"{attack}/informedness_error", 0.0) ** 2
-    if unit == "IDI":
-        # By construction Original and Retrain have no error of their own: what is uncertain is the lead between them.
-        name = "lead_error" if row.method in (ORIGINAL, RETRAIN) else "error"
-        return row.attacks.get(f"{IDI}/{name}", _LEAD_ERROR if row.method == ORIGINAL else 0.0) ** 2
+    if unit == "IDI" and row.method in (ORIGINAL, RETRAIN):
+        # By construction these have no error of their own: what is uncertain is the lead between them.
+        return row.attacks.get(f"{IDI}/lead_error", _LEAD_ERROR if row.method == ORIGINAL else 0.0) ** 2
+    if (own := UNITS[unit].error) is not None:
+        return row.attacks.get(f"{attack}/{own}", 0.0) ** 2
     others = sizes.get("test_forget") if attack.startswith("membership/") else None
     # An attack learns its direction on one half of the images and is scored on the other.
     return auc_variance(value, count // 2, (others or sizes.get(unseen_split(row), count)) // 2)
