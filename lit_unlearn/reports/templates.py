@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_unlearn.reports import verdict, wording
+from lit_unlearn.reports import minimum, verdict, wording
 from lit_unlearn.reports.comparisons import MARGINS
 from lit_unlearn.reports.table import UNKNOWN, percent
 
@@ -50,5 +50,5 @@ def environment(*folders: Path) -> Environment:
     )
     made.filters["percent"] = percent
     made.globals.update(unknown=UNKNOWN, points=POINTS, image_names=IMAGE_NAMES, bounds=wording.bounds)
-    made.globals.update(minimum=verdict.MINIMUM, retrains_needed=verdict.RETRAINS_NEEDED)
+    made.globals.update(minimum=minimum.MINIMUM, retrains_needed=minimum.RETRAINS_NEEDED)
     return made

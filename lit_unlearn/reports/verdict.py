@@ -23,7 +23,7 @@ upper bounds hold each for itself, however the models vary: "as Retrain" needs a
 is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +38,8 @@ from lit_unlearn.reports.comparisons import (
     skill_in_classes,
 )
 from lit_unlearn.reports.flags import broken_by_relearning, flags
-from lit_unlearn.reports.numbers import DETECTION, IDI, forgets, numbers, of_images
+from lit_unlearn.reports.minimum import RETRAINS_NEEDED, has_bits, missing, unmeasured
+from lit_unlearn.reports.numbers import forgets, of_images
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 from lit_unlearn.reports.statistics import Difference
 
@@ -46,21 +47,6 @@ UTILITY_KEPT = 0.02
 UTILITY_REDUCED = 0.05
 RUINED = 0.10
 """Points of accuracy on retained test images, as fractions."""
-
-RETRAINS_NEEDED = 5
-"""Fewer Retrains say too little on how much Retrain itself varies: no model is as Retrain beside them."""
-
-_READ = {
-    "the worst case over readouts, normalised ones among them": ("recovery/worst",),
-    "the readouts of earlier stages": ("recovery/worst/stages",),
-}
-_BOTH = {"relearning": ("relearn/",), "detection": (DETECTION,)}
-MINIMUM: dict[str, dict[str, tuple[str, ...]]] = {
-    "classes": {**_READ, **_BOTH},
-    "one class": {**_BOTH, "membership": ("membership/",), "the information in the stages": (IDI,)},
-    "images": {**_READ, **_BOTH, "membership with reference models": ("membership/rmia", "membership/lira")},
-}
-"""The attacks without which no model is as Retrain, by what is forgotten: what it is → names that it may have."""
 
 Level = Literal[
     "failed",
@@ -270,7 +256,7 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         comparisons,
         models=len(ours),
         retrains=(known := len(one_a_model(retrains))),
-        missing=_missing(ours[0], compared, broken, all(_has_bits(rows) for rows in (ours, retrains, originals))),
+        missing=missing(ours[0], compared, broken, all(has_bits(rows) for rows in (ours, retrains, originals))),
         uncompared=[attack for attack in attacks_lacking(retrains, ours) if attack != NO_ATTACK],
         separated=separated,
         separating=None if telling is None else len(telling),
@@ -280,58 +266,12 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
             key=lambda each: (not each.falls_short, each.excess),
             default=None,
         ),
-        unmeasured=_unmeasured(ended, retrains, comparisons, min(known, RETRAINS_NEEDED)),
+        unmeasured=unmeasured(ended, retrains, comparisons, min(known, RETRAINS_NEEDED)),
         unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken, skill),
         knows_classes=skill is not None and skill.differs,
     )
     return replace(found, level=_level(found, ours, retrains, tests))
-
-
-def _unmeasured(
-    ended: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], needed: int
-) -> list[str]:
-    """Attacks whose number some of the runs lack, or all but so many of the Retrains.
-
-    Runs and not models: of several seeds of an attack, the one that broke off may be the one that finds most.
-    """
-    of_runs, of_retrains = [set(numbers([row])) for row in ended], numbers(retrains)
-    lacking = [key.attack for key in of_retrains if any(key not in known for known in of_runs)]
-    seldom = [each.attack for each in compared if each.difference.theirs < needed]
-    return list(dict.fromkeys([*seldom, *lacking]))
-
-
-def _has_bits(rows: Sequence[Row]) -> bool:
-    """Whether the information in the stages was measured on some of the rows."""
-    return any(name.startswith(f"{IDI}/") and name.endswith("/bits") for row in rows for name in row.attacks)
-
-
-def _missing(row: Row, run: Sequence[str], broken: Collection[str], bits: bool) -> list[str]:
-    """What the minimum lacks, of attacks that were run on the models and on Retrains; broken ones show nothing.
-
-    Args:
-        row: one of the models.
-        run: the attacks that were compared.
-        broken: those of them that broke a network.
-        bits: whether the information in the stages was measured on the models, on Retrains and on Originals.
-    """
-    told = [attack for attack in run if attack not in broken]
-    lacking = {what: names for what, names in MINIMUM[forgets(row)].items() if not _has(told, names)}
-    found = []
-    for what, names in lacking.items():
-        if _has(run, names):
-            what = f"{what} that does not break the network"
-        elif IDI in names and bits:
-            what = f"{what}, of which Original has hardly more than Retrain here"
-        found.append(what)
-    return found
-
-
-def _has(attacks: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether one of the attacks has one of the names; a name with a slash at its end is the beginning of several."""
-    return any(
-        attack == name or (name.endswith("/") and attack.startswith(name)) for attack in attacks for name in names
-    )
 
 
 def _is_attack(found: Comparison, row: Row) -> bool:

@@ -5,9 +5,10 @@ from typing import Any
 
 from lit_unlearn.errors import RAISED
 from lit_unlearn.reports.comparisons import MARGINS, Comparison
+from lit_unlearn.reports.minimum import RETRAINS_NEEDED
 from lit_unlearn.reports.numbers import ACCURACIES, READ, forgets, images, unseen_split
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, chance
-from lit_unlearn.reports.verdict import RETRAINS_NEEDED, Level, Verdict
+from lit_unlearn.reports.verdict import Level, Verdict
 
 TITLES: dict[Level, str] = {
     "failed": "No result",
