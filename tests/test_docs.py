@@ -39,7 +39,7 @@ from lit_unlearn.shipped import read_config
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 INSTALLATION = ("pip install . && lit-unlearn fit --config quickstart", "pip install '.[test]' && pytest")
-SLOW = ("docs/board.md", "docs/performance.md", "docs/pictures.md")
+SLOW = ("docs/benchmark.md", "docs/board.md", "docs/performance.md", "docs/pictures.md")
 CLIPART = Path("/usr/share/openclipart/png")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NOT_RUN_HERE = (*INSTALLATION, "pip install -e '.[dev]' && pre-commit install")
