@@ -5,7 +5,9 @@ class on a path of PGD steps away from x, in a ball in L2 of radius ε, ε/10 a 
 what θo gets wrong is its own x′. Ebrahimpour-Boroojeny et al., arXiv 2503.00917. PGD-50; 10 epochs of batches of 128,
 learning rate .01, a tenth each epoch. The paper starts the attack again from x for each ε: ``restart``; the released
 code goes on from where it is, the default, and begins at ε .04. All of it is for single images; a class is forgotten
-without Df's own labels at most, their variant ``forget_labels: false``; the one without Dr is left out. Deviations: D_A
+without Df's own labels at most, their variant ``forget_labels: false``; the one without Dr is left out. Of several
+forgotten classes x′ may be taken for another one, and then teaches it; ``forgotten_answers: false`` leaves these out,
+which is our own option. Deviations: D_A
 is shuffled in each epoch but spread evenly over the steps, on top of their batches; and where no ε up to the images'
 diameter leads to another class, because θo's gradient is lost in rounding, a sample has no x′, which a warning says
 (the released code would go on for ever). A step has its full length whatever the gradient's; in that code, where
@@ -42,6 +44,8 @@ class AMUN(UnlearnModule):
         steps: how many steps of PGD each ε has.
         restart: search from the sample itself for every ε.
         forget_labels: train the forget set with its own labels, too.
+        forgotten_answers: train on adversarial examples that θo takes for a class which is forgotten as a whole, too.
+            Where single images are forgotten, it changes nothing.
 
     Raises:
         UsageError: if a number is out of range.
@@ -53,6 +57,7 @@ class AMUN(UnlearnModule):
         ("lr_step_size", (1, 5, 10)),
         ("forget_labels", (False, True)),
         ("epochs", (10, 25, 80)),
+        ("forgotten_answers", (False, True)),
     )
 
     def __init__(
@@ -65,11 +70,13 @@ class AMUN(UnlearnModule):
         steps: int = 50,
         restart: bool = False,
         forget_labels: bool = True,
+        forgotten_answers: bool = True,
     ) -> None:
         super().__init__(backbone, weights, optimizer, lr_scheduler)
         check_at_least("radius", radius, 0, strict=True)
         check_at_least("steps", steps, 1)
-        self.radius, self.steps, self.restart, self.forget_labels = radius, steps, restart, forget_labels
+        self.radius, self.steps, self.restart = radius, steps, restart
+        self.forget_labels, self.forgotten_answers = forget_labels, forgotten_answers
         self._adversarial: tuple[Tensor, Tensor] | None = None
         self._adversarial_batches: list[tuple[Tensor, ...]] = []
 
@@ -80,14 +87,18 @@ class AMUN(UnlearnModule):
     def on_train_start(self) -> None:
         """Finds the adversarial examples of θo, in a resumed run too."""
         original, found, missing = cast(Backbone, self.original_copy()), [], 0
+        gone = torch.tensor(() if self.forgotten_answers else self.data.split.forgotten_classes, device=self.device)
         for images, labels in gradient_batches(self.data.evaluation_batches("forget", self.device)):
             moved, answers = nearest_adversarial(original, images, labels, self.radius, self.steps, self.restart)
             crossed = answers != labels
-            found.append((moved[crossed], answers[crossed]))
             missing += int((~crossed).sum())
-        if missing:
-            rank_zero_warn(f"AMUN: {missing} samples to forget have no adversarial example and go without")
+            kept = crossed & ~torch.isin(answers, gone.to(answers.dtype))
+            found.append((moved[kept], answers[kept]))
         images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if len(labels) == 0:
+            rank_zero_warn("AMUN: no sample to forget has an adversarial example to train on, so none is unlearned")
+        elif missing:
+            rank_zero_warn(f"AMUN: {missing} samples to forget have no adversarial example and go without")
         self._adversarial = images, labels
 
     def on_train_epoch_start(self) -> None:

@@ -98,15 +98,42 @@ def test_what_is_found_is_near_in_range_and_of_another_class(make_backbone, make
     assert (network(further)[1:].argmax(1) == labels[1:]).float().mean() > 0.9
 
 
+def test_examples_that_are_taken_for_a_forgotten_class_can_be_left_out(fit, make_backbone, make_data):
+    backbone = make_backbone()
+    ((images, labels),) = make_data(classes=[0, 1], eval_batch_size=99).evaluation_batches("forget", "cpu")
+    moved, answers = nearest_adversarial(backbone.eval().requires_grad_(False), images, labels, 0.04, 50, False)
+    assert 0 < (answers <= 1).sum() < len(answers), "some are taken for the other forgotten class"
+
+    class Kept(AMUN):
+        def on_train_end(self):
+            self.kept = self._adversarial
+
+    for option, some in {True: answers >= 0, False: answers > 1}.items():
+        module = Kept(make_backbone(), forgotten_answers=option)
+        fit(module, make_data(classes=[0, 1]))
+        torch.testing.assert_close(module.kept[0], moved[some], rtol=0, atol=1e-5)
+        assert module.kept[1].tolist() == answers[some].tolist()
+
+
+def test_a_run_without_any_example_says_that_it_does_not_unlearn(fit, make_backbone, make_data):
+    backbone = make_backbone()
+    with torch.no_grad():
+        backbone.head.weight[2:].zero_()
+        backbone.head.bias.copy_(torch.tensor([0.0, 0.0, -99.0, -99.0]))
+    with pytest.warns(UserWarning, match="AMUN: no sample to forget has an adversarial example to train on"):
+        fit(AMUN(backbone, forgotten_answers=False), make_data(classes=[0, 1]))
+
+
 def test_samples_that_no_step_can_move_go_without(fit, make_backbone, make_data):
-    for classes in ([0, 1], [0]):  # those of class 1 it gets wrong as they are
+    # Those of class 1 it gets wrong as they are.
+    for classes, said in {(0, 1): "12 samples to forget have no", (0,): "no sample to forget has an"}.items():
         backbone = make_backbone()
         with torch.no_grad():
             backbone.head.weight.zero_()
             backbone.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
         module = AMUN(backbone, radius=1.0, steps=2)
-        with pytest.warns(UserWarning, match="AMUN: 12 samples to forget have no adversarial example and go without"):
-            fit(module, make_data(classes=classes))
+        with pytest.warns(UserWarning, match=f"AMUN: {said} adversarial example"):
+            fit(module, make_data(classes=list(classes)))
         assert module.diverged is None
 
 
