@@ -71,6 +71,7 @@ def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
     result = row.weights.get("result") or {}
     lines = [
         f"{path}: {len(contents)} files, each as its sha256 in {MANIFEST} says",
+        f"{row.method}, {row.status}, verdict: {row.verdict.get('level', 'none')}",
         f"split {row.split.get('hash')}, data {row.data.get('sha256', 'without a hash')}",
         f"original weights {_original(row) or 'without a hash'}, result {_result(result)}",
         f"sha256 of the evidence: {file_sha256(path)}",

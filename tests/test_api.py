@@ -88,6 +88,16 @@ def test_unlearn_gives_back_the_users_own_class_and_leaves_the_network_alone(
     assert not torch.equal(before["classifier.weight"], forgotten.classifier.weight)
 
 
+def test_a_network_that_a_method_trained_in_part_learns_as_a_whole_again(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    plain.body[0].bias.requires_grad_(False)
+    first = lu.unlearn(plain, make_data(), "CFk", {"k": 1}, attacks=None, max_epochs=1, **QUIET).network
+    assert [name for name, each in first.named_parameters() if not each.requires_grad] == ["body.0.bias"]
+    second = lu.unlearn(first, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET).network
+    assert not torch.equal(first.body[0].weight, second.body[0].weight)
+
+
 def test_unlearn_is_what_trainer_module_and_callbacks_do(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
     network = small_network()
     result = lu.unlearn(network, make_data(), lu.OPC, {"weight": 2.0}, [lu.HeadRecovery()], max_epochs=2, **QUIET)

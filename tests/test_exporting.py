@@ -85,6 +85,27 @@ def test_a_changed_architecture_is_named(tmp_path: Path) -> None:
     assert "The method changed the architecture: the head has one output more" in outcome.out
 
 
+def test_weights_with_a_gate_are_not_those_of_the_original(folder: Path) -> None:
+    outcome = lit_unlearn(folder, "fit", *ARGS, "--model", "Rescale")
+    assert outcome.status == 0, outcome.err
+    run = folder / "runs/Rescale/version_0"
+    outcome = lit_unlearn(folder, "export", run, "--to", "gated.pt", "--evidence", "gated.zip")
+    assert "a gate after the encoder scales the features" in outcome.out
+    from own_net import Net
+
+    original = torch.load(folder / "net.pt", weights_only=True)["model_state_dict"]
+    gated = torch.load(folder / "gated.pt", weights_only=True)
+    assert gated.keys() - original.keys() == {"gate.factors", "gate.head.weight", "gate.head.bias"}
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        Net().load_state_dict(gated, strict=True)
+    assert read_rows(run / "results.json")[-1].weights["result"]["tensors_sha256"] == tensors_sha256(gated)
+    outcome = lit_unlearn(folder, "export", "gated.zip", "--verify", "--weights", "net.pt")
+    assert outcome.status != 0
+    assert "net.pt: not the weights of this evidence" in outcome.err
+    outcome = lit_unlearn(folder, "validate", *ARGS, "--model.weights", "gated.pt")
+    assert "unexpected gate.factors" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

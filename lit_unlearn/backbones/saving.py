@@ -53,14 +53,16 @@ def own_names(state: Mapping[str, Tensor], head_path: str | None) -> dict[str, T
     """
     if head_path is None:
         return dict(state)
-    kept = {key: value for key, value in state.items() if key.startswith(("encoder.", "head."))}
-    return {own_name(key, head_path): value for key, value in kept.items()}
+    return {own_name(key, head_path): value for key, value in state.items() if not key.startswith("normalise.")}
 
 
 def own_name(key: str, head_path: str) -> str:
-    """The name in the network that was split of a parameter or buffer of its backbone."""
+    """The name in the network that was split of a parameter or buffer of its backbone.
+
+    What a method has put beside the two parts, such as a gate, keeps its name: the network has no place for it.
+    """
     part, _, rest = key.partition(".")
-    return f"{head_path}.{rest}" if part == "head" else rest
+    return {"head": f"{head_path}.{rest}", "encoder": rest}.get(part, key)
 
 
 def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

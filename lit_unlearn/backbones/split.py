@@ -63,15 +63,20 @@ class SplitBackbone(Backbone):
 
     def name_in_network(self, name: str) -> str:
         """The name that a parameter or buffer had before the split."""
-        return own_name(name, self.head_path) if name.startswith(("encoder.", "head.")) else name
+        return own_name(name, self.head_path)
 
     def to_network(self) -> nn.Module:
         """A copy of the network as it was before the split: its own class, its own names, in eval mode.
 
         Normalisation stays behind: the network takes what it took before, images minus the mean over the deviation.
+        Parameters that :meth:`train_only` has taken out of training learn again.
         """
-        network: nn.Module = deepcopy(self.encoder)
-        network.set_submodule(self.head_path, deepcopy(self.head))
+        parts = deepcopy(nn.ModuleDict({"encoder": self.encoder, "head": self.head}))  # at once: tied weights stay tied
+        for name, parameter in parts.named_parameters():
+            if name in self.stopped:
+                parameter.requires_grad_(True)
+        network = parts["encoder"]
+        network.set_submodule(self.head_path, parts["head"])
         return network.eval()
 
     def _dry_run(self, images: Tensor) -> None:

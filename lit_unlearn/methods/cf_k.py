@@ -31,7 +31,8 @@ class CFk(FineTune):
             ``stage``, both with the head besides.
 
     Raises:
-        UsageError: if the unit is unknown, the network has fewer than k of it, or trains a part of itself only.
+        UsageError: if the unit is unknown, the network has fewer than k of it, trains a part of itself only, or all
+            of the last k are frozen.
     """
 
     search = (("lr", 3e-3, 1.0), ("k", (0.1, 0.25, 0.45, 0.8)))
@@ -52,3 +53,6 @@ class CFk(FineTune):
                 f"which is {backbone.trained}, to all"
             )
         backbone.train_only(last_k(backbone, k, unit))
+        if not any(parameter.requires_grad for parameter in backbone.parameters()):
+            name = type(self).__name__
+            raise UsageError(f"{name}: all parameters of the last k are frozen (k {k}, unit {unit}): choose a larger k")

@@ -53,10 +53,15 @@ class EUk(CFk):
         fresh = copy.deepcopy(backbone)
         trained = last_k(fresh, k, unit)
         reinitialise(nn.ModuleList(trained.values()))
+        before = dict(backbone.named_parameters())
+        with torch.no_grad():
+            for name, parameter in fresh.named_parameters():
+                if not parameter.requires_grad:  # what the user froze among the last k
+                    parameter.copy_(before[name])
         kept = [
             name
             for name, value in must_differ(fresh)
-            if name.rpartition(".")[0] in trained and torch.equal(value, backbone.get_parameter(name))
+            if value.requires_grad and name.rpartition(".")[0] in trained and torch.equal(value, before[name])
         ]
         if kept:
             raise UsageError(f"EUk cannot re-initialise {', '.join(kept[:3])}: choose another k or unit")

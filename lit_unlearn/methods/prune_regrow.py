@@ -112,9 +112,11 @@ class PruneRegrow(UnlearnModule):
     def on_train_epoch_end(self) -> None:
         """Rounds to half precision after the last epoch, all but how images are normalised."""
         if self.half_precision and is_last_epoch(self):
+            every = self.backbone.named_parameters(remove_duplicate=False)
+            frozen = {name for name, parameter in every if not parameter.requires_grad}
             for name, value in self.backbone.state_dict().items():
-                own = not name.startswith("normalise.") and not self.backbone.stands(name)
-                if own and value.is_floating_point():
+                stands = name.startswith("normalise.") or self.backbone.stands(name) or name in frozen
+                if not stands and value.is_floating_point():
                     value.copy_(value.half())
 
 

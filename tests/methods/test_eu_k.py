@@ -103,6 +103,18 @@ def test_a_part_that_cannot_be_reinitialised_is_refused_and_one_that_is_frozen_i
     EUk(Custom(network, in_channels=1), k=1)
 
 
+def test_what_is_frozen_among_the_last_k_keeps_its_values(fit, make_backbone, make_data, trained_state):
+    backbone = make_backbone()
+    backbone.head.requires_grad_(False)
+    fit(EUk(backbone, k=3), make_data())
+    for name, value in backbone.state_dict().items():
+        if name.startswith("head."):
+            assert torch.equal(value, trained_state[name]), name
+    assert not torch.equal(backbone.state_dict()[f"{BLOCK}conv2.weight"], trained_state[f"{BLOCK}conv2.weight"])
+    with pytest.raises(UsageError, match=r"EUk: all parameters of the last k are frozen \(k 1, unit layers\)"):
+        EUk(backbone, k=1)
+
+
 def test_more_layers_than_there_are_are_refused(make_backbone):
     with pytest.raises(UsageError, match="k is 11, but a ResNet8 has 10"):
         EUk(make_backbone(), k=11)

@@ -161,10 +161,11 @@ def test_the_cut_epoch_is_validated_and_counts_as_the_last(fit, make_backbone, m
     assert (validated, trainer.current_epoch) == ([3, 5], 2)  # of two epochs of 3 steps, ⌊3 · 1.4⌋ + 1
 
 
-def test_a_frozen_layer_is_left_alone(fit, make_backbone, make_data, trained_state):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_frozen_layer_is_left_alone(fit, make_backbone, make_data, trained_state, half):
     backbone = make_backbone()
     backbone.encoder.stem.requires_grad_(False)
-    fit(PruneRegrow(backbone, half_precision=False), make_data())
+    fit(PruneRegrow(backbone, half_precision=half), make_data())
     for name, value in backbone.named_parameters():
         assert torch.equal(value, trained_state[name]) == name.startswith("encoder.stem"), name
 
