@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from lit_unlearn.reports.comparisons import Comparison
-from lit_unlearn.reports.numbers import RETAINED
+from lit_unlearn.reports.numbers import RETAINED, forgets, numbers, sampling
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 
 FADING = 10.0
@@ -17,6 +17,13 @@ KNOWN = 0.6
 """AUC of telling the forget images from unseen ones with Retrain, which never saw either."""
 
 _CHANCE = 0.5
+_BEYOND_DOUBT = 3.0
+"""Standard errors of the images, since one of many numbers is looked for."""
+
+NAMED = 0.05
+"""Share of the images of forgotten classes that a Retrain, which never had such a label, may name."""
+
+_OF_CLASSES = ("forget_acc", "test_forget_acc")
 
 FLAT = 0.1
 """Share of images whose gradient is 0, of which a search along the gradient says nothing."""
@@ -51,7 +58,7 @@ def flags(
         skill: what :func:`~lit_unlearn.reports.comparisons.skill_in_classes` finds of them.
     """
     found = [*_of_runs(models), *_fading(models, retrains), *_at_edge(models), *_broken(broken)]
-    found += [*_blind(compared, separated), *_retrain_knows(compared), *_knows_classes(skill)]
+    found += [*_blind(compared, separated), *_retrain_knows(compared, retrains), *_knows_classes(skill)]
     found += [*_masked_gradients(models), *_weak_inversion(models)]
     return dict(found)
 
@@ -133,15 +140,32 @@ def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[t
         )
 
 
-def _retrain_knows(compared: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
-    membership = [each for each in compared if each.attack.startswith("membership/") and each.unit == "AUC"]
-    known = [each for each in membership if each.retrain > KNOWN and each.retrain_low > _CHANCE]
-    if known:
-        most = max(known, key=lambda each: each.retrain)
+def _retrain_knows(compared: Sequence[Comparison], retrains: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Of the mean over Retrains, and of each alone: one of several that has seen the images widens all bounds."""
+    named = [row.metrics.get(name, 0.0) for row in retrains if forgets(row) != "images" for name in _OF_CLASSES]
+    if max(named, default=0.0) > NAMED:
         yield (
             "retrain knows",
-            f"{most.attack} tells the forget images from unseen ones on Retrain as well, with an AUC of "
-            f"{most.retrain:.2f}: has Retrain seen them?",
+            f"a Retrain names {100 * max(named):.0f} % of the images of forgotten classes, which it was never told of: "
+            "has it seen them?",
+        )
+        return
+    membership = [each for each in compared if each.attack.startswith("membership/") and each.unit == "AUC"]
+    known = [(each.retrain, each.attack) for each in membership if each.retrain > KNOWN and each.retrain_low > _CHANCE]
+    alone = [
+        (found.value, key.attack)
+        for row in retrains
+        for key, (found,) in numbers([row]).items()
+        if key.attack.startswith("membership/") and key.unit == "AUC" and found.value > KNOWN
+        if found.value - _CHANCE > _BEYOND_DOUBT * sampling(key, found.value, None, row) ** 0.5
+    ]
+    if known or alone:
+        most, attack = max(known or alone)
+        which = "Retrain" if known else "one Retrain"
+        yield (
+            "retrain knows",
+            f"{attack} tells the forget images from unseen ones on {which} as well, with an AUC of {most:.2f}: has it "
+            "seen them?",
         )
 
 

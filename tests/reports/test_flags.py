@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lit_unlearn.reports import Row
-from lit_unlearn.reports.flags import AT_EDGE, NORM_RATIO
+from lit_unlearn.reports.flags import AT_EDGE, NORM_RATIO, flags
 from lit_unlearn.reports.table import verdict_lines
 from lit_unlearn.reports.verdict import judge
 
@@ -121,6 +121,24 @@ def test_a_retrain_that_has_seen_forgotten_images_is_named(flagged: Callable[...
     few = {"hash": "x", "forgotten_classes": [], "counts": {"forget": 20, "retain": 80, "test_retain": 20}}
     assert "retrain knows" in flagged({name: 0.9}, {name: 0.98}, {name: 0.9}, split=few)
     assert "retrain knows" not in flagged({name: 0.9}, {name: 0.65}, {name: 0.9}, split=few), "chance may be as much"
+
+
+def test_one_retrain_of_several_that_has_seen_forgotten_images_is_named(original: Row, retrain: Row) -> None:
+    name = "membership/margin/auc"
+    images = {"split": {"hash": "x", "counts": {"forget": 300, "retain": 2700, "test_retain": 10000}}}
+    several = [replace(retrain, attacks={name: value}, seed=seed, **images) for seed, value in enumerate([0.5] * 4)]
+    one = replace(retrain, attacks={name: 0.7}, seed=9, **images)
+    assert "retrain knows" not in flags([original], several, [], None, {})
+    assert (
+        "on one Retrain as well, with an AUC of 0.70"
+        in flags([original], [*several, one], [], None, {})["retrain knows"]
+    )
+    for metric in ("forget_acc", "test_forget_acc"):
+        classes = [replace(retrain, seed=seed, metrics={**retrain.metrics, metric: 0.0}) for seed in range(4)]
+        seen = replace(classes[0], seed=9, metrics={**retrain.metrics, metric: 0.97})
+        assert "retrain knows" not in flags([original], classes, [], None, {})
+        said = flags([original], [*classes, seen], [], None, {})["retrain knows"]
+        assert said.startswith("a Retrain names 97 % of the images of forgotten classes")
 
 
 def test_attacks_without_power_are_named(original: Row, retrain: Row, shallow: Row) -> None:
