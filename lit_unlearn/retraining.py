@@ -1,10 +1,12 @@
 """Trains the Retrain that ``evaluation.retrain`` names by a config, once for the same settings, data, split and seed.
 
-Its weights are stored under a hash of all of these and are found there by the next run, and by the processes that
-Lightning starts with the same command. They are written last and in one step: an interrupted training leaves nothing.
+Its weights are stored under a hash of all of these, of the images and of the network's own code. The next run finds
+them there, and so do the processes that Lightning starts with the same command. They are written last and in one step:
+an interrupted training leaves nothing.
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from lit_unlearn.backbones import save_weights
 from lit_unlearn.backbones.reading import read_state
@@ -30,6 +33,7 @@ from lit_unlearn.shipped import read_config
 
 WEIGHTS = "retrain.pt"
 _SHOWN = ("enable_progress_bar", "enable_model_summary")
+_LIBRARIES = ("lit_unlearn", "torch", "torchvision", "timm")
 _OF_ONE_PROCESS = {
     "devices": 1,
     "num_nodes": 1,
@@ -71,6 +75,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         split = built.data.split
         told = without_options(json.loads(parser.dump(parsed, format="json")))
         resolved = {**told, "seed_everything": seed, "split": split.left_out}
+        resolved |= {"images": built.data.train_sha256, "network": _code_of(built.model.backbone)}
         if "weights" in resolved["model"]["init_args"]:
             resolved["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
         for name in _SHOWN:
@@ -96,6 +101,20 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
                 save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
     return path
+
+
+def _code_of(network: nn.Module) -> str:
+    """A hash of what a network is made of: its layers, and the code of those classes that are the user's own."""
+    classes = {type(module) for module in network.modules()}
+    own = [each for each in classes if each.__module__.partition(".")[0] not in _LIBRARIES]
+    return hashlib.sha256("\n".join([repr(network), *sorted(map(_source_of, own))]).encode()).hexdigest()
+
+
+def _source_of(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # from a prompt
+        return kind.__qualname__
 
 
 def _check_readable(path: Path) -> None:

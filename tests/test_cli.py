@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import itertools
 import json
+import linecache
 import logging
 import os
 import signal
@@ -20,6 +22,7 @@ import pytest
 import torch
 import yaml
 from command_line import Outcome, lit_unlearn
+from PIL import Image
 from torch import distributed
 
 from lit_unlearn import __version__
@@ -545,6 +548,44 @@ def test_a_retrain_is_found_for_equal_settings_alone(tmp_path: Path, retrain_con
     retrain_config.write_text(RETRAIN.replace("max_epochs: 1", "max_epochs: 2"))
     others += [stored()]
     assert len({first, *others}) == 6
+
+
+def test_a_retrain_of_other_images_or_of_a_changed_network_is_trained_anew(
+    tmp_path: Path, retrain_config: Path, own_modules: Callable[[str, str], None]
+) -> None:
+    code = (
+        "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    def forward(self, images):\n        return super().forward(images * 1)\n"
+    )
+    images = tmp_path / "images"
+    for part, shade in itertools.product(("train", "test"), range(40)):
+        path = images / part / str(shade % 10) / f"{shade}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade).save(path)
+    run = {
+        "model": {"init_args": {"backbone": {"class_path": "Custom", "init_args": {"network": "own_code.Net"}}}},
+        "data": {"class_path": "UnlearnDataModule", "init_args": {"forget": {"classes": ["4"]}}},
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+    }
+    run["model"]["init_args"]["backbone"]["init_args"]["in_channels"] = 1
+    run["data"]["init_args"]["source"] = {
+        "class_path": "ImageFolder",
+        "init_args": {"root": str(images), "channels": 1},
+    }
+
+    def stored(code: str) -> str:
+        own_modules("own_code", code)
+        linecache.clearcache()
+        importlib.reload(importlib.import_module("own_code"))
+        return str(retrained(str(retrain_config), run, tmp_path / "kept"))
+
+    first = stored(code)
+    Image.new("L", (8, 8), 200).save(images / "test/3/3.png")
+    assert stored(code) == first, "it was not trained on test images"
+    changed = stored(code.replace("images * 1", "images * 10"))
+    Image.new("L", (8, 8), 200).save(images / "train/3/3.png")
+    assert len({first, changed, stored(code)}) == 3
 
 
 def test_a_retrain_starts_from_the_weights_that_the_original_was_fine_tuned_from(

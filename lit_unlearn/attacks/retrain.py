@@ -129,6 +129,12 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
     if stated is None:
         if loaded.left_out != data.split.left_out:
             raise UsageError(_other_split(weights, loaded, data.split.left_out))
+        ours = getattr(data, "train_sha256", None)
+        if None not in (ours, loaded.train_sha256) and ours != loaded.train_sha256:
+            raise UsageError(
+                f"retrain weights {str(weights)!r} were trained on other images than those of this run, though with "
+                "the same labels: give a Retrain of these images, or its config"
+            )
         return LoadedRetrain(backbone, source, loaded.seconds, loaded.images_seen)
     if data.left_out_by(stated) != data.split.left_out:
         raise UsageError(

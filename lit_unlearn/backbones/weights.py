@@ -34,6 +34,7 @@ class LoadedWeights:
         split: hash of the split that the weights were trained for, if the file or the manifest says so.
         entry: the manifest's entry, empty for the user's own file.
         left_out: names the images that the weights were never trained on, if the file says so.
+        train_sha256: names all training images, these among them, if the file says so.
         method: the class that made them, if the file says so.
         forgotten: the requests that the model has forgotten, oldest first, as the file says.
         seconds: how long training took, if the file says so.
@@ -46,6 +47,7 @@ class LoadedWeights:
     split: str | None = None
     entry: dict[str, Any] = field(default_factory=dict)
     left_out: str | None = None
+    train_sha256: str | None = None
     method: str | None = None
     forgotten: tuple[dict[str, Any], ...] = ()
     seconds: float | None = None
@@ -109,6 +111,7 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
         split=split,
         entry=dict(entry),
         left_out=None if left_out is None else str(left_out),
+        train_sha256=None if (images := metadata.get("train_sha256")) is None else str(images),
         method=None if method is None else str(method),
         forgotten=requests,
         seconds=float(took) if isinstance(took, int | float) else None,

@@ -48,23 +48,22 @@ class Group:
 
 
 def groups_of(rows: Sequence[Row]) -> Iterator[Group]:
-    """The rows by data set, scenario, network, split and suite, in the order in which they come.
+    """The rows by data set, scenario, network, split, images and suite, in the order in which they come.
 
     Raises:
         UsageError: if a row is of no benchmark.
     """
-    places: dict[tuple[str, str, str, str], list[Row]] = {}
+    places: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if not row.benchmark:
             raise UsageError(
                 f"a row of {row.method} is of no benchmark: only rows.json of a benchmark can be summarised"
             )
-        network, split = str(row.backbone.get("class", "")), str(row.split.get("hash", ""))
-        places.setdefault((_data(row), row.benchmark["scenario"], network, split), []).append(row)
-    for (data, scenario, network, split), own in places.items():
-        others = [place for place in places if place[:2] == (data, scenario)]
-        told = [network] if len({place[2] for place in others}) > 1 else []
-        told += [f"split {shortened(split)}"] if len({place[3] for place in others}) > 1 else []
+        shown = str(row.backbone.get("class", "")), *(f"{what} {shortened(name)}" for what, name in _images(row))
+        places.setdefault((_data(row), row.benchmark["scenario"], *shown), []).append(row)
+    for (data, scenario, *here), own in places.items():
+        others = [place[2:] for place in places if place[:2] == (data, scenario)]
+        told = [text for text, every in zip(here, zip(*others, strict=True), strict=True) if len(set(every)) > 1]
         suites: dict[str, list[str]] = {}  # name → name and version of each row
         for suite in (_suite_of(row) for row in own if row.attacks):
             suites.setdefault(_name(suite), []).append(suite)
@@ -120,6 +119,10 @@ def by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
         method if methods[method] == 1 else f"{method} ({experiment})": own
         for (method, experiment), own in groups.items()
     }
+
+
+def _images(row: Row) -> tuple[tuple[str, str], ...]:
+    return ("split", str(row.split.get("hash", ""))), ("images", str(row.data.get("sha256", "")))
 
 
 def retrains_of(rows: Sequence[Row]) -> Retrains:

@@ -101,9 +101,9 @@ class _Measured:
     original: str
 
     @property
-    def task(self) -> tuple[str, str]:
-        """What was forgotten, and by which network: only such rows can be compared."""
-        return str(self.row.split.get("hash")), _text(self.row.backbone)
+    def task(self) -> tuple[str, str, str]:
+        """What was forgotten, of which images, and by which network: only such rows can be compared."""
+        return str(self.row.split.get("hash")), str(self.row.data.get("sha256")), _text(self.row.backbone)
 
 
 def _original(rows: Sequence[Row]) -> str:
@@ -114,10 +114,10 @@ def _original(rows: Sequence[Row]) -> str:
 
 def _as_of_a_benchmark(measured: Sequence[_Measured]) -> list[_Measured]:
     """The rows with what a table groups by; what was measured several times of one model is there once."""
-    originals: dict[tuple[str, str], dict[str, None]] = {}
+    originals: dict[tuple[str, ...], dict[str, None]] = {}
     for each in measured:
         originals.setdefault(each.task, {}).update({each.original: None} if each.original else {})
-    groups: dict[tuple[str, str, str], list[_Measured]] = {}
+    groups: dict[tuple[str, ...], list[_Measured]] = {}
     for each in measured:
         known = list(originals[each.task])
         original = known[0] if len(known) == 1 else each.original
@@ -136,15 +136,15 @@ def _place(each: _Measured, scenario: str, experiment: str) -> dict[str, Any]:
     return {"key": key, "scenario": scenario, "experiment": experiment, "seeds": seeds, "variant": {}}
 
 
-def _scenarios(groups: Mapping[tuple[str, str, str], Sequence[_Measured]]) -> dict[tuple[str, str, str], str]:
+def _scenarios(groups: Mapping[tuple[str, ...], Sequence[_Measured]]) -> dict[tuple[str, ...], str]:
     """A name for each group: what was forgotten, and where several would share it, what they differ in."""
     told = {task: (str(group[0].row.data.get("source")), _forgotten(group[0].row)) for task, group in groups.items()}
     names = {}
     for task, group in groups.items():
         same = [other for other in groups if told[other] == told[task]]
-        split, _, original = task
+        split, images, _, original = task
         network = str(group[0].row.backbone.get("class", "unknown network"))
-        shown = (f"split {split[:8]}", network, f"original {original[:8] or 'unknown'}")
+        shown = (f"split {split[:8]}", f"images {images[:8]}", network, f"original {original[:8] or 'unknown'}")
         differing = [text for place, text in enumerate(shown) if len({other[place] for other in same}) > 1]
         names[task] = ", ".join([told[task][1], *differing])
     return names

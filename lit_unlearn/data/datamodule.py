@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -125,7 +126,6 @@ class UnlearnDataModule(LightningDataModule):
         self.test_from_train = test_from_train
         self.val_from_train = val_from_train
         self.forgotten_before = before
-        self._digest: str | None = None
         self._loaded: tuple[Dataset, ForgetSplit] | None = None
 
     def __str__(self) -> str:
@@ -341,7 +341,7 @@ class UnlearnDataModule(LightningDataModule):
         """The data as plain values, for a result row."""
         return {
             **self.source.describe(),
-            "sha256": self._sha256(),
+            "sha256": self._sha256[0],
             "train": len(self.data.train_labels),
             "test": len(self.data.test_labels),
             "image_shape": list(self.image_shape),
@@ -354,11 +354,14 @@ class UnlearnDataModule(LightningDataModule):
             **({"streamed": True} if isinstance(self.data.train_images, Streamed) else {}),
         }
 
-    def _sha256(self) -> str:
-        """Of all images and labels, whatever is forgotten of them."""
-        if self._digest is None:
-            self._digest = self.data.sha256()
-        return self._digest
+    @property
+    def train_sha256(self) -> str:
+        """Names the training images and their labels, whatever is forgotten of them."""
+        return self._sha256[1]
+
+    @cached_property
+    def _sha256(self) -> tuple[str, str]:
+        return self.data.sha256()
 
     def _order(self) -> Order:
         """The order of this epoch."""

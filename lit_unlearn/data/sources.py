@@ -59,16 +59,17 @@ class Dataset:
         if self.train_names is not None and len(self.train_names) != len(self.train_images):
             raise UsageError(f"data: {len(self.train_names)} names for {len(self.train_images)} training images")
 
-    def sha256(self) -> str:
-        """Names these images and labels: the sha256 over both sets, as hexadecimal digits.
+    def sha256(self) -> tuple[str, str]:
+        """Names images and labels: the sha256 over both sets, and that over the training set, as hexadecimal digits.
 
         Of images that are streamed, 256 of each set count, evenly spread.
         """
-        digest = hashlib.sha256()
+        digest, found = hashlib.sha256(), []
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
             _hash(digest, images)
             digest.update(labels.numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
+            found.append(digest.hexdigest())
+        return found[1], found[0]
 
 
 def shape_of(images: Images) -> tuple[int, ...] | None:

@@ -36,7 +36,8 @@ def describe_optimizer(trainer: Trainer) -> dict[str, Any]:
 def describe_weights(module: "UnlearnModule") -> dict[str, Any]:
     """What a file with a method's weights says of them: method, network, split, and what was forgotten.
 
-    Only a new start that takes nothing from the original says what it was never trained on (``left_out``).
+    Only a new start that takes nothing from the original says what it was never trained on (``left_out``), and of which
+    images that is.
     """
     split = module.data.split
     found: dict[str, Any] = {"method": type(module).__name__, "split": split.hash}
@@ -45,6 +46,7 @@ def describe_weights(module: "UnlearnModule") -> dict[str, Any]:
         found["forgotten"] = split.requests()
     if module.needs_forget and module.from_scratch and not module.needs_original:
         found["left_out"] = split.left_out
+        found["train_sha256"] = getattr(module.data, "train_sha256", None)
     if change := module.architecture_change():
         found["architecture_change"] = change
     return found

@@ -62,14 +62,14 @@ def with_mean_retrains(rows: Sequence[Row]) -> list[Row]:
 
 
 def _task(row: Row) -> str:
-    return repr((row.split.get("hash"), row.backbone))
+    return repr((row.split.get("hash"), row.data.get("sha256"), row.backbone))
 
 
 def _model(row: Row) -> str:
     made = row.benchmark
     made_here = row.weights.get("result", {}) if row.method == RETRAIN else {}  # its weights are else its own
     if row.method in (ORIGINAL, RETRAIN) and (sha256 := (made_here or row.weights).get("sha256")):
-        return repr((row.method, row.split.get("hash"), sha256))
+        return repr((row.method, row.split.get("hash"), row.data.get("sha256"), sha256))
     if made.get("seeds"):
         seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}
         place = [made.get(name) for name in ("scenario", "experiment", "variant")]

@@ -154,23 +154,29 @@ def chance(row: Row) -> float | None:
 def reference(row: Row, rows: Sequence[Row], name: str) -> Row | None:
     """The Original or Retrain row that ``row`` may be compared with, or None.
 
-    Only a row that ended well and has the same split hash counts; among several, one that shares the
+    Only a row that ended well and has the same split of the same images counts; among several, one that shares the
     backbone, then one that was attacked, then one that shares the seed.
     """
-    same = [r for r in rows if r.method == name and r.status == "ok" and r.split.get("hash") == row.split.get("hash")]
+    same = [r for r in rows if r.method == name and r.status == "ok" and same_split(r, row)]
     return max(same, key=lambda r: (r.backbone == row.backbone, bool(r.attacks), r.seed == row.seed), default=None)
 
 
 def references(row: Row, rows: Sequence[Row], name: str) -> list[Row]:
     """All Original or Retrain rows that ``row`` may be compared with: of several seeds, one for each.
 
-    Only rows that ended well and have the same split hash count; where some of them share the backbone, or were
-    attacked, only these.
+    Only rows that ended well and have the same split of the same images count; where some of them share the backbone,
+    or were attacked, only these.
     """
-    found = [r for r in rows if r.method == name and r.status == "ok" and r.split.get("hash") == row.split.get("hash")]
+    found = [r for r in rows if r.method == name and r.status == "ok" and same_split(r, row)]
     for wanted in ([r for r in found if r.backbone == row.backbone], [r for r in found if r.attacks]):
         found = [r for r in found if r in wanted] or found
     return found
+
+
+def same_split(one: Row, other: Row) -> bool:
+    """Whether two rows are of the same split of the same images; one that names no images may be of any."""
+    images = {each.data["sha256"] for each in (one, other) if each.data.get("sha256")}
+    return one.split.get("hash") == other.split.get("hash") and len(images) < 2
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

@@ -170,6 +170,21 @@ def test_weights_of_another_or_of_an_unknown_split_are_no_reference_model(
     assert "\n" not in line
 
 
+def test_a_retrain_of_other_images_with_the_same_labels_is_refused(
+    make_backbone, make_data, fit, trained_file, tmp_path
+):
+    module = Retrain(make_backbone(seed=3), weights=trained_file)
+    fit(module, make_data())
+    save_weights(module.backbone, tmp_path / "retrain.pt", module.provenance())
+    fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=tmp_path / "retrain.pt"))
+    others, tested = make_data(), make_data()
+    others.data.train_images[0, 0, 0, 0] += 1
+    tested.data.test_images[0, 0, 0, 0] += 1  # what it is tested on changes nothing of a Retrain
+    fit(FineTune(make_backbone()), tested, Evaluation(retrain=tmp_path / "retrain.pt"))
+    with pytest.raises(UsageError, match="trained on other images than those of this run, though with the same labels"):
+        fit(FineTune(make_backbone()), others, Evaluation(retrain=tmp_path / "retrain.pt"))
+
+
 def test_weights_that_do_not_fit_are_refused_in_one_line(make_backbone, make_data, fit, tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.pt"):
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=tmp_path / "nowhere.pt"))

@@ -21,13 +21,14 @@ ATTACKS = {"recovery/worst/test_forget_acc": 0.7}
 def run(folder: Path, method: str, seed: int = 0, retain: float = 0.9, split: str = "a" * 16, **told: Any) -> Path:
     """The folder of a run of ``fit``, with a row of the method and of both references."""
     spec = told.pop("spec", {"classes": ["one"]})
+    data = {"source": "ImageFolder", "train": 100, **told.pop("data", {})}
     backbone = told.pop("backbone", {"class": "Net"})
     attacks = told.pop("attacks", ATTACKS)
     own: dict[str, Any] = {"weights": {"sha256": "0" * 64}, "optimizer": {"lr": 0.1}, "epochs": 5, **told}
 
     def row(name: str, kept: float, **more: Any) -> Row:
         return Row(
-            name, "ok", seed=seed, backbone=backbone, attacks=attacks, data={"source": "ImageFolder", "train": 100},
+            name, "ok", seed=seed, backbone=backbone, attacks=attacks, data=data,
             metrics={"forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": kept, "test_forget_acc": 0.0},
             split={"hash": split, "spec": spec, "forgotten_classes": [1], "counts": {"forget": 20}}, **more,
         )  # fmt: skip
@@ -136,6 +137,11 @@ def test_other_networks_originals_and_splits_have_tables_of_their_own(tmp_path):
     assert {table.scenario for table in tables(tmp_path / "a", tmp_path / "b")} == {
         "class one, split aaaaaaaa", "class one, split bbbbbbbb",
     }  # fmt: skip
+    for name in "cd":
+        run(tmp_path / name, "OPC", data={"sha256": name * 64})
+    others = tables(tmp_path / "c", tmp_path / "d")
+    assert {table.scenario for table in others} == {"class one, images cccccccc", "class one, images dddddddd"}
+    assert [sizes(table) for table in others] == [{"Original": 1, "Retrain": 1, "OPC": 1}] * 2
 
 
 @pytest.mark.parametrize(

@@ -405,7 +405,7 @@ def test_the_description_is_plain_json(tiny: Source) -> None:
     assert described == {
         "source": "TinySource",
         "names": False,
-        "sha256": data.data.sha256(),
+        "sha256": data.data.sha256()[0],
         "train": 30,
         "test": 20,
         "image_shape": [3, 4, 4],

@@ -621,6 +621,9 @@ def test_rows_of_another_split_or_network_are_no_references():
     assert verdict(row, elsewhere).level == "not judged"
     assert headline(row, verdict(row, elsewhere)) == "Without a Retrain there is no verdict."
     assert any("no Retrain to compare with" in text for text in remarks(row, verdict(row, elsewhere)))
+    of_others = [replace(each, data={"sha256": "other"}) for each in retrains()]
+    assert verdict(replace(row, data={"sha256": "own"}), of_others).level == "not judged", "other images, same labels"
+    assert verdict(row, of_others).retrains == 5, "a row that names no images"
     others = [replace(each, backbone={"class": "other"}, seed=7 + n) for n, each in enumerate(retrains())]
     assert verdict(row, [*retrains(), *others]).retrains == 5
     assert verdict(row, others).retrains == 5, "another network is better than none: the page says so"
