@@ -2,8 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -43,3 +46,24 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Restores the random state of torch, NumPy and Python after the block, also where it raises an error.
+
+    CUDA is not started for it: what the block has drawn there first is undone by the seed that it would have got.
+    """
+    own, numbers, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if started else []
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numbers)
+        torch.set_rng_state(cpu)
+        if started:
+            torch.cuda.set_rng_state_all(cuda)
+        elif torch.cuda.is_available():
+            torch.cuda.manual_seed_all(torch.initial_seed())

@@ -20,6 +20,7 @@ from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.results import AttackResult, Subject
+from lit_unlearn.seed import isolated_rng
 
 FAMILIES = {
     "recovery": "what of the forgotten can be read out of the model",
@@ -113,7 +114,7 @@ class Attack(Callback, ABC):
         }
         parameter = next(backbones["unlearned"].parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
-        with isolated(device):
+        with isolated():
             target = make_targets(data, data.num_classes, device, backbones)["unlearned"]
             if reason := self.lacks(target):
                 raise UsageError(f"{self.title} cannot be run on this model: {reason}")
@@ -174,8 +175,7 @@ def attacks_of(trainer: Trainer) -> list[Attack]:
 
 
 @contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Leaves inference mode, so that an attack may take gradients, and restores the random state afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices):
+def isolated() -> Iterator[None]:
+    """Leaves inference mode, so that an attack may take gradients, and restores every random state afterwards."""
+    with torch.inference_mode(False), torch.enable_grad(), isolated_rng():
         yield

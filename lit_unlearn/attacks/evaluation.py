@@ -181,7 +181,7 @@ class Evaluation(Driver):
     def _warn_before(self, trainer: Trainer, module: Any) -> None:
         """Says what is doubtful before anything is trained or attacked; the rows repeat it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        with isolated(module.device):
+        with isolated():
             retrains = [each.backbone for each in self._retrains]
             self._flags = list(before_run(data, module.original_copy(), retrains, module.device))
         self._flags += forgotten_original(module, data)
@@ -191,7 +191,7 @@ class Evaluation(Driver):
 
     def _warn_after(self, trainer: Trainer, module: Any, target: Target) -> list[Flag]:
         """Says what is doubtful once a model is trained."""
-        with isolated(module.device):
+        with isolated():
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             found = list(random_answers(target.model.backbone, data, module.device))
             found += large_weights(target.model.backbone, None if target.original is None else target.original.backbone)
@@ -203,7 +203,7 @@ class Evaluation(Driver):
     def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
         """Measures every model and hands over the results; what is complete is kept if an attack breaks."""
         results = self._results = self._new_results()
-        with isolated(module.device):
+        with isolated():
             targets = self._targets(trainer, module)
             diverged = module.diverged or _overflow(trainer, targets["unlearned"])
         if diverged:

@@ -30,7 +30,7 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
             UsageError is let through.
     """
     started = time.perf_counter()
-    with isolated(target.device):
+    with isolated():
         found.metrics.update(target.accuracies(lambda batch: batch.logits))
     found.seconds[TITLE] = time.perf_counter() - started
     for attack in attacks:
@@ -65,7 +65,7 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
         return
     tell_progress(f"Attacking the model: {attack.title}")
     started = time.perf_counter()
-    with isolated(target.device):
+    with isolated():
         result = checked(attack, attack.evaluate(target))
     numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}

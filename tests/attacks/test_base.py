@@ -1,8 +1,10 @@
 import copy
 import html
+import random
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from attacked import Keeps
@@ -30,6 +32,8 @@ class Probe(Attack):
 
     def evaluate(self, target):
         torch.rand(5)  # draws, as any attack may
+        numpy.random.seed(0)
+        random.seed(0)
         readout = nn.Linear(target.model.backbone.num_features, target.num_classes)
         optimizer = torch.optim.SGD(readout.parameters(), lr=0.1)
         for _ in range(self.steps):
@@ -68,7 +72,7 @@ class Nosy(Callback):
             "modes": [part.training for part in module.modules()],
             "learns": [parameter.requires_grad for parameter in module.parameters()],
             "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
-            "random": torch.get_rng_state(),
+            "random": (torch.get_rng_state(), numpy.random.get_state()[1].tolist(), random.getstate()),
             "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         }
 
@@ -271,6 +275,20 @@ def test_a_usage_error_of_an_attack_ends_the_run_all_the_same(make_backbone, mak
     driver.goes_on = True
     with pytest.raises(UsageError, match="no such stage"):
         fit(FineTune(make_backbone()), make_data(), driver, Refuses())
+
+
+def test_the_random_state_is_restored_after_an_attack_that_raises(make_backbone, make_data):
+    class Seeds(Fails):
+        def evaluate(self, target):
+            torch.manual_seed(0)
+            numpy.random.seed(0)
+            random.seed(0)
+            return super().evaluate(target)
+
+    network, before = make_backbone(), First.look(nn.Identity())["random"]
+    with pytest.raises(RuntimeError, match="the attack broke"):
+        Seeds("seeds")(network, make_data())
+    assert same(First.look(nn.Identity())["random"], before)
 
 
 def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, make_data, fit):
