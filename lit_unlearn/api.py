@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from inspect import signature
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_unlearn import methods
@@ -30,9 +31,12 @@ from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.options import check_names, check_types
 from lit_unlearn.parsing import as_list
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
+from lit_unlearn.reports import Row
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_result import Result
+from lit_unlearn.seed import isolated_rng
 from lit_unlearn.suites import attacks_of_config
+from lit_unlearn.trainer_options import refused_by_trainer
 
 __all__ = ["Result", "audit", "unlearn"]
 
@@ -92,14 +96,17 @@ def unlearn(
             strategy whose processes cannot hand their results back.
     """
     _check_data(data)
+    _check_trainer(trainer)
     if not (isinstance(method, str | UnlearnModule) or callable(method)):
         raise UsageError(f"method is {method!r}, but must be a name such as 'opc_deep' or 'OPC', or a class")
     configured = isinstance(method, str) and method in method_configs()
-    given = [trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None]
+    given = {name: trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None}
     if not given and not configured:
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
-    if not all(isinstance(value, int) for value in given):
-        raise UsageError(f"max_epochs is {given[0]!r}, but must be a whole number")
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise UsageError(f"{name} is {value!r}, but must be a whole number")
+        trainer[name] = int(value)  # Lightning takes none of NumPy's
     own: dict[str, Any] = {}
     with _seeded(seed):
         if isinstance(method, UnlearnModule):
@@ -146,6 +153,7 @@ def audit(
             hand their results back.
     """
     _check_data(data)
+    _check_trainer(trainer)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
         module = Audit(backbone, original=_wrapped(original, network, data, wrap, "original"))
@@ -160,7 +168,7 @@ def _seeded(seed: int) -> Iterator[None]:
     check_seed("seed", seed)
     before = {name: os.environ.get(name) for name in _SEEDS}
     try:
-        with isolate_rng():
+        with isolated_rng():
             seed_everything(seed, workers=True, verbose=False)
             yield
     finally:
@@ -184,10 +192,16 @@ def _measured(
     report, driver = Report(write=False), Evaluation(retrain, suite)
     driver.goes_on = start is Trainer.fit  # what was trained must not be lost
     callbacks = [*as_list(arguments.get("callbacks") or None), *found, driver, report]
+    options = {**_QUIET, **arguments, "callbacks": callbacks}
     with warnings_alone(progress=arguments.get("enable_progress_bar") is not False):
-        trainer = Trainer(**{**_QUIET, **arguments, "callbacks": callbacks})
+        with refused_by_trainer(options):
+            trainer = Trainer(**options)
         try:
             start(trainer, module, datamodule=data)
+        except SystemExit as error:  # Lightning ends so after Ctrl-C
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
         finally:
             data.trainer = None  # its precision and ranks are not those of what is read next
     if not report.rows:
@@ -195,6 +209,7 @@ def _measured(
             f"strategy {arguments.get('strategy', 'auto')!r} measures in processes of its own, whose results do not "
             "come back: leave out devices and strategy, or use 'ddp' in a script"
         )
+    _check_measured(report.rows[-1], module)
     return Result(report.rows, report.artifacts, module)
 
 
@@ -203,6 +218,24 @@ def _check_data(data: object) -> None:
     if not isinstance(data, UnlearnDataModule):
         example = "lu.UnlearnDataModule(lu.ImageFolder('images'), lu.ForgetSpec(classes=['cat']))"
         raise UsageError(f"data is {data!r}, but must be a data module, such as {example}")
+
+
+def _check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Refuses a misspelt argument: all that is not ours goes to the Trainer."""
+    known = [*signature(Trainer).parameters, *signature(unlearn).parameters]
+    for name in arguments:
+        if name not in known:
+            raise unknown("argument", name, known)
+
+
+def _check_measured(row: Row, module: UnlearnModule) -> None:
+    """Refuses weights that have changed since they were measured, such as in a method's own ``on_train_end``."""
+    measured = (row.weights.get("result") or {}).get("tensors_sha256")
+    if measured not in (None, module.network_hash()["tensors_sha256"]):
+        name = type(module).__name__
+        raise UsageError(
+            f"{name} has changed its weights after they were measured: change them in on_train_epoch_end at the latest"
+        )
 
 
 def _listed(attacks: Any) -> Sequence[Attack]:

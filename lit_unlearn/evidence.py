@@ -40,7 +40,8 @@ def write_evidence(run: Path, to: Path) -> str:
         raise UsageError(f"{to}: evidence is a .zip file")
     if not (run / RESULTS).is_file():
         raise UsageError(f"{run}: no run: there is no {RESULTS}")
-    rows = read_rows(run / RESULTS)
+    if not (rows := read_rows(run / RESULTS)):
+        raise UsageError(f"{run / RESULTS} has no row")
     found = dict(_files(run, rows))
     manifest = {
         "format": FORMAT,

@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
@@ -35,6 +34,7 @@ from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import claim_directory, release_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
+from lit_unlearn.seed import isolated_rng
 from lit_unlearn.shipped import is_config, is_own, with_configs
 from lit_unlearn.suites import lacks_of_suite
 from lit_unlearn.trainer_options import check_values, refused_by_trainer
@@ -277,7 +277,7 @@ class UnlearnCLI(LightningCLI):
             for flag in before_run(self.datamodule, self.model.original_copy(), [], torch.device("cpu")):
                 rank_zero_warn(flag.text)
         settings = self._settings()
-        with isolate_rng():  # the run draws what it would draw without it
+        with isolated_rng():  # the run draws what it would draw without it
             folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
             paths = [str(retrained(config, settings.as_dict(), folder, number, trains)) for number in range(count)]
         settings.evaluation.retrain = paths if count > 1 else paths[0]

@@ -59,8 +59,12 @@ class Result:
 
     @property
     def verdict(self) -> Mapping[str, Any]:
-        """The verdict on the unlearned model: ``level``, ``utility``, ``worst``, ``reason``, ``intervals``."""
-        return self.rows[-1].verdict
+        """The verdict on the unlearned model: ``level``, ``utility``, ``worst``, ``reason``, ``intervals``.
+
+        A reference model is *not judged*.
+        """
+        row = self.rows[-1]
+        return row.verdict or {"level": "not judged", "reason": f"{row.method} is what methods are compared with"}
 
     @property
     def network(self) -> nn.Module:
@@ -78,19 +82,28 @@ class Result:
         """Writes the weights with what is known of them, so that they can serve as ``retrain`` or ``weights``.
 
         A ``.safetensors`` file has the names of the user's own network, any other those of the backbone.
+
+        Raises:
+            UsageError: as for :meth:`to_html`.
         """
+        _check_file(path, "retrain.pt")
         cost = {"seconds": self.module.seconds, "images_seen": self.module.images_seen}
         save_weights(self.module.backbone, path, {**self.module.provenance(), **cost})
 
 
 @contextmanager
 def _writing(path: str | Path, usual: str) -> Iterator[None]:
-    """Tells in one line why a file cannot be written; of a folder, which file may be meant."""
-    if not isinstance(path, str | Path):
-        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
-    if Path(path).is_dir():
-        raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")
+    """Tells in one line why a file cannot be written."""
+    _check_file(path, usual)
     try:
         yield
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_file(path: object, usual: str) -> None:
+    """Refuses what names no file; of a folder it says which file may be meant."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")

@@ -4,8 +4,10 @@ import copy
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -530,8 +532,100 @@ def test_an_original_that_is_none_is_refused(make_data: Callable[..., lu.Unlearn
         UsageError, match="original is a list, but must be a network, a state dict, or a file of weights"
     ):
         lu.audit(network, data, original=[1], attacks=None)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="original is a ResNet8 with other weights than the audited ResNet8"):
+    said = (
+        r"another architecture than the audited network: encoder.\S+ is \(8, 1, 3, 3\) there and \(\d+, 1, 3, 3\) here"
+    )
+    with pytest.raises(UsageError, match=said):
         lu.audit(network, data, original=lu.ResNet8(4, 1, width=8), attacks=None)
+
+
+def test_random_numbers_go_on_as_before_after_an_error_too(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    def drawn() -> tuple[float, float, float]:
+        return float(torch.rand(1)), float(numpy.random.rand()), random.random()
+
+    class Broken(Callback):
+        def on_train_epoch_start(self, trainer: object, pl_module: object) -> None:
+            raise RuntimeError("broken")
+
+    network, data = small_network(), make_data()
+    seed_everything(7, verbose=False)
+    wanted = drawn()
+    seed_everything(7, verbose=False)
+    with pytest.raises(RuntimeError, match="broken"):
+        lu.unlearn(network, data, "FineTune", attacks=None, max_epochs=1, callbacks=[Broken()], **QUIET)
+    assert drawn() == wanted
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    class Interrupted(Callback):
+        def on_train_epoch_start(self, trainer: object, pl_module: object) -> None:
+            raise KeyboardInterrupt
+
+    options = {"attacks": None, "max_epochs": 1, "callbacks": [Interrupted()], **QUIET}
+    with pytest.raises(KeyboardInterrupt):
+        lu.unlearn(small_network(), make_data(), "FineTune", **options)
+
+
+def test_weights_that_change_after_they_were_measured_are_refused(
+    make_data: Callable[..., lu.UnlearnDataModule],
+) -> None:
+    class Late(lu.FineTune):
+        def on_train_end(self) -> None:
+            with torch.no_grad():
+                self.backbone.head.weight.zero_()
+
+    with pytest.raises(UsageError, match="Late has changed its weights after they were measured"):
+        lu.unlearn(small_network(), make_data(), Late, attacks=None, max_epochs=1, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_epoch": 3}, "unknown argument 'max_epoch'; did you mean 'max_epochs'"),
+        ({"atacks": None}, "unknown argument 'atacks'; did you mean 'attacks'"),
+        ({"accelerator": "none"}, "trainer"),
+        ({"max_epochs": True}, "max_epochs is True, but must be a whole number"),
+        ({"wrap": {"mean": 0.5}}, "option mean of Custom is 0.5, but must be a list or None"),
+        ({"wrap": {"head": 8}}, "option head of Custom is 8, but must be a text or None"),
+        (
+            {"retrain": {"weights": nn.Linear(1, 1), "trained_without": "forget.txt"}},
+            "weights is a Linear, but with trained_without must be a file of weights",
+        ),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_arguments_that_cannot_be_are_refused_in_one_line(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], options: dict[str, object], said: str
+) -> None:
+    given = {"attacks": None, "max_epochs": 1, **QUIET, **options}
+    with pytest.raises(UsageError, match=re.escape(said)) as refusal:
+        lu.unlearn(plain, make_data(), "FineTune", **given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_cannot_be_copied_is_refused(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    plain.lock = threading.Lock()
+    with pytest.raises(UsageError, match="network: a Plain cannot be copied"):
+        lu.unlearn(plain, make_data(), "FineTune", attacks=None, max_epochs=1, **QUIET)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(make_data: Callable[..., lu.UnlearnDataModule]) -> None:
+    result = lu.unlearn(small_network(), make_data(), "Retrain", attacks=None, max_epochs=numpy.int64(1), **QUIET)
+    assert result.rows[-1].epochs == 1
+    assert result.verdict["level"] == "not judged"
+    with pytest.raises(UsageError, match=r"path is None, but must be a file, such as 'retrain\.pt'"):
+        result.save(None)  # type: ignore[arg-type]
+
+
+def test_retrain_takes_an_untrained_network_that_was_drawn_by_its_own_seed(
+    make_data: Callable[..., lu.UnlearnDataModule],
+) -> None:
+    torch.manual_seed(0)
+    network = Plain()
+    seed_everything(0, verbose=False)
+    assert lu.unlearn(network, make_data(), "Retrain", attacks=None, max_epochs=1, **QUIET).rows[-1].status == "ok"
 
 
 def test_a_state_dict_is_loaded_into_a_copy_of_the_network(

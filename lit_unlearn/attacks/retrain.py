@@ -62,6 +62,9 @@ def check_retrain(given: object) -> Any:
             raise unknown("option of retrain", strange[0], _KEYS)
         if missing := [name for name in _KEYS if given.get(name) is None]:
             raise UsageError(f"retrain: {missing[0]} is missing; give weights and trained_without")
+        if not isinstance(given["weights"], str | Path):
+            kind = type(given["weights"]).__name__
+            raise UsageError(f"retrain: weights is a {kind}, but with trained_without must be a file of weights")
         return OwnRetrain(str(given["weights"]), given["trained_without"])
     if not isinstance(given, str | Path | OwnRetrain | nn.Module | None):
         raise UsageError(f"retrain is {given!r}, but must be weights, a network, or weights with trained_without")

@@ -9,7 +9,8 @@ from torch import nn
 from lit_unlearn.backbones.backbone import Backbone, Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.backbones.weights import start_from
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, first_line
+from lit_unlearn.options import check_types
 
 _LIBRARIES = "a network of torchvision or timm is the backbone Torchvision or Timm"
 _WRAPPING = {"head", "mean", "std", "stages", "train"}
@@ -58,7 +59,7 @@ class Custom(SplitBackbone):
         if not isinstance(network, nn.Module):
             raise UsageError(f"network must be a torch module or its class path, got {str(network)[:80]!r}")
         mean, std = per_channel(in_channels, mean, std, default=(0.0, 1.0))
-        network = deepcopy(network)
+        network = _copied(network)
         source = None if pretrained is None else start_from(network, pretrained, head)
         super().__init__(network, num_classes, head, mean, std, stages)
         self.pretrained = source
@@ -81,9 +82,20 @@ def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes
     if unfit := sorted(options.keys() - (set() if isinstance(network, Backbone) else _WRAPPING)):
         allowed = "a Backbone takes none" if isinstance(network, Backbone) else ", ".join(sorted(_WRAPPING))
         raise UsageError(f"option {unfit[0]!r} to wrap the network with is not accepted (allowed: {allowed})")
+    check_types(Custom, options)
     if isinstance(network, Backbone):
         return network
     return Custom(network, num_classes=num_classes, in_channels=image_shape[0], **options)
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return deepcopy(network)
+    except Exception as error:  # whatever is in it: a lock, a file, a tensor that a hook has made
+        raise UsageError(
+            f"network: a {type(network).__name__} cannot be copied ({type(error).__name__}: {first_line(error)}): give "
+            "a newly made one that has loaded its state dict; of the old weight_norm, take the one of parametrizations"
+        ) from error
 
 
 def _made(network: object) -> object:

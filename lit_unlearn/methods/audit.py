@@ -50,9 +50,11 @@ class Audit(UnlearnModule):
         self.loaded_original = load_weights(before, original) if isinstance(original, str | Path) else None
         shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (without_gate(backbone), before)]
         if isinstance(original, Backbone) and shapes[0] != shapes[1]:
+            name = next(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+            ours, theirs = (str(tuple(each[name])) if name in each else "missing" for each in shapes)
             raise UsageError(
-                f"original is a {type(original).__name__} with other weights than the audited {type(backbone).__name__}"
-                ": give the network before unlearning"
+                f"original is of another architecture than the audited network: {original.name_in_network(name)} is "
+                f"{theirs} there and {ours} here; give the network before unlearning"
             )
         self.set_original(before if original is not None else None)
         self.hparams.update({"weights": _name(weights), "original": _name(original)})

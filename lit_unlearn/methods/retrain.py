@@ -6,7 +6,7 @@ that was pretrained on other images starts from these weights, as the original d
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -53,8 +53,10 @@ class Retrain(FineTune):
         if not pretrained:
             self.check_all_learns(backbone)
             reinitialise(backbone)
-        differ = (each for each in must_differ(backbone) if each[1].requires_grad or not pretrained)
-        kept = [backbone.name_in_network(name) for name, value in differ if torch.equal(value, given[name])]
+        kept = _kept(backbone, given, pretrained)
+        if kept and not pretrained:  # an untrained network that was drawn by the same seed
+            reinitialise(backbone)
+            kept = _kept(backbone, given, pretrained)
         if kept and pretrained:
             raise UsageError(
                 f"{type(self).__name__} would start from the original: {', '.join(kept[:3])} are pretrained and the "
@@ -65,6 +67,12 @@ class Retrain(FineTune):
                 f"Retrain cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone "
                 "and the trained weights as weights"
             )
+
+
+def _kept(backbone: Backbone, given: Mapping[str, torch.Tensor], pretrained: bool) -> list[str]:
+    """Names, as the user knows them, of the parameters that have the given values; of pretrained, of what learns."""
+    differ = (each for each in must_differ(backbone) if each[1].requires_grad or not pretrained)
+    return [backbone.name_in_network(name) for name, value in differ if torch.equal(value, given[name])]
 
 
 def must_differ(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
