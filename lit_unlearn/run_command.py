@@ -52,6 +52,7 @@ class UnlearnCLI(LightningCLI):
 
     goes_on: ClassVar[bool] = False
     _claimed: Path | None = None
+    _numbered = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--evaluation.…``, ``--report.…``, ``--compile``, ``--memory_format`` and ``--resume.allow``."""
@@ -175,7 +176,9 @@ class UnlearnCLI(LightningCLI):
         """The Trainer; without a logger, which would count versions, each run gets a root of its own."""
         settings = self._settings()
         if not settings.trainer.logger and not settings.trainer.fast_dev_run:
-            kwargs["default_root_dir"] = str(root_without_logger(settings))
+            root, given = root_without_logger(settings), settings.trainer.default_root_dir
+            self._numbered = given is None or root != Path(given)
+            kwargs["default_root_dir"] = str(root)
         with refused_by_trainer(settings.trainer):
             return super().instantiate_trainer(**kwargs)
 
@@ -208,7 +211,7 @@ class UnlearnCLI(LightningCLI):
         """Looks at the weights, finds the Retrain that fit has trained, and takes a run directory of its own."""
         self._check_original()
         self._find_retrain(trains=False)
-        self._claimed = claim_directory(self.trainer)
+        self._claimed = claim_directory(self.trainer, self._numbered)
 
     def before_test(self) -> None:
         """The same."""
@@ -229,7 +232,7 @@ class UnlearnCLI(LightningCLI):
             if backend not in backends:
                 raise unknown("backend to compile with", backend, ["true", "false", *backends])
             self.model.backbone.compile(backend=backend)
-        self._claimed = claim_directory(self.trainer)
+        self._claimed = claim_directory(self.trainer, self._numbered)
 
     def after_fit(self) -> None:
         """Attacks a model whose training a resumed run found finished: Lightning then calls no hook of training."""

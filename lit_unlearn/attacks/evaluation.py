@@ -214,10 +214,10 @@ class Evaluation(Driver):
             results.status, results.reason = "pruned", module.pruned
             measure(targets["unlearned"], [], results.models["unlearned"])
         else:
-            results.flags += self._warn_after(trainer, module, targets["unlearned"])
             for callback in _callbacks(trainer):
                 if isinstance(callback, TakesModel):
-                    callback.on_attacks_start(trainer, module)
+                    callback.on_attacks_start(trainer, module)  # saves it, before anything may raise an error
+            results.flags += self._warn_after(trainer, module, targets["unlearned"])
             self._measure(trainer, targets["unlearned"], attacks, results.models["unlearned"])
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)

@@ -18,11 +18,15 @@ def run_directory(trainer: Trainer) -> Path:
     return Path(trainer.strategy.broadcast(_directory(trainer)))
 
 
-def claim_directory(trainer: Trainer) -> Path | None:
+def claim_directory(trainer: Trainer, numbered: bool = False) -> Path | None:
     """Makes the version directory of a run before it begins, so that no other run has the same.
 
     Runs that begin together find the same number free. One that is taken meanwhile gives way to the next. A directory
     that the user names is taken as it is; so is that of other loggers.
+
+    Args:
+        trainer: of the run.
+        numbered: whether the root of a run without a logger is a version directory that was free.
 
     Returns:
         The directory, where it was made; None where the user or another logger names one.
@@ -31,6 +35,8 @@ def claim_directory(trainer: Trainer) -> Path | None:
         UsageError: naming the directory, if it cannot be made.
     """
     logger: Any = trainer.logger
+    if logger is None and numbered and trainer.world_size == 1:
+        return _claimed_root(trainer)
     numbers = isinstance(logger, CSVLogger | TensorBoardLogger) and logger._version is None
     if not numbers or not trainer.is_global_zero or "://" in str(logger.save_dir):
         return None
@@ -41,6 +47,18 @@ def claim_directory(trainer: Trainer) -> Path | None:
     except OSError as error:
         raise UsageError(f"cannot write to {logger.log_dir}: {error.strerror}") from error
     return Path(logger.log_dir)
+
+
+def _claimed_root(trainer: Trainer) -> Path:
+    root = Path(trainer.default_root_dir)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        while not _made(root):
+            root = free_version(root.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write to {root}: {error.strerror}") from error
+    vars(trainer)["_default_root_dir"] = str(root)
+    return root
 
 
 def release_directory(directory: Path) -> None:

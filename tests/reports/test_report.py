@@ -155,6 +155,18 @@ def test_an_error_in_training_is_named_by_its_first_line(make_backbone, make_dat
     assert (row.status, row.reason) == ("interrupted", "RuntimeError: no memory, in epoch 0")
 
 
+def test_what_was_trained_is_saved_before_a_check_may_refuse_it(make_backbone, make_data, fit, monkeypatch):
+    def refuse(*_):
+        raise UsageError("the network answers otherwise")
+
+    monkeypatch.setattr("lit_unlearn.attacks.evaluation.random_answers", refuse)
+    report = Report(page=False)
+    with pytest.raises(UsageError, match="answers otherwise"):
+        fit(FineTune(make_backbone()), make_data(), Evaluation(), report)
+    assert report.rows[-1].status == "interrupted"
+    assert {"unlearned.ckpt", "unlearned.safetensors"} <= {path.name for path in report.directory.iterdir()}
+
+
 class Refuses(Callback):
     def __init__(self, hook):
         setattr(self, hook, self.refuse)
@@ -289,6 +301,15 @@ def test_runs_that_begin_together_get_a_directory_each(make_trainer, tmp_path, k
         claim_directory(trainer)
     assert [run_directory(trainer).name for trainer in trainers] == ["version_4", "version_5", "version_6"]
     assert all(run_directory(trainer).is_dir() for trainer in trainers)
+
+
+def test_runs_without_a_logger_that_begin_together_get_a_directory_each(make_trainer, tmp_path):
+    root = tmp_path / "a/version_4"
+    trainers = [make_trainer(logger=False, default_root_dir=root) for _ in range(3)]
+    claimed = [claim_directory(trainer, numbered=True) for trainer in trainers]
+    assert claimed == [tmp_path / "a" / name for name in ("version_4", "version_0", "version_1")]
+    assert [run_directory(trainer) for trainer in trainers] == claimed
+    assert all(folder.is_dir() for folder in claimed)
 
 
 def test_a_directory_that_the_user_names_or_no_logger_numbers_is_left_alone(make_trainer, tmp_path):
