@@ -49,6 +49,9 @@ FORGOTTEN = (
 _LATER = {"flags"}
 """Fields that rows of earlier versions of this package lack; they are empty there."""
 
+_OF_BENCHMARK = {"key", "scenario", "experiment"}
+"""What a row of a benchmark says of its place there, at least."""
+
 _UNPACKED = 2**30
 _ALWAYS_SHOWN = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
 
@@ -321,6 +324,19 @@ def _row(text: bytes | msgspec.Raw, where: str) -> Row:
             raise UsageError(f"{where}: lacks {', '.join(missing)}")
         if surplus := sorted(values.keys() - names):
             raise UsageError(f"{where}: unknown field {', '.join(surplus)}")
-        return msgspec.json.decode(text, type=Row)
+        row = msgspec.json.decode(text, type=Row)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"{where}: {error}") from error
+    _check(row, where)
+    return row
+
+
+def _check(row: Row, where: str) -> None:
+    """Refuses what is of the right type but cannot be: tables and verdicts would be made of it."""
+    if row.benchmark and (missing := sorted(_OF_BENCHMARK - row.benchmark.keys())):
+        raise UsageError(f"{where}: its benchmark lacks {', '.join(missing)}")
+    if not isinstance(result := row.weights.get("result", {}), dict):
+        raise UsageError(f"{where}: weights.result is {result!r}, but must be an object")
+    for name, value in (*row.metrics.items(), *row.attacks.items()):
+        if name.endswith("_acc") and not 0 <= value <= 1:
+            raise UsageError(f"{where}: {name} is {value}, but must lie in [0, 1]")
