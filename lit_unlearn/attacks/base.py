@@ -5,6 +5,7 @@ every attack among the Trainer's callbacks once unlearning is over; without a Tr
 and data.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
 from lit_unlearn.attacks.splits import ImageData
 from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
@@ -118,7 +120,7 @@ class Attack(Callback, ABC):
             target = make_targets(data, data.num_classes, device, backbones)["unlearned"]
             if reason := self.lacks(target):
                 raise UsageError(f"{self.title} cannot be run on this model: {reason}")
-            return checked(self, self.evaluate(target))
+        return evaluated(self, target)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Adds the evaluation that runs the attacks, where the user gave none, and refuses two attacks of one name.
@@ -134,7 +136,58 @@ class Attack(Callback, ABC):
 
 
 class WrongResultError(UsageError):
-    """What an attack of the user's own returned is no result."""
+    """What an attack of the user's own returned is no result, or it changed what others are to attack."""
+
+
+def evaluated(attack: Attack, target: Target) -> AttackResult:
+    """What an attack finds; the target and the random state are left as they were, also where it raises an error.
+
+    Raises:
+        WrongResultError: if the attack returns what none may, or changes the weights of a network in place.
+    """
+    with isolated(), _copies_for(attack, target):
+        return checked(attack, attack.evaluate(target))
+
+
+@contextmanager
+def _copies_for(attack: Attack, target: Target) -> Iterator[None]:
+    """Gives an attack copies of the networks, so that the attacks after it get them as they were.
+
+    Raises:
+        WrongResultError: if the weights of a copy have changed; what was computed with them is computed again.
+    """
+    given = {"model": target.model, "original": target.original, "retrain": target.retrain}
+    networks = {encoded: name for name, encoded in reversed(given.items()) if encoded is not None}
+    own = {encoded: encoded.backbone for encoded in networks}
+    for encoded, backbone in own.items():
+        encoded.backbone = copy.deepcopy(backbone)
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for encoded, backbone in own.items():
+            if not _same_weights(encoded.backbone, backbone):
+                changed.append(f"target.{networks[encoded]}.backbone")
+                encoded.forget()
+            encoded.backbone = backbone
+    if changed:
+        raise WrongResultError(
+            f"{type(attack).__name__}.evaluate changed the weights of {changed[-1]} in place: "
+            f"train a copy, copy.deepcopy({changed[-1]})"
+        )
+
+
+def _same_weights(network: nn.Module, other: nn.Module) -> bool:
+    """Whether parameters and kept buffers are equal, bit for bit; what a network caches for itself does not count."""
+    ours, theirs = network.state_dict(keep_vars=True), other.state_dict(keep_vars=True)
+    return ours.keys() == theirs.keys() and all(_equal(value, theirs[name]) for name, value in ours.items())
+
+
+def _equal(left: object, right: object) -> bool:
+    """Whether two tensors are alike; what is none, as the extra state of a module, is not compared."""
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
+        return type(left) is type(right)
+    return (left.dtype, left.device) == (right.dtype, right.device) and torch.equal(left, right)
 
 
 def checked(attack: Attack, result: object) -> AttackResult:

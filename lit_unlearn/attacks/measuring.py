@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_unlearn.attacks.base import Attack, WrongResultError, checked, isolated
+from lit_unlearn.attacks.base import Attack, WrongResultError, evaluated, isolated
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import RAISED, UsageError, first_line
 from lit_unlearn.quiet import tell_progress
@@ -26,8 +26,8 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
         target: the model.
         attacks: what to run.
         found: takes the numbers.
-        goes_on: whether an attack that raises an error, or returns no result, is left out, with its reason; any other
-            UsageError is let through.
+        goes_on: whether an attack that raises an error, returns no result or changes the networks is left out, with
+            its reason; any other UsageError is let through.
     """
     started = time.perf_counter()
     with isolated():
@@ -65,8 +65,7 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
         return
     tell_progress(f"Attacking the model: {attack.title}")
     started = time.perf_counter()
-    with isolated():
-        result = checked(attack, attack.evaluate(target))
+    result = evaluated(attack, target)
     numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     found.attacks.update(finite)

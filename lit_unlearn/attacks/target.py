@@ -54,13 +54,18 @@ class EncodedData:
     def __init__(
         self, backbone: Backbone, data: SplitData, device: torch.device, budget: int = CACHE_BYTES, cells: int = 1
     ) -> None:
-        self.key = f"network {next(_NUMBERS)}"
         self.backbone = backbone.to(device)
         self.data = data
         self.device = device
-        self.room = budget
         self.cells = cells
-        self._scratch = Scratch() if budget else None
+        self._budget = budget
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of all that was computed with the network: what is asked next is computed anew."""
+        self.key = f"network {next(_NUMBERS)}"
+        self.room = self._budget
+        self._scratch = Scratch() if self._budget else None
         self._kept: dict[str, list[tuple[_Tapped | _TappedOnDisk, Tensor]]] = {}
 
     def batches(self, split: str, part: str = "all") -> Iterator[Encoded]:

@@ -2,6 +2,7 @@ import copy
 import html
 import random
 import re
+import warnings
 from pathlib import Path
 
 import numpy
@@ -289,6 +290,86 @@ def test_the_random_state_is_restored_after_an_attack_that_raises(make_backbone,
     with pytest.raises(RuntimeError, match="the attack broke"):
         Seeds("seeds")(network, make_data())
     assert same(First.look(nn.Identity())["random"], before)
+
+
+class Trains(HeadRecovery):
+    """Changes a network that it got, in one way, and runs before the attacks of other families."""
+
+    family = "compression"
+
+    def __init__(self, change, of="model"):
+        super().__init__(name="trains")
+        self.change, self.of = change, of
+
+    def evaluate(self, target):
+        self.change(getattr(target, self.of).backbone)
+        getattr(target, self.of).gather("forget")  # kept for the attacks after it, unless somebody forgets it
+        return super().evaluate(target)
+
+
+def steps(network):
+    network.requires_grad_(True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=10.0)
+    sum(parameter.sum() for parameter in network.parameters()).backward()
+    optimizer.step()
+
+
+def writes(network):
+    network.head.weight.data.zero_()
+
+
+def replaces(network):
+    network.head = nn.Linear(network.num_features, network.num_classes)
+
+
+def moves_statistics(network):
+    network.train()(torch.rand(8, 1, 8, 8))
+
+
+def breaks(network):
+    steps(network)
+    raise KeyError("stage9")
+
+
+def passes(network):
+    network.requires_grad_(True).train()
+    network.eval()(torch.rand(8, 1, 8, 8)).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "of"),
+    [
+        *((change, "model") for change in (steps, writes, replaces, moves_statistics, breaks, passes)),
+        *((steps, other) for other in ("original", "retrain")),
+    ],
+)
+def test_an_attack_that_changes_the_networks_is_left_out_and_changes_no_later_one(
+    make_backbone, make_data, fit, change, of
+):
+    found = []
+    for first in ([], [Trains(change, of)]):
+        keeps, driver = Keeps(), Evaluation(retrain=make_backbone(seed=5))
+        driver.goes_on = True
+        later = HeadRecovery(), FeatureMapping(), attacks.Relearn(steps=2, learning_rates=[0.1])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*compression/trains was left out")
+            fit(FineTune(make_backbone()), make_data(), driver, *first, *later, keeps)
+        found.append(keeps.results.models)
+    for subject, without in found[0].items():
+        later = {name: value for name, value in found[1][subject].attacks.items() if "trains" not in name}
+        assert later == without.attacks, subject
+    reason = found[1]["unlearned"].skipped.get("compression/trains", "")
+    if change is passes:
+        assert reason == ""
+    elif change is breaks:
+        assert "KeyError: 'stage9'" in reason
+    else:
+        assert f"Trains.evaluate changed the weights of target.{of}.backbone in place" in reason
+
+
+def test_an_attack_that_changes_the_network_is_refused_alone_too(make_backbone, make_data):
+    with pytest.raises(UsageError, match="changed the weights of target"):
+        Trains(steps)(make_backbone(), make_data())
 
 
 def test_an_attack_that_breaks_leaves_what_was_measured_before(make_backbone, make_data, fit):

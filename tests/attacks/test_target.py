@@ -201,18 +201,25 @@ def test_one_fit_encodes_every_split_once_for_each_model(make_backbone, make_dat
 
     seen = []
     given = Backbone.features
-    monkeypatch.setattr(Backbone, "features", lambda self, x: seen.append((id(self), len(x))) or given(self, x))
+
+    def counted(self, x):
+        seen.append(
+            (id(self), float(self.head.weight.detach().sum()), len(x))
+        )  # each attack gets a copy: known by its weights
+        return given(self, x)
+
+    monkeypatch.setattr(Backbone, "features", counted)
     data, report = make_data(), Report(page=False)
     module = FineTune(make_backbone())
     fit(module, data, Evaluation(), HeadRecovery(), FeatureMapping(), report, limit_val_batches=0)
     own = id(module.backbone)
     counts = {}
-    for who, count in seen:
-        if who != own:
-            counts[who] = counts.get(who, 0) + count
-    # A look at retained images of the original before the run; then the unlearned model, which is asked a batch of 8 of
-    # each of the four splits, by itself and with the others, and the original.
-    assert list(counts.values()) == [24, 48 + 24 + 2 * 4 * 8, 48 + 24]
+    for network, weights, count in seen:
+        if network != own:
+            counts[weights] = counts.get(weights, 0) + count
+    # A look at retained images of the original before the run, and a pass when it is measured; the unlearned model,
+    # which is asked a batch of 8 of each of the four splits, by itself and with the others, before its own pass.
+    assert list(counts.values()) == [24 + 48 + 24, 48 + 24 + 2 * 4 * 8]
 
 
 @pytest.mark.parametrize(
