@@ -50,10 +50,12 @@ class Attack(Callback, ABC):
     Attributes:
         family: the group of attacks that this one belongs to, one of ``FAMILIES``.
         needs_original: whether the attacker holds the original model; without one the attack is skipped.
+        needs_forget: whether it asks something of forgotten images; without a forget set the attack is skipped.
     """
 
     family: ClassVar[str]
     needs_original: bool = False
+    needs_forget: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,6 +87,8 @@ class Attack(Callback, ABC):
 
     def lacks(self, target: Target) -> str | None:
         """Why the attack cannot be run on this target, or None."""
+        if self.needs_forget and "forget" not in target.data.split_names:
+            return "there is nothing to forget: data.forget is not given"
         if self.needs_original and target.original is None:
             return "it needs the original model, which this run does not have"
         return None

@@ -42,6 +42,7 @@ class DetectSamples(Attack):
     """
 
     family: ClassVar[str] = "detectability"
+    needs_forget = True
 
     def __init__(self, name: str = "samples") -> None:
         super().__init__(name)
@@ -76,6 +77,7 @@ class DetectClasses(Attack):
     """
 
     family: ClassVar[str] = "detectability"
+    needs_forget = True
 
     def __init__(self, name: str = "classes") -> None:
         super().__init__(name)

@@ -100,6 +100,7 @@ class Relearn(Attack):
     """
 
     family: ClassVar[str] = "relearn"
+    needs_forget = True
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 import copy
 import html
+import math
 import random
 import re
 import warnings
@@ -9,14 +10,16 @@ import numpy
 import pytest
 import torch
 from attacked import Keeps
+from blobs import Blobs
 from lightning.pytorch import Callback
 from torch import nn
 
 from lit_unlearn import attacks
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMapping, HeadRecovery
 from lit_unlearn.attacks.base import FAMILIES
+from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError
-from lit_unlearn.methods import OPC, FineTune, GradientAscent, Retrain
+from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain, Retrain
 from lit_unlearn.reports import plain_table
 from lit_unlearn.reports.report import Report
 from lit_unlearn.results import AttackResult
@@ -184,6 +187,31 @@ def test_two_attacks_of_one_class_and_two_names_are_both_run(make_backbone, make
     fit(FineTune(make_backbone()), make_data(), *pair, keeps)
     assert pair[0].state_key != pair[1].state_key
     assert {attack.title for attack in pair} <= keeps.results.models["unlearned"].seconds.keys()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(attacks.__all__) - {"Attack", "AttackResult", "Evaluation", "OwnRetrain", "Target"})
+)
+def test_an_attack_of_the_forgotten_is_skipped_with_a_reason_where_there_is_nothing_to_forget(make_backbone, name):
+    data = UnlearnDataModule(Blobs(), batch_size=8, eval_batch_size=10)
+    own = "nothing to forget", "samples in forget", "images to be forgotten", "several Retrains", "a pool"
+    attack = getattr(attacks, name)()
+    try:
+        found = attack(make_backbone(seed=3), data, original=make_backbone())
+    except UsageError as error:
+        assert any(reason in str(error) for reason in own)  # noqa: PT017 - the others find something
+        assert attack.needs_forget == ("nothing to forget" in str(error))  # noqa: PT017
+    else:
+        assert any(math.isfinite(value) for value in found.numbers.values())
+
+
+def test_a_run_with_nothing_to_forget_has_the_other_attacks(make_backbone, fit):
+    keeps, data = Keeps(), UnlearnDataModule(Blobs(), batch_size=8, eval_batch_size=10)
+    fit(Pretrain(make_backbone()), data, HeadRecovery(), attacks.WorstRecovery(), attacks.Relearn(), keeps)
+    found = keeps.results.models["unlearned"]
+    assert set(found.skipped) == {"recovery/worst", "relearn/few"}
+    assert all(reason == "there is nothing to forget: data.forget is not given" for reason in found.skipped.values())
+    assert "recovery/hr/retain_acc" in found.attacks
 
 
 @pytest.mark.parametrize("attack", [FeatureMapping(), HeadRecovery(target="logits", name="hr-logits")])

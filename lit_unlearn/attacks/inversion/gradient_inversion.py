@@ -75,6 +75,7 @@ class GradientInversion(Attack):
     """
 
     family: ClassVar[str] = "inversion"
+    needs_forget = True
 
     def __init__(
         self,

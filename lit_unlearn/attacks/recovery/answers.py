@@ -25,23 +25,28 @@ _SPLITS = ("forget", "test_forget")
 class MaskedAnswers(Attack):
     """Accuracy of the model's own answers on forgotten data, if it may name forgotten classes only.
 
-    Numbers: ``forget_acc`` and ``test_forget_acc``, fractions. It is left out where fewer than two classes are
-    forgotten whole: the answer would be known without the model.
+    Numbers: ``forget_acc`` and ``test_forget_acc``, fractions. It is left out where one class with
+    test images is forgotten whole, since the answer would be known without the model, and where none is.
 
     Args:
         name: metric name prefix.
     """
 
     family: ClassVar[str] = "recovery"
+    needs_forget = True
 
     def __init__(self, name: str = "answers") -> None:
         super().__init__(name)
 
     def lacks(self, target: Target) -> str | None:
         """Why the attack cannot be run on a target, or None."""
-        if "test_forget" not in target.data.split_names or len(forgotten_classes(target.data)) < 2:
-            return "fewer than two classes are forgotten whole, so the answer is known without the model"
-        return super().lacks(target)
+        if reason := super().lacks(target):
+            return reason
+        if "test_forget" not in target.data.split_names:
+            return "it chooses among forgotten classes, but no class with test images is forgotten whole"
+        if len(forgotten_classes(target.data)) < 2:
+            return "only one forgotten class has test images, so the answer is known without the model"
+        return None
 
     def evaluate(self, target: Target) -> AttackResult:
         """The accuracies, with all logits but those of the forgotten classes left out."""

@@ -196,6 +196,7 @@ class ForgetProbe(Recovery):
     """
 
     question = "within_forget_classes"
+    needs_forget = True
 
     def __init__(
         self,

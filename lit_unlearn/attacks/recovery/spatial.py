@@ -51,6 +51,7 @@ class SpatialRecovery(Attack):
     """
 
     family: ClassVar[str] = "recovery"
+    needs_forget = True
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class TransformedRecovery(Attack):
     """
 
     family: ClassVar[str] = "recovery"
+    needs_forget = True
 
     def __init__(
         self,

@@ -131,6 +131,7 @@ class WorstRecovery(Attack):
     """
 
     family: ClassVar[str] = "recovery"
+    needs_forget = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Grafting(Attack):
 
     family: ClassVar[str] = "representation"
     needs_original = True
+    needs_forget = True
 
     def __init__(self, images: int = 1000, seed: int = 0, name: str = "grafting") -> None:
         super().__init__(name)
@@ -82,9 +83,8 @@ class Grafting(Attack):
 
     def lacks(self, target: Target) -> str | None:
         """Says also where the stages do not fit into Original."""
-        if target.original is None:
-            return super().lacks(target)
-        return _misfit(target.model, target.original)
+        reason = super().lacks(target)
+        return reason if reason or target.original is None else _misfit(target.model, target.original)
 
     def evaluate(self, target: Target) -> AttackResult:
         """The grafts of this model, stage by stage, and its depth beside those of Retrain."""

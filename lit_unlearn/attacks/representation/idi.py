@@ -62,6 +62,7 @@ class IDI(Attack):
     """
 
     family: ClassVar[str] = "representation"
+    needs_forget = True
 
     def __init__(
         self, samples: int = 5000, width: int = 64, steps: int = 300, seed: int = 0, name: str = "idi"
