@@ -9,23 +9,27 @@ language models).
     Prune      w → 0 for the ``amount`` of all weights that are smallest in magnitude, over the whole network
 
 Both touch what layers multiply by, each parameter called ``…weight`` with two dimensions or more; biases, norms and
-position embeddings stay. Activations keep their precision, and statistics of norms stay as they are: no data is needed.
+position embeddings stay. A weight that is computed from others (weight norm, spectral norm) is computed once, as it is
+when a network is shipped, and then made coarser. Activations keep their precision, and statistics of norms stay as
+they are: no data is needed.
 """
 
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from lit_unlearn.attacks.base import Attack
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.results import AttackResult
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Compression(Attack):
@@ -37,9 +41,15 @@ class Compression(Attack):
     def compress(self, network: nn.Module) -> None:
         """Changes the network in place."""
 
+    def lacks(self, target: Target) -> str | None:
+        """Says also where there is nothing to compress."""
+        if not any(weights(plain(copy.deepcopy(target.model.backbone)))):
+            return "the network has no weight to compress: no parameter called '…weight' has two dimensions or more"
+        return super().lacks(target)
+
     def evaluate(self, target: Target) -> AttackResult:
         """Accuracy of the compressed copy on every split."""
-        network = copy.deepcopy(target.model.backbone)
+        network = plain(copy.deepcopy(target.model.backbone))
         self.compress(network)
         encoded = EncodedData(network.eval().requires_grad_(False), target.data, target.device, budget=0)
         return AttackResult(replace(target, model=encoded).accuracies(lambda batch: batch.logits))
@@ -95,6 +105,20 @@ class Prune(Compression):
         prune.global_unstructured(found, prune.L1Unstructured, amount=self.amount)
         for module, name in found:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
+
+
+def plain(network: Network) -> Network:
+    """The network, changed in place: weights that are computed from others are parameters of their own."""
+    for module in list(network.modules()):
+        computed = getattr(module, "parametrizations", None)
+        if isinstance(computed, nn.ModuleDict) and parametrize.is_parametrized(module):
+            values = {name: getattr(module, name).detach().clone() for name in computed}
+            # Not torch's remove_parametrizations: it takes the weight also from the network that this is a copy of.
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return network
 
 
 def weights(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from lit_unlearn.attacks import Prune, Quantise
-from lit_unlearn.attacks.compression import quantised, weights
+from lit_unlearn.attacks.compression import plain, quantised, weights
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError
 
@@ -93,6 +94,42 @@ def test_it_leaves_no_trace(make_backbone, make_data, attack):
     assert target.accuracies(lambda batch: batch.logits) == as_is
     if attack.name == "int2":
         assert found != as_is  # that is, the copy was compressed, not the original scored
+
+
+@pytest.mark.parametrize("attack", [Quantise(2), Prune(0.9)])
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+def test_a_weight_that_is_computed_from_others_is_compressed_as_it_is_when_it_is_shipped(
+    make_target, vectors, four_splits, norm, attack
+):
+    net = vectors(norm(nn.Linear(5, 6)), 6, 4)
+    norm(net.head)
+    shipped = plain(copy.deepcopy(net.eval()))
+    x = four_splits["retain"][0]
+    torch.testing.assert_close(shipped(x), net(x))
+    assert len(list(weights(shipped))) == 2
+    target = make_target(net, **four_splits)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert attack.lacks(target) is None
+    found = attack.evaluate(target).numbers
+    assert found == attack.evaluate(make_target(shipped, **four_splits)).numbers
+    assert found != target.accuracies(lambda batch: batch.logits)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("attack", [Quantise(2), Prune(0.9)])
+def test_a_network_without_weights_is_left_out_with_a_reason(make_target, vectors, four_splits, attack):
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features, self.out_features = 5, 4
+            self.kernel, self.bias = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.zeros(4))
+
+        def forward(self, x):
+            return x @ self.kernel.T + self.bias
+
+    net = vectors(nn.Identity(), 5, 4)
+    net.head = Scales()
+    assert attack.lacks(make_target(net, **four_splits)).startswith("the network has no weight to compress")
 
 
 def test_names_tell_strengths_apart():
