@@ -231,10 +231,13 @@ class Relearn(Attack):
 
     def _copy(self, target: Target, backbone: Backbone, head: Head) -> Backbone:
         """A copy to train, in single precision whatever that of the run."""
-        network = copy.deepcopy(backbone).float().requires_grad_(True).eval()
+        network = copy.deepcopy(backbone).float().eval()
         if head == "fresh":
             network.head = UnitHead(network.num_features, target.num_classes).to(target.device)
-        network.encoder.requires_grad_(not self.freeze_encoder)
+        frozen = {id(parameter) for parameter in network.encoder.parameters() if self.freeze_encoder}
+        for parameter in network.parameters():
+            can_learn = parameter.is_floating_point() or parameter.is_complex()  # integers have no gradient
+            parameter.requires_grad_(can_learn and id(parameter) not in frozen)
         return network
 
     def _optimizer(self, network: Backbone, rate: float) -> SGD:

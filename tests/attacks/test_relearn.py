@@ -354,6 +354,17 @@ def test_it_leaves_no_trace_and_is_a_function_of_its_seed(make_backbone, make_da
         assert not any(module.training for module in backbone.modules())
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_that_are_integers_do_not_learn(make_target, vectors, four_splits, frozen):
+    net = vectors(nn.Identity(), 5, 4)
+    net.encoder.places = nn.Parameter(torch.arange(3), requires_grad=False)
+    found = []
+    for network in (net, vectors(nn.Identity(), 5, 4)):
+        attack = Relearn(**QUICK | {"steps": 2}, freeze_encoder=frozen)
+        found.append(attack.evaluate(make_target(network, **four_splits)).numbers)
+    assert found[0] == found[1]
+
+
 def test_a_frozen_encoder_keeps_its_statistics(make_backbone, make_data, monkeypatch):
     net, data = make_backbone().eval().requires_grad_(False), make_data()
     trained = []

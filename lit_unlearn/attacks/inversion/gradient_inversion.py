@@ -240,10 +240,13 @@ def _grid(target: Target, images: Tensor, labels: Tensor, found: Tensor) -> dict
 
 
 def removed(original: nn.Module, unlearned: nn.Module) -> dict[str, Tensor]:
-    """θo − θ in float64 by parameter; buffers, and parameters that only one has or in another shape, are left out."""
+    """θo − θ in float64 by parameter.
+
+    Buffers, integers, and parameters that only one has or in another shape are left out.
+    """
     left = dict(unlearned.named_parameters())
     return {
         name: value.detach().double() - left[name].detach().double()
         for name, value in original.named_parameters()
-        if name in left and left[name].shape == value.shape
+        if name in left and left[name].shape == value.shape and value.is_floating_point()
     }

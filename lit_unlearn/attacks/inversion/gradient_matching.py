@@ -42,7 +42,7 @@ class GradientMatching:
 
     Args:
         network: from images (B, C, H, W) to logits (B, C); a frozen copy in eval mode is kept.
-        names: the parameters to differentiate by; None for all.
+        names: the parameters to differentiate by; None for all but integers.
         engine: ``loop``, ``vmap``, ``two_pass``, or ``auto``: the fastest in three trial steps, chosen again
             whenever the number of images halves.
         compile: whether to compile ``vmap``; it pays over thousands of steps.
@@ -64,7 +64,8 @@ class GradientMatching:
         if engine not in ("auto", *ENGINES):
             raise unknown("engine", engine, ("auto", *ENGINES))
         self.network = batchable(network)
-        every = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        learns = [item for item in self.network.named_parameters() if item[1].is_floating_point()]
+        every = {name: parameter.detach() for name, parameter in learns}
         self.parameters = every if names is None else {name: every[name] for name in names}
         self.engine = engine
         self.chosen: dict[int, str] = {}

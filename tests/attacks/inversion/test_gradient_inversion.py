@@ -208,6 +208,17 @@ def test_the_place_of_the_gradient(make_target, digits):
     assert found["original"]["gradient_norm"] != found["unlearned"]["gradient_norm"]
 
 
+@pytest.mark.parametrize("gradient", ["oracle", "delta"])
+def test_parameters_that_are_integers_have_no_gradient(make_target, digits, gradient):
+    found = []
+    for places in (None, nn.Parameter(torch.arange(3), requires_grad=False)):
+        net, other = small(), small(seed=3)
+        for network in (net, other):
+            network.encoder.places = places
+        found.append(quick(gradient, steps=2).evaluate(make_target(other, net, **digits)).numbers)
+    assert found[0] == pytest.approx(found[1], nan_ok=True)
+
+
 def test_who_needs_the_original():
     assert quick("delta").needs_original
     assert quick("delta", at="unlearned").needs_original
