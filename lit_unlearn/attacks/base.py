@@ -8,7 +8,7 @@ and data.
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -207,16 +207,27 @@ def checked(attack: Attack, result: object) -> AttackResult:
     kind = type(attack).__name__
     if not isinstance(result, AttackResult):
         raise WrongResultError(f"{kind}.evaluate returned a {type(result).__name__}, but must return an AttackResult")
-    try:
-        numbers = {str(name): float(value) for name, value in result.numbers.items()}
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise WrongResultError(f"{kind}.evaluate returned numbers that are none: {first_line(error)}") from error
+    for what in ("numbers", "notes", "artifacts"):
+        if not isinstance(given := getattr(result, what), Mapping):
+            given_type = type(given).__name__
+            raise WrongResultError(
+                f"{kind}.evaluate returned {what} of type {given_type}, but must return a dict by name"
+            )
+    numbers = {str(name): _as_float(kind, name, value) for name, value in result.numbers.items()}
     for name, value in numbers.items():
         if _is_fraction(name) and not (math.isnan(value) or 0 <= value <= 1 + _ROUNDED):
             raise WrongResultError(
                 f"{kind}.evaluate returned {name} = {value:g}, but an accuracy or AUC must lie in [0, 1]"
             )
     return replace(result, numbers=numbers)
+
+
+def _as_float(kind: str, name: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = f"{kind}.evaluate returned values that are not numbers: {name} ({first_line(error)})"
+        raise WrongResultError(reason) from error
 
 
 def _is_fraction(name: str) -> bool:

@@ -46,10 +46,15 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
 
 
 def _raised(attack: Attack, error: Exception) -> str:
-    """The error of an attack, with the last line of the attack's own file that led to it."""
+    """The error of an attack, with the last line of the attack's own file that led to it.
+
+    A wrong result has no line: it is found here, not in the attack's file.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = inspect.getsourcefile(type(attack))
     place = [frame for frame in frames if frame.filename == own][-1:] or frames[-1:]
+    if isinstance(error, WrongResultError):
+        place = []
     where = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in place)
     said = "" if not str(error).strip() else f": {first_line(error)}"
     return f"{RAISED}{type(error).__name__}{said}{where}"

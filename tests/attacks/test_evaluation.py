@@ -1,4 +1,5 @@
 import gc
+import re
 from functools import partial
 
 import pytest
@@ -255,9 +256,11 @@ WRONG = {
     "auc": (AttackResult({"auc": float("inf")}), r"returned auc = inf, but an accuracy or AUC must lie in \[0, 1\]"),
     "plain": ({"test_forget_acc": 0.9}, "Returns.evaluate returned a dict, but must return an AttackResult"),
     "nothing": (None, "Returns.evaluate returned a NoneType, but must return an AttackResult"),
-    "two": (AttackResult({"x": torch.rand(2)}), "Returns.evaluate returned numbers that are none: "),
-    "list": (AttackResult([0.5]), "Returns.evaluate returned numbers that are none"),
-    "text": (AttackResult({"x": "high"}), "Returns.evaluate returned numbers that are none: could not convert"),
+    "two": (AttackResult({"x": torch.rand(2)}), r"returned values that are not numbers: x \("),
+    "list": (AttackResult([0.5]), "returned numbers of type list, but must return a dict"),
+    "text": (AttackResult({"x": "high"}), r"returned values that are not numbers: x \(could not convert"),
+    "notes": (AttackResult({"x": 1.0}, notes=None), "returned notes of type NoneType, but must return a dict"),
+    "pictures": (AttackResult({"x": 1.0}, artifacts=[]), "returned artifacts of type list, but must return a dict"),
 }
 
 
@@ -270,6 +273,19 @@ def test_what_no_attack_may_return_is_refused_in_one_line(make_backbone, make_da
     with pytest.raises(UsageError, match=says) as refusal:
         run(make_data())
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("what", ["percent", "two", "notes", "pictures"])
+def test_an_attack_with_a_wrong_result_is_left_out_with_all_its_numbers(make_backbone, make_data, fit, what):
+    result, says = WRONG[what]
+    keeps, driver = Keeps(), Evaluation()
+    driver.goes_on = True
+    with pytest.warns(UserWarning, match="recovery/given was left out"):
+        fit(FineTune(make_backbone()), make_data(), driver, Returns(result), keeps)
+    found = keeps.results.models["unlearned"]
+    assert found.attacks == {}
+    assert re.search(says, found.skipped["recovery/given"])
+    assert ".py, line" not in found.skipped["recovery/given"], "of the package, where nothing is wrong"
 
 
 def test_a_number_of_its_own_scale_nan_and_a_rounded_one_are_taken(make_backbone, make_data):
