@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lit_unlearn import methods
 from lit_unlearn.attacks import Attack, Evaluation
+from lit_unlearn.attacks import __all__ as attack_classes
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
@@ -333,5 +334,7 @@ def _retrains(
 
 def _suite(name: str) -> tuple[list[Attack], str | None]:
     """The attacks of a config, such as ``quick``, and the name and version of their suite."""
+    if name in attack_classes:
+        raise UsageError(f"attacks: {name!r} is the name of a class: give objects, such as attacks=[lu.{name}()]")
     is_path = "/" in name or name.endswith(_FILES)
     return attacks_of_config(name if is_path else f"attack/{name}")
