@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_unlearn.data.reading import plain
 from lit_unlearn.errors import UsageError, unknown
 
 ImageList = Any
@@ -30,10 +31,10 @@ def checked_list(given: ImageList) -> list[int | str] | list[bool]:
     Raises:
         UsageError: for anything else.
     """
-    values = _plain(given) if hasattr(given, "tolist") else given
+    values = plain(given) if hasattr(given, "tolist") else given
     if not isinstance(values, list | tuple | range):
         raise UsageError(f"forget: images is {values!r}, but must be {_ALLOWED}")
-    found = [os.fspath(each) if isinstance(each, os.PathLike) else _plain(each) for each in values]
+    found = [os.fspath(each) if isinstance(each, os.PathLike) else plain(each) for each in values]
     kinds = {type(each) for each in found}
     if not found:
         raise UsageError(f"forget: images is empty, but must be {_ALLOWED}")
@@ -126,11 +127,6 @@ class TrainingImages:
         if self.folder is None:
             return text
         return os.path.relpath(os.path.abspath(text), os.path.abspath(self.folder)).replace(os.sep, "/")
-
-
-def _plain(value: Any) -> Any:
-    """A number, or numbers, of numpy or torch in Python's own types."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_mask(images: Sequence[int | str | bool]) -> bool:

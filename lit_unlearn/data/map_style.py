@@ -1,6 +1,7 @@
 """Data sets that others have made: torchvision's, Hugging Face's, your own. Images are read when a batch has them."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,12 +9,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_unlearn.data.decoding import converted
-from lit_unlearn.data.reading import Streamed, is_image, told
+from lit_unlearn.data.reading import Streamed, is_image, plain, told
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError
 
 _LABELS = ("targets", "labels", "_labels")
 """Where data sets of torchvision keep the labels of all samples."""
+
+_COMPARED = 32
+"""Samples, and as many of different classes, whose labels are compared with those that a data set keeps together."""
 
 
 class MapStyle(Source):
@@ -30,7 +34,8 @@ class MapStyle(Source):
         channels: of pictures: 3 for colour, 1 for grey.
         image: the key of the image, where samples are mappings.
         label: the key of the label, likewise.
-        class_names: one name for each class; None takes ``classes`` of the training set, or else the numbers.
+        class_names: one name for each class; None takes ``classes`` of the training set, or else the numbers. Where
+            samples have other labels than ``targets``, as after a ``target_transform``, it takes the numbers.
 
     Raises:
         UsageError: if a class cannot be made; while loading, if labels are not whole numbers from 0 on, or an image is
@@ -68,11 +73,17 @@ class MapStyle(Source):
         return self._streamed(None)
 
     def _streamed(self, shape: tuple[int, int, int] | None) -> Dataset:
-        labels = [labels_of(part, self.label) for part in (self.train, self.test)]
+        (train, differ), (test, _) = (labels_of(part, self.label) for part in (self.train, self.test))
         images = [Streamed(ImagesOf(part, self.image, self.channels), shape) for part in (self.train, self.test)]
-        names = self.class_names or [str(name) for name in getattr(self.train, "classes", ())]
-        names = names or [str(number) for number in range(int(max(own.max() for own in labels)) + 1)]
-        return Dataset(images[0], labels[0], images[1], labels[1], names)
+        names, warnings = self.class_names or [str(name) for name in getattr(self.train, "classes", ())], list[str]()
+        if differ and names and not self.class_names:  # those are the names of other labels
+            names = []
+            warnings.append(
+                f"the samples of {type(self.train).__name__} have other labels than its targets: its classes are named "
+                "by numbers; give class_names to name them"
+            )
+        names = names or [str(number) for number in range(int(max(train.max(), test.max())) + 1)]
+        return Dataset(images[0], train, images[1], test, names, warnings=warnings)
 
     def describe(self) -> dict[str, object]:
         """The classes of both sets, for a result row."""
@@ -149,8 +160,11 @@ def as_image(given: Any, channels: int) -> Tensor | None:
     return given if is_image(given) else None
 
 
-def labels_of(samples: Any, label: str) -> Tensor:
-    """The labels of a data set, int64 (N,): those that it keeps together, or else those of its samples, one by one.
+def labels_of(samples: Any, label: str) -> tuple[Tensor, bool]:
+    """The labels of a data set's samples, int64 (N,), and whether they are others than those that it keeps together.
+
+    Those that it keeps together, after its ``target_transform``, are taken where a few samples have the same ones.
+    Otherwise the samples are read one by one.
 
     Args:
         samples: the data set.
@@ -159,24 +173,70 @@ def labels_of(samples: Any, label: str) -> Tensor:
     Raises:
         UsageError: if they are not whole numbers from 0 on.
     """
-    kept = [value for name in _LABELS if _length(value := getattr(samples, name, None)) == len(samples)]
-    if kept:
-        found = kept[0]
-    else:
-        rank_zero_info(
-            f"{type(samples).__name__} has no {' or '.join(_LABELS)}: its samples are all read for their labels"
-        )
-        found = [_part(_sample(samples, index), label, 1, index) for index in range(len(samples))]
+    name = type(samples).__name__
+    kept = next((found for each in _LABELS if _length(found := getattr(samples, each, None)) == len(samples)), None)
+    if kept is not None:
+        kept = [plain(each) for each in plain(kept)]
+        if (changed := _target_transformed(samples, kept)) is not None:
+            labels = _whole_numbers(changed, name)
+            if _agree(samples, label, labels):
+                return labels, labels.tolist() != kept
+    why = f"has no {' or '.join(_LABELS)}" if kept is None else "gives its samples other labels than it keeps together"
+    rank_zero_info(f"{name} {why}: its samples are all read for their labels")
+    labels = _whole_numbers([_part(_sample(samples, index), label, 1, index) for index in range(len(samples))], name)
+    return labels, kept is not None
+
+
+def _target_transformed(samples: Any, kept: list[Any]) -> list[Any] | None:
+    """Kept labels after torchvision's ``target_transform``; None where it does not take them as they are kept."""
+    if (change := getattr(samples, "target_transform", None)) is None:
+        return kept
+    try:
+        return [change(each) for each in kept]
+    except Exception:  # of the user's own, and made for what the samples hold
+        return None
+
+
+def _agree(samples: Any, label: str, labels: Tensor) -> bool:
+    """Whether a few samples, spread over the set and over its classes, have these labels, int64 (N,).
+
+    A sample that has no label, or one that is no whole number, says nothing.
+    """
+    firsts = list({each: place for place, each in reversed(list(enumerate(labels.tolist())))}.values())
+    for place in {*_spread(len(labels)), *(firsts[each] for each in _spread(len(firsts)))}:
+        found = plain(_label_in(_sample(samples, place), label))
+        if isinstance(found, Integral) and found != labels[place]:
+            return False
+    return True
+
+
+def _label_in(sample: Any, label: str) -> Any:
+    """The label of a sample; None where it has none."""
+    try:
+        return _part(sample, label, 1, 0)
+    except UsageError:
+        return None
+
+
+def _spread(count: int, most: int = _COMPARED) -> list[int]:
+    """Places below a count, evenly spread."""
+    return [place * count // most for place in range(most)] if count > most else list(range(count))
+
+
+def _whole_numbers(found: list[Any], name: str) -> Tensor:
+    """Labels as a tensor, int64 (N,).
+
+    Raises:
+        UsageError: if they are not whole numbers from 0 on.
+    """
     try:
         labels = torch.as_tensor(found)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"labels of {type(samples).__name__} are not whole numbers: {error}") from error
+        raise UsageError(f"labels of {name} are not whole numbers: {error}") from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError(
-            f"labels of {type(samples).__name__} are {told(labels)}, allowed: whole numbers from 0 on, one each"
-        )
+        raise UsageError(f"labels of {name} are {told(labels)}, allowed: whole numbers from 0 on, one each")
     if (least := int(labels.min())) < 0:
-        raise UsageError(f"a label of {type(samples).__name__} is {least}, allowed: whole numbers from 0 on")
+        raise UsageError(f"a label of {name} is {least}, allowed: whole numbers from 0 on")
     return labels.to(torch.int64)
 
 

@@ -168,6 +168,11 @@ def told(value: Any) -> str:
     return type(value).__name__
 
 
+def plain(value: Any) -> Any:
+    """A number, or numbers, of numpy or torch in Python's own types."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _transformed(images: list[Tensor], seeds: list[int], transform: Transform) -> list[Tensor]:
     """Each image after the transform, which draws from torch's generator of the CPU."""
     found = []

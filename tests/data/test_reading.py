@@ -296,6 +296,61 @@ def test_a_data_set_of_any_make_gives_images_and_labels(make: Callable[[int], An
     assert data.describe()["source"] == "MapStyle"
 
 
+class Changed(Pairs):
+    """Keeps ``targets``, and its samples have what ``target_transform`` makes of them, as in torchvision."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(index), self.target_transform(self.targets[index])
+
+
+@pytest.mark.parametrize(
+    ("samples", "read"),
+    [
+        (lambda kept, own: Pairs(picture, own, targets=kept, classes=["a", "b", "c", "d"]), True),
+        (
+            lambda kept, own: Changed(
+                picture, own, targets=kept, target_transform=lambda kind: kind // 2, classes=["a", "b", "c", "d"]
+            ),
+            False,
+        ),
+        (
+            lambda kept, own: Changed(
+                picture,
+                own,
+                targets=torch.tensor(kept),
+                target_transform=lambda kind: kind.item() // 2,
+                classes=["a", "b", "c", "d"],
+            ),
+            True,
+        ),
+    ],
+    ids=["of the user's own", "target_transform", "target_transform of tensors"],
+)
+def test_labels_are_those_of_the_samples_where_targets_are_others(
+    samples: Callable[[list[int], list[int]], Any], read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("lit_unlearn.data.map_style.rank_zero_info", said.append)
+    kept = [0] * 100 + [1] * 3 + [2, 2, 3] * 4
+    own = [kind // 2 for kind in kept]
+    made = samples(kept, own)
+    data = UnlearnDataModule(MapStyle(made, made), ForgetSpec(classes=[1]), workers=0)
+    assert data.data.train_labels.tolist() == data.data.test_labels.tolist() == own
+    assert len(data.split.forget) == 12
+    assert len(said) == 2 * read
+    assert data.class_names == ["0", "1"], "classes are the names of other labels"
+    assert "give class_names" in data.warnings[0]
+    assert MapStyle(made, made, class_names=["x", "y"]).load().class_names == ["x", "y"]
+
+
+def test_targets_are_taken_where_samples_have_no_number_for_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_unlearn.data.map_style.rank_zero_info", pytest.fail)
+    for own in (["cat", "dog"], [torch.zeros(4, 4), torch.ones(4, 4)]):
+        made = Pairs(picture, own, targets=[0, 1], classes=["cat", "dog"])
+        data = MapStyle(made, made).load()
+        assert (data.train_labels.tolist(), data.class_names, data.warnings) == ([0, 1], ["cat", "dog"], [])
+
+
 def test_float_images_and_grey_pictures_are_taken_as_they_are() -> None:
     for kind in (torch.float32, torch.float64):
         half = Pairs(lambda index, kind=kind: torch.full((1, 4, 4), 0.5, dtype=kind), [0, 1, 0, 1])
