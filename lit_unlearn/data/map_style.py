@@ -1,6 +1,6 @@
 """Data sets that others have made: torchvision's, Hugging Face's, your own. Images are read when a batch has them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -61,20 +61,23 @@ class MapStyle(Source):
         self.class_names = class_names
 
     def load(self) -> Dataset:
-        """Find all labels, and leave the images to be streamed."""
-        for part in (self.train, self.test):
-            if not len(part):
-                raise UsageError(f"{type(part).__name__} has no samples")
-        shape = ImagesOf(self.train, self.image, self.channels)[0].shape
-        return self._streamed((int(shape[0]), int(shape[1]), int(shape[2])))
+        """Find all labels, and leave the images to be streamed; they have the size of the first one of their set."""
+        images = self._images()
+        return self._streamed(images, [_shape(each[0]) for each in images])
 
     def load_raw(self) -> Dataset:
         """The same, with images in sizes of their own."""
-        return self._streamed(None)
+        return self._streamed(self._images(), [None, None])
 
-    def _streamed(self, shape: tuple[int, int, int] | None) -> Dataset:
+    def _images(self) -> "list[ImagesOf]":
+        for part in (self.train, self.test):
+            if not len(part):
+                raise UsageError(f"{type(part).__name__} has no samples")
+        return [ImagesOf(part, self.image, self.channels) for part in (self.train, self.test)]
+
+    def _streamed(self, found: "list[ImagesOf]", shapes: Sequence[tuple[int, int, int] | None]) -> Dataset:
         (train, differ), (test, _) = (labels_of(part, self.label) for part in (self.train, self.test))
-        images = [Streamed(ImagesOf(part, self.image, self.channels), shape) for part in (self.train, self.test)]
+        images = [Streamed(each, shape) for each, shape in zip(found, shapes, strict=True)]
         names, warnings = self.class_names or [str(name) for name in getattr(self.train, "classes", ())], list[str]()
         if differ and names and not self.class_names:  # those are the names of other labels
             names = []
@@ -141,6 +144,10 @@ class ImagesOf:
                 "picture, a uint8 array (H, W) or (H, W, C), a tensor (C, H, W) of uint8 or of floats in [0, 1]"
             )
         return made
+
+
+def _shape(image: Tensor) -> tuple[int, int, int]:
+    return image.shape[0], image.shape[1], image.shape[2]
 
 
 def as_image(given: Any, channels: int) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Images that are streamed or transformed: the same batches as from memory, in any number of processes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -393,6 +394,14 @@ def test_a_data_set_of_torchvision_is_read() -> None:
 def test_a_data_set_that_does_not_fit_is_one_line(samples: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         MapStyle(samples, samples).load()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 4)])
+def test_test_images_of_another_shape_are_refused_at_once(shape: tuple[int, int, int]) -> None:
+    train, test = (Pairs(lambda index, size=size: torch.zeros(size), [0, 1]) for size in ((3, 4, 4), shape))
+    says = f"data: training and test images differ in shape: (3, 4, 4) and {shape}"
+    with pytest.raises(UsageError, match=re.escape(says)):
+        MapStyle(train, test).load()
 
 
 @pytest.mark.parametrize(
