@@ -1,6 +1,6 @@
 """Data sets that others have made: torchvision's, Hugging Face's, your own. Images are read when a batch has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -38,8 +38,8 @@ class MapStyle(Source):
             samples have other labels than ``targets``, as after a ``target_transform``, it takes the numbers.
 
     Raises:
-        UsageError: if a class cannot be made; while loading, if labels are not whole numbers from 0 on, or an image is
-            none of these.
+        UsageError: if a class cannot be made, or is no such data set; while loading, if labels are not whole numbers
+            from 0 on, or an image is none of these.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MapStyle(Source):
     def _streamed(self, found: "list[ImagesOf]", shapes: Sequence[tuple[int, int, int] | None]) -> Dataset:
         (train, differ), (test, _) = (labels_of(part, self.label) for part in (self.train, self.test))
         images = [Streamed(each, shape) for each, shape in zip(found, shapes, strict=True)]
-        names, warnings = self.class_names or [str(name) for name in getattr(self.train, "classes", ())], list[str]()
+        names, warnings = self.class_names or _class_names(self.train), list[str]()
         if differ and names and not self.class_names:  # those are the names of other labels
             names = []
             warnings.append(
@@ -101,12 +101,22 @@ def _made(name: str, given: Any) -> Any:
 
     if isinstance(given, Namespace):
         given = given.as_dict()
-    if not isinstance(given, Mapping):
-        return given
-    try:
-        return instantiate_class((), {"init_args": {}, **given})
-    except Exception as error:
-        raise UsageError(f"{name} cannot be made of {dict(given)}: {error}") from error
+    made = given
+    if isinstance(given, Mapping):
+        try:
+            made = instantiate_class((), {"init_args": {}, **given})
+        except Exception as error:
+            raise UsageError(f"{name} cannot be made of {dict(given)}: {error}") from error
+    if not (hasattr(made, "__len__") and hasattr(made, "__getitem__")):
+        what = "None" if made is None else f"of the class {type(made).__name__}"
+        raise UsageError(f"{name} is {what}, but must be a data set with len() and samples by index")
+    return made
+
+
+def _class_names(samples: Any) -> list[str]:
+    """Names in ``classes``; none where these are no names, such as None or a method."""
+    found = plain(getattr(samples, "classes", None))
+    return [str(name) for name in found] if isinstance(found, Iterable) and not isinstance(found, str) else []
 
 
 class ImagesOf:
@@ -238,8 +248,10 @@ def _whole_numbers(found: list[Any], name: str) -> Tensor:
     """
     try:
         labels = torch.as_tensor(found)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"labels of {name} are not whole numbers: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        wrong = next((place for place, each in enumerate(found) if not isinstance(plain(each), Integral)), None)
+        why = error if wrong is None else f"that of sample {wrong} is {repr(plain(found[wrong]))[:80]}"
+        raise UsageError(f"labels of {name} are not whole numbers: {why}") from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UsageError(f"labels of {name} are {told(labels)}, allowed: whole numbers from 0 on, one each")
     if (least := int(labels.min())) < 0:

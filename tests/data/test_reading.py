@@ -344,6 +344,12 @@ def test_labels_are_those_of_the_samples_where_targets_are_others(
     assert MapStyle(made, made, class_names=["x", "y"]).load().class_names == ["x", "y"]
 
 
+@pytest.mark.parametrize("classes", [None, lambda: ["a", "b"], "ab"])
+def test_classes_that_are_no_names_are_numbers(classes: Any) -> None:
+    made = Pairs(picture, [0, 1], classes=classes)
+    assert MapStyle(made, made).load().class_names == ["0", "1"]
+
+
 def test_targets_are_taken_where_samples_have_no_number_for_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_unlearn.data.map_style.rank_zero_info", pytest.fail)
     for own in (["cat", "dog"], [torch.zeros(4, 4), torch.ones(4, 4)]):
@@ -384,7 +390,10 @@ def test_a_data_set_of_torchvision_is_read() -> None:
             "mode I;16 has more than 8 bits",
         ),
         (Pairs(lambda index: Image.fromarray(np.full((4, 4), 0.5, np.float32)), [0, 1]), "mode F has more than 8 bits"),
-        (Pairs(picture, ["cat", "dog"]), "labels of Pairs are not whole numbers"),
+        (Pairs(picture, ["cat", "dog"]), "labels of Pairs are not whole numbers: that of sample 0 is 'cat'"),
+        (Pairs(picture, [0, None]), "labels of Pairs are not whole numbers: that of sample 1 is None"),
+        (Pairs(picture, [0, 1], targets=[0, None]), "labels of Pairs are not whole numbers: that of sample 1 is None"),
+        (Pairs(picture, [0, 2**70]), "labels of Pairs are not whole numbers"),
         (Pairs(lambda index: "cat.png", [0, 1]), "sample 0 of Pairs holds str, which is no image"),
         (Pairs(lambda index: torch.zeros(2, 3), [0, 1]), r"holds torch\.float32 \(2, 3\), which is no image"),
         (Pairs(lambda index: 1 / 0, [0, 1], targets=[0, 1]), "sample 0 of Pairs cannot be read: division by zero"),
@@ -410,9 +419,15 @@ def test_test_images_of_another_shape_are_refused_at_once(shape: tuple[int, int,
         ({"class_path": "torchvision.datasets.Food"}, r"train cannot be made of .*torchvision\.datasets\.Food"),
         ({"class_path": "torchvision.datasets.FakeData", "init_args": {"sise": 3}}, "train cannot be made of .*sise"),
         ({"path": "here"}, "train cannot be made of .*'path': 'here'"),
+        (None, r"train is None, but must be a data set with len\(\) and samples by index"),
+        (iter([]), "train is of the class list_iterator, but must be a data set"),
+        (
+            {"class_path": "datetime.timedelta"},
+            "train is of the class timedelta, but must be a data set",
+        ),
     ],
 )
-def test_a_data_set_that_cannot_be_made_is_one_line(given: dict[str, Any], says: str) -> None:
+def test_a_data_set_that_cannot_be_made_is_one_line(given: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says) as error:
         MapStyle(given, [])
     assert "\n" not in str(error.value)
