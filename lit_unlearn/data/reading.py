@@ -23,6 +23,10 @@ _LOWEST, _HIGHEST = -0.5, 1.5
 """Of float images. They lie in [0, 1], but what resizes them with cubic kernels overshoots at an edge, by 0.45 at most,
 while a normalised image with a dark or a bright pixel lies outside."""
 
+_SHALLOW = 0.25
+"""A cubic kernel falls below 0 by this at most, or by half of the highest value of the batch. Images that were shifted
+to the middle, such as to [-0.5, 0.5], have values as far below 0 as above it."""
+
 _AHEAD = 2
 """Batches that each process reads ahead, PyTorch's own number."""
 
@@ -191,7 +195,7 @@ def _in_range(batch: Tensor) -> Tensor:
     """
     if batch.is_floating_point() and batch.numel():
         low, high = (float(value) for value in batch.aminmax())
-        if not (low >= _LOWEST and high <= _HIGHEST):  # so that NaN is refused, too
+        if not (low >= max(_LOWEST, -max(_SHALLOW, high / 2)) and high <= _HIGHEST):  # so that NaN is refused, too
             raise UsageError(
                 f"images have values from {low:.3g} to {high:.3g}, but must lie in [0, 1]: leave out Normalize; mean "
                 "and deviation belong to the network"

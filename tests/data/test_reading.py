@@ -505,6 +505,15 @@ def test_images_that_are_normalised_are_refused(at_once: bool) -> None:
     assert images.max() > 1, "what overshoots a little is taken as it is"
 
 
+@pytest.mark.parametrize("shift", [0.5, 0.45])
+def test_images_shifted_to_the_middle_are_refused(shift: float) -> None:
+    pixels = torch.arange(48).view(3, 4, 4) / 47 - shift
+    samples = Pairs(lambda index: pixels, [0, 1])
+    data = UnlearnDataModule(MapStyle(samples, samples), workers=0)
+    with pytest.raises(UsageError, match=rf"images have values from -{shift} to {1 - shift}, but must lie in \[0, 1\]"):
+        list(data.evaluation_batches("retain", "cpu"))
+
+
 def test_the_values_of_a_checkerboard_resized_by_a_cubic_kernel_are_in_range() -> None:
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2
     for size in (11, 15, 31, 64):
