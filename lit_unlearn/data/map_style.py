@@ -19,6 +19,9 @@ _LABELS = ("targets", "labels", "_labels")
 _COMPARED = 32
 """Samples, and as many of different classes, whose labels are compared with those that a data set keeps together."""
 
+_READ_TWICE = 8
+"""Images of each set that are read twice. A random flip leaves all of them alike in one of 256 runs."""
+
 
 class MapStyle(Source):
     """A training and a test set, each with ``len()`` and samples by index.
@@ -78,7 +81,7 @@ class MapStyle(Source):
     def _streamed(self, found: "list[ImagesOf]", shapes: Sequence[tuple[int, int, int] | None]) -> Dataset:
         (train, differ), (test, _) = (labels_of(part, self.label) for part in (self.train, self.test))
         images = [Streamed(each, shape) for each, shape in zip(found, shapes, strict=True)]
-        names, warnings = self.class_names or _class_names(self.train), list[str]()
+        names, warnings = self.class_names or _class_names(self.train), _random_images(found)
         if differ and names and not self.class_names:  # those are the names of other labels
             names = []
             warnings.append(
@@ -111,6 +114,16 @@ def _made(name: str, given: Any) -> Any:
         what = "None" if made is None else f"of the class {type(made).__name__}"
         raise UsageError(f"{name} is {what}, but must be a data set with len() and samples by index")
     return made
+
+
+def _random_images(parts: "list[ImagesOf]") -> list[str]:
+    """A warning for each set, of training and of test, whose images change from one reading to the next."""
+    return [
+        f"{name} images of {type(part.samples).__name__} are others each time they are read, also in evaluation and in "
+        "attacks: leave random transforms out of the data set, and give them as data.transforms or data.augment"
+        for name, part in zip(("training", "test"), parts, strict=True)
+        if any(not torch.equal(part[place], part[place]) for place in _spread(len(part), _READ_TWICE))
+    ]
 
 
 def _class_names(samples: Any) -> list[str]:

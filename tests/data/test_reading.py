@@ -358,6 +358,18 @@ def test_targets_are_taken_where_samples_have_no_number_for_a_label(monkeypatch:
         assert (data.train_labels.tolist(), data.class_names, data.warnings) == ([0, 1], ["cat", "dog"], [])
 
 
+def test_random_images_of_a_data_set_are_said_to_be() -> None:
+    flip = v2.RandomHorizontalFlip()
+    drawn, still = Pairs(lambda index: flip(rgb(index)), [0, 1] * 20), Pairs(rgb, [0, 1] * 20)
+    torch.manual_seed(0)
+    for transforms in (None, Transforms()):
+        (warning,) = UnlearnDataModule(MapStyle(drawn, still), workers=0, transforms=transforms).warnings
+        assert warning.startswith("training images of Pairs are others each time they are read")
+    (warning,) = MapStyle(still, drawn).load().warnings
+    assert warning.startswith("test images of Pairs")
+    assert MapStyle(still, still).load().warnings == []
+
+
 def test_float_images_and_grey_pictures_are_taken_as_they_are() -> None:
     for kind in (torch.float32, torch.float64):
         half = Pairs(lambda index, kind=kind: torch.full((1, 4, 4), 0.5, dtype=kind), [0, 1, 0, 1])
