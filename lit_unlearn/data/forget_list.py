@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ class TrainingImages:
             raise UsageError(f"forget: cannot read index_file {str(path)!r}: {error}") from error
         positions, seen = self._positions(), dict[int, int]()
         for number, line in enumerate(lines, start=1):
-            text = re.sub(r"(^|\s)#.*", "", line).strip()
+            text = line.strip()
+            if self._named(text, positions) is None:  # a name may have a # in it
+                text = re.sub(r"(^|\s)#.*", "", line).strip()
             if not text:
                 continue
             index = self._index(text, f"line {number} of {path}", positions)
@@ -105,28 +108,42 @@ class TrainingImages:
         return torch.tensor(sorted(seen), dtype=torch.int64)
 
     def _positions(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.names or [])}
+        """Every name as it is, and in the form that all ways to write it share."""
+        names = self.names or []
+        exact = {name: index for index, name in enumerate(names)}
+        return {composed(name): index for index, name in enumerate(names)} | exact
+
+    def _named(self, text: str, positions: Mapping[str, int]) -> int | None:
+        for form, folder in ((text, self.folder), (composed(text), composed(self.folder or ""))):
+            below = form.removeprefix("./")
+            for name in (form, below, below.removeprefix("train/"), _inside(form, folder)):
+                if name in positions:
+                    return positions[name]
+        return None
 
     def _index(self, text: str, where: str, positions: Mapping[str, int]) -> int:
-        if text in positions:
-            return positions[text]
-        for name in (text.removeprefix("./"), text.removeprefix("./").removeprefix("train/"), self._below(text)):
-            if name in positions:
-                return positions[name]
+        if (named := self._named(text, positions)) is not None:
+            return named
         allowed = f"allowed: 0 to {self.count - 1}"
         if re.fullmatch(r"[+-]?\d+", text, flags=re.ASCII):
             if not 0 <= int(text) < self.count:
                 raise UsageError(f"{where}: index {text} is out of range ({allowed})")
             return int(text)
-        if positions:
-            raise UsageError(f"{where}: {unknown('training image', text, positions)}")
+        if self.names:
+            raise UsageError(f"{where}: {unknown('training image', text, self.names)}")
         raise UsageError(f"{where}: {text!r} is no index of a training image ({allowed}; this data has no image names)")
 
-    def _below(self, text: str) -> str:
-        """A path as the name of a training image: what follows the folder of training images."""
-        if self.folder is None:
-            return text
-        return os.path.relpath(os.path.abspath(text), os.path.abspath(self.folder)).replace(os.sep, "/")
+
+def composed(text: str) -> str:
+    """A text in the one form of Unicode in which ä is one letter: macOS writes names of files as an a and two dots."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _inside(path: str, folder: str | None) -> str:
+    """A path as the name of a training image: what follows the folder of training images."""
+    if not folder:
+        return path
+    return os.path.relpath(os.path.abspath(path), os.path.abspath(folder)).replace(os.sep, "/")
 
 
 def _is_mask(images: Sequence[int | str | bool]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_unlearn.data.forget_list import ImageList, TrainingImages, checked_list, is_list, size_of_list
+from lit_unlearn.data.forget_list import ImageList, TrainingImages, checked_list, composed, is_list, size_of_list
 from lit_unlearn.errors import UsageError, check_fraction, unknown
 
 
@@ -217,8 +217,10 @@ def _class_indices(classes: Sequence[int | str] | None, class_names: Sequence[st
 
 
 def _class_index(name: int | str, class_names: list[str]) -> int:
-    if isinstance(name, str) and name in class_names:
-        return class_names.index(name)
+    if isinstance(name, str):
+        for names, wanted in ((class_names, name), ([composed(each) for each in class_names], composed(name))):
+            if wanted in names:
+                return names.index(wanted)
     # The command line hands over a number as text where it appends to a list.
     if isinstance(name, str) and not re.fullmatch(r"[+-]?\d+", name, flags=re.ASCII):
         raise unknown("class", name, class_names)

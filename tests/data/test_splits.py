@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,31 @@ def test_an_index_file_holds_indices_comments_and_blank_lines(tmp_path: Path) ->
 def test_an_index_file_holds_image_names_with_and_without_the_train_folder(tmp_path: Path) -> None:
     made = split(write(tmp_path, f"{IMAGES[5]}\ntrain/{IMAGES[2]}\n./{IMAGES[9]}\n7\n"), images=IMAGES)
     assert made.forget.tolist() == [2, 5, 7, 9]
+
+
+@pytest.mark.parametrize(("of_files", "of_user"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_another_form_of_unicode_is_the_same_name(of_files: str, of_user: str, tmp_path: Path) -> None:
+    normal = unicodedata.normalize
+    names = [normal(of_files, f"Käse/{index:03d}.png") for index in range(40)]
+    inside = normal(of_user, str(tmp_path / "Bücher/Käse/004.png"))
+    given = [normal(of_user, f"{prefix}Käse/00{index}.png") for index, prefix in enumerate(["", "./", "train/"])]
+    for spec in (write(tmp_path, "\n".join([*given, inside])), ForgetSpec(images=[*given, inside])):
+        made = make_split(TRAIN, TEST, spec, 0, NAMES, names, folder=normal(of_files, str(tmp_path / "Bücher")))
+        assert made.forget.tolist() == [0, 1, 2, 4]
+    made = make_split(TRAIN, TEST, ForgetSpec(classes=[normal(of_user, "Käse")]), 0, [normal(of_files, "Käse"), *"abc"])
+    assert made.forgotten_classes == (0,)
+
+
+def test_two_files_whose_names_are_forms_of_one_are_told_apart() -> None:
+    names = [unicodedata.normalize(form, "Käse.png") for form in ("NFC", "NFD")]
+    for index, name in enumerate(names):
+        assert make_split(TRAIN[:2], TEST, ForgetSpec(images=[name]), 0, NAMES, names).forget.tolist() == [index]
+
+
+def test_a_hash_sign_in_a_name_is_part_of_it_and_else_starts_a_comment(tmp_path: Path) -> None:
+    names = ["a #1.png", "a", "#2.png", "b.png"]
+    spec = write(tmp_path, "a #1.png\n#2.png\n  b.png # a\n# b.png\n#\n")
+    assert make_split(TRAIN[:4], TEST, spec, 0, NAMES, names).forget.tolist() == [0, 2, 3]
 
 
 def test_a_name_that_looks_like_a_number_is_a_name(tmp_path: Path) -> None:
