@@ -42,6 +42,11 @@ def checked_list(given: ImageList) -> list[int | str] | list[bool]:
     if kinds != {bool} and not kinds <= {int, str}:
         wrong = next(each for each in found if type(each) not in (int, str))
         raise UsageError(f"forget: images has {str(wrong)[:80]} (a {type(wrong).__name__}), but must be {_ALLOWED}")
+    if len(found) > 2 and set(found) == {0, 1} and kinds == {int}:
+        raise UsageError(
+            f"forget: images has {len(found)} numbers, all 0 or 1: a mask must be of booleans, so make it one with "
+            ".bool() of torch or .astype(bool) of numpy"
+        )
     return found
 
 

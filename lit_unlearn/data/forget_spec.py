@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,23 @@ class ForgetSpec:
     images: ImageList = None
 
     def __post_init__(self) -> None:
-        """Checks types, which a call from Python may get wrong: a text would be read as its letters."""
+        """Checks types, which a call from Python may get wrong: a text would be read as its letters.
+
+        Numbers of numpy become Python's own, which a row can hold.
+        """
         listed = self.classes is None or isinstance(self.classes, list | tuple)
-        if not listed or any(isinstance(each, bool) or not isinstance(each, str | int) for each in self.classes or ()):
+        named = self.classes or ()
+        if not listed or any(isinstance(each, bool) or not isinstance(each, str | Integral) for each in named):
             raise UsageError(
                 f"forget: classes is {self.classes!r}, but must be a list of names or indices, such as ['cat', 3]"
             )
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, float | int | None):
-            raise UsageError(f"forget: fraction is {self.fraction!r}, but must be a number")
+        fraction: Any = self.fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, Real | None):
+            raise UsageError(f"forget: fraction is {fraction!r}, but must be a number")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", [each if isinstance(each, str) else int(each) for each in self.classes])
+        if fraction is not None:
+            object.__setattr__(self, "fraction", float(fraction))
         if not isinstance(self.index_file, str | Path | None):
             raise UsageError(f"forget: index_file is {self.index_file!r}, but must be a file")
         if self.images is not None:

@@ -338,6 +338,8 @@ def test_a_list_of_images_is_what_the_file_with_its_lines_is(images: object, tmp
         ([Path("cat/01.png")], "unknown training image 'cat/01.png'; did you mean"),
         ([], "images is empty, but must be a list"),
         ([1.5], r"images has 1.5 \(a float\), but must be a list, range, array or tensor of indices"),
+        ((torch.arange(40) < 3).to(torch.uint8), r"images has 40 numbers, all 0 or 1: a mask .*\.bool\(\) of torch"),
+        ((np.arange(40) < 3).astype(int), r"images has 40 numbers, all 0 or 1: a mask .*\.astype\(bool\) of numpy"),
         (torch.zeros(2, 2).bool(), r"images has \[False, False\] \(a list\)"),
         ([True, 3], r"images has True \(a bool\)"),
         (torch.tensor(3), "images is 3, but must be a list"),
@@ -347,6 +349,18 @@ def test_a_list_of_images_is_what_the_file_with_its_lines_is(images: object, tmp
 def test_a_wrong_list_is_refused_and_the_value_named(images: object, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         split(ForgetSpec(images=images), images=IMAGES)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = split(ForgetSpec(classes=[np.int64(1), np.uint8(2), "cat"], fraction=np.float32(0.5)))
+    assert made.hash == split(ForgetSpec(classes=[1, 2, "cat"], fraction=0.5)).hash
+    assert json.loads(json.dumps(made.describe()))["spec"] == {"classes": [1, 2, "cat"], "fraction": 0.5}
+    for wrong in (np.True_, True, np.float64(1.0), None):
+        with pytest.raises(UsageError, match="but must be a list of names or indices"):
+            ForgetSpec(classes=[wrong])
+    with pytest.raises(UsageError, match=r"fraction is .*True.*, but must be a number"):
+        ForgetSpec(fraction=np.True_)
+    assert split(ForgetSpec(images=[0, 1])).forget.tolist() == [0, 1], "no mask"
 
 
 def test_a_list_goes_alone(tmp_path: Path) -> None:
