@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lit_unlearn.data.augment import Augment
 from lit_unlearn.data.batches import IN_THE_LOOP, Batch, Batches, EvaluationBatches
+from lit_unlearn.data.copies import said_of_copies
 from lit_unlearn.data.forget_list import ImageList
 from lit_unlearn.data.forget_spec import ForgetSpec, as_spec, given, spec_of
 from lit_unlearn.data.reading import Images, Reading, Streamed
@@ -159,7 +161,8 @@ class UnlearnDataModule(LightningDataModule):
                 self.val_from_train,
                 data.train_folder,
             )
-            self._loaded = data, split
+            copies = said_of_copies(data.train_images, split.forget, split.retain)
+            self._loaded = data, replace(split, warnings=(*split.warnings, *copies))
         return self._loaded
 
     @property

@@ -435,3 +435,36 @@ def test_importing_the_data_package_imports_no_heavy_library() -> None:
     code += f"print({heavy!r} & (set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+class Copied(Source):
+    """The tiny images, in which images 4 and 5 are copies of image 0, and image 9 differs from it in one pixel."""
+
+    def __init__(self, tiny: Source) -> None:
+        self.tiny = tiny
+
+    def load(self) -> Dataset:
+        data = self.tiny.load()
+        assert isinstance(data.train_images, Tensor)
+        data.train_images[[4, 5, 9]] = data.train_images[0].clone()
+        data.train_images[9, 2, 3, 3] = 1
+        return data
+
+
+@pytest.mark.parametrize(
+    ("forget", "count"),
+    [([0, 1], 1), ([0, 4, 7], 2), ([5, 2], 1), ([0, 4, 5], 0), ([9, 1], 0), ([1, 2], 0)],
+)
+def test_forgotten_images_with_a_retained_copy_are_counted(tiny: Source, forget: list[int], count: int) -> None:
+    warnings = UnlearnDataModule(Copied(tiny), forget).warnings  # type: ignore[arg-type]
+    assert len(warnings) == (count > 0)
+    if warnings:
+        assert warnings[0].startswith(
+            f"{count} of {len(forget)} forgotten images have an exact copy among the retained"
+        )
+
+
+def test_nothing_is_said_of_copies_where_nothing_is_forgotten_or_none_is_retained(tiny: Source) -> None:
+    assert UnlearnDataModule(Copied(tiny)).warnings == []
+    for label in range(10):
+        assert UnlearnDataModule(Digits(), ForgetSpec(classes=[label])).warnings == []
