@@ -136,8 +136,15 @@ class UnlearnDataModule(LightningDataModule):
         return f"{type(self).__name__}({self.source.describe()}, forget={forget})"
 
     def prepare_data(self) -> None:
-        """Load and split now, so that every error comes before the run writes anything."""
+        """Load and split now, so that every error comes before the run writes anything.
+
+        Raises:
+            UsageError: if training and test images differ in shape after the transforms.
+        """
         rank_zero_info(str(self.split))
+        train, test = (self._shape_of(images) for images in (self.data.train_images, self.data.test_images))
+        if train != test:
+            raise UsageError(f"data: training and test images differ in shape after the transforms: {train} and {test}")
         for warning in self.warnings:
             rank_zero_warn(warning)
 
@@ -214,7 +221,9 @@ class UnlearnDataModule(LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of an image as it is evaluated."""
-        images = self.data.train_images
+        return self._shape_of(self.data.train_images)
+
+    def _shape_of(self, images: Images) -> tuple[int, int, int]:
         if (shape := shape_of(images)) is None or self.transforms is not None:
             first = torch.zeros(1, dtype=torch.int64)
             shape = self._reading(training=False).take(images, first, first).shape[1:]

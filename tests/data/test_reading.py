@@ -423,6 +423,13 @@ def test_test_images_of_another_shape_are_refused_at_once(shape: tuple[int, int,
     says = f"data: training and test images differ in shape: (3, 4, 4) and {shape}"
     with pytest.raises(UsageError, match=re.escape(says)):
         MapStyle(train, test).load()
+    crop = Transforms(evaluation=[v2.CenterCrop(3)])
+    data = UnlearnDataModule(MapStyle(train, test), transforms=crop, workers=0)
+    if shape[0] == 3:
+        data.prepare_data()
+    else:
+        with pytest.raises(UsageError, match=r"differ in shape after the transforms: \(3, 3, 3\) and \(1, 3, 3\)"):
+            data.prepare_data()
 
 
 @pytest.mark.parametrize(
