@@ -367,9 +367,9 @@ class UnlearnDataModule(LightningDataModule):
         }
 
     @property
-    def train_sha256(self) -> str:
-        """Names the training images and their labels, whatever is forgotten of them."""
-        return self._sha256[1]
+    def train_sha256(self) -> str | None:
+        """Names the training images and their labels, whatever is forgotten of them; None where they change."""
+        return self._sha256[1] if self.data.fixed else None
 
     @cached_property
     def _sha256(self) -> tuple[str, str]:

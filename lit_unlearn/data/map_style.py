@@ -82,6 +82,7 @@ class MapStyle(Source):
         (train, differ), (test, _) = (labels_of(part, self.label) for part in (self.train, self.test))
         images = [Streamed(each, shape) for each, shape in zip(found, shapes, strict=True)]
         names, warnings = self.class_names or _class_names(self.train), _random_images(found)
+        fixed = not warnings
         if differ and names and not self.class_names:  # those are the names of other labels
             names = []
             warnings.append(
@@ -89,7 +90,7 @@ class MapStyle(Source):
                 "by numbers; give class_names to name them"
             )
         names = names or [str(number) for number in range(int(max(train.max(), test.max())) + 1)]
-        return Dataset(images[0], train, images[1], test, names, warnings=warnings)
+        return Dataset(images[0], train, images[1], test, names, warnings=warnings, fixed=fixed)
 
     def describe(self) -> dict[str, object]:
         """The classes of both sets, for a result row."""

@@ -33,6 +33,7 @@ class Dataset:
         train_names: one name per training image, so that a list of images can name them.
         warnings: what the user should know of these images, one sentence each.
         train_folder: that the names are paths in, if they are.
+        fixed: whether an image is the same each time it is read.
 
     Raises:
         UsageError: if any of this does not hold.
@@ -46,6 +47,7 @@ class Dataset:
     train_names: list[str] | None = None
     warnings: list[str] = field(default_factory=list)
     train_folder: str | None = None
+    fixed: bool = True
 
     def __post_init__(self) -> None:
         """Check shapes, types and ranges."""

@@ -365,6 +365,10 @@ def test_random_images_of_a_data_set_are_said_to_be() -> None:
     for transforms in (None, Transforms()):
         (warning,) = UnlearnDataModule(MapStyle(drawn, still), workers=0, transforms=transforms).warnings
         assert warning.startswith("training images of Pairs are others each time they are read")
+    assert UnlearnDataModule(MapStyle(drawn, still), workers=0).train_sha256 is None, (
+        "it would name no other run's images"
+    )
+    assert UnlearnDataModule(MapStyle(still, still), workers=0).train_sha256 is not None
     (warning,) = MapStyle(still, drawn).load().warnings
     assert warning.startswith("test images of Pairs")
     assert MapStyle(still, still).load().warnings == []
