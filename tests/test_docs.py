@@ -78,6 +78,7 @@ def cases(pages):
 
 
 @pytest.mark.filterwarnings("ignore:3 of 7,355 images cannot be decoded")  # Pillow refuses pictures that large
+@pytest.mark.filterwarnings("ignore:.* forgotten images have an exact copy")  # the clip arts have some people twice
 @pytest.mark.parametrize("page", list(cases(PAGES)))
 def test_every_block_of_the_page_runs(page, folder, capsys):
     if page.name == "pictures.md" and not CLIPART.is_dir():
