@@ -24,6 +24,7 @@ from lit_unlearn.zoo_command import build
 
 NAME = "blobs/class/finetune"
 SPLIT = {"hash": "abcd" * 4, "spec": {"classes": [0]}}
+PLACE = {"scenario": "class", "experiment": "finetune"}
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_build_takes_the_lowest_seed_with_its_attacks(place: Path, runs: Path) -
 
 def test_build_takes_verdicts_from_the_table(runs: Path, tmp_path: Path) -> None:
     judged = row(0, "ok", {"recovery/hr/forget_acc": 0.25})
-    judged.verdict, judged.benchmark = {"level": "as Retrain"}, {"key": "d"}
+    judged.verdict, judged.benchmark = {"level": "as Retrain"}, {"key": "d", **PLACE}
     write_rows(runs / "rows.json", [judged])
     build(runs, tmp_path / "zoo", "blobs", "MIT")
     assert lu.load_model(NAME, tmp_path / "zoo").entry.verdict == {"level": "as Retrain"}
@@ -127,7 +128,7 @@ def test_build_leaves_out_models_of_earlier_settings(runs: Path, tmp_path: Path)
     write_rows(present / "results.json", [row(1, "ok", {"recovery/hr/forget_acc": 0.5})])
     (present / "config.yaml").write_text(yaml.safe_dump({"ckpt_path": "/there/class/finetune/run-a/unlearned.ckpt"}))
     judged = row(1, "ok", {"recovery/hr/forget_acc": 0.5})
-    judged.benchmark = {"key": "e"}
+    judged.benchmark = {"key": "e", **PLACE}
     write_rows(runs / "rows.json", [judged])
     build(runs, tmp_path / "zoo", "blobs", "MIT")
     assert lu.load_model(NAME, tmp_path / "zoo").entry.seed == 1
