@@ -162,6 +162,20 @@ def test_rows_of_another_suite_or_data_set_are_never_averaged_with_these():
     assert first.notes[0] == "Left out: 1 row(s) of the suite 'suite 1'; this table is of 'suite 2'."
 
 
+def test_rows_of_other_images_have_a_table_of_their_own():
+    rows = [
+        replace(row(method, 0), data={"source": "Digits", "sha256": name * 64})
+        for name in "ab"
+        for method in ("OPC", "Retrain")
+    ]
+    found = summarise(rows)
+    assert [summary.title for summary in found] == [
+        "Digits, images aaaaaaaaaaaa, class",
+        "Digits, images bbbbbbbbbbbb, class",
+    ]
+    assert [[line.label for line in summary.lines] for summary in found] == [["Retrain", "OPC"]] * 2
+
+
 def test_each_suite_has_a_table_of_its_own():
     rows = [row(method, 0, 0.8, **{"recovery/fm/test_forget_acc": 0.2}) for method in ("OPC", "Retrain")]
     for each in rows:

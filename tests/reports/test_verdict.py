@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.comparisons import MARGINS, Margins, compare, largest_excess
+from lit_unlearn.reports.averages import with_mean_retrains
+from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, Means, compare, largest_excess
 from lit_unlearn.reports.rows import NO_ATTACK, Row
-from lit_unlearn.reports.statistics import share_variance
+from lit_unlearn.reports.statistics import difference, share_variance
 from lit_unlearn.reports.verdict import judge, judge_models
 from lit_unlearn.reports.wording import as_json, bounds, choice, evidence, headline, remarks, title
 
@@ -613,6 +614,23 @@ def test_rows_of_one_model_attacked_with_several_seeds_are_one_model():
     found = judge_models(rows, retrains(), [original()])
     assert found.models == 1
     assert found.worst.value == pytest.approx(0.9)
+
+
+def test_bounds_end_where_an_excess_does():
+    wide = difference([0.8], [0.0], 2.0, 0.0, 0.0)
+    accuracy = Comparison("a", "forget_acc", "accuracy", 0.8, 0.0, None, wide)
+    assert (accuracy.low, accuracy.high) == (0.0, 1.0)
+    signed, index = replace(accuracy, unit="informedness"), replace(accuracy, unit="IDI")
+    assert (signed.low, signed.high) == (-1.0, 2.0)
+    lead = replace(accuracy, unseen=Means(0.1, 0.1, None))
+    assert (lead.low, lead.high) == (-2.0, 2.0)
+    assert index.low < -2
+    assert index.high > 2
+
+
+def test_retrains_of_other_images_have_no_mean_together():
+    theirs = [replace(each, data={"sha256": name}) for name in "ab" for each in retrains()[:2]]
+    assert [row.data["sha256"] for row in with_mean_retrains(theirs)] == ["a", "b"]
 
 
 def test_rows_of_another_split_or_network_are_no_references():
