@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.saving import same_weights
+from lit_unlearn.backbones.saving import first_mismatch, same_weights
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.results import Measurement
@@ -154,17 +154,14 @@ def _check_alike(network: Backbone, own: Backbone) -> None:
     Raises:
         UsageError: naming the first weight that differs in name or shape.
     """
-    theirs, ours = (
-        {each.name_in_network(name): tuple(value.shape) for name, value in each.state_dict().items()}
-        for each in (network, own)
+    ours, theirs = (
+        {each.name_in_network(name): value for name, value in each.state_dict().items()} for each in (own, network)
     )
-    for name in ours | theirs:
-        if ours.get(name) != theirs.get(name):
-            shapes = [str(each[name]) if name in each else "missing" for each in (theirs, ours)]
-            raise UsageError(
-                f"retrain: {name} is {shapes[0]} there and {shapes[1]} in the original: give a Retrain "
-                "of the same network"
-            )
+    if found := first_mismatch(ours, theirs):
+        name, here, there = found
+        raise UsageError(
+            f"retrain: {name} is {there} there and {here} in the original: give a Retrain of the same network"
+        )
 
 
 def _other_split(weights: object, loaded: LoadedWeights, ours: str) -> str:

@@ -118,6 +118,15 @@ def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     return one.keys() == other.keys() and all(same_values(value, other[name]) for name, value in one.items())
 
 
+def first_mismatch(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[str, str, str] | None:
+    """The first name that one of two state dicts lacks or has in another shape, with both shapes; None if all agree."""
+    for name in {**one, **other}:
+        shapes = [str(tuple(state[name].shape)) if name in state else "missing" for state in (one, other)]
+        if shapes[0] != shapes[1]:
+            return name, shapes[0], shapes[1]
+    return None
+
+
 def content_of(tensor: Tensor) -> bytes:
     """The bytes of a tensor's values, in their order, of whatever type; numpy knows no bfloat16."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -13,6 +13,7 @@ from torch import nn
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.gate import without_gate
+from lit_unlearn.backbones.saving import first_mismatch
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.base import UnlearnData, UnlearnModule
@@ -48,13 +49,12 @@ class Audit(UnlearnModule):
         super().__init__(backbone)
         self.loaded = loaded
         self.loaded_original = load_weights(before, original) if isinstance(original, str | Path) else None
-        shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (without_gate(backbone), before)]
-        if isinstance(original, Backbone) and shapes[0] != shapes[1]:
-            name = next(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
-            ours, theirs = (str(tuple(each[name])) if name in each else "missing" for each in shapes)
+        found = first_mismatch(without_gate(backbone).state_dict(), before.state_dict())
+        if isinstance(original, Backbone) and found:
+            name, here, there = found
             raise UsageError(
                 f"original is of another architecture than the audited network: {original.name_in_network(name)} is "
-                f"{theirs} there and {ours} here; give the network before unlearning"
+                f"{there} there and {here} here; give the network before unlearning"
             )
         self.set_original(before if original is not None else None)
         self.hparams.update({"weights": _name(weights), "original": _name(original)})
