@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
 
+ROUNDED = 1e-6
+"""How far above 1 a sum may leave an accuracy or an AUC, in an attack of a user's own and in its row."""
+
 RAISED = "it raised "
 """How the reason begins of an attack that has no numbers because it raised an error."""
 

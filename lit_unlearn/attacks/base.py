@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lit_unlearn.attacks.splits import ImageData
 from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.errors import ROUNDED, UsageError, first_line, unknown
 from lit_unlearn.results import AttackResult, Subject
 from lit_unlearn.seed import isolated_rng
 
@@ -36,9 +36,6 @@ FAMILIES = {
     "other": "what is none of these",
 }
 """The families that an attack may belong to: the verdict and the pages read them from the beginning of every name."""
-
-_ROUNDED = 1e-6
-"""By how much a sum of fractions may be above 1."""
 
 
 class Attack(Callback, ABC):
@@ -215,7 +212,7 @@ def checked(attack: Attack, result: object) -> AttackResult:
             )
     numbers = {str(name): _as_float(kind, name, value) for name, value in result.numbers.items()}
     for name, value in numbers.items():
-        if _is_fraction(name) and not (math.isnan(value) or 0 <= value <= 1 + _ROUNDED):
+        if _is_fraction(name) and not (math.isnan(value) or 0 <= value <= 1 + ROUNDED):
             raise WrongResultError(
                 f"{kind}.evaluate returned {name} = {value:g}, but an accuracy or AUC must lie in [0, 1]"
             )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import ROUNDED, UsageError
 from lit_unlearn.files import plain, write_atomically
 
 FORMAT = "lit_unlearn results"
@@ -338,5 +338,5 @@ def _check(row: Row, where: str) -> None:
     if not isinstance(result := row.weights.get("result", {}), dict):
         raise UsageError(f"{where}: weights.result is {result!r}, but must be an object")
     for name, value in (*row.metrics.items(), *row.attacks.items()):
-        if name.endswith("_acc") and not 0 <= value <= 1:
+        if name.endswith("_acc") and not 0 <= value <= 1 + ROUNDED:
             raise UsageError(f"{where}: {name} is {value}, but must lie in [0, 1]")

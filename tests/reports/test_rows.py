@@ -128,6 +128,11 @@ def test_each_mistake_in_a_file_is_named(tmp_path: Path, text: str, said: str) -
     assert "\n" not in str(error.value)
 
 
+def test_an_accuracy_that_a_sum_has_left_above_one_is_kept(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.json", [Row("GA", "ok", attacks={"a/own/forget_acc": 1 + 1e-7})])
+    assert read_rows(tmp_path / "rows.json")[0].attacks == {"a/own/forget_acc": 1 + 1e-7}
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.json: cannot be read"):
         read_rows(tmp_path / "none.json")
