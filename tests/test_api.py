@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -239,6 +240,18 @@ def test_print_and_notebook_show_the_table_and_the_verdict(make_data: Callable[.
         assert "FineTune" in shown
         assert "recovery/hr" in shown
     assert "<script" not in result._repr_html_()
+
+
+def test_a_result_can_be_handed_to_another_process(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]
+) -> None:
+    given = lu.unlearn(plain, make_data(), "SCRUB", attacks=[lu.HeadRecovery(), lu.FeatureMap()], max_epochs=1, **QUIET)
+    taken = pickle.loads(pickle.dumps(given))
+    assert str(taken) == str(given)
+    assert torch.equal(taken.network.classifier.weight, given.network.classifier.weight)
+    assert taken.module.make_optimizer is given.module.make_optimizer
+    again = lu.unlearn(taken.network, make_data(), "SSD", attacks=None, max_epochs=1, **QUIET)
+    assert pickle.loads(pickle.dumps(again)).module.make_optimizer is again.module.make_optimizer
 
 
 def test_a_result_that_cannot_be_written_says_why(

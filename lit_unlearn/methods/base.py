@@ -138,6 +138,16 @@ class UnlearnModule(BackboneModule):
             )
         return super().__getattr__(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out a default optimizer: it is a lambda, which ``pickle`` cannot write."""
+        state: dict[str, Any] = super().__getstate__()
+        is_default = state.get("make_optimizer") is _default_optimizer(type(self))
+        return {name: value for name, value in state.items() if name != "make_optimizer" or not is_default}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`__getstate__` returned."""
+        super().__setstate__({"make_optimizer": _default_optimizer(type(self)), **state})  # type: ignore[no-untyped-call]
+
     @property
     def is_trained_here(self) -> bool:
         """Whether the run that measures the model is the one that trains it."""
@@ -283,3 +293,10 @@ class UnlearnModule(BackboneModule):
                 f"{type(self).__name__} cannot load this checkpoint: {found} (give the network and the options that it "
                 f"was made with; {KEPT_SHAPE})"
             ) from error
+
+
+def _default_optimizer(kind: type[UnlearnModule]) -> OptimizerCallable:
+    """What the first class that takes an optimizer makes without one."""
+    every = (inspect.signature(each).parameters.get("optimizer") for each in kind.__mro__)
+    found: OptimizerCallable = next(each.default for each in every if each is not None)
+    return found
