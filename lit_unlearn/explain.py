@@ -117,6 +117,8 @@ def _explain_parsing(message: str) -> str:
     allowed = " or ".join("null" if name == "NoneType" else name for name in expected)
     a_list = any(name.lower().startswith(("list", "sequence", "tuple")) for name in expected)
     hint = f"; write a list as '[{given}]'" if a_list and re.fullmatch(r"[^\[\](){}:=]+", given) else ""
+    if given in ("True", "False") and "str" in expected:
+        hint = "; put names such as yes, no, on, off and true in quotes"
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}{hint}"
 
 

@@ -327,6 +327,11 @@ PARSED = [
         says=("data.forget.classes: 'cat' is not accepted; expected list or null; write a list as '[cat]'\n",),
         id="one value for a list",
     ),
+    inline(
+        *(*FIT, "--data.forget={classes: [off]}"),
+        says=("data.forget.classes: 'False' is not accepted; expected str or int; put names such as yes, no, on, off",),
+        id="the name of a class that YAML takes for a truth value",
+    ),
     inline(*FIT, "--data.forget.classes=0,1", says=("write a list as '[0,1]'\n",), id="values for a list"),
     inline("fit", "--config", "/", says=("config: / is a folder: name a file\n",), id="folder as a config"),
     inline(*FIT, "--model.weights=/", says=("model.weights: / is a folder: name a file\n",), id="folder as weights"),
