@@ -12,39 +12,32 @@ from functools import partial
 from inspect import signature
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
 
-from lit_unlearn import methods
 from lit_unlearn.attacks import Attack, Evaluation
-from lit_unlearn.attacks import __all__ as attack_classes
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
-from lit_unlearn.class_paths import find_class
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
-from lit_unlearn.method_config import method_configs, method_of_config
 from lit_unlearn.methods import Audit, UnlearnModule
-from lit_unlearn.options import check_names, check_types
+from lit_unlearn.named import Method, is_config, listed_attacks, made_method
 from lit_unlearn.parsing import as_list
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_result import Result
 from lit_unlearn.seed import isolated_rng
-from lit_unlearn.suites import attacks_of_config
 from lit_unlearn.trainer_options import refused_by_trainer
 
 __all__ = ["Result", "audit", "unlearn"]
 
 Weights = str | Path | nn.Module | Mapping[str, Any]
 Retrains = Weights | Sequence[Weights]
-Own = TypeVar("Own")
-_FILES = (".yaml", ".yml")
 _QUIET = {
     "devices": 1,
     "logger": False,
@@ -59,7 +52,7 @@ _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 def unlearn(
     network: nn.Module,
     data: UnlearnDataModule,
-    method: str | UnlearnModule | Callable[..., UnlearnModule] = "OPC",
+    method: Method | UnlearnModule = "OPC",
     options: Mapping[str, Any] | None = None,
     attacks: str | Sequence[Attack] | None = "quick",
     retrain: Retrains | None = None,
@@ -100,9 +93,8 @@ def unlearn(
     _check_trainer(trainer)
     if not (isinstance(method, str | UnlearnModule) or callable(method)):
         raise UsageError(f"method is {method!r}, but must be a name such as 'opc_deep' or 'OPC', or a class")
-    configured = isinstance(method, str) and method in method_configs()
     given = {name: trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None}
-    if not given and not configured:
+    if not given and not is_config(method):
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -118,7 +110,7 @@ def unlearn(
             check_finite(network, "network")
             module = method
         else:
-            module, own = _made(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
+            module, own = made_method(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
         return _measured(
             Trainer.fit, module, data, attacks, _retrains(retrain, network, data, wrap), {**own, **trainer}
         )
@@ -188,8 +180,7 @@ def _measured(
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
-    named = isinstance(attacks, str) and not _is_class_path(attacks)
-    found, suite = _suite(str(attacks)) if named else (_listed(attacks), None)
+    found, suite = listed_attacks(attacks)
     report, driver = Report(write=False), Evaluation(retrain, suite)
     driver.goes_on = start is Trainer.fit  # what was trained must not be lost
     callbacks = [*as_list(arguments.get("callbacks") or None), *found, driver, report]
@@ -239,71 +230,6 @@ def _check_measured(row: Row, module: UnlearnModule) -> None:
         )
 
 
-def _listed(attacks: Any) -> Sequence[Attack]:
-    """Attacks that are given as such.
-
-    Raises:
-        UsageError: for what is no list of attacks.
-    """
-    found = [_own_attack(each) if isinstance(each, str) and _is_class_path(each) else each for each in as_list(attacks)]
-    for each in found:
-        if not isinstance(each, Attack):
-            name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)
-            raise UsageError(f"attacks: {name!r} is no attack: give objects, such as attacks=[lu.HeadRecovery()]")
-    return found
-
-
-def _made(
-    method: str | Callable[..., UnlearnModule], backbone: Backbone, options: Mapping[str, Any], epochs: int | None
-) -> tuple[UnlearnModule, dict[str, Any]]:
-    """The method around a backbone, and what its config gives the Trainer, if it has one."""
-    if isinstance(method, str) and method in method_configs():
-        return method_of_config(method, backbone, options, epochs)
-    make = _class_of(method) if isinstance(method, str) else method
-    check_names(make, options)
-    check_types(make, options)
-    return make(backbone, **options), {}
-
-
-def _class_of(name: str) -> type[UnlearnModule]:
-    if _is_class_path(name):
-        return _own_class("method", name, UnlearnModule)
-    if name not in methods.__all__ or name == UnlearnModule.__name__:
-        classes = [each for each in methods.__all__ if each != UnlearnModule.__name__]
-        raise unknown("method", name, [*classes, *method_configs()])
-    found: type[UnlearnModule] = getattr(methods, name)
-    return found
-
-
-def _is_class_path(name: str) -> bool:
-    """Whether a name is an import path, such as ``smoothnoise.SmoothNoise``, and no file."""
-    return "." in name and all(part.isidentifier() for part in name.split(".")) and not name.endswith(_FILES)
-
-
-def _own_class(what: str, path: str, base: type[Own]) -> type[Own]:
-    """A class of the user's own.
-
-    Raises:
-        UsageError: if it cannot be imported, or is of another kind.
-    """
-    try:
-        found = find_class(path, base)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{what}: there is no module {error.name!r} (of {path})") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UsageError(f"{what}: {path} is no subclass of {base.__name__}")
-    return found
-
-
-def _own_attack(path: str) -> Attack:
-    """An attack of the user's own, with its defaults."""
-    kind: Callable[..., Attack] = _own_class("attacks", path, Attack)  # type: ignore[type-abstract]
-    try:
-        return kind()
-    except TypeError as error:
-        raise UsageError(f"attacks: {path} cannot be made without arguments ({error}): give an object") from error
-
-
 def _backbone(
     network: nn.Module, data: UnlearnDataModule, wrap: Mapping[str, Any] | None, role: str = "network"
 ) -> Backbone:
@@ -330,11 +256,3 @@ def _retrains(
     """The Retrains, a list of none, one or several, with networks wrapped."""
     each_given = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     return [_wrapped(each, network, data, wrap, "retrain") for each in each_given]
-
-
-def _suite(name: str) -> tuple[list[Attack], str | None]:
-    """The attacks of a config, such as ``quick``, and the name and version of their suite."""
-    if name in attack_classes:
-        raise UsageError(f"attacks: {name!r} is the name of a class: give objects, such as attacks=[lu.{name}()]")
-    is_path = "/" in name or name.endswith(_FILES)
-    return attacks_of_config(name if is_path else f"attack/{name}")
