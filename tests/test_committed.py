@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_unlearn.benchmark import Grid
+from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.gathering import kept_rows
 from lit_unlearn.benchmark.search import Tuning
 from lit_unlearn.benchmark.tuning import Trials, searches_of
@@ -68,6 +68,19 @@ def test_verdicts_and_tables_are_made_of_the_rows(committed):
         row.verdict for row in read_rows(ROOT / "docs/results/elsewhere/rows.json.xz") if row.verdict
     ]
     assert not list(folder.glob("*.svg")), "this page has no figure"
+
+
+def test_pending_rows_are_those_of_todays_benchmark(committed, tmp_path):
+    pending = ROOT / "docs/results/pending"
+    for folder in sorted(pending.iterdir()) if pending.exists() else []:
+        settings = read_config(f"benchmark/{folder.name}")["grid"]
+        runs = make_runs(Grid(**{**settings, "seeds": Seeds(**settings["seeds"])}))
+        assert {row.benchmark["key"] for row in kept_rows(folder)} <= {run.key for run in runs if run.reports}
+    rows = kept_rows(ROOT / "docs/results/elsewhere")[:3]
+    write_rows(tmp_path / "run/rows.json", rows)
+    committed.add(kept_rows(tmp_path / "run"), "pending/elsewhere")
+    assert kept_rows(committed.RESULTS / "pending/elsewhere") == rows
+    assert len(kept_rows(committed.RESULTS / "elsewhere")) > len(rows), "the page's own rows stay"
 
 
 OPEN_SEARCHES = (

@@ -2,7 +2,9 @@
 
 Every committed row is judged anew, and the tables and figures of all pages are written from them. With ``--add`` the
 rows that a benchmark left in FOLDER come first into ``docs/results/PAGE``: a row takes the place of one of the same
-scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``.
+scenario, experiment, seeds and variant, and the order is that of ``configs/benchmark/PAGE.yaml``. With
+``pending/PAGE`` they are kept apart: rows of a table that is not complete yet. To go on with it, copy
+``docs/results/pending/PAGE/rows.json.xz`` into the benchmark's output folder.
 """
 
 import argparse
@@ -36,8 +38,8 @@ def write(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def add(found: Sequence[Row], page: str) -> None:
-    """Puts rows among those of a page, in the order of its benchmark."""
-    grid = read_config(f"benchmark/{page}")["grid"]
+    """Puts rows among those of a page, or of its part that is pending, in the order of its benchmark."""
+    grid = read_config(f"benchmark/{Path(page).name}")["grid"]
     runs = make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
     places = {place_of(run.scenario, run.name, run.seeds, run.variant): number for number, run in enumerate(runs)}
     rows = {identity(row): row for row in (*kept_rows(RESULTS / page), *found)}
