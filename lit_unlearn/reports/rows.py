@@ -79,7 +79,7 @@ class Row:
         images_seen: images in the batches of unlearning, each as often as it came.
         epochs: epochs of unlearning that were run.
         batch_size: loader → samples per device and step.
-        devices: accelerator, number, threads, and the memory format of convolutions.
+        devices: accelerator and its name, number, threads, and the memory format of convolutions.
         precision: the Trainer's precision.
         versions: package → version.
         commit: the repository's commit, where there is one.

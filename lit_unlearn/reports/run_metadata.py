@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from lit_unlearn import __version__
 
+_CPUINFO = Path("/proc/cpuinfo")
 _VERSIONS = ("torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
@@ -37,6 +38,7 @@ def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> di
         },
         "devices": {
             "accelerator": accelerator,
+            "name": _name_of(trainer.strategy.root_device),  # its kernels round in their own way
             "devices": trainer.num_devices,
             "nodes": trainer.num_nodes,
             "threads": torch.get_num_threads(),  # on a CPU, sums and so results depend on it
@@ -52,6 +54,19 @@ def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> di
         "commit": _commit(),
         "started": started,
     }
+
+
+def _name_of(device: torch.device) -> str:
+    """The name of a GPU; of a processor its name, family and model, as far as the system tells them."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    try:
+        lines = _CPUINFO.read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = (("model name", ""), ("cpu family", "family "), ("model", "model "))
+    return ", ".join(word + told[name] for name, word in known if told.get(name)) or platform.machine()
 
 
 def _commit() -> str | None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 from dataclasses import asdict
 from itertools import permutations
@@ -18,6 +19,7 @@ from lit_unlearn.artifacts import ImageGrid
 from lit_unlearn.attacks import Attack, Evaluation, FeatureMap, FeatureMapping, HeadRecovery
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import OPC, FineTune, GradientAscent, Pretrain
+from lit_unlearn.reports import run_metadata
 from lit_unlearn.reports.gallery import read_artifacts
 from lit_unlearn.reports.report import Report
 from lit_unlearn.reports.rows import read_rows
@@ -60,6 +62,7 @@ def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
     threads = torch.get_num_threads()
     assert row.devices == {
         "accelerator": "cpu",
+        "name": run_metadata._name_of(torch.device("cpu")),
         "devices": 1,
         "nodes": 1,
         "threads": threads,
@@ -76,6 +79,24 @@ def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
     assert original.curves == {}
     assert "OPC" in (report.directory / "report.html").read_text()
     assert "OPC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some Processor\n\nprocessor\t: 1\nmodel\t: 9\n",
+            "Some Processor, family 6, model 143",
+        ),
+        ("processor\t: 0\nBogoMIPS\t: 243.75\n", platform.machine()),  # as on ARM
+        (None, platform.processor() or platform.machine()),  # as on macOS
+    ],
+)
+def test_a_row_names_the_processor(told, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_metadata, "_CPUINFO", tmp_path / "cpuinfo")
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert run_metadata._name_of(torch.device("cpu")) == name
 
 
 def test_curves_hold_a_point_an_epoch_of_what_was_logged_in_it(make_backbone, make_data, fit):
