@@ -272,7 +272,7 @@ EARLIER = {
 }
 """Page → scenario → the suite its rows were made with, of those in ``earlier_suites.yaml``, where it is not today's."""
 
-EARLIER_SETTINGS = {("fashion_mnist_attack", "random"), ("frontier", "class")}
+EARLIER_SETTINGS = {("fashion_mnist_attack", "random")}
 """Of which pages and scenarios the settings are those of ``earlier_settings.yaml``."""
 
 
