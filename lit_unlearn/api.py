@@ -24,8 +24,9 @@ from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, unknown
+from lit_unlearn.method_config import is_method_config
 from lit_unlearn.methods import Audit, UnlearnModule
-from lit_unlearn.named import Method, is_config, listed_attacks, made_method
+from lit_unlearn.named import Method, listed_attacks, made_method
 from lit_unlearn.parsing import as_list
 from lit_unlearn.quiet import leave_out_known_lines, warnings_alone
 from lit_unlearn.reports import Row
@@ -94,7 +95,7 @@ def unlearn(
     if not (isinstance(method, str | UnlearnModule) or callable(method)):
         raise UsageError(f"method is {method!r}, but must be a name such as 'opc_deep' or 'OPC', or a class")
     given = {name: trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None}
-    if not given and not is_config(method):
+    if not given and not is_method_config(method):
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):

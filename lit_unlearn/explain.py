@@ -16,6 +16,7 @@ from lit_unlearn.errors import UsageError, first_line, nearest, unknown
 from lit_unlearn.files import DISK_FULL
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.parsing import lacking
+from lit_unlearn.shipped import CONFIG_ENDINGS
 
 _ROOMS = {
     "model": ((methods,), UnlearnModule),
@@ -108,7 +109,7 @@ def _explain_parsing(message: str) -> str:
     if reason := _trouble_of_own(key, given):
         return f"{key}: {reason}"
     if match := re.search(r"No module named '.+'|module '\S+' has no attribute '\w+'", message):
-        reason = "no such file" if given.endswith((".yaml", ".yml")) else match[0]
+        reason = "no such file" if given.endswith(CONFIG_ENDINGS) else match[0]
         return f"{key}: {given!r} is not accepted: {reason}{_allowed(key)}"
     wanted = r"Expected an? (?:<class '([^']+)'>|(?:typing\.)?(\w+\[.*?\]))|to a (subclass of \w+)"
     if key.rpartition(".")[2] in _RULES:

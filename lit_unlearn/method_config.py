@@ -2,7 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from jsonargparse import ArgumentParser
 
@@ -22,6 +22,11 @@ _FOLDER = "model/"
 def method_configs() -> list[str]:
     """The names of the configs, such as ``opc_deep``."""
     return [name.removeprefix(_FOLDER) for name in shipped_names() if name.startswith(_FOLDER)]
+
+
+def is_method_config(method: object) -> TypeGuard[str]:
+    """Whether a method is the name of such a config, which has settings and a number of epochs."""
+    return isinstance(method, str) and method in method_configs()
 
 
 def method_of_config(

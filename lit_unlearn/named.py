@@ -9,20 +9,15 @@ from lit_unlearn.attacks import __all__ as attack_classes
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.class_paths import find_class
 from lit_unlearn.errors import UsageError, unknown
-from lit_unlearn.method_config import method_configs, method_of_config
+from lit_unlearn.method_config import is_method_config, method_configs, method_of_config
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.options import check_names, check_types
 from lit_unlearn.parsing import as_list
+from lit_unlearn.shipped import CONFIG_ENDINGS
 from lit_unlearn.suites import attacks_of_config
 
 Method = str | Callable[..., UnlearnModule]
 Own = TypeVar("Own")
-_FILES = (".yaml", ".yml")
-
-
-def is_config(method: object) -> bool:
-    """Whether a method is the name of a config of ``model/``, which has settings and a number of epochs."""
-    return isinstance(method, str) and method in method_configs()
 
 
 def made_method(
@@ -39,7 +34,7 @@ def made_method(
     Raises:
         UsageError: for an unknown method, or an option or value that it does not take.
     """
-    if isinstance(method, str) and is_config(method):
+    if is_method_config(method):
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
     check_names(make, options)
@@ -71,7 +66,7 @@ def listed_attacks(attacks: str | Sequence[Attack | str] | None) -> tuple[Sequen
 def _suite(name: str) -> tuple[list[Attack], str | None]:
     if name in attack_classes:
         raise UsageError(f"attacks: {name!r} is the name of a class: give objects, such as attacks=[lu.{name}()]")
-    is_path = "/" in name or name.endswith(_FILES)
+    is_path = "/" in name or name.endswith(CONFIG_ENDINGS)
     return attacks_of_config(name if is_path else f"attack/{name}")
 
 
@@ -87,7 +82,7 @@ def _class_of(name: str) -> type[UnlearnModule]:
 
 def _is_class_path(name: str) -> bool:
     """Whether a name is an import path, such as ``smoothnoise.SmoothNoise``, and no file."""
-    return "." in name and all(part.isidentifier() for part in name.split(".")) and not name.endswith(_FILES)
+    return "." in name and all(part.isidentifier() for part in name.split(".")) and not name.endswith(CONFIG_ENDINGS)
 
 
 def _own_class(what: str, path: str, base: type[Own]) -> type[Own]:

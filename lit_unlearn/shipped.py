@@ -27,6 +27,7 @@ def _folder(name: str) -> Path:
 
 
 CONFIGS: Path = _folder("configs")
+CONFIG_ENDINGS = (".yaml", ".yml")
 """The folder of the shipped configs."""
 
 CHECKPOINTS: Path = _folder("checkpoints")
@@ -82,9 +83,9 @@ def shipped_config(name: str | Path) -> Path:
 def is_config(name: str | Path) -> bool:
     """Whether a name means a config, as opposed to weights: by its ending, by a section, or as a shipped config."""
     if (path := Path(name)).is_file():
-        return path.suffix in (".yaml", ".yml")
+        return path.suffix in CONFIG_ENDINGS
     file, _, section = str(name).partition("#")
-    return bool(section) or file.endswith((".yaml", ".yml")) or file in shipped_names()
+    return bool(section) or file.endswith(CONFIG_ENDINGS) or file in shipped_names()
 
 
 def read_config(name: str | Path) -> dict[str, Any]:

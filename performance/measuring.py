@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -91,10 +90,11 @@ def least(rounds: list[tuple[float, ...]]) -> list[float]:
 
 def machine(device: str) -> str:
     """The card, or the processor and the threads used."""
+    from lit_unlearn.reports.run_metadata import device_name  # here: a bare loop is measured without the package
+
+    name = device_name(torch.device(device))
     if device == "cuda":
-        return torch.cuda.get_device_name()
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+        return name
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()}"
 
@@ -150,10 +150,3 @@ def with_row(page: str, result: Result) -> str:
         same = [number for number in rows if lines[number].startswith(f"| {result.what} |")]
         lines.insert(same[-1] + 1 if same else end, new)
     return "\n".join(lines) + "\n"
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.gathering import PACKED, add_verdicts, identity, kept_rows, place_of
+from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.cli import main as lit_unlearn
 from lit_unlearn.reports.rows import Row, write_rows
 from lit_unlearn.run_files import ROWS
@@ -37,11 +38,16 @@ def write(folder: Path, rows: Sequence[Row]) -> None:
     (folder / PACKED).write_bytes(lzma.compress(text.encode() + b"\n", preset=9 | lzma.PRESET_EXTREME))
 
 
+def runs_of(page: str) -> list[Run]:
+    """The runs of the benchmark that a page, or its part that is pending, is made of."""
+    grid = read_config(f"benchmark/{Path(page).name}")["grid"]
+    return make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
+
+
 def add(found: Sequence[Row], page: str) -> None:
     """Puts rows among those of a page, or of its part that is pending, in the order of its benchmark."""
-    grid = read_config(f"benchmark/{Path(page).name}")["grid"]
-    runs = make_runs(Grid(**{**grid, "seeds": Seeds(**grid.get("seeds", {}))}))
-    places = {place_of(run.scenario, run.name, run.seeds, run.variant): number for number, run in enumerate(runs)}
+    runs = enumerate(runs_of(page))
+    places = {place_of(run.scenario, run.name, run.seeds, run.variant): number for number, run in runs}
     rows = {identity(row): row for row in (*kept_rows(RESULTS / page), *found)}
     write(RESULTS / page, sorted(rows.values(), key=lambda row: places.get(identity(row)[:-1], len(places))))
 

@@ -38,7 +38,7 @@ def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> di
         },
         "devices": {
             "accelerator": accelerator,
-            "name": _name_of(trainer.strategy.root_device),  # its kernels round in their own way
+            "name": device_name(trainer.strategy.root_device),  # its kernels round in their own way
             "devices": trainer.num_devices,
             "nodes": trainer.num_nodes,
             "threads": torch.get_num_threads(),  # on a CPU, sums and so results depend on it
@@ -56,7 +56,7 @@ def run_metadata(trainer: Trainer, started: str, suite: str | None = None) -> di
     }
 
 
-def _name_of(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """The name of a GPU; of a processor its name, family and model, as far as the system tells them."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))

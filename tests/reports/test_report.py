@@ -62,7 +62,7 @@ def test_a_run_that_ended_well_leaves_row_page_table_and_checkpoint(
     threads = torch.get_num_threads()
     assert row.devices == {
         "accelerator": "cpu",
-        "name": run_metadata._name_of(torch.device("cpu")),
+        "name": run_metadata.device_name(torch.device("cpu")),
         "devices": 1,
         "nodes": 1,
         "threads": threads,
@@ -96,7 +96,7 @@ def test_a_row_names_the_processor(told, name, tmp_path, monkeypatch):
     monkeypatch.setattr(run_metadata, "_CPUINFO", tmp_path / "cpuinfo")
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
-    assert run_metadata._name_of(torch.device("cpu")) == name
+    assert run_metadata.device_name(torch.device("cpu")) == name
 
 
 def test_curves_hold_a_point_an_epoch_of_what_was_logged_in_it(make_backbone, make_data, fit):
