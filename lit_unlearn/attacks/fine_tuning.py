@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lit_unlearn.attacks.images import unpacked
+from lit_unlearn.attacks.images import in_chunks
 from lit_unlearn.attacks.splits import obtained, unseen_split
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones import Backbone
@@ -15,8 +15,6 @@ from lit_unlearn.metrics.evaluation import SplitAccuracy
 
 AT_END = 10_000
 """At most so many samples of a split measure the end of the strongest run."""
-
-CHUNK = 256
 
 
 class FineTuneBatches(NamedTuple):
@@ -148,8 +146,8 @@ def accuracy_on(network: Callable[[Tensor], Tensor], images: Tensor, labels: Ten
         labels: of these (n,).
     """
     counter = SplitAccuracy().to(labels.device)
-    for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True):
-        counter.update(network(unpacked(part).float()), truth)
+    for part, truth in in_chunks(images, labels):
+        counter.update(network(part.float()), truth)
     value = counter.value
     assert value is not None, "a split that is named has samples"
     return value

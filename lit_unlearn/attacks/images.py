@@ -13,6 +13,9 @@ from lit_unlearn.attacks.splits import SplitData
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones.saving import content_of
 
+CHUNK = 256
+"""So many images that lie in memory go through a network at once, whose outputs of all stages then do, too."""
+
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over all ranks, on every rank; the tensor itself is overwritten with it."""
@@ -76,6 +79,12 @@ def packed(images: Tensor) -> Tensor:
 def unpacked(images: Tensor) -> Tensor:
     """What :func:`packed` was given."""
     return images if images.is_floating_point() else images / 255
+
+
+def in_chunks(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (n, C, H, W), unpacked, and labels (n,) in order, :data:`CHUNK` at a time."""
+    for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True):
+        yield unpacked(part), truth
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:

@@ -30,8 +30,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.fine_tuning import CHUNK, accuracy_on, balanced, cycled, of_each_class
-from lit_unlearn.attacks.images import packed_pick, packed_share, sum_over_ranks, unpacked
+from lit_unlearn.attacks.fine_tuning import accuracy_on, balanced, cycled, of_each_class
+from lit_unlearn.attacks.images import in_chunks, packed_pick, packed_share, sum_over_ranks, unpacked
 from lit_unlearn.attacks.perturbation import slopes
 from lit_unlearn.attacks.splits import forgotten_classes, spread, unseen_split
 from lit_unlearn.attacks.target import Target
@@ -201,8 +201,8 @@ def _told(answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, cl
     """
     classes = classes.to(labels.device)
     counts = torch.zeros(len(classes), len(classes) + 1, device=labels.device)
-    for part, truth in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True):
-        answers = answer(unpacked(part).float()).argmax(1, keepdim=True)
+    for part, truth in in_chunks(images, labels):
+        answers = answer(part.float()).argmax(1, keepdim=True)
         given = torch.cat([answers == classes, torch.ones_like(answers, dtype=torch.bool)], dim=1)
         counts += (truth[:, None] == classes).float().T @ given.float()
     return sum_over_ranks(counts)

@@ -30,14 +30,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import draw, draw_own_share, sum_over_ranks
+from lit_unlearn.attacks.images import CHUNK, draw, draw_own_share, in_chunks, sum_over_ranks
 from lit_unlearn.attacks.splits import forgotten_split
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics import relative_change, weight_distance
 from lit_unlearn.results import AttackResult
-
-_CHUNK = 256
 
 Images = tuple[Tensor, Tensor]
 """Images (n, C, H, W) and labels (n,) of this rank."""
@@ -182,7 +180,7 @@ def recalibrate(network: nn.Module, images: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
         norm.train()
-    for batch in torch.tensor_split(images, -(-len(images) // _CHUNK)) if norms else ():
+    for batch in torch.tensor_split(images, -(-len(images) // CHUNK)) if norms else ():
         network(batch)
     for norm in norms:
         norm.eval()
@@ -197,5 +195,5 @@ def _set_between(network: nn.Module, ends: tuple[Mapping[str, Tensor], Mapping[s
 
 
 def _sum_of_losses(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    parts = zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True)
+    parts = in_chunks(images, labels)
     return math.fsum(float(cross_entropy(network(x).double(), y, reduction="sum")) for x, y in parts)

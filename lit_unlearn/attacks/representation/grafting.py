@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_unlearn.attacks.base import Attack
-from lit_unlearn.attacks.images import draw_own_share
+from lit_unlearn.attacks.images import draw_own_share, in_chunks
 from lit_unlearn.attacks.splits import forgotten_split
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones import Backbone
@@ -37,9 +37,6 @@ from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.metrics.evaluation import SplitAccuracy
 from lit_unlearn.results import AttackResult
-
-_CHUNK = 256
-"""Images whose whole stages are in memory at once."""
 
 
 class Graft(NamedTuple):
@@ -156,7 +153,7 @@ def graft_accuracies(
     stages = source.stages or (FEATURES,)
     counters = {stage: SplitAccuracy().to(source.normalise.mean.device) for stage in stages}
     for images, labels in batches:
-        for part, truth in zip(torch.split(images, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+        for part, truth in in_chunks(images, labels):
             outputs = stage_outputs(source, part)
             for stage, counter in counters.items():
                 counter.update(graft(receiver, part, stage, outputs[stage]), truth)
