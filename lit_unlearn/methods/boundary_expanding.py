@@ -2,7 +2,8 @@
 
 L = E_Df[CE(z⁺(x), C)], z⁺ the logits with one output unit appended; Chen et al., Boundary Unlearning, arXiv 2303.11570.
 The unit starts as in the authors' code, Xavier-normal with bias 0; 10 epochs, batch 64, learning rate 1e-5, no weight
-decay; that code does not augment, here the data say. The paper cuts the unit off at the end, ``keep_unit`` does not.
+decay; that code does not augment, here the data say, and its first step is in eval mode, here none is. The paper cuts
+the unit off at the end, ``keep_unit`` does not.
 The unit lies beside the head, of which it is one more row, so that every evaluation in between is of the model as it
 would be after the cut, and the optimizer stays the same.
 """

@@ -4,9 +4,10 @@ L = E_Dr[CE(z(x), y)] − w·√(mean (θ − θo)² + 1e-8), the mean over the 
 of the head among them; Siddiqui et al., From Dormant to Deleted, arXiv 2505.22310 ("Weight Dist Reg"), which finds that
 the distance to the original predicts how well a model resists relearning. w 1, 100 epochs of Adam with learning rate
 1e-5 and batches of 128, as their code (``weight_dist_reg``). Its epochs have the steps of all training samples, also
-those of Df, and repeat the batches of the first one; here every epoch is one pass over Dr, shuffled and augmented anew.
-They forget the 500 most memorised images of one class of CIFAR-10. Here training starts from θo, as it may there; its
-launcher starts it from a network that another method has unlearned.
+those of Df, and all repeat the first 99 batches of Dr, 12,672 of 49,500 images: a measurement after them ends the first
+pass. Here every epoch is one pass over Dr, shuffled and augmented anew. They forget the 500 most memorised images of
+one class of CIFAR-10. Here training starts from θo, as it may there; its launcher starts it from a network that another
+method has unlearned.
 """
 
 from pathlib import Path

@@ -5,8 +5,9 @@ together; Siddiqui et al., From Dormant to Deleted, arXiv 2505.22310, beside Dis
 joins with the original resists relearning. Training starts from θo, as it may there; their launcher starts it from a
 network that another method has unlearned. w .001, c 50, 100 epochs of Adam with learning rate 1e-5 and batches of 128,
 as their code (``mode_connectivity``). As there, BatchNorm takes the batch's statistics at the midpoint too. Its epochs
-have the steps of all training samples, also those of Df, and repeat the first passes over Dr and Df; here every pass is
-shuffled and augmented anew. They forget the 500 most memorised images of one class of CIFAR-10. It also counts the
+have the steps of all training samples, also those of Df, and all repeat the first pass over Df and the first 99 batches
+of Dr, 12,672 of 49,500 images: a measurement after them ends its first pass. Here every pass is shuffled and augmented
+anew. They forget the 500 most memorised images of one class of CIFAR-10. It also counts the
 midpoint's batches in the student's ``num_batches_tracked``; here nothing of the midpoint enters the student's
 statistics.
 """

@@ -1,9 +1,10 @@
 """NGD, noisy gradient descent: fine-tune on the retain set with noise that drowns the rest.
 
-g ← ∇E_Dr[CE(z(x), y)] + N(0, σ²) in every coordinate, before every update; Chourasia & Shah, Forget Unlearning, arXiv
-2210.08911, whose updates are full-batch. The noise is the last thing that happens to a gradient: it is not clipped, and
-momentum and learning rate act on it as on the rest. The authors have no public code for networks; that of others
-(jacob-block/overparameterized-unlearning) tries σ of .1, 1 and 10, with AdamW. The default is ours.
+g ← ∇E_Dr[CE(z(x), y)] + N(0, σ²) in every coordinate, before every update; after Chourasia & Shah, Forget Unlearning,
+arXiv 2210.08911, whose updates are full-batch and add √(2η)·N(0, σ²) to the weights, η the learning rate. Here the
+noise is the last thing that happens to a gradient: it is not clipped, and momentum and learning rate act on it as on
+the rest. The authors have no public code for networks; that of others (jacob-block/overparameterized-unlearning), which
+adds it to the gradient, too, tries σ of .1, 1 and 10, with AdamW. The default is ours.
 """
 
 from pathlib import Path

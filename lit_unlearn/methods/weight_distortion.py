@@ -3,9 +3,9 @@
 θ ← θo + N(0, σ²) in the entries of all parameters, those of BatchNorm and of the head among them; then
 L = E_Dr[CE(z(x), y)]; Siddiqui et al., From Dormant to Deleted, arXiv 2505.22310, beside DistReg. σ .02, 100 epochs of
 Adam with learning rate 1e-5 and batches of 128, as their code (``weight_distortion``). Its epochs have the steps of all
-training samples, also those of Df, and repeat the batches of the first one; here every epoch is one pass over Dr,
-shuffled and augmented anew. They forget the 500 most memorised images of one class of CIFAR-10. Parameters that are
-frozen get no noise.
+training samples, also those of Df, and all repeat the first 99 batches of Dr, 12,672 of 49,500 images: a measurement
+after them ends the first pass. Here every epoch is one pass over Dr, shuffled and augmented anew. They forget the 500
+most memorised images of one class of CIFAR-10. Parameters that are frozen get no noise.
 """
 
 from pathlib import Path
