@@ -102,8 +102,8 @@ class PerturbedImages(Attack):
 
 
 def slopes(loss: Tensor, pixels: Tensor) -> Tensor:
-    """The gradient of a loss by pixels, 0 where the network lets none through."""
+    """The gradient of a loss by pixels, 0 where the network lets none through or it is not finite."""
     if not loss.requires_grad:
         return torch.zeros_like(pixels)
     (found,) = torch.autograd.grad(loss, pixels, allow_unused=True)
-    return torch.zeros_like(pixels) if found is None else found
+    return torch.zeros_like(pixels) if found is None else found.nan_to_num(0.0, 0.0, 0.0)

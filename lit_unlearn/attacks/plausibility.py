@@ -92,8 +92,8 @@ def after_run(trainer: Trainer, module: Any) -> Iterator[Flag]:
 def random_answers(network: Backbone, data: Any, device: torch.device) -> Iterator[Flag]:
     """Whether a network, in eval mode, answers differently when it is asked the same again, or among other images.
 
-    Attacks then see another model at each step, and their numbers say little. Images of every split are asked: some by
-    themselves, and then all in one batch.
+    Attacks then see another model at each step, and their numbers say little. Images of every split are asked: those of
+    a split in one batch, all in one batch, and each by itself.
 
     Raises:
         UsageError: if the network that was split into features and head answers otherwise than these.
@@ -104,9 +104,9 @@ def random_answers(network: Backbone, data: Any, device: torch.device) -> Iterat
     together = torch.cat(found)
     network.check_answers(together)
     with torch.no_grad():
-        pairs = zip(
-            [network(images) for images in found], network(together).split([len(x) for x in found]), strict=True
-        )
+        alone = torch.cat([network(image[None]) for image in together])
+        asked = zip(*(whole.split([len(x) for x in found]) for whole in (network(together), alone)), strict=True)
+        pairs = [(network(images), other) for images, others in zip(found, asked, strict=True) for other in others]
     apart = max(float((one - other).norm() / one.norm().clamp(min=torch.finfo(one.dtype).tiny)) for one, other in pairs)
     if not apart <= SAME_ANSWER:
         text = "the answers to the same images differ from pass to pass, or with what else is in the batch"

@@ -60,8 +60,8 @@ def benchmark(args: Sequence[str], command: RunCommand, check: Check, only_class
     runs = make_runs(grid)
     check_runs(runs, root, check, "benchmark")
     failed = _execute(runs, root, command, settings.launcher)
-    rows = collect(runs, root)
     write_failures(root, lost := failures(runs, failed))
+    rows = collect(runs, root, lost)
     summaries = with_failures(summarise(rows), lost, rows)
     print_tables(summaries)
     if grid.original is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lit_unlearn.benchmark.runs import Run
-from lit_unlearn.benchmark.summary import Summary
+from lit_unlearn.benchmark.summary import Line, Summary
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.reports.rows import Row
@@ -63,6 +63,8 @@ def failures(runs: Sequence[Run], failed: Mapping[str, str]) -> list[Failure]:
 def with_failures(summaries: Sequence[Summary], found: Sequence[Failure], rows: Sequence[Row]) -> list[Summary]:
     """The tables, each with a note on every experiment of its scenario some of whose runs have failed.
 
+    No line of such an experiment is as Retrain.
+
     Args:
         summaries: tables, of one benchmark or of several.
         found: what has failed in one benchmark.
@@ -74,8 +76,20 @@ def with_failures(summaries: Sequence[Summary], found: Sequence[Failure], rows: 
         there = keys.intersection(row.benchmark.get("key") for line in summary.lines for row in line.rows)
         own = [each for each in found if there and each.scenario == summary.scenario]
         without = [*summary.without_rows, *(each.experiment for each in own if each.lost == each.runs)]
-        tables.append(replace(summary, notes=[*summary.notes, *map(str, own)], without_rows=without))
+        lines = with_lost(summary.lines, own)
+        tables.append(replace(summary, lines=lines, notes=[*summary.notes, *map(str, own)], without_rows=without))
     return tables
+
+
+def with_lost(lines: Sequence[Line], found: Sequence[Failure]) -> list[Line]:
+    """The lines of one scenario, with the runs in their verdicts that have failed there and left no row."""
+    lost = {each.experiment: each.lost for each in found}
+    return [
+        replace(line, verdict=line.verdict.with_lost(lost.get(line.rows[0].benchmark.get("experiment", ""), 0)))
+        if line.verdict is not None
+        else line
+        for line in lines
+    ]
 
 
 def write_failures(root: Path, found: Sequence[Failure]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_unlearn.benchmark.failures import Failure, with_failures
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
@@ -49,25 +50,25 @@ class Gathered:
         place = {run.key: index for index, run in enumerate(runs)}
         return sorted(self._rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
 
-    def write(self, runs: Sequence[Run]) -> list[Row]:
-        """Judges all rows, writes them to ``rows.json`` and returns them."""
+    def write(self, runs: Sequence[Run], lost: Sequence[Failure] = ()) -> list[Row]:
+        """Judges all rows, beside what has failed, writes them to ``rows.json`` and returns them."""
         ordered = self.ordered(runs)
         if ordered:
-            add_verdicts(ordered)
+            add_verdicts(ordered, lost)
             write_rows(self.root / ROWS, ordered)
         return ordered
 
 
-def collect(runs: Sequence[Run], root: Path) -> list[Row]:
+def collect(runs: Sequence[Run], root: Path, lost: Sequence[Failure] = ()) -> list[Row]:
     """Gathers the rows of all finished runs in ``rows.json``, and returns them."""
     gathered = Gathered(root)
     gathered.add(runs)
-    return gathered.write(runs)
+    return gathered.write(runs, lost)
 
 
-def add_verdicts(rows: Sequence[Row]) -> None:
-    """Gives every row of a method the verdict on all its models, as far as they are there."""
-    for summary in summarise(rows):
+def add_verdicts(rows: Sequence[Row], lost: Sequence[Failure] = ()) -> None:
+    """Gives every row of a method the verdict on all its models, as far as they are there, and on runs that failed."""
+    for summary in with_failures(summarise(rows), lost, rows):
         for line in summary.lines:
             if line.verdict is not None and line.mean is not None:
                 kept = as_json(line.mean, line.verdict)

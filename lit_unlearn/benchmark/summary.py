@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from lit_unlearn.benchmark.columns import COLUMNS, Column
 from lit_unlearn.benchmark.grouping import Group, Retrains, by_label, groups_of, retrains_of, seed_of
 from lit_unlearn.reports import wording
-from lit_unlearn.reports.averages import mean_row
+from lit_unlearn.reports.averages import mean_row, one_an_original
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.numbers import IDI
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, shortened
@@ -29,7 +29,7 @@ _UNUSED = "IDI is not shown: Original's stages say hardly more of the forget set
 
 @dataclass(frozen=True)
 class Value:
-    """Mean and standard deviation over n rows; the deviation of one row is unknown.
+    """Mean and standard deviation over n models, those of one Original as one; the deviation of one is unknown.
 
     ``delta`` is the mean distance to the Retrain of the same seed, None where there is none.
     """
@@ -145,8 +145,8 @@ def _summary(group: Group, columns: Sequence[Column], margins: Margins) -> Summa
 
 def _line(label: str, rows: Sequence[Row], columns: Sequence[Column], retrains: Retrains) -> Line:
     good = [row for row in rows if row.status == "ok"]
-    pairs = [(row, retrains.get(seed_of(row))) for row in good]
     reference = label in (ORIGINAL, RETRAIN)
+    pairs = [(row, retrains.get(seed_of(row))) for row in (good if reference else one_an_original(good))]
     return Line(label, rows, [_value(c, pairs, reference) for c in columns], _note(rows), _mean(label, good))
 
 

@@ -41,8 +41,8 @@ class Margins:
     Args:
         leak: an excess over Retrain that is above this leaks.
         same: an excess over Retrain that is below this is as Retrain.
-        alpha: probability of an error: that models like Retrain's are said to leak by any of the attacks, and that a
-            method which leaks more than ``same`` is said to be as Retrain.
+        alpha: probability of an error, below .5: that models like Retrain's are said to leak by any of the attacks, and
+            that a method which leaks more than ``same`` is said to be as Retrain.
     """
 
     leak: float = 0.02
@@ -53,6 +53,8 @@ class Margins:
         """Checks the ranges."""
         check_fraction("margins.same", self.same)
         check_fraction("margins.alpha", self.alpha)
+        if self.alpha >= 0.5:
+            raise UsageError(f"margins.alpha is {self.alpha}, but must be below .5: else bounds lie on the wrong side")
         if not 0 <= self.leak < self.same:
             raise UsageError(f"margins.leak is {self.leak}, but must be at least 0 and below margins.same, {self.same}")
 
@@ -216,7 +218,7 @@ def compare(
     """
     ours, theirs, before = (numbers(rows) for rows in (models, retrains, originals))
     found = [
-        _compared(key, group, theirs[key], before.get(key, []), models, margins)
+        _compared(key, group, theirs[key], before.get(key, []), models, retrains, margins)
         for key, group in ours.items()
         if key in theirs
     ]
@@ -225,7 +227,13 @@ def compare(
 
 
 def _compared(
-    key: Key, ours: list[Number], theirs: list[Number], before: list[Number], models: Sequence[Row], margins: Margins
+    key: Key,
+    ours: list[Number],
+    theirs: list[Number],
+    before: list[Number],
+    models: Sequence[Row],
+    retrains: Sequence[Row],
+    margins: Margins,
 ) -> Comparison | None:
     """One comparison; None where Original's lead over Retrain is too small for a share, or one side has no lead."""
     if len({each.unseen is None for each in (*ours, *theirs)}) > 1:
@@ -242,7 +250,10 @@ def _compared(
     unseen = _unseen(ours, theirs, before)
     others = unseen or (None, None)
     sides = (means.value, others[0]), (means.retrain, others[1])
-    sampled = max(fmean(sampling(key, *each, row) for row in models if measured(key, row)) for each in sides)
+    # An attack measures this error on each model itself; of IDI, Retrain has none by construction.
+    rows = (models, retrains if key.unit == "informedness" else models)
+    errors = [[sampling(key, *sides[i], row) for row in rows[i] if measured(key, row)] for i in range(2)]
+    sampled = max(fmean(each) for each in errors if each)
     leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
     known = known_deviation(key.attack, models[0], key.split) / lead
     excess = difference(leads, of_retrain, known, sampled, _of_few(key, [*ours, *theirs], models))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from lit_unlearn.reports.comparisons import Comparison
-from lit_unlearn.reports.numbers import DETECTION, IDI, forgets, numbers
+from lit_unlearn.reports.numbers import DETECTION, IDI, RELEARNING, RETAINED, forgets, numbers
 from lit_unlearn.reports.rows import Row
 
 RETRAINS_NEEDED = 5
@@ -13,7 +13,7 @@ _READ = {
     "the worst case over readouts, normalised ones among them": ("recovery/worst",),
     "the readouts of earlier stages": ("recovery/worst/stages",),
 }
-_BOTH = {"relearning": ("relearn/",), "detection": (DETECTION,)}
+_BOTH = {"relearning": (RELEARNING,), "detection": (DETECTION,)}
 MINIMUM: dict[str, dict[str, tuple[str, ...]]] = {
     "classes": {**_READ, **_BOTH},
     "one class": {**_BOTH, "membership": ("membership/",), "the information in the stages": (IDI,)},
@@ -51,7 +51,10 @@ def unmeasured(ended: Sequence[Row], retrains: Sequence[Row], compared: Sequence
     of_runs, of_retrains = [set(numbers([row])) for row in ended], numbers(retrains)
     lacking = [key.attack for key in of_retrains if any(key not in known for known in of_runs)]
     seldom = [each.attack for each in compared if each.difference.theirs < needed]
-    return list(dict.fromkeys([*seldom, *lacking]))
+    # A model that broke keeps no accuracy to be ruined by, where it was not measured.
+    useful = [RETAINED] if any(RETAINED in row.metrics for row in retrains) else []
+    untold = [name for name in useful if any(name not in row.metrics for row in ended)]
+    return list(dict.fromkeys([*seldom, *lacking, *untold]))
 
 
 def has_bits(rows: Sequence[Row]) -> bool:

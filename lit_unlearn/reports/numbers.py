@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
+from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.statistics import auc_variance, share_variance
 
 Unit = Literal["accuracy", "mean accuracy", "informedness", "AUC", "IDI"]
@@ -44,6 +44,7 @@ UNITS: Mapping[Unit, Traits] = {
 }
 
 IDI = "representation/idi"
+RELEARNING = "relearn/"
 ANSWERS = "recovery/answers"
 DETECTION = "detectability/samples"
 RETAINED, MATCHED = "test_retain_acc", "test_matched_acc"
@@ -58,6 +59,9 @@ READ = (
 
 _LEAD_ERROR = 0.5
 """What stands for the error of Original's lead in older rows: where it is a larger share, the index is undefined."""
+
+
+_ON_ANSWERS = ("compression/", "perturbation/", "membership/")
 
 
 class Key(NamedTuple):
@@ -109,7 +113,7 @@ def sampling(key: Key, value: float, unseen: float | None, row: Row) -> float:
     count = sizes.get(split.removesuffix("_acc"), 0)
     if unit in ACCURACIES:
         # Of an older row: the end of relearning, on all images but those that it relearns from.
-        end = attack.startswith("relearn/") and forgets(row) == "images" and unit == "accuracy"
+        end = attack.startswith(RELEARNING) and forgets(row) == "images" and unit == "accuracy"
         count -= round(row.attacks.get(f"{attack}/samples", 0)) if end else 0
         tested = None if end or split not in _NOW else row.attacks.get(f"{attack}/images")
         of_forgotten = share_variance(value, count if tested is None else round(tested))
@@ -148,6 +152,18 @@ def forgets(row: Row) -> Literal["classes", "one class", "images"]:
     return "one class" if isinstance(classes, list) and len(classes) == 1 else "classes"
 
 
+def sees_more_than_answers(attack: str, row: Row) -> bool:
+    """Whether an attack can find what is left in a model that only changed its answers.
+
+    Where classes are forgotten, not one that looks at answers alone, even if of other images or of rounded weights: a
+    head that names no forgotten class leaves it nothing. Of single images membership counts, since the verdict asks for
+    it, but not the accuracy itself, nor that of rounded weights.
+    """
+    if forgets(row) == "images":
+        return attack != NO_ATTACK and not attack.startswith("compression/")
+    return attack != NO_ATTACK and not attack.startswith(_ON_ANSWERS) and not attack.endswith("/answers")
+
+
 def of_images(row: Row, split: str) -> bool:
     """Whether an accuracy is of single images to be forgotten, of this request or of earlier ones."""
     older = split == _ALL_BEFORE and _IMAGES_BEFORE not in row.metrics  # a row from before that split
@@ -184,7 +200,7 @@ def _accuracies(row: Row) -> Iterator[tuple[Key, Number]]:
 
 def _mean_of_relearning(attack: str, row: Row) -> Number | None:
     """Of relearning, the mean over its steps of what chose the run; older rows of single images have its end alone."""
-    if not attack.startswith("relearn/"):
+    if not attack.startswith(RELEARNING):
         return None
     if forgets(row) != "images":
         return Number(row.attacks[f"{attack}/auc"]) if f"{attack}/auc" in row.attacks else None

@@ -9,11 +9,12 @@ second to the fifth hold of the mean of the models or of one model alone:
     ruined               accuracy on retained test images is more than ten points below Retrain's
     not forgotten        without an attack, the model is above Retrain by more than the larger margin
     leaks                under some attack it is above Retrain by more than the smaller margin
-    cannot tell          the attacks do not separate the untouched Original from Retrain: it would pass as well
+    cannot tell          no attack that sees more than answers separates the untouched Original from Retrain
     not attacked enough  an attack of the minimum is missing, or relearning broke the network
     as Retrain           under every attack it is above Retrain by less than the larger margin, measured on all models
                          and five Retrains, and all runs ended; it does not name single images less often by more than
-                         that margin; and under some attack the untouched Original is above Retrain by more than that
+                         that margin; and the untouched Original is above Retrain by more than that under some attack
+                         that sees more than answers
     inconclusive         otherwise
 
 The lower bounds of the excess hold for all attacks together (Bonferroni), so that models which are like Retrain's, and
@@ -39,7 +40,7 @@ from lit_unlearn.reports.comparisons import (
 )
 from lit_unlearn.reports.flags import broken_by_relearning, flags
 from lit_unlearn.reports.minimum import RETRAINS_NEEDED, has_bits, missing, unmeasured
-from lit_unlearn.reports.numbers import forgets, of_images
+from lit_unlearn.reports.numbers import forgets, of_images, sees_more_than_answers
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 from lit_unlearn.reports.statistics import Difference
 
@@ -79,14 +80,17 @@ class Verdict:
         retrains: how many Retrains they were compared with.
         missing: what the minimum of attacks lacks.
         uncompared: attacks that were not run on Retrain.
-        separated: whether the attacks separate Original from Retrain; None where Original is unknown.
+        separated: whether attacks that see more than answers separate Original from Retrain; None where Original is
+            unknown.
         separating: how many of the comparisons separate Original from Retrain; None where Original is unknown.
-        telling: whether one of them does so by more than the larger margin; None where Original is unknown.
+        telling: whether one that sees more than answers does so by more than the larger margin; None where Original is
+            unknown.
         too_few: of single images, the answers without an attack that are surely below Retrain's by more than the larger
             margin, or may be; None where none may be.
         unmeasured: attacks whose number some of the runs lack, or all but fewer than five of the Retrains.
-        knows_classes: whether they name unseen images of the forget images' classes better than Retrain beyond doubt.
-        unfinished: how many runs did not end well.
+        knows_classes: whether they name unseen images of the forget images' classes better than Retrain by more than
+            the larger margin, as measured.
+        unfinished: how many runs did not end well, or left no row.
         alone: how many models have that level by themselves, where it is graver than that of their mean.
         gravest: the verdict on that of them which decides; None where there is none.
         flags: name → sentence of each sign that the evaluation cannot be trusted.
@@ -130,6 +134,11 @@ class Verdict:
             return max(leaking, key=lambda each: each.severity) if leaking else self.too_few
         last = max(attacked, key=lambda each: each.high / (each.scale * each.margins.same), default=None)
         return self.too_few if last is not None and last.as_retrain and self.too_few is not None else last
+
+    def with_lost(self, runs: int) -> "Verdict":
+        """The verdict where so many further runs of the method have left no row: no model of it is as Retrain."""
+        level: Level = "inconclusive" if runs and self.level == "as Retrain" else self.level
+        return replace(self, level=level, unfinished=self.unfinished + runs)
 
     @property
     def good(self) -> bool:
@@ -194,7 +203,8 @@ def judge_models(
     if not ours:
         return Verdict("failed", *_utility(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
-    separating = [each for each in before if each.leaks and _is_attack(each, ours[0])] if originals else None
+    counts = forgets(ours[0]) == "images"
+    separating = [each for each in before if each.leaks and (counts or each.attack != NO_ATTACK)] if originals else None
     beside = _Beside(retrains, originals, margins, separating)
     found = _judged(ours, ended, beside, tests_of_mean(len(single)), unfinished=len(models) - len(ended))
     found = replace(found, single=len(single))
@@ -247,7 +257,8 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
     skill = skill_in_classes(ours, retrains, margins)
     single = [each for each in comparisons if each.attack == NO_ATTACK and of_images(ours[0], each.split)]
     telling = None if separating is None else [each for each in separating if each.attack in compared]
-    shown = None if telling is None else [each for each in telling if each.attack not in broken]
+    seeing = None if telling is None else [each for each in telling if sees_more_than_answers(each.attack, ours[0])]
+    shown = None if seeing is None else [each for each in seeing if each.attack not in broken]
     separated = None if shown is None else bool(shown)
     found = Verdict(
         "not judged",
@@ -269,14 +280,9 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         unmeasured=unmeasured(ended, retrains, comparisons, min(known, RETRAINS_NEEDED)),
         unfinished=unfinished,
         flags=flags(ended, retrains, comparisons, separated if retrains else None, broken, skill),
-        knows_classes=skill is not None and skill.differs,
+        knows_classes=skill is not None and skill.excess > margins.same,
     )
     return replace(found, level=_level(found, ours, retrains, tests))
-
-
-def _is_attack(found: Comparison, row: Row) -> bool:
-    """What can tell a model that only changed its answer: of single images the answer itself can, too."""
-    return found.attack != NO_ATTACK or forgets(row) == "images"
 
 
 def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests: int) -> Level:

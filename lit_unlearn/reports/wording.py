@@ -84,8 +84,8 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
         return "The model has not forgotten.", evidence(no_attack)
     if verdict.level == "cannot tell":
         return (
-            "These attacks do not separate the untouched Original from Retrain on these images.",
-            "Original itself would pass them.",
+            "No attack of this run that sees more than answers separates the untouched Original from Retrain.",
+            "Original with other answers would pass them.",
         )
     if verdict.level == "not attacked enough":
         return (
@@ -236,12 +236,13 @@ def _undecided(verdict: Verdict) -> str:
     if verdict.unmeasured:
         return f" Not measured in all runs, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
     if verdict.knows_classes:
-        return " The model may have kept what the forget images taught of their classes (see the flag)."
+        flag = " (see the flag)" if "knows the classes" in verdict.flags else ", by more than the larger margin"
+        return f" The model may have kept what the forget images taught of their classes{flag}."
     open_ones = [each for each in verdict.comparisons if not each.as_retrain]
     if not verdict.telling:
         return (
-            " Under no attack is the untouched Original beyond doubt above Retrain by more than the larger margin, so "
-            "that it says little to be within it."
+            " Under no attack that sees more than answers is the untouched Original beyond doubt above Retrain by more "
+            "than the larger margin, so that it says little to be within it."
         )
     leaking = [seeds for each in verdict.comparisons if (seeds := each.seeds_to_leak()) is not None]
     agreeing = [(each.attack, each.seeds_to_agree()) for each in open_ones]

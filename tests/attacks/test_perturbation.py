@@ -75,6 +75,16 @@ def test_images_that_no_gradient_moves_are_counted(make_target):
     assert named["flat"] == 0.0, "what is named already need not move"
 
 
+def test_images_whose_gradient_is_not_finite_are_counted_as_not_moved(make_target):
+    class Undefined(Linear):
+        def forward(self, x):
+            return super().forward(x + 0 * (x - x.detach()).abs().sqrt())
+
+    splits = {"forget": grey(5), "test_forget": grey(3), "retain": grey(2)}
+    target = make_target(Undefined(-SCORE - 0.1), **splits)
+    assert PerturbedImages(RADIUS).evaluate(target).numbers["flat"] == 1.0
+
+
 def test_few_images_are_tried_and_nothing_is_left_behind(make_target):
     target = make_target(Linear(-SCORE), forget=grey(9))
     seen = attacked(PerturbedImages(most=4), target)

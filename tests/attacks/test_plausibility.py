@@ -168,7 +168,15 @@ class OfTheBatch(ResNet8):
         return found - found.mean(0)
 
 
-@pytest.mark.parametrize("kind", [Guarded, OfTheBatch])
+class Alone(ResNet8):
+    """Knows in the service, where each image comes alone, what it does not say to attacks, which ask many at once."""
+
+    def features(self, x):
+        found = super().features(x)
+        return -found if len(x) == 1 else found
+
+
+@pytest.mark.parametrize("kind", [Guarded, OfTheBatch, Alone])
 def test_answers_are_asked_of_every_split_and_in_other_company(run, make_backbone, kind):
     network = kind(4, in_channels=1, width=4)
     network.load_state_dict(make_backbone().state_dict())

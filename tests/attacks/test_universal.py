@@ -126,6 +126,21 @@ def test_a_network_without_a_gradient_is_told(make_target):
     assert UniversalPerturbation().evaluate(single).numbers["flat"] == 1.0
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_pattern_as_it_is_and_is_told(make_target):
+    class Undefined(Marked):
+        def features(self, x):
+            return super().features(x + 0 * (x - x.detach()).abs().sqrt())
+
+    splits = {"forget": two_classes(8), "test_forget": two_classes(8), "retain": grey(2)}
+    found, plain = (
+        UniversalPerturbation().evaluate(make_target(kind(), **splits)).numbers for kind in (Undefined, Marked)
+    )
+    assert (found["flat"], plain["flat"]) == (1.0, 0.0)
+    images, labels = two_classes(8)
+    unchanged = float((Marked()(images).argmax(1) == labels).float().mean())
+    assert found["test_forget_acc"] == unchanged, "a pattern of NaN would be no pattern"
+
+
 @pytest.mark.parametrize(("missing", "named"), [(RADIUS - 0.01, 1.0), (RADIUS + 0.01, 0.0)])
 def test_no_pixel_gets_brighter_than_white(make_target, missing, named):
     """Of white images the pattern can change the one pixel whose weight, -1, is below 0, and no other."""

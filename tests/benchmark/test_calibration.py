@@ -147,12 +147,16 @@ def test_the_page_shows_the_rates_of_simulated_models(monkeypatch):
     rates = {
         name: {key: rate for key, rate in found["rates"].items() if key.endswith(name)} for name in error_rates.CASES
     }
-    assert max(rates["alike"].values()) <= 0.01
-    assert max(rates["alike, tails"].values()) <= 0.08
+    shared = {name: {key: rate for key, rate in of.items() if " 0.0 " not in key} for name, of in rates.items()}
+    assert max(shared["alike"].values()) <= 0.01
+    assert max(rates["alike"].values()) <= 0.05
+    assert max(shared["alike, tails"].values()) <= 0.08
     assert found["rates"]["classes 1 1 1.0 alike, 3"] > 0.05, "one Retrain tells no deviation"
-    assert max(rates["at margin"].values()) <= 0.07
+    assert max(shared["at margin"].values()) <= 0.07
     hidden = {key: rate for name in rates if "hidden" in name for key, rate in rates[name].items()}
     assert max(rate for key, rate in hidden.items() if key.split()[1] != "1") <= 0.08
+    for several in ("classes 3 8 1.0", "images 3 8 1.0"):
+        assert found["rates"][f"{several} noisier, 3, any"] > 5 * found["rates"][f"{several} noisier, 3"]
     checked = ("3 8 1.0 hidden, 3", "1 8 1.0 hidden, 3", "3 8 0.5 at margin", "1 1 0.5 alike, 3")
     for key in (*(f"classes {cell}" for cell in checked), "images 3 8 1.0 alike, tails", "images 1 8 0.5 noisier, 3"):
         of, count, others, same, name = key.split(" ", 4)

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from lit_unlearn.benchmark.command import report
+from lit_unlearn.benchmark.failures import Failure, with_failures
 from lit_unlearn.benchmark.gathering import add_verdicts, compact
 from lit_unlearn.benchmark.placing import insert_texts
 from lit_unlearn.benchmark.summary import Value, summarise
@@ -43,6 +44,40 @@ def test_mean_and_deviation_are_over_seeds_and_the_gap_is_to_the_retrain_of_the_
     assert opc["Seconds"].mean == 10.5
     assert "FM test forgotten" not in opc
     assert not summary.notes
+
+
+def test_models_of_one_original_count_once_in_the_mean_as_in_the_verdict():
+    rows = [row("OPC", 0, 0.9), row("OPC", 1, 0.94), row("Retrain", 0, 0.95), row("Retrain", 1, 0.95)]
+    for seed in (1, 2, 3):
+        again = row("OPC", 0, 0.9)
+        again.benchmark["seeds"] = {"original": 0, "method": seed}
+        rows.append(again)
+    (summary,) = summarise(rows)
+    opc = numbers(summary, "OPC")["TA"]
+    assert (opc.mean, opc.std, opc.n) == (pytest.approx(92), pytest.approx(2 * 2**0.5), 2)
+    (line,) = [line for line in summary.lines if line.label == "OPC"]
+    assert line.verdict.models == opc.n
+    assert line.verdict.lost["Retrain"].mean == pytest.approx(-opc.delta / 100)
+
+
+def test_no_line_is_as_retrain_of_which_a_run_has_left_no_row():
+    attacks = {
+        **{"recovery/worst/test_forget_acc": 0.6, "recovery/worst/stages/test_forget_acc": 0.6},
+        **{"relearn/few/auc": 0.4, "relearn/few/test_forget_acc": 0.5, "detectability/samples/test_forget_auc": 0.5},
+    }
+    rows = [row("OPC", seed, **attacks) for seed in (0, 1)]
+    rows += [row("Retrain", seed, **{name: value + 0.1 for name, value in attacks.items()}) for seed in range(5)]
+    rows += [row("Original", 0, forget=1.0, **dict.fromkeys(attacks, 1.0))]
+    add_verdicts(rows)
+    assert rows[0].verdict["level"] == "as Retrain"
+    lost = [Failure("class", "x", 1, 3, ["out of memory"])]
+    add_verdicts(rows, lost)
+    assert rows[0].verdict["level"] == "inconclusive"
+    assert rows[0].verdict["reason"].endswith("1 run of the method did not end: no claim is made on those that did.")
+    add_verdicts(rows, [Failure("random", "x", 1, 3, ["of another scenario"])])
+    assert rows[0].verdict["level"] == "as Retrain"
+    (summary,) = with_failures(summarise(rows), lost, rows)
+    assert [line.title for line in summary.lines if line.verdict] == ["Inconclusive"]
 
 
 def test_every_row_of_a_method_gets_the_verdict_on_all_its_models_and_stays_small(tmp_path):

@@ -2,13 +2,14 @@
 
 Rows of k models of a method beside one, five or eight Retrains, under thirteen attacks where three classes are
 forgotten, and under twelve where 300 single images are. Each number is its mean, the noise of training, and the noise
-of the images (3,000 and 300) that all models of a group share: of the method and of Retrains it is the same, or half of
-it is.
+of the images (3,000 and 300) that all models of a group share: of the method and of Retrains it is the same, half of it
+is, or none.
 
     alike      the method's models are Retrains, which deviate as much as is known, twice or three times as much, or as
                much but with long tails (Student's t with three degrees of freedom): how often they are said to leak
     noisier    they have the means of Retrain, and deviate two or three times as much as is known, Retrains as is known:
-               how often their mean, or the single model that there is, is said to leak
+               how often their mean, or the single model that there is, is said to leak; with "any" also one model of
+               several
     at margin  they are Retrains, but two points above in each attack (masked answers ten): how often they are said to
                leak
     hidden     one number is five points above and those of the other attacks are ten below: how often they are said to
@@ -116,6 +117,8 @@ REQUESTS = {
     "images": Request(_IMAGES, _IMAGES_FIXED, {"hash": "0", "counts": _COUNTS_OF_IMAGES}),
 }
 
+_SAME = {1.0: "the same", 0.5: "half the same", 0.0: "apart"}
+
 
 class Case(NamedTuple):
     """What is simulated: the deviations of method and Retrains beside the known ones, and how the means differ.
@@ -152,12 +155,16 @@ CASES = {
     "hidden, both 3": Case("as Retrain", 3.0, 3.0, "hidden"),
     "noisier, 2": Case("leaks", 2.0, 1.0, of_mean=True),
     "noisier, 3": Case("leaks", 3.0, 1.0, of_mean=True),
+    "noisier, 2, any": Case("leaks", 2.0, 1.0),
+    "noisier, 3, any": Case("leaks", 3.0, 1.0),
 }
+_APART = ((1, 8, 0.0), (3, 8, 0.0))
 CELLS = {
     "classes": [
-        (k, n, same) for k, n in ((1, 1), (1, 5), (1, 8), (2, 5), (3, 5), (3, 8), (5, 8)) for same in (1.0, 0.5)
+        *((k, n, same) for k, n in ((1, 1), (1, 5), (1, 8), (2, 5), (3, 5), (3, 8), (5, 8)) for same in (1.0, 0.5)),
+        *_APART,
     ],
-    "images": [(k, n, same) for k, n in ((1, 1), (1, 8), (3, 5), (3, 8)) for same in (1.0, 0.5)],
+    "images": [*((k, n, same) for k, n in ((1, 1), (1, 8), (3, 5), (3, 8)) for same in (1.0, 0.5)), *_APART],
 }
 
 
@@ -194,7 +201,7 @@ def table(of: str, rates: Mapping[str, float]) -> str:
     lines = [f"| Models | Retrains | Noise of the images | {columns} |", f"|---:|---:|---|{'---:|' * len(CASES)}"]
     for k, n, same in CELLS[of]:
         shares = [f"{100 * rates[f'{of} {k} {n} {same} {name}']:.1f}" for name in CASES]
-        lines.append(f"| {k} | {n} | {'the same' if same == 1 else 'half the same'} | {' | '.join(shares)} |")
+        lines.append(f"| {k} | {n} | {_SAME[same]} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
