@@ -132,7 +132,9 @@ def audit(
     Args:
         network: the network to audit, as for :func:`unlearn`.
         data: the images, and which of them are said to be forgotten.
-        original: the network before unlearning, or its state dict; without it, attacks that need it are left out.
+        original: the network before unlearning, or its state dict; without it, attacks that need it are left out. Give
+            the network where the audited one has code of its own: files and state dicts, of Retrains too, are loaded
+            into a copy of this network, and else into one of the audited network, whose code then acts on them.
         retrain: as for :func:`unlearn`.
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
@@ -152,7 +154,8 @@ def audit(
         backbone = _backbone(network, data, wrap)
         module = Audit(backbone, original=_wrapped(original, network, data, wrap, "original"))
         start = partial(Trainer.validate, verbose=False)
-        return _measured(start, module, data, attacks, _retrains(retrain, network, data, wrap), trainer)
+        own = original if isinstance(original, nn.Module) else network
+        return _measured(start, module, data, attacks, _retrains(retrain, own, data, wrap), trainer)
 
 
 @contextmanager

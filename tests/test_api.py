@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -175,6 +176,30 @@ def test_audit_compares_a_network_with_original_and_retrain(
     without = lu.audit(other, make_data(), attacks=[lu.FeatureMapping()], **QUIET)
     assert [row.method for row in without.rows] == ["Audit"]
     assert "recovery/fm" in without.rows[-1].skipped
+
+
+class Lifted(Plain):
+    """Its own code gives every network of it other features, which the weights do not tell."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(1 - images)
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_the_code_of_an_audited_network_does_not_act_on_original_and_retrain(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path, file: bool
+) -> None:
+    torch.manual_seed(1)
+    retrain: Any = Plain().state_dict()
+    if file:
+        torch.save(retrain, tmp_path / "theirs.pt")
+        retrain = {"weights": str(tmp_path / "theirs.pt"), "trained_without": {"classes": [2]}}
+    told = {"original": plain, "retrain": retrain, "attacks": [lu.HeadRecovery()], **QUIET}
+    honest, forged = (lu.audit(kind(), make_data(classes=[2]), **told).rows for kind in (Plain, Lifted))
+    for one, other in zip(honest[:2], forged[:2], strict=True):
+        assert (one.metrics, one.attacks) == (other.metrics, other.attacks)
+    acts = lu.audit(Lifted(), make_data(classes=[2]), **{**told, "original": plain.state_dict()}).rows
+    assert acts[1].metrics | acts[1].attacks != honest[1].metrics | honest[1].attacks, "else this shows nothing"
 
 
 def test_a_retrain_of_another_network_is_refused(plain: Plain, make_data: Callable[..., lu.UnlearnDataModule]) -> None:

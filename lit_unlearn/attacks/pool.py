@@ -76,7 +76,7 @@ def find_pool(places: Sequence[Path], module: Any, data: Any) -> Pool:
     """
     search = _Search(_method(module), data.split, data.split_of_nothing)
     for path in _files(places):
-        search.look_at(path, module.unwrapped_copy())
+        search.look_at(path, module.reference_copy())
     where = str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
     for path, reason in search.unreadable:
         rank_zero_warn(f"the pool's {path} cannot be read and is left out: {reason}")

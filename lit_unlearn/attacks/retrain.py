@@ -125,7 +125,7 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
             _check_alike(network, original)
         return LoadedRetrain(network, {"source": "a network given from Python"})
     weights = given.weights if isinstance(given, OwnRetrain) else given
-    backbone: Backbone = module.unwrapped_copy()
+    backbone: Backbone = module.reference_copy()
     loaded = load_weights(backbone, weights)
     stated = given.trained_without if isinstance(given, OwnRetrain) else _sidecar(resolve(weights))
     source = {"source": str(weights), "sha256": loaded.sha256}

@@ -27,7 +27,9 @@ class Audit(UnlearnModule):
         backbone: the network, as constructed, in the shape of both models.
         weights: of the model to audit: a file, or a name in the manifest. None audits the backbone as it is.
         original: weights of the model before it forgot, or from Python a backbone of the same shape; None where the
-            auditor does not have it.
+            auditor does not have it. A backbone is measured as it is, and weights of Retrains are loaded into a copy of
+            it: what the audited network's own code does acts on no reference. Weights are loaded into a copy of the
+            audited network.
 
     Raises:
         UsageError: if weights cannot be read or do not fit the backbone, or the original is of another kind or shape.
@@ -57,6 +59,7 @@ class Audit(UnlearnModule):
                 f"{there} there and {here} here; give the network before unlearning"
             )
         self.set_original(before if original is not None else None)
+        self._given = [before] if isinstance(original, Backbone) else []  # in a list, so that no checkpoint has it
         self.hparams.update({"weights": _name(weights), "original": _name(original)})
 
     def check_data(self, data: UnlearnData) -> None:
@@ -69,6 +72,18 @@ class Audit(UnlearnModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning requires one; it is never called."""
+
+    def original_copy(self) -> Backbone | None:
+        """A frozen copy of the original, of its own code where it was given as a network."""
+        return self.reference_copy() if self._given else super().original_copy()
+
+    def reference_copy(self) -> Backbone:
+        """A copy of the original that was given as a network, else of the audited network."""
+        if not self._given:
+            return super().reference_copy()
+        (own,) = self._given
+        like = next(self.backbone.parameters())
+        return copy.deepcopy(own).to(like.device, like.dtype).eval().requires_grad_(False)
 
     def origin(self) -> LoadedWeights | None:
         """The weights are those of the audited model."""

@@ -107,6 +107,10 @@ class BackboneModule(SplitScoring):
         """A copy of the backbone in the original's shape, in eval mode, without gradients."""
         return copy.deepcopy(self.unwrapped_backbone()).eval().requires_grad_(False)
 
+    def reference_copy(self) -> Backbone:
+        """A network in the original's shape, into which weights of references are loaded."""
+        return self.unwrapped_copy()
+
     def stop_batchnorm(self) -> None:
         """Normalises with the running statistics from now on, which then stand; scales and shifts still learn."""
         for module in self.backbone.modules():

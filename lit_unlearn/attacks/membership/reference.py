@@ -138,7 +138,7 @@ class ReferenceMembership(MembershipAttack):
         super().setup(trainer, pl_module, stage)
         here = trainer.datamodule.split.hash  # type: ignore[attr-defined]
         for reference in self._files():
-            loaded = load_weights(cast(Any, pl_module).unwrapped_copy(), reference)
+            loaded = load_weights(cast(Any, pl_module).reference_copy(), reference)
             if loaded.split != here:
                 raise UsageError(
                     f"reference {reference!r} was made on split {loaded.split or 'unknown'}, but this run is on split "
