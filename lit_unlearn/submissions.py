@@ -268,6 +268,8 @@ def backbone_of(submission: Submission, name: str, path: str | Path) -> Backbone
 
 
 def _network(submission: Submission, name: str) -> Backbone:
+    if (submission.network.get("init_args") or {}).get("stages") is not None:
+        raise UsageError(f"{submission.name}: its network names stages, but a board reads all of them: leave them out")
     backbone = network_of(submission.name, submission.network)
     if submission.gate and name == MODEL:
         add_gate(backbone, [], 1.0)

@@ -435,6 +435,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         lambda m, c: m.update(network=timm(options={"checkpoint_path": "/etc/passwd"})),
         "would read other files",
     ),
+    "a place to look at": (lambda m, c: m.update(network=timm(stages=["blocks.0"])), "names stages, but a board reads"),
     "a network from elsewhere": (lambda m, c: m.update(network=timm(name="hf-hub:evil/net")), "lies elsewhere"),
     "pickled code": (lambda m, c: c.update({MODEL: pickled()}), "corrupt, or no file of weights"),
     "an empty file of weights": (lambda m, c: c.update({ORIGINAL: b""}), "corrupt, or no file of weights"),
