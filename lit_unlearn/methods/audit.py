@@ -58,8 +58,7 @@ class Audit(UnlearnModule):
                 f"original is of another architecture than the audited network: {original.name_in_network(name)} is "
                 f"{there} there and {here} here; give the network before unlearning"
             )
-        self.set_original(before if original is not None else None)
-        self._given = [before] if isinstance(original, Backbone) else []  # in a list, so that no checkpoint has it
+        self.set_original(before if original is not None else None, of_its_own_code=isinstance(original, Backbone))
         self.hparams.update({"weights": _name(weights), "original": _name(original)})
 
     def check_data(self, data: UnlearnData) -> None:
@@ -72,18 +71,6 @@ class Audit(UnlearnModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Lightning requires one; it is never called."""
-
-    def original_copy(self) -> Backbone | None:
-        """A frozen copy of the original, of its own code where it was given as a network."""
-        return self.reference_copy() if self._given else super().original_copy()
-
-    def reference_copy(self) -> Backbone:
-        """A copy of the original that was given as a network, else of the audited network."""
-        if not self._given:
-            return super().reference_copy()
-        (own,) = self._given
-        like = next(self.backbone.parameters())
-        return copy.deepcopy(own).to(like.device, like.dtype).eval().requires_grad_(False)
 
     def origin(self) -> LoadedWeights | None:
         """The weights are those of the audited model."""

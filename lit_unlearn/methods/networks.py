@@ -65,6 +65,7 @@ class BackboneModule(SplitScoring):
         self.loaded = load_weights(backbone, weights) if weights is not None else None
         self.loaded_original: LoadedWeights | None = None
         self._original = None if self.from_scratch and weights is None else _clone(backbone.state_dict())
+        self._code: list[Backbone] = []  # in a list, so that no checkpoint has it
         if fresh is not None:
             backbone.load_state_dict(fresh)
 
@@ -91,9 +92,16 @@ class BackboneModule(SplitScoring):
         logits: Tensor = self.backbone(images)
         return logits
 
-    def set_original(self, original: Backbone | None) -> None:
-        """Takes another network, in the shape of the backbone, for the original; None: there is no original."""
+    def set_original(self, original: Backbone | None, of_its_own_code: bool = False) -> None:
+        """Takes another network, in the shape of the backbone, for the original.
+
+        Args:
+            original: None: there is no original.
+            of_its_own_code: whether references are measured by its code; else its weights alone are taken, and the code
+                is that of the backbone.
+        """
         self._original = None if original is None else _clone(original.state_dict())
+        self._code = [original] if original is not None and of_its_own_code else []
 
     def frozen_copy(self) -> Backbone:
         """A copy of the backbone as it stands, in eval mode, without gradients."""
@@ -109,7 +117,10 @@ class BackboneModule(SplitScoring):
 
     def reference_copy(self) -> Backbone:
         """A network in the original's shape, into which weights of references are loaded."""
-        return self.unwrapped_copy()
+        if not self._code:
+            return self.unwrapped_copy()
+        like = next(self.backbone.parameters())
+        return copy.deepcopy(self._code[0]).to(like.device, like.dtype).eval().requires_grad_(False)
 
     def stop_batchnorm(self) -> None:
         """Normalises with the running statistics from now on, which then stand; scales and shifts still learn."""
@@ -121,7 +132,7 @@ class BackboneModule(SplitScoring):
         """A frozen copy of the original model, or None for a run that has none."""
         if self._original is None:
             return None
-        original = self.unwrapped_copy()
+        original = self.reference_copy()
         original.load_state_dict(self._original)
         return original
 

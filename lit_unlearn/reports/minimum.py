@@ -44,17 +44,17 @@ def missing(row: Row, run: Sequence[str], broken: Collection[str], bits: bool) -
 
 
 def unmeasured(ended: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], needed: int) -> list[str]:
-    """Attacks whose number some of the runs lack, or all but so many of the Retrains.
+    """Attacks whose number some of the runs lack, or all but so many of the Retrains; the retained accuracy likewise.
 
     Runs and not models: of several seeds of an attack, the one that broke off may be the one that finds most.
     """
     of_runs, of_retrains = [set(numbers([row])) for row in ended], numbers(retrains)
     lacking = [key.attack for key in of_retrains if any(key not in known for known in of_runs)]
     seldom = [each.attack for each in compared if each.difference.theirs < needed]
-    # A model that broke keeps no accuracy to be ruined by, where it was not measured.
-    useful = [RETAINED] if any(RETAINED in row.metrics for row in retrains) else []
-    untold = [name for name in useful if any(name not in row.metrics for row in ended)]
-    return list(dict.fromkeys([*seldom, *lacking, *untold]))
+    known = any(RETAINED in row.metrics for row in retrains)
+    # The run that lacks it may be the one that is ruined.
+    utility = [RETAINED] if known and any(RETAINED not in row.metrics for row in ended) else []
+    return list(dict.fromkeys([*seldom, *lacking, *utility]))
 
 
 def has_bits(rows: Sequence[Row]) -> bool:

@@ -203,8 +203,9 @@ def judge_models(
     if not ours:
         return Verdict("failed", *_utility(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
-    counts = forgets(ours[0]) == "images"
-    separating = [each for each in before if each.leaks and (counts or each.attack != NO_ATTACK)] if originals else None
+    single_images = forgets(ours[0]) == "images"
+    counted = [each for each in before if each.leaks and (single_images or each.attack != NO_ATTACK)]
+    separating = counted if originals else None
     beside = _Beside(retrains, originals, margins, separating)
     found = _judged(ours, ended, beside, tests_of_mean(len(single)), unfinished=len(models) - len(ended))
     found = replace(found, single=len(single))

@@ -218,8 +218,9 @@ def test_one_fit_encodes_every_split_once_for_each_model(make_backbone, make_dat
         if network != own:
             counts[weights] = counts.get(weights, 0) + count
     # A look at retained images of the original before the run, and a pass when it is measured; the unlearned model,
-    # which is asked a batch of 8 of each of the four splits, by itself and with the others, before its own pass.
-    assert list(counts.values()) == [24 + 48 + 24, 48 + 24 + 2 * 4 * 8]
+    # which is asked a batch of 8 of each of the four splits, by itself, with the others and image by image, before its
+    # own pass.
+    assert list(counts.values()) == [24 + 48 + 24, 48 + 24 + 3 * 4 * 8]
 
 
 @pytest.mark.parametrize(
