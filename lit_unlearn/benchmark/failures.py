@@ -76,12 +76,12 @@ def with_failures(summaries: Sequence[Summary], found: Sequence[Failure], rows: 
         there = keys.intersection(row.benchmark.get("key") for line in summary.lines for row in line.rows)
         own = [each for each in found if there and each.scenario == summary.scenario]
         without = [*summary.without_rows, *(each.experiment for each in own if each.lost == each.runs)]
-        lines = with_lost(summary.lines, own)
+        lines = _with_lost(summary.lines, own)
         tables.append(replace(summary, lines=lines, notes=[*summary.notes, *map(str, own)], without_rows=without))
     return tables
 
 
-def with_lost(lines: Sequence[Line], found: Sequence[Failure]) -> list[Line]:
+def _with_lost(lines: Sequence[Line], found: Sequence[Failure]) -> list[Line]:
     """The lines of one scenario, with the runs in their verdicts that have failed there and left no row."""
     lost = {each.experiment: each.lost for each in found}
     return [

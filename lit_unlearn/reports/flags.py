@@ -32,7 +32,7 @@ BROKEN = 0.1
 """How much more accuracy on retained test images relearning takes than on Retrain, as a fraction."""
 
 BROKEN_ALONE = 0.2
-"""How much it takes from a network that it breaks, whatever it does to Retrain."""
+"""How much it takes from a network that it breaks, even where Retrain loses as much."""
 
 NORM_RATIO = "representation/stages/features/norm_ratio"
 AT_EDGE = "/rate_at_edge"

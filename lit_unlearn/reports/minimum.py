@@ -44,7 +44,7 @@ def missing(row: Row, run: Sequence[str], broken: Collection[str], bits: bool) -
 
 
 def unmeasured(ended: Sequence[Row], retrains: Sequence[Row], compared: Sequence[Comparison], needed: int) -> list[str]:
-    """Attacks whose number some of the runs lack, or all but so many of the Retrains; the retained accuracy likewise.
+    """Attacks whose number some runs lack, or all but so many Retrains; and the retained accuracy, if a run lacks it.
 
     Runs and not models: of several seeds of an attack, the one that broke off may be the one that finds most.
     """

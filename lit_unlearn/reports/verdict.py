@@ -258,8 +258,8 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
     skill = skill_in_classes(ours, retrains, margins)
     single = [each for each in comparisons if each.attack == NO_ATTACK and of_images(ours[0], each.split)]
     telling = None if separating is None else [each for each in separating if each.attack in compared]
-    seeing = None if telling is None else [each for each in telling if sees_more_than_answers(each.attack, ours[0])]
-    shown = None if seeing is None else [each for each in seeing if each.attack not in broken]
+    seeing = [each for each in telling or () if sees_more_than_answers(each.attack, ours[0])]
+    shown = None if telling is None else [each for each in seeing if each.attack not in broken]
     separated = None if shown is None else bool(shown)
     found = Verdict(
         "not judged",
