@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from lit_unlearn.benchmark.search_space import Values
-from lit_unlearn.reports.verdict import UTILITY_REDUCED
+from lit_unlearn.reports.utility import UTILITY_REDUCED
 
 Criterion = Literal["accuracy", "attack"]
 Drawn = Literal["reference", "stratified", "estimated", "extended"]

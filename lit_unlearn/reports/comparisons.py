@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from lit_unlearn.errors import UsageError, check_fraction
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.noise import IMAGES_OF_KNOWN, known_deviation, retained_of
+from lit_unlearn.reports.noise import known_deviation, of_few_images
 from lit_unlearn.reports.numbers import (
-    ACCURACIES,
     ANSWERS,
     MATCHED,
     RETAINED,
@@ -17,15 +16,13 @@ from lit_unlearn.reports.numbers import (
     Key,
     Number,
     Unit,
-    images,
     measured,
     numbers,
     of_images,
     sampling,
-    unseen_images,
 )
 from lit_unlearn.reports.rows import NO_ATTACK, Row
-from lit_unlearn.reports.statistics import Difference, difference, one_share, share_variance
+from lit_unlearn.reports.statistics import Difference, difference
 
 _LEAST_LEAD = 0.05
 """Bits by which Original's stages must say more than Retrain's for IDI to be compared."""
@@ -218,79 +215,52 @@ def compare(
     """
     ours, theirs, before = (numbers(rows) for rows in (models, retrains, originals))
     found = [
-        _compared(key, group, theirs[key], before.get(key, []), models, retrains, margins)
+        _compared(key, _Side(models, group), _Side(retrains, theirs[key]), before.get(key, []))
         for key, group in ours.items()
         if key in theirs
     ]
     known = [each for each in found if each is not None]
-    return [replace(each, compared=tests * len(known)) for each in known]
+    return [replace(each, margins=margins, compared=tests * len(known)) for each in known]
 
 
-def _compared(
-    key: Key,
-    ours: list[Number],
-    theirs: list[Number],
-    before: list[Number],
-    models: Sequence[Row],
-    retrains: Sequence[Row],
-    margins: Margins,
-) -> Comparison | None:
+class _Side(NamedTuple):
+    """One side of a comparison: the rows of its models, and one number of each."""
+
+    rows: Sequence[Row]
+    numbers: list[Number]
+
+    @property
+    def leads(self) -> list[float]:
+        """What is compared."""
+        return [each.lead for each in self.numbers]
+
+    def sampled(self, key: Key, rows: Sequence[Row]) -> list[float]:
+        """The variance of its images, by each of the rows that say something of it."""
+        unseen = _mean_unseen(self.numbers)
+        return [sampling(key, _mean(self.numbers), unseen, row) for row in rows if measured(key, row)]
+
+
+def _compared(key: Key, ours: _Side, theirs: _Side, before: list[Number]) -> Comparison | None:
     """One comparison; None where Original's lead over Retrain is too small for a share, or one side has no lead."""
-    if len({each.unseen is None for each in (*ours, *theirs)}) > 1:
+    if len({each.unseen is None for each in (*ours.numbers, *theirs.numbers)}) > 1:
         return None  # a lead over unseen images beside an accuracy by itself
     lead = 1.0
     if key.unit == "IDI":
-        zero, lead = _mean(theirs), _mean(before) - _mean(theirs) if before else 0.0
+        zero = _mean(theirs.numbers)
+        lead = _mean(before) - zero if before else 0.0
         if lead <= _LEAST_LEAD:
             return None
-        ours, theirs, before = (
-            [Number((each.value - zero) / lead) for each in some] for some in (ours, theirs, before)
+        of_ours, of_theirs, before = (
+            [Number((each.value - zero) / lead) for each in some] for some in (ours.numbers, theirs.numbers, before)
         )
-    means = Means(_mean(ours), _mean(theirs), _mean(before) if before else None)
-    unseen = _unseen(ours, theirs, before)
-    others = unseen or (None, None)
-    sides = (means.value, others[0]), (means.retrain, others[1])
-    # An attack measures this error on each model itself; of IDI, Retrain has none by construction.
-    rows = (models, retrains if key.unit == "informedness" else models)
-    errors = [[sampling(key, *sides[i], row) for row in rows[i] if measured(key, row)] for i in range(2)]
+        ours, theirs = ours._replace(numbers=of_ours), theirs._replace(numbers=of_theirs)
+    of_theirs_rows = theirs.rows if UNITS[key.unit].of_retrain else ours.rows
+    errors = ours.sampled(key, ours.rows), theirs.sampled(key, of_theirs_rows)
     sampled = max(fmean(each) for each in errors if each)
-    leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
-    known = known_deviation(key.attack, models[0], key.split) / lead
-    excess = difference(leads, of_retrain, known, sampled, _of_few(key, [*ours, *theirs], models))
-    return Comparison(*key, *means, excess, unseen, margins)
-
-
-def _of_few(key: Key, numbers: Sequence[Number], models: Sequence[Row]) -> float:
-    """The variance of one model that the known deviation lacks, where there are fewer images than it is known of.
-
-    Each model is right or wrong about an image by itself. Over N images that makes a variance of p (1 - p) / N at most,
-    and the known deviation has the part of its own number of images. A lead has that of its unseen images as well.
-
-    Args:
-        key: what is compared.
-        numbers: of the method's models and of Retrains, whose mean is p.
-        models: rows of the method's models.
-    """
-    if key.unit == "IDI":
-        return 0.0
-    count = min(images(row).get(key.split.removesuffix("_acc"), 0) for row in models)
-    known, values = _known_of(models[0], key.split), [each.value for each in numbers]
-    if key.unit not in ACCURACIES:
-        of_all = fmean(sampling(key, fmean(values), None, row) for row in models)
-        return of_all * max(0.0, 1 - max(1, count) / known)
-    unseen = [each.unseen for each in numbers if each.unseen is not None]
-    tried = min(unseen_images(key, row) for row in models) if unseen else 0
-    return _lacking(values, count, known) + (_lacking(unseen, tried, known) if unseen else 0.0)
-
-
-def _lacking(shares: Sequence[float], count: int, known: int) -> float:
-    """The variance of one model's share of so many images that a deviation lacks which is known of other, more ones."""
-    count = max(1, count)
-    return one_share(fmean(shares), count * len(shares)) / count * max(0.0, 1 - count / known)
-
-
-def _known_of(row: Row, split: str) -> int:
-    return IMAGES_OF_KNOWN["images" if of_images(row, split) else "classes"]
+    known = known_deviation(key.attack, ours.rows[0], key.split) / lead
+    few = of_few_images(key, [*ours.numbers, *theirs.numbers], ours.rows)
+    means, unseen = _means(ours.numbers, theirs.numbers, before), _unseen(ours.numbers, theirs.numbers, before)
+    return Comparison(*key, *means, difference(ours.leads, theirs.leads, known, sampled, few), unseen)
 
 
 def largest_excess(row: Row, retrain: Row | None) -> float | None:
@@ -308,12 +278,19 @@ def _mean(group: Sequence[Number]) -> float:
     return fmean(each.value for each in group)
 
 
-def _unseen(*groups: Sequence[Number]) -> Means | None:
+def _mean_unseen(group: Sequence[Number]) -> float | None:
+    found = [each.unseen for each in group if each.unseen is not None]
+    return fmean(found) if found else None
+
+
+def _means(ours: Sequence[Number], theirs: Sequence[Number], before: Sequence[Number]) -> Means:
+    return Means(_mean(ours), _mean(theirs), _mean(before) if before else None)
+
+
+def _unseen(ours: Sequence[Number], theirs: Sequence[Number], before: Sequence[Number]) -> Means | None:
     """The means of what is subtracted, where something is."""
-    models, retrains, originals = ([each.unseen for each in group if each.unseen is not None] for group in groups)
-    if not models or not retrains:
-        return None
-    return Means(fmean(models), fmean(retrains), fmean(originals) if originals else None)
+    model, retrain, original = (_mean_unseen(group) for group in (ours, theirs, before))
+    return None if model is None or retrain is None else Means(model, retrain, original)
 
 
 def attacks_lacking(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
@@ -338,7 +315,7 @@ def skill_in_classes(models: Sequence[Row], retrains: Sequence[Row], margins: Ma
     )
     if not ours or not theirs or not of_images(models[0], "forget_acc"):
         return None
-    means, unseen = Means(_mean(ours), _mean(theirs), None), _unseen(ours, theirs, [])
+    means, unseen = _means(ours, theirs, []), _unseen(ours, theirs, [])
     assert unseen is not None, "each has its unseen images"
     key = Key(NO_ATTACK, MATCHED, "accuracy")
     sides = (means.value, unseen.value), (means.retrain, unseen.retrain)
@@ -346,16 +323,3 @@ def skill_in_classes(models: Sequence[Row], retrains: Sequence[Row], margins: Ma
     leads, of_retrain = ([each.lead for each in some] for some in (ours, theirs))
     found = difference(leads, of_retrain, _OF_A_CLASS, sampled)
     return Comparison(*key, *means, found, unseen, margins)
-
-
-def accuracy_lost(models: Sequence[Row], others: Sequence[Row]) -> Difference | None:
-    """How far accuracy on retained test images is below that of others, or None where it is unknown."""
-    ours, theirs = retained_of(models), retained_of(others)
-    if not ours or not theirs:
-        return None
-    count = min(images(row).get("test_retain", 0) for row in models)
-    sampled = max(share_variance(fmean(group), count) for group in (ours, theirs))
-    few = _lacking([*ours, *theirs], count, _known_of(models[0], "forget_acc"))
-    # The bounds that take the models' own deviation take that of the first group.
-    found = difference(ours, theirs, known_deviation(RETAINED, models[0]), sampled, few)
-    return replace(found, mean=-found.mean)

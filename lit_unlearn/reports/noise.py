@@ -1,11 +1,24 @@
 """How much the numbers of attacks differ between Retrains that differ in nothing but the seed."""
 
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import fmean, stdev
 
 from lit_unlearn.reports.averages import one_a_model
-from lit_unlearn.reports.numbers import ANSWERS, IDI, RETAINED, numbers, of_images
+from lit_unlearn.reports.numbers import (
+    ACCURACIES,
+    ANSWERS,
+    IDI,
+    RETAINED,
+    Key,
+    Number,
+    images,
+    numbers,
+    of_images,
+    sampling,
+    unseen_images,
+)
 from lit_unlearn.reports.rows import NO_ATTACK, Row
+from lit_unlearn.reports.statistics import one_share
 
 OTHER = ""
 """The beginning of every name: attacks that are not ours."""
@@ -36,7 +49,7 @@ forgotten, it is half a point. Of attacks that are not ours nothing is known, an
 stands for it.
 """
 
-IMAGES_OF_KNOWN = {"classes": 3000, "images": 300}
+_IMAGES_OF_KNOWN = {"classes": 3000, "images": 300}
 """How many images ``KNOWN`` is of: forgotten test images where classes are forgotten, and single images."""
 
 
@@ -65,3 +78,37 @@ def deviations(models: Sequence[Row]) -> dict[str, float]:
 def retained_of(models: Sequence[Row]) -> list[float]:
     """Accuracy on retained test images of each model that has it."""
     return [row.metrics[RETAINED] for row in one_a_model(models) if RETAINED in row.metrics]
+
+
+def of_few_images(key: Key, found: Sequence[Number], models: Sequence[Row]) -> float:
+    """The variance of one model that the known deviation lacks, where there are fewer images than it is known of.
+
+    Each model is right or wrong about an image by itself. Over N images that makes a variance of p (1 - p) / N at most,
+    and the known deviation has the part of its own number of images. A lead has that of its unseen images as well.
+
+    Args:
+        key: what is compared.
+        found: the numbers of the method's models and of Retrains, whose mean is p.
+        models: rows of the method's models.
+    """
+    if key.unit == "IDI":
+        return 0.0
+    count = min(images(row).get(key.split.removesuffix("_acc"), 0) for row in models)
+    known, values = images_of_known(models[0], key.split), [each.value for each in found]
+    if key.unit not in ACCURACIES:
+        of_all = fmean(sampling(key, fmean(values), None, row) for row in models)
+        return of_all * max(0.0, 1 - max(1, count) / known)
+    unseen = [each.unseen for each in found if each.unseen is not None]
+    tried = min(unseen_images(key, row) for row in models) if unseen else 0
+    return lacking(values, count, known) + (lacking(unseen, tried, known) if unseen else 0.0)
+
+
+def lacking(shares: Sequence[float], count: int, known: int) -> float:
+    """The variance of one model's share of so many images that a deviation lacks which is known of other, more ones."""
+    count = max(1, count)
+    return one_share(fmean(shares), count * len(shares)) / count * max(0.0, 1 - count / known)
+
+
+def images_of_known(row: Row, split: str) -> int:
+    """How many images the known deviation is of, for what is to be forgotten there."""
+    return _IMAGES_OF_KNOWN["images" if of_images(row, split) else "classes"]

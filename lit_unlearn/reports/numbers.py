@@ -28,17 +28,25 @@ ACCURACIES: tuple[Unit, ...] = ("accuracy", "mean accuracy")
 
 
 class Traits(NamedTuple):
-    """Of a unit: its smallest and largest value, and the end of the name of its own error, if an attack measures it."""
+    """Of a unit.
+
+    Attributes:
+        least: its smallest value.
+        most: its largest one.
+        error: the end of the name of its own error, if an attack measures it.
+        of_retrain: whether the attack measures that on Retrain, too.
+    """
 
     least: float = 0.0
     most: float = 1.0
     error: str | None = None
+    of_retrain: bool = False
 
 
 UNITS: Mapping[Unit, Traits] = {
     "accuracy": Traits(),
     "mean accuracy": Traits(),
-    "informedness": Traits(least=-1.0, error="informedness_error"),
+    "informedness": Traits(least=-1.0, error="informedness_error", of_retrain=True),
     "AUC": Traits(),
     "IDI": Traits(least=-math.inf, most=math.inf, error="error"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_unlearn.reports import minimum, verdict, wording
+from lit_unlearn.reports import minimum, utility, verdict, wording
 from lit_unlearn.reports.comparisons import MARGINS
 from lit_unlearn.reports.table import UNKNOWN, percent
 
@@ -18,8 +18,8 @@ POINTS = {
     "same": 100 * MARGINS.same,
     "error": 100 * MARGINS.alpha,
     "ruined": 100 * verdict.RUINED,
-    "kept": 100 * verdict.UTILITY_KEPT,
-    "reduced": 100 * verdict.UTILITY_REDUCED,
+    "kept": 100 * utility.UTILITY_KEPT,
+    "reduced": 100 * utility.UTILITY_REDUCED,
 }
 """What the verdict is decided by, in percentage points, as the templates name it."""
 

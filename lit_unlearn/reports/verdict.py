@@ -33,7 +33,6 @@ from lit_unlearn.reports.comparisons import (
     MARGINS,
     Comparison,
     Margins,
-    accuracy_lost,
     attacks_lacking,
     compare,
     skill_in_classes,
@@ -43,11 +42,10 @@ from lit_unlearn.reports.minimum import RETRAINS_NEEDED, has_bits, missing, unme
 from lit_unlearn.reports.numbers import forgets, of_images, sees_more_than_answers
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row, references
 from lit_unlearn.reports.statistics import Difference
+from lit_unlearn.reports.utility import Utility, accuracy_lost, utility_of
 
-UTILITY_KEPT = 0.02
-UTILITY_REDUCED = 0.05
 RUINED = 0.10
-"""Points of accuracy on retained test images, as fractions."""
+"""Points of accuracy on retained test images, as a fraction."""
 
 Level = Literal[
     "failed",
@@ -62,8 +60,6 @@ Level = Literal[
 ]
 CONDEMNED: tuple[Level, ...] = ("ruined", "not forgotten", "leaks")
 """What is said only beyond doubt, the gravest first."""
-
-Utility = Literal["kept", "reduced", "damaged", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +197,7 @@ def judge_models(
     single = one_a_model(ended)
     ours = one_an_original(single)
     if not ours:
-        return Verdict("failed", *_utility(ours, retrains, originals))
+        return Verdict("failed", *utility_of(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
     single_images = forgets(ours[0]) == "images"
     counted = [each for each in before if each.leaks and (single_images or each.attack != NO_ATTACK)]
@@ -251,7 +247,7 @@ class _Beside(NamedTuple):
 def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: int, unfinished: int = 0) -> Verdict:
     """The verdict on the mean of some models, one an original, made of the rows of runs that ended."""
     retrains, originals, margins, separating = beside
-    utility, lost = _utility(ours, retrains, originals)
+    utility, lost = utility_of(ours, retrains, originals)
     comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
     broken = broken_by_relearning(ended, retrains)
     compared = [each.attack for each in comparisons]
@@ -303,15 +299,3 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests
     near = found.retrains >= RETRAINS_NEEDED and found.telling and all(c.as_retrain for c in found.comparisons)
     open_ones = found.unmeasured or found.too_few is not None or found.knows_classes or found.unfinished
     return "as Retrain" if near and not open_ones else "inconclusive"
-
-
-def _utility(
-    models: Sequence[Row], retrains: Sequence[Row], originals: Sequence[Row]
-) -> tuple[Utility, dict[str, Difference]]:
-    """How useful the models are, by their mean, beside the better of the two references."""
-    differences = {ORIGINAL: accuracy_lost(models, originals), RETRAIN: accuracy_lost(models, retrains)}
-    lost = {name: found for name, found in differences.items() if found is not None}
-    most = max((found.mean for found in lost.values()), default=None)
-    if most is None:
-        return "unknown", lost
-    return "kept" if most <= UTILITY_KEPT else "reduced" if most <= UTILITY_REDUCED else "damaged", lost
