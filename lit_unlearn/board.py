@@ -20,6 +20,7 @@ from lit_unlearn.reports.page import write_page
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
 from lit_unlearn.reports.wording import title_with_utility
+from lit_unlearn.suites import suites_of_today
 
 BROKEN = ".broken.json"
 _NUMBERS = ("excess", "low", "high", "scale")
@@ -127,6 +128,8 @@ def markdown(standings: Sequence[Standing]) -> str:
     for place, suite in sorted(latest_first, key=lambda key: key[0]):
         kind = "an earlier" if _age(suite)[:2] == _age(newest[place])[:2] else "another"
         older = "" if suite == newest[place] else f", {kind} suite: not compared with the rows above"
+        if not older and _age(suite) < _age(today := _today(suite)):
+            older = f", an earlier suite: today's is `{today}`"
         head = f"## {place}\n\nSuite `{suite}`{older}.\n"
         lines = [
             f"| {' | '.join(_COLUMNS)} |",
@@ -160,6 +163,11 @@ def write_badges(standings: Sequence[Standing], folder: Path) -> list[Path]:
         write_atomically(path, badge(f"lit_unlearn {each.verified['suite']}", value, tone))
         paths.append(path)
     return paths
+
+
+def _today(suite: str) -> str:
+    """This package's version of a suite; the suite as it is where the package has none of its name."""
+    return next((each for each in suites_of_today() if _age(each)[:2] == _age(suite)[:2]), suite)
 
 
 def _age(suite: str) -> tuple[bool, str, int]:

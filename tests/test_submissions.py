@@ -147,6 +147,13 @@ def test_rows_of_an_earlier_suite_stand_apart(bundle: Path, tmp_path: Path) -> N
     wanted = ["Suite `suite 10`.", "| new |", "Suite `suite 9`, an earlier suite", "| early |"]
     wanted += ["Suite `quick 11`, another suite", "| small |"]
     assert [text.index(each) for each in wanted] == sorted(text.index(each) for each in wanted)
+    assert "today's" not in text, "no suite of this package is newer"
+    row["verified"]["suite"], row["name"] = "quick 2", "early"
+    (place / "early.json").write_text(json.dumps(row))
+    (place / "new.json").unlink()
+    (place / "small.json").unlink()
+    (today,) = [suite for suite, config in suites_of_today().items() if config == "attack/quick"]
+    assert f"Suite `quick 2`, an earlier suite: today's is `{today}`.\n" in markdown(read_board(tmp_path))
     row["name"] = "again"
     (place / "again.json").write_text(json.dumps(row))
     with pytest.raises(UsageError, match=r"digits/classes_0_1_2: again and early have the same weights"):

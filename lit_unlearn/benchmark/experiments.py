@@ -59,7 +59,8 @@ class Experiments:
         """The settings of an experiment, on other images where a data config is given.
 
         Of the model of a base its backbone and weights count, where a reference names another. A config that the base
-        names for its Retrain takes the place of ``model/retrain``.
+        names for its Retrain takes the place of ``model/retrain``, and of what the experiments file says of it, which
+        may be made for other images.
 
         Raises:
             UsageError: if a config cannot be read, or one for Retrain is of another method.
@@ -68,9 +69,10 @@ class Experiments:
         retrain = look_up(settings, "evaluation.retrain")
         if name == RETRAIN and retrain is not None and is_config(retrain):
             settings = merged(_bare(settings), _recipe(retrain))
-        elif name in self._references:
-            settings = merged(_bare(settings), read_config(f"{_REFERENCES}{name}"))
-        settings = merged(settings, self.section(scenario, name))
+        else:
+            if name in self._references:
+                settings = merged(_bare(settings), read_config(f"{_REFERENCES}{name}"))
+            settings = merged(settings, self.section(scenario, name))
         for config in data or ():
             settings = merged(settings, _images(config))
         return settings

@@ -128,7 +128,7 @@ def test_weights_of_the_users_own_are_refused_where_the_grid_trains_others(exper
 
 
 def test_a_base_names_how_its_retrain_is_trained(experiments, prod, tmp_path):
-    grid = experiments(("class",), opc={})
+    grid = experiments(("class",), opc={}, retrain={"trainer": {"max_epochs": 40}})
     recipe = {"model": {"init_args": {"lr_scheduler": None}}, "trainer": {"max_epochs": 7, "callbacks": ["x"]}}
     (tmp_path / "retrain.yaml").write_text(yaml.safe_dump(recipe))
     change(grid, "evaluation.retrain", str(tmp_path / "retrain.yaml"))
