@@ -14,13 +14,14 @@ import yaml
 from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
 from lit_unlearn.backbones.reading import read_state
-from lit_unlearn.backbones.saving import tensors_sha256
-from lit_unlearn.backbones.weights import resolve
+from lit_unlearn.backbones.saving import names_of_network, tensors_sha256
+from lit_unlearn.backbones.weights import resolve, wrapper_prefix
 from lit_unlearn.data.sources import without_options
 from lit_unlearn.errors import UsageError, first_line
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
 from lit_unlearn.run_files import ARTIFACTS, CONFIG, PAGE, RESULTS, RETRAIN_SETTINGS
+from lit_unlearn.shipped import is_own
 
 FORMAT = "lit_unlearn evidence"
 MANIFEST = "evidence.json"
@@ -51,7 +52,12 @@ def write_evidence(run: Path, to: Path) -> str:
     }
     write_archive(to, MANIFEST, manifest, found)
     verify_evidence(to)
-    return f"Written to {to} (sha256 {file_sha256(to)}): {', '.join([MANIFEST, *found])}. Keep the sha256 elsewhere."
+    written = f"Written to {to} (sha256 {file_sha256(to)}): {', '.join([MANIFEST, *found])}. Keep the sha256 elsewhere."
+    gone = [row for row in rows if _is_here(row) is False]
+    if not gone:
+        return written
+    first = f"{gone[0].weights['source']} is not the file that was measured"
+    return f"{written} The settings of {len(gone)} of the Retrains are not in it: {first}."
 
 
 def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
@@ -79,9 +85,9 @@ def verify_evidence(path: Path, weights: str | None = None) -> list[str]:
     ]
     if weights is None:
         return lines
-    held = tensors_sha256(read_state(resolve(weights))[0])
-    if held != result.get("tensors_sha256"):
-        raise UsageError(f"{weights}: not the weights of this evidence: its tensors' sha256 is {held}")
+    held = list(_hashes(resolve(weights)))
+    if result.get("tensors_sha256") not in held:
+        raise UsageError(f"{weights}: not the weights of this evidence: its tensors' sha256 is {held[-1]}")
     return [*lines, f"{weights}: the weights that this evidence is of"]
 
 
@@ -92,10 +98,31 @@ def _files(run: Path, rows: list[Row]) -> Iterator[tuple[str, Path | bytes]]:
             yield name, run / name
     if (run / CONFIG).is_file():
         yield CONFIG, _config(run / CONFIG)
-    source = next((row.weights.get("source") for row in rows if row.method == RETRAIN), None)
-    settings = None if source is None else Path(str(source)).with_name(RETRAIN_SETTINGS)
-    if settings is not None and settings.is_file():
-        yield f"retrain/{RETRAIN_SETTINGS}", settings
+    retrains = dict.fromkeys(Path(str(row.weights["source"])) for row in rows if _is_here(row))
+    for number, path in enumerate(retrains):
+        if (settings := path.with_name(RETRAIN_SETTINGS)).is_file():
+            yield f"retrain/{f'{number}/' if number else ''}{RETRAIN_SETTINGS}", settings
+
+
+def _is_here(row: Row) -> bool | None:
+    """Whether the file of a Retrain's weights is where it was, and is the one that was measured.
+
+    None for another model, for weights that the package ships, and for those of other code, which have no settings.
+    """
+    source, sha256 = row.weights.get("source"), row.weights.get("sha256")
+    if row.method != RETRAIN or sha256 is None or not is_own(str(source)) or "trained_without" in row.weights:
+        return None
+    path = Path(str(source))
+    return path.is_file() and file_sha256(path) == sha256
+
+
+def _hashes(path: Path) -> Iterator[str]:
+    """The sha256 of the tensors in a file, under the network's own names, with and without a wrapper's prefix."""
+    state = names_of_network(*read_state(path))
+    while (prefix := wrapper_prefix(state)) is not None:
+        yield tensors_sha256(state)
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    yield tensors_sha256(state)
 
 
 def _config(path: Path) -> Path | bytes:

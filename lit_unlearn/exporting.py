@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lit_unlearn.backbones.reading import read_state
-from lit_unlearn.backbones.saving import own_names, write_state
+from lit_unlearn.backbones.saving import names_of_network, write_state
 from lit_unlearn.backbones.weights import resolve
 from lit_unlearn.errors import UsageError
 from lit_unlearn.evidence import verify_evidence, write_evidence
@@ -54,7 +52,7 @@ def export_weights(source: str | Path, to: str | Path) -> str:
     path = weights_of(source)
     state, metadata = read_state(path)
     network: Mapping[str, Any] = metadata.get("network") or {}
-    names = _own_names(state, network)
+    names = names_of_network(state, metadata)
     sha256 = write_state(to, names, metadata)
     said = f"Written to {to} (sha256 {sha256}): {len(names)} tensors"
     if network:
@@ -83,10 +81,3 @@ def preprocessing(network: Mapping[str, Any]) -> str:
     if network.get("normalises"):
         return "it takes images in [0, 1]"
     return f"it takes images in [0, 1] minus {network['mean']}, divided by {network['std']}, per channel"
-
-
-def _own_names(state: Mapping[str, Tensor], network: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The names of the network that was split, where the state is of a backbone that was split."""
-    if not network or network.get("normalises") or "normalise.mean" not in state:
-        return dict(state)
-    return own_names(state, str(network["head"]))

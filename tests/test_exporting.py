@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from command_line import lit_unlearn
 from safetensors.torch import load_file
 
 from lit_unlearn.backbones.saving import tensors_sha256
-from lit_unlearn.evidence import MANIFEST
+from lit_unlearn.evidence import MANIFEST, write_evidence
 from lit_unlearn.reports import read_rows
+from lit_unlearn.reports.rows import Row, write_rows
 
 NET = """
 from torch import nn
@@ -148,9 +150,42 @@ def test_evidence_is_verified_with_the_weights_in_any_format(folder: Path, evide
     outcome = lit_unlearn(folder, "export", evidence, "--verify", "--weights", tmp_path / "home.pt")
     assert outcome.status == 0, outcome.err
     assert "home.pt: the weights that this evidence is of" in outcome.out
+    wrapped = {f"_orig_mod.module.{name}": value for name, value in torch.load(tmp_path / "home.pt").items()}
+    torch.save(wrapped, tmp_path / "wrapped.pt")
+    for other in (folder / "runs/OPC/version_0/unlearned.ckpt", tmp_path / "wrapped.pt"):
+        outcome = lit_unlearn(folder, "export", evidence, "--verify", "--weights", other)
+        assert outcome.status == 0, outcome.err
     outcome = lit_unlearn(folder, "export", evidence, "--verify", "--weights", "net.pt")
     assert outcome.status == 2
     assert "net.pt: not the weights of this evidence" in outcome.err
+
+
+def test_evidence_has_the_settings_of_the_retrains_that_were_measured_and_no_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sources = tmp_path / "run", dict[str, str]()
+    shutil.copytree(folder / "runs/OPC/version_0", run)
+    for name in ("first", "second", "changed", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "retrain.pt").write_text(name)
+        (tmp_path / name / "settings.json").write_text(f'{{"of": "{name}"}}')
+        sources[f"{tmp_path}/{name}/retrain.pt"] = hashlib.sha256(name.encode()).hexdigest()
+    (tmp_path / "changed/retrain.pt").write_text("another")
+    (tmp_path / "gone/retrain.pt").unlink()
+    retrains = [Row("Retrain", "ok", weights={"source": name, "sha256": sha}) for name, sha in sources.items()]
+    python = Row("Retrain", "ok", weights={"source": "a network given from Python"})
+    stated = Row("Retrain", "ok", weights={"source": "gone.pt", "sha256": "0", "trained_without": "forget.txt"})
+    write_rows(run / "results.json", [*retrains, python, stated, read_rows(run / "results.json")[-1]])
+    (tmp_path / "settings.json").write_text("a secret of somebody else")
+    monkeypatch.chdir(tmp_path)
+    said = write_evidence(run, tmp_path / "evidence.zip")
+    assert "The settings of 2 of the Retrains are not in it: " in said
+    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
+        kept = {name: archive.read(name) for name in archive.namelist() if "settings" in name}
+    assert kept == {
+        "retrain/settings.json": b'{"of": "first"}',
+        "retrain/1/settings.json": b'{"of": "second"}',
+    }
 
 
 def test_evidence_of_an_audit_and_of_validate_is_bound_to_the_weights_that_were_measured(

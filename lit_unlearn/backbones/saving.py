@@ -56,6 +56,14 @@ def own_names(state: Mapping[str, Tensor], head_path: str | None) -> dict[str, T
     return {own_name(key, head_path): value for key, value in state.items() if not key.startswith("normalise.")}
 
 
+def names_of_network(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights that were read from a file under the names of the network that was split, if they are of a backbone."""
+    network = metadata.get("network") or {}
+    if not network or network.get("normalises") or "normalise.mean" not in state:
+        return dict(state)
+    return own_names(state, str(network["head"]))
+
+
 def own_name(key: str, head_path: str) -> str:
     """The name in the network that was split of a parameter or buffer of its backbone.
 

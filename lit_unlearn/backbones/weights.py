@@ -177,13 +177,15 @@ def _names(backbone: Backbone, current: Mapping[str, Tensor]) -> dict[str, str]:
     return {own_name(key, backbone.head_path): key for key in current if not key.startswith("normalise.")}
 
 
+def wrapper_prefix(state: Mapping[str, Tensor]) -> str | None:
+    """What DataParallel, a wrapping module or a compiler puts before a name, where every name begins so."""
+    return next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None) if state else None
+
+
 def _without_prefix(path: str, state: dict[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
     """Takes off what DataParallel, a wrapping module or a compiler puts before every name, if no name fits with it."""
     taken = ""
-    while not known & state.keys():
-        prefix = next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None)
-        if prefix is None:
-            break
+    while not known & state.keys() and (prefix := wrapper_prefix(state)) is not None:
         state, taken = {key.removeprefix(prefix): value for key, value in state.items()}, taken + prefix
     if taken:
         rank_zero_info(f"{path}: the names are read without their prefix {taken!r}")
