@@ -153,8 +153,17 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
 
 
 def _replace_stem(network: nn.Module, in_channels: int) -> None:
-    """Let the first convolution take other than 3 channels, and respond to a grey image as before."""
+    """Let the first convolution take other than 3 channels, and respond to a grey image as before.
+
+    Raises:
+        UsageError: for a convolution that pads or scales its weights in a way of its own, which a plain one would lose.
+    """
     path, old = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    if type(old) is not nn.Conv2d:
+        raise UsageError(
+            f"in_channels is {in_channels}, but the first convolution of the file in pretrained is a "
+            f"{type(old).__name__}, which is read for 3 channels alone: give in_channels 3, or pretrained true or false"
+        )
     new = nn.Conv2d(
         in_channels,
         old.out_channels,

@@ -354,6 +354,7 @@ class UnlearnDataModule(LightningDataModule):
         return {
             **self.source.describe(),
             "sha256": self._sha256[0],
+            **({} if (full := self.data.full_sha256()) is None else {"full_sha256": full}),
             "train": len(self.data.train_labels),
             "test": len(self.data.test_labels),
             "image_shape": list(self.image_shape),
@@ -406,7 +407,8 @@ class UnlearnDataModule(LightningDataModule):
         devices, on_gpu = 1, False
         if self.trainer is not None:
             devices, on_gpu = self.trainer.num_devices, self.trainer.strategy.root_device.type == "cuda"
-        workers = max(1, min(_processors() // devices, _MOST_WORKERS)) if self.workers is None else self.workers
+        share = _processors() // (1 if _bound() else devices)
+        workers = max(1, min(share, _MOST_WORKERS)) if self.workers is None else self.workers
         return Reading(transform, workers, pin=on_gpu)
 
     def _part(self, name: str) -> tuple[Images, Tensor, Tensor]:
@@ -432,6 +434,12 @@ class UnlearnDataModule(LightningDataModule):
 def _processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bound() -> bool:
+    """Whether Slurm gave this process processors of its own, so that no other device shares them."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return given.isdigit() and _processors() <= int(given)
 
 
 def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:

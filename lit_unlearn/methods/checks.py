@@ -189,7 +189,8 @@ def check_requests(module: "UnlearnModule", data: "UnlearnData") -> None:
         specs = ", ".join(str(each.get("spec", each.get("request"))) for each in lost)
         raise UsageError(
             f"weights {module.loaded.source}: this model has forgotten {specs} already, and would learn it again as a "
-            f"part of the retain set: name it in data.forgotten_before"
+            f"part of the retain set: name it in data.forgotten_before, or, if its images are deleted, start from "
+            f"weights that `lit-unlearn export` wrote as .pt"
         )
 
 

@@ -227,3 +227,12 @@ def test_images_of_another_size_than_the_recipes_are_told(fit: Any, make_data: A
     backbone.recipe = torchvision_recipe("resnet18")
     with pytest.warns(UserWarning, match="pretrained on 224x224 pixels, but images have 8x8"):
         fit(FineTune(backbone), make_data(), limit_val_batches=0, limit_train_batches=1)
+
+
+def test_a_first_convolution_that_is_no_plain_one_is_read_for_three_channels_alone(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_nfnet").state_dict(), tmp_path / "own.pth")
+    assert Timm("test_nfnet", 4, pretrained=str(tmp_path / "own.pth")).num_classes == 4
+    said = r"in_channels is 1, but the first convolution of the file in pretrained is a ScaledStdConv2d"
+    with pytest.raises(UsageError, match=said):
+        Timm("test_nfnet", 4, in_channels=1, pretrained=str(tmp_path / "own.pth"))

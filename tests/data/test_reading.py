@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ from lit_unlearn.data import (
     Streamed,
     Transforms,
     UnlearnDataModule,
+    datamodule,
     memory,
 )
 from lit_unlearn.data.reading import Reading
@@ -543,3 +545,18 @@ def test_the_values_of_a_checkerboard_resized_by_a_cubic_kernel_are_in_range() -
         resize = v2.Resize([size, size], interpolation=v2.InterpolationMode.BICUBIC, antialias=False)
         taken = Reading(resize).take(board.expand(1, 3, 16, 16).float(), torch.tensor([0]), torch.tensor([0]))
         assert taken.shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize(("given", "workers"), [(None, 2), ("8", 8), ("4", 2)])
+def test_processors_that_slurm_gave_to_one_task_are_not_shared_among_the_devices(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, workers: int
+) -> None:
+    monkeypatch.setattr(datamodule, "_processors", lambda: 8)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if given is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+    data = UnlearnDataModule(Digits(), ForgetSpec(classes=[1]), transforms=RANDOM)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        num_devices=4, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    assert data._reading(training=True).workers == workers
