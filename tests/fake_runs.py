@@ -13,6 +13,14 @@ from lit_unlearn.benchmark import Grid, Launcher, Seeds, Slurm, execute, make_ru
 from lit_unlearn.reports import Row, write_rows
 
 
+class Terminated(SystemExit):
+    """What Lightning raises after SIGTERM is of that kind."""
+
+
+ENDS = {"exit": SystemExit(3), "be terminated": Terminated(), "interrupt": KeyboardInterrupt()}
+"""What is no ``Exception``, by what an experiment's settings wish."""
+
+
 def run(args: list[str]) -> None:
     """Writes what a run leaves behind; an experiment's settings may let it fail, die or take its time."""
     subcommand, _, path = args
@@ -29,7 +37,16 @@ def run(args: list[str]) -> None:
         with (root / "failures").open("a") as failures:
             failures.write(logger["version"].removeprefix("run-") + "\n")
         raise ValueError("as it was\ntold")
-    if wish == "die" or (wish == "die once" and not (root / "died").exists()):
+    if wish in ENDS:
+        raise ENDS[wish]
+    if wish == "ignore SIGTERM":  # Lightning catches it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (root / "deaf").touch()
+        while not (root / "died").exists():
+            time.sleep(0.01)
+    while wish == "die beside it" and not (root / "deaf").exists():
+        time.sleep(0.01)
+    if wish in ("die", "die beside it") or (wish == "die once" and not (root / "died").exists()):
         (root / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if wish == "kill the benchmark once" and not (root / f"{settings['model']['class_path']} killed").exists():

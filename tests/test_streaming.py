@@ -74,6 +74,8 @@ def test_a_streamed_run_ends_bit_for_bit_as_one_from_memory(images: Path) -> Non
     assert (row.metrics, row.attacks, row.split) == (other.metrics, other.attacks, other.split)
     assert len(row.attacks) > 20
     assert (row.data.get("streamed"), other.data["streamed"]) == (None, True)
+    assert row.data["sha256"] == other.data["sha256"] != row.data["full_sha256"]
+    assert "full_sha256" not in other.data
 
 
 def test_transforms_are_named_in_a_config(images: Path) -> None:

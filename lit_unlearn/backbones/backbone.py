@@ -163,7 +163,13 @@ class Backbone(nn.Module):
         return {**super().__getstate__(), "_compiled": None}  # type: ignore[no-untyped-call]
 
     def features(self, x: Tensor) -> Tensor:
-        """Penultimate features (B, d) of images (B, C, H, W) in [0, 1]."""
+        """Penultimate features (B, d) of images (B, C, H, W) in [0, 1].
+
+        In eval mode the network itself never sees an empty batch, which ``view(len(x), -1)`` cannot take: it gets one
+        image of zeros, whose features are cut off again.
+        """
+        if self._pads(x):  # joined, so that the result has a gradient by the images
+            return self._encode(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))[:0]
         if self._compiled is None or self._tapped or not self.training:
             return self._encode(x)
         try:
@@ -172,6 +178,10 @@ class Backbone(nn.Module):
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise UsageError(f"compile: this network cannot be compiled here: {first_line(error)}") from error
             raise
+
+    def _pads(self, x: Tensor) -> bool:
+        """Whether one image is added to a batch."""
+        return not self.training and len(x) == 0
 
     def _encode(self, x: Tensor) -> Tensor:
         out: Tensor = self.encoder(self.normalise(x))
@@ -210,7 +220,10 @@ class Backbone(nn.Module):
                     hooks.enter_context(module.register_forward_hook(Tap(name, found, self.channels_last, cells)))
                 elif name not in (FEATURES, LOGITS):
                     raise unknown("stage", name, [*self.stages, FEATURES, LOGITS])
-            found[FEATURES] = self.features(x)
+            features = self.features(x)
+        if self._pads(x):
+            found = {name: tapped[:0] for name, tapped in found.items()}
+        found[FEATURES] = features
         if LOGITS in wanted:
             found[LOGITS] = self.head(found[FEATURES])
         silent = [name for name in wanted if name not in found]

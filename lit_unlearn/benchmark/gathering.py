@@ -19,7 +19,8 @@ PACKED = f"{ROWS}.xz"
 class Gathered:
     """The rows of a grid: those that ``rows.json`` holds already, and those of the runs that are finished.
 
-    Of two rows of one experiment, scenario and seeds, the one with today's settings stays.
+    Of two rows of one experiment, scenario and seeds, the one with today's settings stays. A row that other settings
+    have left in the place of one of today's runs does not count, whether that run is finished or not.
 
     Args:
         root: the output directory.
@@ -46,14 +47,17 @@ class Gathered:
                     self._rows[identity(row)] = compact(row, self.root)
 
     def ordered(self, runs: Sequence[Run] = ()) -> list[Row]:
-        """All rows, in the order of the runs that made them."""
-        place = {run.key: index for index, run in enumerate(runs)}
-        return sorted(self._rows.values(), key=lambda row: place.get(row.benchmark["key"], len(place)))
+        """All rows that count, in the order of the runs that made them."""
+        order = {run.key: index for index, run in enumerate(runs)}
+        taken = {place_of(run.scenario, run.name, run.seeds, run.variant) for run in runs if run.reports}
+        found = ((row.benchmark["key"], place[:-1], row) for place, row in self._rows.items())
+        rows = [row for key, place, row in found if key in order or place not in taken]
+        return sorted(rows, key=lambda row: order.get(row.benchmark["key"], len(order)))
 
     def write(self, runs: Sequence[Run], lost: Sequence[Failure] = ()) -> list[Row]:
         """Judges all rows, beside what has failed, writes them to ``rows.json`` and returns them."""
         ordered = self.ordered(runs)
-        if ordered:
+        if self._rows:
             add_verdicts(ordered, lost)
             write_rows(self.root / ROWS, ordered)
         return ordered

@@ -29,12 +29,17 @@ RunCommand = Callable[[list[str]], None]
 
 
 class LocalPool:
-    """Worker processes that execute run after run, and are replaced when one dies."""
+    """Worker processes that execute run after run, and are replaced when one dies.
+
+    A worker that dies takes the others with it. What was executed then is tried once more, one run at a time, so that
+    only a run that kills the worker that it has alone is called failed.
+    """
 
     def __init__(self, command: RunCommand, root: Path, workers: int, threads: int | None) -> None:
         self.command, self.root, self.workers, self.threads = command, root, workers, threads
-        self.running: dict[str, tuple[Run, Future[str | None]]] = {}
-        self._tries: dict[str, int] = {}
+        self.running: dict[str, Run] = {}
+        self._futures: dict[str, Future[str | None]] = {}
+        self._suspects: list[str] = []
         self._executor, self._lifeline = self._start()
 
     def __enter__(self) -> "LocalPool":
@@ -49,46 +54,63 @@ class LocalPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether a process is free."""
-        return len(self.running) < self.workers
+        """Whether a process is free, and no run must be executed alone."""
+        return not self._suspects and len(self.running) < self.workers
 
     @property
     def labels(self) -> list[str]:
         """What is executed now, for the progress bar."""
-        return [run.label for run, _ in self.running.values()]
+        return [self.running[key].label for key in self._futures]
 
     def submit(self, run: Run) -> None:
         """Gives a run to a free process."""
-        self._tries[run.key] = self._tries.get(run.key, 0) + 1
-        with _interrupt_held_back():  # a worker that it starts is deaf to Ctrl-C, and ends with the benchmark
-            self.running[run.key] = run, self._executor.submit(run_in_worker, self.command, run, self.root)
+        self.running[run.key] = run
+        self._give(run)
 
     def wait(self) -> list[tuple[Run, str | None]]:
-        """Waits for at least one run; a run whose worker was killed is tried once more."""
+        """Waits for at least one run to end; returns none if a worker was killed and all is to be tried once more."""
         if not self.running:
             return []
-        wait([future for _, future in self.running.values()], return_when=FIRST_COMPLETED)
-        ended = [(run, future) for run, future in self.running.values() if future.done()]
+        wait(self._futures.values(), return_when=FIRST_COMPLETED)
         results: list[tuple[Run, str | None]] = []
-        killed = []
-        for run, future in ended:
+        broken = False
+        for key, future in list(self._futures.items()):
+            if future.done():
+                try:
+                    results.append((self.running[key], future.result()))
+                except BrokenProcessPool:
+                    broken = True
+                else:
+                    del self._futures[key]
+        if broken:
+            results += [(self.running[key], "its process was killed") for key in self._suspects if key in self._futures]
+            self._replace_workers()
+        for run, _ in results:
             del self.running[run.key]
-            try:
-                results.append((run, future.result()))
-            except BrokenProcessPool:
-                killed.append(run)
-        if killed:
-            killed += [run for run, _ in self.running.values()]
-            self.running.clear()
-            self._executor.shutdown(cancel_futures=True)
-            self._lifeline.close()
-            self._executor, self._lifeline = self._start()
-        for run in killed:
-            if self._tries[run.key] < TRIES:
-                self.submit(run)
-            else:
-                results.append((run, "its process was killed"))
+        self._suspects = [key for key in self._suspects if key in self.running]
+        if self._suspects and not self._futures:
+            self._give(self.running[self._suspects[0]])
         return results
+
+    def _give(self, run: Run) -> None:
+        try:
+            self._futures[run.key] = self._given(run)
+        except BrokenProcessPool:  # a worker died since the last wait
+            self._replace_workers()
+            self._futures[run.key] = self._given(run)
+
+    def _given(self, run: Run) -> "Future[str | None]":
+        with _interrupt_held_back():  # a worker that it starts is deaf to Ctrl-C, and ends with the benchmark
+            return self._executor.submit(_run_without_exit, self.command, run, self.root)
+
+    def _replace_workers(self) -> None:
+        """Starts new workers after one has died; what the old ones executed is to be tried once more."""
+        ended = {key: future for key, future in self._futures.items() if future.done() and not future.exception()}
+        self._suspects += [key for key in self._futures if key not in (*ended, *self._suspects)]
+        self._futures = ended
+        self._lifeline.close()  # before it is waited for their end: Lightning catches the SIGTERM that they get
+        self._executor.shutdown(cancel_futures=True)
+        self._executor, self._lifeline = self._start()
 
     def _start(self) -> tuple[ProcessPoolExecutor, Connection]:
         """New workers, and the end of a pipe: they exit when it is closed, or when this process is killed."""
@@ -141,6 +163,20 @@ def _exit_with_benchmark(reader: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_without_exit(command: RunCommand, run: Run, root: Path) -> str | None:
+    """Executes one run in a worker; a run that would end its process has failed, and the worker stays.
+
+    A job of a cluster does end then, so that the cluster can start it again.
+    """
+    try:
+        return run_in_worker(command, run, root)
+    except SystemExit as error:  # Lightning's answer to SIGTERM is one, too
+        path = root / run.folder / LOG
+        with path.open("a") as log:
+            traceback.print_exc(file=log)
+        return f"it ended with {' '.join([type(error).__name__, *str(error).split()])} (see {path})"
 
 
 def run_in_worker(command: RunCommand, run: Run, root: Path) -> str | None:

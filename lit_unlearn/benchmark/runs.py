@@ -7,8 +7,10 @@ and a changed one always is.
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,15 @@ CACHE = "evaluation.cache"
 DEVICES = "trainer.devices"
 ANY_DEVICES = (None, "auto")
 """Values with which Lightning would take all devices, and start the whole benchmark again for each."""
-LISTED = "data.init_args.forget.index_file"
-"""The one file of settings whose content says what a run does."""
+LISTED = (
+    "data.init_args.forget.index_file",
+    "model.init_args.backbone.init_args.pretrained",
+    "evaluation.retrain.trained_without",
+    "evaluation.retrain.trained_without.index_file",
+)
+"""Places in the settings where a file may be named whose content says what a run does."""
+BEFORE = "data.init_args.forgotten_before"
+"""A list in the settings, of which each element may name such a file, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +120,31 @@ def make_run(
 ) -> Run:
     """A run with its key; the weights that it needs are left open in its settings.
 
-    Weights that are given, and a list of images to forget, count by their content: another file under the same name
-    makes another run.
+    Weights that are given, and files of :data:`LISTED` and :data:`BEFORE`, count by their content: another file under
+    the same name makes another run.
     """
     for place in sources:
         put(settings, place, None)
     hashed = [subcommand, scenario, name, settings, {place: source.key for place, source in sources.items()}]
-    listed = file_key(look_up(settings, LISTED))
-    hashed += [] if listed is None else [{LISTED: listed}]
+    hashed += [found] if (found := _file_keys(settings)) else []
     key = hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
     needs = {place: source for place, source in sources.items() if isinstance(source, Run)}
     there = {place: source for place, source in sources.items() if isinstance(source, Given)}
     return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key, there)
+
+
+def _file_keys(settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """Place in the settings (dotted) → what names the content of the file that is named there."""
+    named = {place: look_up(settings, place) for place in LISTED}
+    before = look_up(settings, BEFORE)
+    for number, request in enumerate(before if isinstance(before, list) else ()):
+        named[f"{BEFORE}.{number}.index_file"] = look_up(request, "index_file")
+    paths = {place: Path(os.path.expanduser(name)) for place, name in named.items() if isinstance(name, str | Path)}
+    files = {place: (path, path.stat()) for place, path in paths.items() if path.is_file()}
+    return {place: _key_of(path, stat.st_size, stat.st_mtime_ns) for place, (path, stat) in files.items()}
+
+
+@cache  # hundreds of runs name the same weights
+def _key_of(path: Path, size: int, changed: int) -> str | None:
+    """What names the content of a file as it was at that time."""
+    return file_key(str(path))

@@ -5,6 +5,7 @@ with the same indices.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import islice
 from typing import Any
 
@@ -55,7 +56,7 @@ class Batches:
     int64 (B,), is_forget bool (B,).
 
     Lightning keeps :meth:`state_dict` in each checkpoint. A run that goes on from one within an epoch begins at the
-    step after it, with the random numbers that would have come next.
+    step after it, with the random numbers that would have come next; it must have as many processes as before.
 
     Args:
         images: all training images (N, C, H, W).
@@ -95,10 +96,23 @@ class Batches:
         self._left = state
 
     def _go_on(self) -> int:
-        """The step to begin with."""
+        """The step to begin with.
+
+        Raises:
+            UsageError: within an epoch, if the number of processes has changed.
+        """
         left, self._left = self._left, None
-        if left is None or left["epoch"] != self.sampler.epoch or not 0 < left["step"] < len(self):
+        if left is None or left["epoch"] != self.sampler.epoch:
             return 0
+        before = copy(self.sampler)
+        before.world = len(left["random"])
+        if not 0 < left["step"] < len(before):
+            return 0
+        if before.world != self.sampler.world:
+            raise UsageError(
+                f"number of processes: was {before.world}, now {self.sampler.world}, but the checkpoint lies within an "
+                f"epoch: go on with {before.world}; a checkpoint at the end of an epoch can be continued on any number"
+            )
         set_random_state(left["random"][self.sampler.rank])
         return int(left["step"])
 

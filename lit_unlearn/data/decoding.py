@@ -2,11 +2,12 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+_DEEP = re.compile(";16[BLN]")
+"""In Pillow's name of a layout: 16 bits a channel. BGR;16 has them for all three together."""
+_TIFF_BITS = 258
+_PNG, _PNG_BITS = b"\x89PNG", 24
+"""How a PNG file begins, and which of its bytes is the number of bits a channel."""
 _NAMED = 5
 _AT_ONCE = 64
 
@@ -78,11 +84,26 @@ class Files:
 
 def decode(path: str, into: Tensor) -> None:
     """Decodes an image that must have the size of the tensor."""
-    image, (_, height, width) = open_image(path, len(into)), into.shape
-    if image.size != (width, height):
-        sizes = f"{image.width}x{image.height} pixels, but others have {width}x{height}"
-        raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
+    image = open_image(path, len(into))
+    _check_size(path, image.size, into.shape[1:])
     into.copy_(pixels(image, len(into)))
+
+
+def _check_size(path: str, size: tuple[int, int], wanted: Sequence[int]) -> None:
+    """Compares the width and height of an image with a height and a width."""
+    height, width = wanted
+    if size != (width, height):
+        sizes = f"{size[0]}x{size[1]} pixels, but others have {width}x{height}"
+        raise UsageError(f"image_size is None, so that all images must have one size: {path} has {sizes}")
+
+
+def check_sizes(paths: Sequence[str], shape: tuple[int, int, int]) -> None:
+    """Makes sure, by the heads of the files alone, that all images have the height and width of (C, H, W).
+
+    Raises:
+        UsageError: naming one that has not, or cannot be read.
+    """
+    _in_threads(lambda path: _check_size(path, size_of(path), shape[1:]), paths)
 
 
 def decode_and_cut(path: str, into: Tensor) -> None:
@@ -213,11 +234,55 @@ def converted(image: "Image.Image", channels: int) -> "Image.Image":
     Raises:
         ValueError: if it has more than 8 bits a channel, which Pillow would cut off.
     """
-    if image.mode not in EIGHT_BIT_MODES:
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    if (mode := _deep_mode(image)) is not None:
+        raise ValueError(f"mode {mode} has more than 8 bits a channel")
     # Pillow warns of a palette with transparency, though it gives the same colours by this detour.
     whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     return whole.convert("L" if channels == 1 else "RGB")
+
+
+def _deep_mode(image: "Image.Image") -> str | None:
+    """The mode of a picture of more than 8 bits a channel; None where it has 8, or is no longer known to have more.
+
+    Pillow has no mode for colours of 16 bits: it names their layout until it decodes them, and keeps the high bytes.
+    """
+    if image.mode not in EIGHT_BIT_MODES:
+        return image.mode
+    tiles = getattr(image, "tile", ())
+    for codec, _, _, given in tiles:
+        layout, *more = given if isinstance(given, tuple) and given else (given,)
+        if _DEEP.search(str(layout)):
+            return str(layout)
+        if codec in ("ppm", "ppm_plain") and more and more[0] > 255:
+            return f"{layout} up to {more[0]}"
+    return None if tiles or _file_bits(image) <= 8 else f"{image.mode};16"
+
+
+def _file_bits(image: "Image.Image") -> int:
+    """Bits a channel in the file of a picture that is decoded already; 8 where they cannot be known."""
+    if image.format == "TIFF":
+        return int(max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))))
+    if image.format != "PNG":
+        return 8
+    try:
+        head = _head(image)
+    except (AttributeError, OSError, ValueError):  # the file is gone
+        return 8
+    return head[_PNG_BITS] if head.startswith(_PNG) and len(head) > _PNG_BITS else 8
+
+
+def _head(image: "Image.Image") -> bytes:
+    """The first bytes of a PNG file, which may be open still, as one in memory is."""
+    kept: Any = getattr(image, "_fp", None)
+    if kept is None or kept.closed:
+        with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
+            return bytes(file.read(_PNG_BITS + 1))
+    place = kept.tell()
+    try:
+        kept.seek(0)
+        return bytes(kept.read(_PNG_BITS + 1))
+    finally:
+        kept.seek(place)
 
 
 def pixels(image: "Image.Image", channels: int) -> Tensor:

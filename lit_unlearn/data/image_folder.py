@@ -15,6 +15,7 @@ from lit_unlearn.data.decoding import (
     Files,
     broken_among,
     cached,
+    check_sizes,
     decode,
     decode_all,
     decode_and_cut,
@@ -52,8 +53,8 @@ class ImageFolder(Source):
             made again when an image or a setting has changed. None decodes into memory, in every process again.
         memory: share of the free memory that decoded images may take, in all processes of a run on a machine together;
             where they need more, they are streamed. 0 streams them always. A ``cache`` takes no memory.
-        check: whether images that are streamed are all decoded once before the run, so that a broken file stops it then
-            and not when it is met.
+        check: whether images that are streamed are all decoded once before the run, so that a broken file, or without
+            ``image_size`` one of another size, stops it then and not when it is met.
         listing: file to keep the names of all images in, and which of them are broken, so that they need not be listed
             or checked again while nothing has changed. None does it each time.
         leave_out_broken: leave out files that cannot be decoded, and say how many and which, for which all are decoded
@@ -121,9 +122,9 @@ class ImageFolder(Source):
         images = images_of(paths)
         below = len(str(folder)) + 1
         names = [path[below:].replace(os.sep, "/") for path in paths[:count]]
-        warnings += self._warnings(paths)
+        warnings += [*listing.warnings(), *self._warnings(paths)]
         parts = images[:count], _labels(train), images[count:], _labels(test)
-        return Dataset(*parts, class_names, names, warnings, str(folder))
+        return Dataset(*parts, class_names, names, warnings, str(folder), sampled=True)
 
     def _without_broken(
         self, train: list[list[str]], test: list[list[str]] | None, listing: Listing, warnings: list[str]
@@ -206,6 +207,8 @@ class ImageFolder(Source):
     def _streamed(self, paths: Sequence[str], shape: tuple[int, int, int] | None) -> Streamed:
         if self.check and not self.leave_out_broken and (broken := broken_among(paths, self.channels)):
             raise refusal(broken, len(paths))
+        if self.check and self.image_size is None and shape is not None:
+            check_sizes(paths, shape)
         return Streamed(Files(paths, self.channels, self._decode(), shape), shape)
 
     def _shape(self, paths: Sequence[str]) -> tuple[int, int, int]:

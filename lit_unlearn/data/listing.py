@@ -6,20 +6,29 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_FORMAT = 1
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMAT = 2
+_OF_DESKTOPS = {"thumbs.db", "desktop.ini"}
+"""Files that Windows makes in folders of images."""
 _RECENT = 2_000_000_000
 """Nanoseconds. What changed within them may change again without a new time of the folder."""
 
-Entries = tuple[list[str], list[str]]
-"""The names of the folders and of the images in a folder."""
-
 Broken = list[tuple[str, str]]
 """Path and reason of each image that cannot be decoded."""
+
+
+class Entries(NamedTuple):
+    """What a folder holds: the names of its folders and of its images, and how many other files, and one of them."""
+
+    folders: list[str]
+    images: list[str]
+    others: int = 0
+    other: str = ""
 
 
 class Listing:
@@ -34,6 +43,7 @@ class Listing:
         self._kept = None if kept is None else Path(kept)
         self._before, self._broken_before = self._read()
         self._now: dict[str, tuple[int, Entries]] = {}
+        self._others: dict[str, Entries] = {}
         self._broken_now = self._broken_before
 
     def images(self, folder: str | Path) -> list[str]:
@@ -46,6 +56,15 @@ class Listing:
         if not found:
             raise UsageError(f"{folder} has no images (looked for {', '.join(SUFFIXES)})")
         return found
+
+    def warnings(self) -> list[str]:
+        """Says how many files were left out for their endings, if any, and names one of them."""
+        if not self._others:
+            return []
+        count = sum(entries.others for entries in self._others.values())
+        shown, first = next(iter(self._others.items()))
+        left_out = "1 file in class folders is" if count == 1 else f"{count:,} files in class folders are"
+        return [f"{left_out} left out, such as {shown}{os.sep}{first.other}: images end in {', '.join(SUFFIXES)}"]
 
     def broken(self, paths: Sequence[str], find: Callable[[], Broken]) -> Broken:
         """Which of the images cannot be decoded, from the file while all of them are the same.
@@ -79,7 +98,10 @@ class Listing:
             raise UsageError(f"cannot write the listing {self._kept}: {error.strerror or error}") from error
 
     def _below(self, folder: str, shown: str) -> Iterator[str]:
-        folders, images = self._entries(folder)
+        entries = self._entries(folder)
+        if entries.others:
+            self._others[shown] = entries
+        folders, images = entries.folders, entries.images
         for name in sorted([*folders, *images]) if folders else images:
             if name in folders:
                 yield from self._below(f"{folder}{os.sep}{name}", f"{shown}{os.sep}{name}")
@@ -102,7 +124,7 @@ class Listing:
             held = json.loads(self._kept.read_text())
             if held["format"] != _FORMAT:
                 return {}, None
-            folders = {name: (int(changed), (list(a), list(b))) for name, (changed, (a, b)) in held["folders"].items()}
+            folders = {name: (int(changed), _entries_of(*kept)) for name, (changed, kept) in held["folders"].items()}
             if held["broken"] is None:
                 return folders, None
             digest, broken = held["broken"]
@@ -120,13 +142,17 @@ def fingerprint(paths: Iterable[str], settings: str = "") -> str:
     return digest.hexdigest()
 
 
+def _entries_of(folders: list[str], images: list[str], others: int, other: str) -> Entries:
+    return Entries(list(folders), list(images), int(others), str(other))
+
+
 def _scanned(folder: str) -> Entries:
-    """Folders that are links are left out, since they may lead in a circle."""
-    folders, images = list[str](), list[str]()
+    """Folders that are links are left out, since they may lead in a circle. Hidden files do not count."""
+    folders, images, others = list[str](), list[str](), list[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-                images.append(entry.name)
-    return sorted(folders), sorted(images)
+            elif not entry.name.startswith(".") and entry.name.lower() not in _OF_DESKTOPS and entry.is_file():
+                (images if entry.name.lower().endswith(SUFFIXES) else others).append(entry.name)
+    return Entries(sorted(folders), sorted(images), len(others), min(others, default=""))

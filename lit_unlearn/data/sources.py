@@ -17,7 +17,7 @@ OPTIONS = "options"
 """The argument of a source with what a store asks for, keys among it. No record of a run keeps it."""
 
 _HASHED_AT_ONCE = 1000
-_STREAMED_HASHED = 256
+_SAMPLED = 256
 
 
 @dataclass(eq=False)
@@ -34,6 +34,8 @@ class Dataset:
         warnings: what the user should know of these images, one sentence each.
         train_folder: that the names are paths in, if they are.
         fixed: whether an image is the same each time it is read.
+        sampled: whether 256 images of each set name them in memory, too: of a source that streams images which do not
+            fit, so that their name does not depend on the memory that is free.
 
     Raises:
         UsageError: if any of this does not hold.
@@ -48,6 +50,7 @@ class Dataset:
     warnings: list[str] = field(default_factory=list)
     train_folder: str | None = None
     fixed: bool = True
+    sampled: bool = False
 
     def __post_init__(self) -> None:
         """Check shapes, types and ranges."""
@@ -64,11 +67,19 @@ class Dataset:
     def sha256(self) -> tuple[str, str]:
         """Names images and labels: the sha256 over both sets, and that over the training set, as hexadecimal digits.
 
-        Of images that are streamed, 256 of each set count, evenly spread.
+        Of images that are streamed, or ``sampled``, 256 of each set count, evenly spread.
         """
+        return self._hashed(self.sampled)
+
+    def full_sha256(self) -> str | None:
+        """The sha256 over every image and label, where images that are named by 256 are all in memory."""
+        in_memory = isinstance(self.train_images, Tensor) and isinstance(self.test_images, Tensor)
+        return self._hashed(False)[0] if self.sampled and in_memory else None
+
+    def _hashed(self, sampled: bool) -> tuple[str, str]:
         digest, found = hashlib.sha256(), []
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            _hash(digest, images)
+            _hash(digest, images, sampled)
             digest.update(labels.numpy().astype("<i8").tobytes())
             found.append(digest.hexdigest())
         return found[1], found[0]
@@ -79,11 +90,11 @@ def shape_of(images: Images) -> tuple[int, ...] | None:
     return tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
 
 
-def _hash(digest: "hashlib._Hash", images: Images) -> None:
-    if isinstance(images, Streamed):
+def _hash(digest: "hashlib._Hash", images: Images, sampled: bool) -> None:
+    if sampled or isinstance(images, Streamed):
         count = len(images)
-        for place in range(0, count, max(1, count // _STREAMED_HASHED)):
-            image = images.read(torch.tensor([place]))[0]
+        for place in range(0, count, max(1, count // _SAMPLED)):
+            image = images.read(torch.tensor([place]))[0] if isinstance(images, Streamed) else images[place]
             digest.update(f"{place}{tuple(image.shape)}".encode())
             digest.update(image.contiguous().numpy().data)
         return

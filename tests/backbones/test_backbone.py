@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_unlearn.backbones import Backbone, Normalise, ResNet8, ResNet18, ResNet20
+from lit_unlearn.backbones import Backbone, Custom, Normalise, ResNet8, ResNet18, ResNet20
 from lit_unlearn.backbones.taps import pool
 from lit_unlearn.errors import UsageError
 
@@ -317,3 +317,37 @@ def test_check_repeats_a_complaint_in_one_line(encoder: nn.Module, said: str) ->
     with pytest.raises(UsageError) as caught:
         Backbone(encoder, nn.Linear(8, 3), [0.5], [0.5], {}).check((1, 4, 5), 3)
     assert str(caught.value) == f"the backbone cannot take images of 1×4×5: {said}"
+
+
+class Viewing(nn.Module):
+    """A network whose view cannot take an empty batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        out: Tensor = self.fc(x.view(x.size(0), -1))
+        return out
+
+
+def test_an_empty_batch_never_reaches_the_network_in_eval_mode(images: Tensor) -> None:
+    backbone = Custom(Viewing(), num_classes=5).eval()
+    none = images[:0].requires_grad_()
+    names = [*backbone.stages, "features", "logits"]
+    assert len(names) > 2
+    for cells in (1, 2):
+        found, wanted = (backbone.taps(x, names, cells) for x in (none, images))
+        assert {name: (0, *value.shape[1:]) for name, value in wanted.items()} == {
+            name: tuple(value.shape) for name, value in found.items()
+        }
+    assert (backbone(none).shape, backbone.features(none).shape) == ((0, 5), (0, 36))
+    (gradient,) = torch.autograd.grad(backbone(none).sum(), none)
+    assert gradient.shape == none.shape
+    assert all(not value.any() for value in torch.autograd.grad(backbone(none).sum(), list(backbone.parameters())))
+    assert len(backbone.double()(none.double())) == 0
+    with pytest.raises(RuntimeError):
+        backbone.float().train()(none)

@@ -5,8 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import fake_runs
@@ -14,9 +15,11 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, local, make_runs
+from lit_unlearn.benchmark.failures import failures, with_failures
 from lit_unlearn.benchmark.gathering import Gathered, collect, finished
 from lit_unlearn.benchmark.local import visible_gpus
 from lit_unlearn.benchmark.reading import read_all
+from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, read_rows, write_rows
 
@@ -139,6 +142,57 @@ def test_a_worker_that_is_killed_is_replaced_and_a_cell_that_kills_two_has_faile
     assert [row.method for row in read_rows(tmp_path / "b/rows.json")] == ["Original", "Retrain", "GA"]
 
 
+def test_a_run_beside_one_that_kills_its_process_is_tried_again_alone(experiments, tmp_path):
+    folder = experiments(("class",), opc={"wish": "die beside it"})
+    change(folder, {"retrain": {"model": {"init_args": {"wish": "ignore SIGTERM", "pause": 2}}}})
+    runs = make_runs(Grid(**folder))
+    failed, seen = go(runs, tmp_path)
+    key, attack = (run.key for run in runs if run.name == "opc")
+    assert failed == {key: "its process was killed", attack: f"what it needs has failed: {key}"}
+    assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain"]
+    executed = Counter((tmp_path / "journal").read_text().split())
+    assert set(executed.values()) == {1}, "a worker does not go on when its pool is broken"
+    assert all(running for done, running in seen if done < len(runs) - 1), "what is tried alone is shown"
+
+
+def test_a_worker_that_dies_between_runs_is_replaced(experiments, tmp_path):
+    first, second, third = (
+        run for run in make_runs(Grid(**experiments(("class",), opc={}), seeds=Seeds(originals=3))) if not run.needs
+    )
+    with local.LocalPool(fake_runs.run, tmp_path, 2, 1) as pool:
+        pool.submit(first)
+        assert pool.wait() == [(first, None)]
+        second.settings["model"]["init_args"]["pause"] = 60
+        pool.submit(second)
+        for worker in active_children():
+            worker.kill()
+        while not pool._executor._broken:
+            time.sleep(0.01)
+        second.settings["model"]["init_args"]["pause"] = 0
+        pool.submit(third)
+        assert not pool.has_room
+        assert [*pool.wait(), *pool.wait()] == [(third, None), (second, None)]
+        assert pool.has_room
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"), [("exit", "it ended with SystemExit 3"), ("be terminated", "it ended with Terminated")]
+)
+def test_a_run_that_exits_has_failed_and_the_others_go_on(experiments, tmp_path, wish, said):
+    runs = make_runs(Grid(**experiments(("class",), opc={"wish": wish}, ga={})))
+    failed, _ = go(runs, tmp_path, workers=1)
+    key, attack = (run.key for run in runs if run.name == "opc")
+    log = tmp_path / f"class/opc/run-{key}/log.txt"
+    assert failed == {key: f"{said} (see {log})", attack: f"what it needs has failed: {key}"}
+    assert "in run" in log.read_text(), "where it did"
+    assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "GA"]
+
+
+def test_a_run_that_is_interrupted_interrupts_the_benchmark(experiments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(make_runs(Grid(**experiments(("class",), opc={"wish": "interrupt"}))), tmp_path)
+
+
 @pytest.mark.ci
 def test_kill_9_loses_no_row_and_runs_nothing_that_was_finished_twice(experiments, tmp_path):
     grid = experiments(**{name: {"wish": "kill the benchmark once"} for name in ("opc", "ga", "ft")})
@@ -233,6 +287,36 @@ def test_a_row_of_a_cell_that_stands_elsewhere_stays(experiments, tmp_path):
     go(make_runs(Grid(**folder)), tmp_path)
     rows = collect(make_runs(Grid(**folder, methods=["opc"], scenarios=["class"])), tmp_path)
     assert len(rows) == 8
+
+
+def test_a_row_of_other_settings_does_not_stand_in_for_a_run_that_failed(experiments, tmp_path):
+    before = make_runs(Grid(**experiments(opc={}, ga={})))
+    assert go(before, tmp_path)[0] == {}
+    elsewhere = [row for row in read_rows(tmp_path / "rows.json") if row.benchmark["scenario"] == "random"]
+    runs = make_runs(Grid(**experiments(("class",), opc={"wish": "fail"}, ga={})))
+    failed, _ = go(runs, tmp_path)
+    rows = read_rows(tmp_path / "rows.json")
+    assert [row.method for row in rows if row.benchmark["scenario"] == "class"] == ["Original", "Retrain", "GA"]
+    assert [row for row in rows if row.benchmark["scenario"] == "random"] == elsewhere
+    (summary,) = (each for each in summarise(rows) if each.scenario == "class")
+    (told,) = with_failures([summary], failures(runs, failed), rows)
+    assert told.without_rows == ["opc"]
+    assert collect(runs, tmp_path) == rows
+    journal = (tmp_path / "journal").read_text()
+    assert go(before, tmp_path)[0] == {}
+    assert len(read_rows(tmp_path / "rows.json")) == 2 * 4, "the runs of the old settings are there"
+    assert (tmp_path / "journal").read_text() == journal
+
+
+def test_of_a_grid_of_which_all_has_failed_no_row_of_other_settings_is_left(experiments, tmp_path):
+    folder = experiments(("class",), opc={})
+    (tmp_path / "b").mkdir()
+    assert go(make_runs(Grid(**folder)), tmp_path / "a")[0] == {}
+    (tmp_path / "b/rows.json.xz").write_bytes(lzma.compress((tmp_path / "a/rows.json").read_bytes()))
+    change(folder, {"pretrain": {"model": {"init_args": {"wish": "fail"}}}})
+    runs = make_runs(Grid(**folder))
+    assert go(runs, tmp_path / "b")[0].keys() == {run.key for run in runs}
+    assert read_all([tmp_path / "b"], []) == []
 
 
 @pytest.mark.parametrize("launcher", [{"workers": 0}, {"threads": 0}])

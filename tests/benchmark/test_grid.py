@@ -6,6 +6,7 @@ import yaml
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.runs import make_run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError
 from lit_unlearn.shipped import read_config
@@ -70,6 +71,36 @@ def test_the_key_changes_with_any_setting_of_the_run_or_of_what_it_builds_on_and
     assert differing == {("class", "retrain", False)} | measured
     over = keys(overrides={"trainer": {"precision": "bf16-mixed"}})
     assert not over.items() & first.items()
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda file: {"data": {"init_args": {"forgotten_before": [{"classes": [1]}, {"index_file": file}]}}},
+        lambda file: {"model": {"init_args": {"backbone": {"init_args": {"pretrained": file}}}}},
+        lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": file}}},
+        lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": {"index_file": file}}}},
+    ],
+)
+def test_the_key_changes_with_the_content_of_a_file_that_settings_name(tmp_path, named):
+    def key():
+        return make_run("fit", "class", "ga", {"original": 0}, named(str(tmp_path / "file")), {}).key
+
+    missing = key()
+    (tmp_path / "file").write_text("1\n")
+    first = key()
+    assert first == key() != missing
+    (tmp_path / "file").write_text("1\n2\n")
+    assert key() not in (first, missing)
+
+
+def test_the_key_of_a_run_that_names_no_file_stays_from_version_to_version():
+    settings = {
+        "model": {"init_args": {"backbone": {"init_args": {"pretrained": True}}}},
+        "data": {"init_args": {"forgotten_before": [{"classes": ["cat"]}]}},
+        "evaluation": {"retrain": "model/retrain"},
+    }
+    assert make_run("fit", "s", "n", {}, settings, {}).key == "d21132d2653fb9c1"
 
 
 def test_the_attacks_on_a_model_have_seeds_of_its_own_where_seeds_are_nested(experiments):

@@ -30,10 +30,15 @@ def only_row(user: User, job: str, root: Path) -> Row:
     return row
 
 
-def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_put_back(user: User) -> None:
+@pytest.mark.parametrize(
+    "command", [("scontrol", "requeue"), ("scancel", "--signal=USR1", "--batch")], ids=["by hand", "at the limit"]
+)
+def test_two_tasks_on_one_node_go_on_from_the_last_checkpoint_when_requeued(
+    user: User, command: tuple[str, ...]
+) -> None:
     job, root = submit(user, ONE_NODE, "--trainer.max_epochs=12")
     user.until((root / "checkpoints/last.ckpt").exists, "a checkpoint")
-    user.slurm.ask("scontrol", "requeue", job)
+    user.slurm.ask(*command, job)
     user.ended(job)
     row = only_row(user, job, root)
     assert (row.devices["devices"], row.devices["nodes"], row.epochs) == (2, 1, 12)

@@ -1,3 +1,7 @@
+import struct
+import zlib
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -25,3 +29,20 @@ def tiny() -> TinySource:
 @pytest.fixture
 def named() -> TinySource:
     return TinySource(names=True)
+
+
+@pytest.fixture
+def deep_png() -> Callable[[int], bytes]:
+    """Makes a PNG of 6×6 pixels with 16 bits a channel, of a colour type: 2 RGB, 4 grey and alpha, 6 RGBA."""
+
+    def made(colour: int) -> bytes:
+        line = b"\0" + bytes(range(6 * 2 * {2: 3, 4: 2, 6: 4}[colour]))
+        head = struct.pack(">IIBBBBB", 6, 6, 16, colour, 0, 0, 0)
+        chunks = (b"IHDR", head), (b"IDAT", zlib.compress(6 * line)), (b"IEND", b"")
+        parts = [
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        ]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+    return made

@@ -208,3 +208,33 @@ def test_evaluation_of_rank_r_takes_every_world_th_sample() -> None:
 
 def test_evaluation_of_nothing_has_no_batches() -> None:
     assert list(EvaluationBatches(*images(30), torch.arange(0), 2)) == []
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (1, 5), (3, 2), (4, 1)])
+def test_an_epoch_goes_on_with_as_many_processes_as_it_began_with(before: int, now: int) -> None:
+    def batches(world: int, rank: int, epoch: int = 1) -> Batches:
+        made = Batches(*images(30), OrderSampler("full", FORGET, RETAIN, 2, rank=rank, world=world))
+        made.sampler.set_epoch(epoch)
+        return made
+
+    running = batches(before, 0)
+    iterator = iter(running)
+    steps = len(running)
+    states = [running.state_dict()]
+    for _ in range(steps):
+        next(iterator)
+        states.append(running.state_dict())
+    for rank in range(now):
+        says = f"was {before}, now {now}, but the checkpoint lies within an epoch: go on with {before}"
+        for state in states[1:-1]:
+            resumed = batches(now, rank)
+            resumed.load_state_dict(state)
+            with pytest.raises(UsageError, match=says):
+                next(iter(resumed))
+        for state, epoch in ((states[0], 1), (states[-1], 2), (states[1], 2)):
+            resumed = batches(now, rank, epoch)
+            resumed.load_state_dict(state)
+            assert len(list(resumed)) == len(resumed)
+    resumed = batches(before, 0)
+    resumed.load_state_dict(states[3])
+    assert len(list(resumed)) == steps - 3

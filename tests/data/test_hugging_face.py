@@ -1,4 +1,5 @@
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def test_a_folder_of_pictures_and_one_of_arrow_give_the_same_images(pictures: Pa
     datasets.load_dataset("imagefolder", data_dir=str(pictures)).save_to_disk(tmp_path / "arrow")
     assert torch.equal(horses(HuggingFace(str(tmp_path / "arrow"))), found)
     assert torch.equal(horses(HuggingFace(str(tmp_path / "arrow")), workers=0), found)
+
+
+def test_pictures_of_sixteen_bits_are_refused(pictures: Path, tmp_path: Path, deep_png: Callable[[int], bytes]) -> None:
+    (pictures / "train/cat/0.png").write_bytes(deep_png(2))
+    datasets.load_dataset("imagefolder", data_dir=str(pictures)).save_to_disk(tmp_path / "arrow")
+    for path in (pictures, tmp_path / "arrow"):
+        with pytest.raises(UsageError, match=r"sample 0 of .*: mode RGB;16 has more than 8 bits a channel"):
+            HuggingFace(str(path)).load()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 import errno
 import os
+import re
+import struct
 import zlib
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +235,90 @@ def test_sixteen_bit_pictures_are_refused_rather_than_clipped(root: Path) -> Non
     Image.fromarray(np.full((6, 6), 4096, dtype=np.uint16)).save(root / "train/cat/000.png")
     with pytest.raises(UsageError, match=r"000\.png: mode I;16 has more than 8 bits"):
         ImageFolder(root, image_size=6, channels=1).load()
+
+
+@pytest.mark.parametrize(("colour", "mode"), [(2, "RGB;16B"), (4, "LA;16B"), (6, "RGBA;16B")])
+def test_colour_pictures_of_sixteen_bits_are_refused_too(
+    root: Path, colour: int, mode: str, deep_png: Callable[[int], bytes]
+) -> None:
+    path = root / "train/cat/000.png"
+    path.write_bytes(deep_png(colour))
+    for options in ({}, {"memory": 0.0, "check": True}):
+        with pytest.raises(UsageError, match=rf"000\.png: mode {mode} has more than 8 bits a channel"):
+            ImageFolder(root, **options).load()
+    data = ImageFolder(root, memory=0.0, leave_out_broken=True).load()
+    assert len(data.train_labels) == 9
+    assert f"mode {mode} has more than 8 bits" in data.warnings[0]
+
+
+def deep_tiff() -> bytes:
+    """RGB of 6×6 pixels."""
+    tags = [(256, 3, 1, 6), (257, 3, 1, 6), (258, 3, 3, 126), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 132)]
+    tags += [(277, 3, 1, 3), (278, 3, 1, 6), (279, 4, 1, 216)]
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return (head + bytes(4)).ljust(126, b"\0") + struct.pack("<HHH", 16, 16, 16) + bytes(range(216))
+
+
+def opened(content: bytes, load: bool) -> Image.Image:
+    image = Image.open(BytesIO(content))
+    if load:
+        image.load()
+    return image
+
+
+def test_the_bits_of_other_formats_are_known_as_well() -> None:
+    for load in (False, True):
+        with pytest.raises(ValueError, match=r"mode RGB;16L? has more than 8 bits"):
+            decoding.converted(opened(deep_tiff(), load), 3)
+    for kind, pixel in ((b"P6", bytes(6)), (b"P3", b"1000 0 3 ")):
+        with pytest.raises(ValueError, match="mode RGB up to 1023 has more than 8 bits"):
+            decoding.converted(opened(kind + b" 2 2 1023\n" + 4 * pixel, False), 3)
+        assert decoding.converted(opened(kind + b" 2 2 200\n" + 4 * pixel.replace(b"1000", b"100"), False), 3)
+    assert decoding.converted(opened(b"P1 2 2\n1 0 0 1", False), 3)
+    head = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 78, 0, 66, 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    sixteen_a_pixel = head + struct.pack("<III", 0xF800, 0x7E0, 0x1F) + bytes(range(8))
+    for load in (False, True):
+        assert decoding.converted(opened(sixteen_a_pixel, load), 3).size == (2, 2)
+
+
+def test_a_check_looks_at_sizes(root: Path) -> None:
+    path = root / "train/dog/001.png"
+    picture(path, (7, 6))
+    says = f"image_size is None, so that all images must have one size: {path} has 7x6 pixels, but others have 6x6"
+    for options in ({}, {"memory": 0.0, "check": True}, {"memory": 0.0, "check": True, "leave_out_broken": True}):
+        with pytest.raises(UsageError, match=says):
+            ImageFolder(root, **options).load()
+    assert len(ImageFolder(root, memory=0.0).load().train_labels) == 10, "met when it is read"
+    assert len(ImageFolder(root, 6, memory=0.0, check=True).load().train_labels) == 10
+    assert len(ImageFolder(root, check=True).load_raw().train_labels) == 10, "transforms may make them alike"
+
+
+def test_files_with_other_endings_are_told(root: Path) -> None:
+    endings = r"\.bmp, \.gif, \.jfif, .*\.webp"
+    says = rf"1 file in class folders is left out, such as {root}/train/cat/notes\.txt: images end in {endings}"
+    (warning,) = ImageFolder(root, listing=root / "kept.json").load().warnings
+    assert re.fullmatch(says, warning)
+    for name in ("train/dog/more/0.heic", "train/dog/1.JPE", "test/dog/2.avif"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (root / "train/dog" / name).touch()
+    for _ in range(2):
+        long_ago = (1, 1)
+        for folder, _, _ in os.walk(root):
+            os.utime(folder, ns=long_ago)
+        (warning,) = ImageFolder(root, listing=root / "kept.json").load().warnings
+        assert warning.startswith(f"4 files in class folders are left out, such as {root}/train/cat/notes.txt: ")
+    (root / "train/cat/notes.txt").unlink()
+    (warning,) = ImageFolder(root).load().warnings
+    assert warning.startswith(f"3 files in class folders are left out, such as {root}/train/dog/1.JPE: ")
+
+
+def test_a_jpeg_may_end_in_jfif(root: Path) -> None:
+    Image.new("RGB", (6, 6)).save(root / "train/dog/more.jfif", format="JPEG")
+    names = ImageFolder(root).load().train_names
+    assert names is not None
+    assert "dog/more.jfif" in names
 
 
 def test_layouts_that_do_not_fit_are_refused(root: Path, tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ def test_a_folder_that_has_just_changed_is_listed_again(root: Path, tmp_path: Pa
     assert {Path(folder).name for folder in json.loads(kept.read_text())["folders"]} == {"images", "a-b", "c", "z"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9, "folders": {}}', '{"format": 1, "folders": {"a": 3}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9, "folders": {}}', '{"format": 2, "folders": {"a": 3}}'])
 def test_a_broken_list_counts_as_none(root: Path, tmp_path: Path, text: str) -> None:
     kept = tmp_path / "kept.json"
     kept.write_text(text)
     one = Listing(kept)
     assert one.images(root) == expected(root)
     one.save()
-    assert json.loads(kept.read_text())["format"] == 1
+    assert json.loads(kept.read_text())["format"] == 2
 
 
 def test_a_list_that_cannot_be_written_is_named(root: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_workers_read_batches_with_transforms(root: Path) -> None:
     assert torch.equal(again.read(torch.tensor([3]))[0], part.read(torch.tensor([3]))[0])
 
 
-def test_what_cannot_be_read_is_one_line(root: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_one_line(root: Path, tmp_path: Path, deep_png: Callable[[int], bytes]) -> None:
     with pytest.raises(UsageError, match=r"ObjectStore cannot read .*nowhere/train"):
         store(tmp_path / "nowhere").load()
     with pytest.raises(UsageError, match="channels is 2"):
@@ -120,6 +121,9 @@ def test_what_cannot_be_read_is_one_line(root: Path, tmp_path: Path) -> None:
     (root / "train/cat/9.PNG").write_bytes(b"no picture")
     images = store(root, relist=True).load().train_images
     with pytest.raises(UsageError, match=r"cannot decode the image cat/9\.PNG"):
+        images.read(torch.tensor([1]))
+    (root / "train/cat/9.PNG").write_bytes(deep_png(2))
+    with pytest.raises(UsageError, match=r"cannot decode the image cat/9\.PNG: mode RGB;16B has more than 8 bits"):
         images.read(torch.tensor([1]))
     (root / "train/cat/9.PNG").unlink()
     with pytest.raises(UsageError, match=r"cannot read cat/9\.PNG"):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -421,6 +422,27 @@ def test_a_data_set_of_torchvision_is_read() -> None:
 def test_a_data_set_that_does_not_fit_is_one_line(samples: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         MapStyle(samples, samples).load()
+
+
+@pytest.mark.parametrize(("by_name", "load"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("colour", [2, 4, 6])
+def test_pictures_of_sixteen_bits_are_refused_decoded_or_not(
+    tmp_path: Path, colour: int, by_name: bool, load: bool, deep_png: Callable[[int], bytes]
+) -> None:
+    path = tmp_path / "some.png"
+
+    def opened(index: int) -> Image.Image:
+        image = Image.open(path if by_name else BytesIO(path.read_bytes()))
+        if load:
+            image.load()
+        return image
+
+    samples = Pairs(opened, [0, 1])
+    path.write_bytes(deep_png(colour))
+    with pytest.raises(UsageError, match=r"sample 0 of Pairs: mode \w+;16B? has more than 8 bits a channel"):
+        MapStyle(samples, samples).load()
+    picture(0, "RGBA").save(path)
+    assert MapStyle(samples, samples).load().train_images.shape == (3, 6, 7)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 4)])
