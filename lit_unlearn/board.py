@@ -20,7 +20,7 @@ from lit_unlearn.reports.page import write_page
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
 from lit_unlearn.reports.wording import title_with_utility
-from lit_unlearn.suites import suites_of_today
+from lit_unlearn.shipped import read_config, shipped_names
 
 BROKEN = ".broken.json"
 _NUMBERS = ("excess", "low", "high", "scale")
@@ -167,7 +167,8 @@ def write_badges(standings: Sequence[Standing], folder: Path) -> list[Path]:
 
 def _today(suite: str) -> str:
     """This package's version of a suite; the suite as it is where the package has none of its name."""
-    return next((each for each in suites_of_today() if _age(each)[:2] == _age(suite)[:2]), suite)
+    config = f"attack/{suite.rpartition(' ')[0]}"
+    return str(read_config(config)["evaluation"]["suite"]) if config in shipped_names() else suite
 
 
 def _age(suite: str) -> tuple[bool, str, int]:
