@@ -166,6 +166,21 @@ def test_the_page_shows_the_rates_of_simulated_models(monkeypatch):
     assert again == found["rates"]["images 1 1 1.0 alike, 3"], "to the digit"
 
 
+def test_the_program_of_the_rates_simulates_every_cell(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "docs/results/calibration"))
+    error_rates = importlib.import_module("error_rates")
+    error_rates.main(["--runs", "1", "--output", str(tmp_path / "rates.json")])
+    made = json.loads((tmp_path / "rates.json").read_text())
+    committed = json.loads((ROOT / "docs/results/calibration/error_rates.json").read_text())
+    assert made["runs"] == 1
+    assert list(made["rates"]) == list(committed["rates"])
+    assert error_rates.table("images", made["rates"]) in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        error_rates.main(["--runs", "0", "--output", str(tmp_path / "none.json")])
+    assert "--runs is 0; 1 or more is allowed" in capsys.readouterr().err
+    assert not (tmp_path / "none.json").exists()
+
+
 def test_under_the_whole_suite_too_no_retrain_is_said_to_leak():
     (summary,) = summarise(kept_rows(ROOT / "docs/results/deep"))
     found = calibrate(summary)
