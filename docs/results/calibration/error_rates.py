@@ -210,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Simulates all cells."""
     parser = argparse.ArgumentParser(description="How often the verdict errs on simulated models.")
     parser.add_argument("--runs", type=int, default=RUNS, help="simulated runs of each cell")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "error_rates.json", help="where to write")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "error_rates.json", help="where to write"
+    )
     given = parser.parse_args(arguments)
     if given.runs < 1:
         parser.error(f"--runs is {given.runs}; 1 or more is allowed")
