@@ -23,7 +23,7 @@ from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, check_seed, unknown
+from lit_unlearn.errors import UsageError, check_seed, shown, unknown
 from lit_unlearn.method_config import is_method_config
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.named import Method, listed_attacks, made_method
@@ -93,13 +93,13 @@ def unlearn(
     _check_data(data)
     _check_trainer(trainer)
     if not (isinstance(method, str | UnlearnModule) or callable(method)):
-        raise UsageError(f"method is {method!r}, but must be a name such as 'opc_deep' or 'OPC', or a class")
+        raise UsageError(f"method is {shown(method)}, but must be a name such as 'opc_deep' or 'OPC', or a class")
     given = {name: trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None}
     if not given and not is_method_config(method):
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise UsageError(f"{name} is {value!r}, but must be a whole number")
+            raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
         trainer[name] = int(value)  # Lightning takes none of NumPy's
     own: dict[str, Any] = {}
     with _seeded(seed):
@@ -213,7 +213,7 @@ def _check_data(data: object) -> None:
     """Refuses what is no data module, such as a folder's name or a source alone."""
     if not isinstance(data, UnlearnDataModule):
         example = "lu.UnlearnDataModule(lu.ImageFolder('images'), lu.ForgetSpec(classes=['cat']))"
-        raise UsageError(f"data is {data!r}, but must be a data module, such as {example}")
+        raise UsageError(f"data is {shown(data)}, but must be a data module, such as {example}")
 
 
 def _check_trainer(arguments: Mapping[str, Any]) -> None:

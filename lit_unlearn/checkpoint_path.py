@@ -77,7 +77,7 @@ def last_checkpoint(settings: Any, subcommand: str) -> str | None:
 
 
 def interrupted(trainer: Any, model: Path | None) -> str:
-    """What is said of a run that Ctrl-C has ended: where its model is, and how it goes on.
+    """What is said of a run that Ctrl-C or SIGTERM has ended: where its model is, and how it goes on.
 
     Args:
         trainer: of the run.

@@ -5,9 +5,12 @@ import math
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
+from textwrap import shorten
 
 ROUNDED = 1e-6
 """How far above 1 a sum may leave an accuracy or an AUC, in an attack of a user's own and in its row."""
+
+_SHOWN = 200
 
 RAISED = "it raised "
 """How the reason begins of an attack that has no numbers because it raised an error."""
@@ -20,6 +23,11 @@ class UsageError(ValueError):
 def printable(text: str) -> str:
     """Text whose control characters, but for line breaks, are spelled out, since a terminal would obey them."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, in one line that is cut: a network or a tensor would fill the screen."""
+    return shorten(repr(value), _SHOWN, placeholder=" …")
 
 
 def first_line(error: BaseException) -> str:
@@ -108,6 +116,6 @@ def check_seed(name: str, value: object) -> None:
         UsageError: naming the option, the value and the bounds.
     """
     if not isinstance(value, Integral):
-        raise UsageError(f"{name} is {value!r}, but must be a whole number")
+        raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
     if not 0 <= int(value) < 2**32:
         raise UsageError(f"{name} is {value}, but must lie in 0 to {2**32 - 1}")

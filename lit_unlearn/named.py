@@ -11,7 +11,7 @@ from lit_unlearn.class_paths import find_class
 from lit_unlearn.errors import UsageError, unknown
 from lit_unlearn.method_config import is_method_config, method_configs, method_of_config
 from lit_unlearn.methods import UnlearnModule
-from lit_unlearn.options import check_names, check_types
+from lit_unlearn.options import check_names
 from lit_unlearn.parsing import as_list
 from lit_unlearn.shipped import CONFIG_ENDINGS
 from lit_unlearn.suites import attacks_of_config
@@ -38,7 +38,6 @@ def made_method(
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
     check_names(make, options)
-    check_types(make, options)
     return make(backbone, **options), {}
 
 

@@ -1,14 +1,14 @@
-"""Options of a method that are given from Python: whether it takes each, and of that type."""
+"""Options that are given from Python, where no parser has checked them: whether each is taken, and of that type."""
 
 from collections import abc
-from collections.abc import Callable, Mapping
-from inspect import Parameter, isclass, signature
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter, isabstract, isclass, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, shown, unknown
 
 _WORDS = {
     float: "a number",
@@ -17,10 +17,12 @@ _WORDS = {
     str: "a text",
     Path: "a path",
     NoneType: "None",
-    list: "a list",
     dict: "a dictionary",
     abc.Callable: "a function, such as lambda parameters: torch.optim.SGD(parameters, lr=0.01)",
 }
+
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_PLURALS = {float: "numbers", int: "whole numbers", str: "texts"}
 
 
 def check_names(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -60,25 +62,63 @@ def check_types(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
         if name in hints and not _fits(value, hints[name]):
             words = " or ".join(dict.fromkeys(_words(hints[name])))
             method = getattr(make, "__name__", "the method")
-            raise UsageError(f"option {name} of {method} is {value!r}, but must be {words}")
+            raise UsageError(f"option {name} of {method} is {shown(value)}, but must be {words}")
+
+
+class TypedOptions:
+    """Base of classes that a user makes from Python, too: every argument must be of its type.
+
+    Attributes:
+        checks_itself: arguments that a call from Python may give as more than the command line can.
+
+    Raises:
+        UsageError: naming option, value and type.
+    """
+
+    checks_itself: ClassVar[tuple[str, ...]] = ()
+
+    def __new__(cls, *given: Any, **options: Any) -> Self:
+        """Checks the arguments of ``__init__``; a copy is made without any."""
+        try:
+            bound = signature(cls).bind_partial(*given, **options)
+        except TypeError:  # an argument that there is not: __init__ says so
+            return super().__new__(cls)
+        left_out = {
+            *cls.checks_itself,
+            *(name for name, each in bound.signature.parameters.items() if each.kind in _REST),
+        }
+        check_types(cls, {name: value for name, value in bound.arguments.items() if name not in left_out})
+        return super().__new__(cls)
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a type; what is neither plain nor a function is left to the method."""
+    """Whether a value is of a type; abstract classes and what is neither class nor function are left to the caller."""
     kind = get_origin(hint) or hint
     if kind in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if kind in (float, int):
         return isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
-    if kind is list:
-        return isinstance(value, list | tuple) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if kind in (list, abc.Sequence):
+        listed = isinstance(value, list | tuple if kind is list else Iterable) and not isinstance(value, str | Mapping)
+        return listed and all(
+            _fits(each, inner) for inner in get_args(hint)[:1] if isinstance(value, list | tuple) for each in value
+        )
     if kind is abc.Callable:
         return callable(value)
-    return isinstance(value, kind) if kind in _WORDS else True
+    return isinstance(value, kind) if _is_plain(kind) else True
 
 
 def _words(hint: Any) -> list[str]:
     kind = get_origin(hint) or hint
     if kind in (Union, UnionType):
         return [word for each in get_args(hint) for word in _words(each)]
-    return [_WORDS[kind]] if kind in _WORDS else [f"one of {', '.join(map(repr, get_args(hint)))}"]
+    if kind in (list, abc.Sequence):
+        return [f"a list of {_PLURALS[each]}" if (each := (get_args(hint) or (None,))[0]) in _PLURALS else "a list"]
+    if kind in _WORDS:
+        return [_WORDS[kind]]
+    return [f"of class {kind.__name__}"] if _is_plain(kind) else [f"one of {', '.join(map(repr, get_args(hint)))}"]
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether what fits a type is an instance of it: of abstract classes and protocols others may fit, too."""
+    return kind is not Any and isclass(kind) and not isabstract(kind) and not getattr(kind, "_is_protocol", False)

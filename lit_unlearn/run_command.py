@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_unlearn.attacks import Evaluation
 from lit_unlearn.attacks.plausibility import before_run
@@ -200,12 +201,13 @@ class UnlearnCLI(LightningCLI):
             if error.errno in DISK_FULL and error.filename is None and place is not None:
                 raise of_file(error, place) from error
             raise
-        except SystemExit as error:  # Lightning ends so after Ctrl-C
-            if not isinstance(error.__context__, KeyboardInterrupt):
+        except SystemExit as error:  # Lightning ends so after Ctrl-C, and after SIGTERM
+            terminated = isinstance(error, SIGTERMException)
+            if not terminated and not isinstance(error.__context__, KeyboardInterrupt):
                 raise
             if self.trainer.is_global_zero:
                 print(interrupted(self.trainer, report_of(self.trainer).model), file=sys.stderr)
-            sys.exit(130)
+            sys.exit(143 if terminated else 130)
 
     def before_validate(self) -> None:
         """Looks at the weights, finds the Retrain that fit has trained, and takes a run directory of its own."""

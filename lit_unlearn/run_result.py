@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.backbones import save_weights
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, shown
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.reports import Row, write_page, write_rows
 from lit_unlearn.reports.page import fragment
@@ -104,6 +104,6 @@ def _writing(path: str | Path, usual: str) -> Iterator[None]:
 def _check_file(path: object, usual: str) -> None:
     """Refuses what names no file; of a folder it says which file may be meant."""
     if not isinstance(path, str | Path):
-        raise UsageError(f"path is {path!r}, but must be a file, such as {usual!r}")
+        raise UsageError(f"path is {shown(path)}, but must be a file, such as {usual!r}")
     if Path(path).is_dir():
         raise UsageError(f"{path} is a folder: name a file, such as {Path(path) / usual}")

@@ -624,7 +624,7 @@ def test_weights_that_change_after_they_were_measured_are_refused(
         ({"accelerator": "none"}, "trainer"),
         ({"attacks": "HeadRecovery"}, "'HeadRecovery' is the name of a class: give objects, such as attacks=[lu.HeadR"),
         ({"max_epochs": True}, "max_epochs is True, but must be a whole number"),
-        ({"wrap": {"mean": 0.5}}, "option mean of Custom is 0.5, but must be a list or None"),
+        ({"wrap": {"mean": 0.5}}, "option mean of Custom is 0.5, but must be a list of numbers or None"),
         ({"wrap": {"head": 8}}, "option head of Custom is 8, but must be a text or None"),
         (
             {"retrain": {"weights": nn.Linear(1, 1), "trained_without": "forget.txt"}},

@@ -1,11 +1,14 @@
 """A run that is killed in the middle and goes on with ``--ckpt_path last`` ends as if nothing had happened."""
 
+import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -109,15 +112,29 @@ def heeds_control_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("kept", [True, False])
+def terminated(*_: object) -> None:
+    """SIGTERM to this process, which is then held up for longer than a scheduler waits."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("kept", "sent", "status"),
+    [(True, KeyboardInterrupt, 130), (False, KeyboardInterrupt, 130), (True, terminated, 143)],
+)
 @pytest.mark.usefixtures("heeds_control_c")
-def test_control_c_while_it_attacks_leaves_the_model_and_says_how_to_go_on(tmp_path: Path, kept: bool) -> None:
+def test_an_interruption_while_it_attacks_leaves_the_model_and_says_how_to_go_on(
+    tmp_path: Path, kept: bool, sent: Any, status: int
+) -> None:
     words = (*experiment("finetune"), *SMALL, "--trainer.max_epochs=1", f"--trainer.enable_checkpointing={kept}")
     words += ("--trainer.callbacks=[HeadRecovery]",)
-    with patch("lit_unlearn.attacks.HeadRecovery.evaluate", side_effect=KeyboardInterrupt):
+    before, began = signal.getsignal(signal.SIGTERM), time.monotonic()
+    with patch("lit_unlearn.attacks.HeadRecovery.evaluate", side_effect=sent):
         outcome = lit_unlearn(tmp_path, "fit", *words)
     run = "runs/FineTune/version_0"
-    assert outcome.status == 130
+    assert outcome.status == status
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert time.monotonic() - began < 55, "at once"
     (line,) = outcome.err.splitlines()
     assert line.startswith(f"lit-unlearn: interrupted: the unlearned model is {run}/unlearned.ckpt; ")
     row = row_of(tmp_path)
@@ -132,19 +149,20 @@ def test_control_c_while_it_attacks_leaves_the_model_and_says_how_to_go_on(tmp_p
     assert (left, "file" in row.weights["result"]) == (kept, kept)
 
 
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("heeds_control_c")
-def test_control_c_while_it_trains_says_how_to_go_on(tmp_path: Path) -> None:
+def test_an_interruption_while_it_trains_says_how_to_go_on(tmp_path: Path, sent: signal.Signals, status: int) -> None:
     words = ("fit", *experiment("finetune"), *SMALL, "--trainer.callbacks=[]")
 
     def stopped(trainer: Trainer, *_: object) -> None:
         if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), sent)
 
     with patch("lit_unlearn.reports.report.Report.on_train_epoch_start", side_effect=stopped):
         outcome = lit_unlearn(tmp_path, *words)
     (kept,) = (tmp_path / "runs/FineTune/version_0/checkpoints").glob("*.ckpt")
     said = f"lit-unlearn: interrupted; the same command with --ckpt_path {kept.relative_to(tmp_path)} goes on\n"
-    assert (outcome.status, outcome.err.replace(f"{tmp_path}/", "")) == (130, said)
+    assert (outcome.status, outcome.err.replace(f"{tmp_path}/", "")) == (status, said)
     assert lit_unlearn(tmp_path, *words, "--ckpt_path", kept).status == 0
 
 

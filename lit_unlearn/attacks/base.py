@@ -21,6 +21,7 @@ from lit_unlearn.attacks.splits import ImageData
 from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.errors import ROUNDED, UsageError, first_line, unknown
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.results import AttackResult, Subject
 from lit_unlearn.seed import isolated_rng
 
@@ -38,7 +39,7 @@ FAMILIES = {
 """The families that an attack may belong to: the verdict and the pages read them from the beginning of every name."""
 
 
-class Attack(Callback, ABC):
+class Attack(TypedOptions, Callback, ABC):
     """Base of all attacks.
 
     Args:

@@ -34,6 +34,7 @@ from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_for
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
+from lit_unlearn.sigterm import ended_by_sigterm
 
 _DIVERGED = "the run diverged"
 
@@ -200,6 +201,7 @@ class Evaluation(Driver):
             rank_zero_warn(flag.text)
         return found
 
+    @ended_by_sigterm()
     def _measure_run(self, trainer: Trainer, module: Any, attacks: Sequence[Attack]) -> None:
         """Measures every model and hands over the results; what is complete is kept if an attack breaks."""
         results = self._results = self._new_results()

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lit_unlearn.backbones.reading import check_checkpoint, read_state
 from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights
-from lit_unlearn.errors import UsageError
+from lit_unlearn.errors import UsageError, shown
 
 ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors")
 """Of files that may hold weights, in the order in which equal weights count."""
@@ -58,7 +58,7 @@ def check_pool(given: object) -> list[Path]:
         return []
     places = [given] if isinstance(given, str | Path) else given
     if not isinstance(places, Sequence) or not all(isinstance(place, str | Path) for place in places):
-        raise UsageError(f"pool is {given!r}, but must be a folder of weights, or a list of folders and files")
+        raise UsageError(f"pool is {shown(given)}, but must be a folder of weights, or a list of folders and files")
     return [Path(place).expanduser() for place in places]
 
 

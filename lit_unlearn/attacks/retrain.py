@@ -12,7 +12,7 @@ from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.saving import first_mismatch, same_weights
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, shown, unknown
 from lit_unlearn.results import Measurement
 
 _KEYS = ("weights", "trained_without")
@@ -67,7 +67,7 @@ def check_retrain(given: object) -> Any:
             raise UsageError(f"retrain: weights is a {kind}, but with trained_without must be a file of weights")
         return OwnRetrain(str(given["weights"]), given["trained_without"])
     if not isinstance(given, str | Path | OwnRetrain | nn.Module | None):
-        raise UsageError(f"retrain is {given!r}, but must be weights, a network, or weights with trained_without")
+        raise UsageError(f"retrain is {shown(given)}, but must be weights, a network, or weights with trained_without")
     return given
 
 

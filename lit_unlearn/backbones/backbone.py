@@ -15,6 +15,7 @@ from lit_unlearn.backbones.normalise import Normalise
 from lit_unlearn.backbones.parts import freeze_others, part_of
 from lit_unlearn.backbones.taps import Tap
 from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.recipes import Recipe
 
 Network = Any
@@ -25,7 +26,7 @@ FEATURES = "features"
 LOGITS = "logits"
 
 
-class Backbone(nn.Module):
+class Backbone(TypedOptions, nn.Module):
     """An image classifier whose features, logits and inner stages can be asked for by name.
 
     Args:

@@ -10,7 +10,6 @@ from lit_unlearn.backbones.backbone import Backbone, Network
 from lit_unlearn.backbones.split import SplitBackbone, per_channel
 from lit_unlearn.backbones.weights import start_from
 from lit_unlearn.errors import UsageError, first_line
-from lit_unlearn.options import check_types
 
 _LIBRARIES = "a network of torchvision or timm is the backbone Torchvision or Timm"
 _WRAPPING = {"head", "mean", "std", "stages", "train"}
@@ -82,7 +81,6 @@ def as_backbone(network: Network, image_shape: tuple[int, int, int], num_classes
     if unfit := sorted(options.keys() - (set() if isinstance(network, Backbone) else _WRAPPING)):
         allowed = "a Backbone takes none" if isinstance(network, Backbone) else ", ".join(sorted(_WRAPPING))
         raise UsageError(f"option {unfit[0]!r} to wrap the network with is not accepted (allowed: {allowed})")
-    check_types(Custom, options)
     if isinstance(network, Backbone):
         return network
     return Custom(network, num_classes=num_classes, in_channels=image_shape[0], **options)

@@ -5,9 +5,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_unlearn.errors import UsageError
+from lit_unlearn.options import TypedOptions
 
 
-class Augment:
+class Augment(TypedOptions):
     """Shift each image by up to ``crop`` pixels over a black border and mirror half of them.
 
     Offsets come from torch's global generator of the batch's device.

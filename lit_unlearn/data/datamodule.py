@@ -29,13 +29,15 @@ from lit_unlearn.data.splits import (
     make_split,
 )
 from lit_unlearn.data.transforms import Transforms
-from lit_unlearn.errors import UsageError, check_at_least, check_fraction, check_seed, unknown
+from lit_unlearn.errors import UsageError, check_at_least, check_fraction, check_seed, shown, unknown
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.orders import Order
 from lit_unlearn.seed import run_seed
 
 PARTS = {"all": slice(None), "calibration": slice(0, None, 2), "evaluation": slice(1, None, 2)}
 HOLDOUT = "holdout"
 _MOST_WORKERS = 8
+_LARGEST = 2**31 - 1
 
 
 class UnlearnMethod(Protocol):
@@ -53,7 +55,7 @@ class UnlearnMethod(Protocol):
         """The batch order of one epoch."""
 
 
-class UnlearnDataModule(LightningDataModule):
+class UnlearnDataModule(TypedOptions, LightningDataModule):
     """Images of a source, split into forget and retain, in the batch order that the method asks for.
 
     Args:
@@ -80,6 +82,8 @@ class UnlearnDataModule(LightningDataModule):
         UsageError: for a size or share out of range, or transforms beside ``augment``.
     """
 
+    checks_itself = ("source", "forget", "forgotten_before")
+
     def __init__(
         self,
         source: Source,
@@ -99,8 +103,10 @@ class UnlearnDataModule(LightningDataModule):
         super().__init__()
         _check_sizes(batch_size, forget_batch_size, eval_batch_size)
         check_seed("split_seed", split_seed)
-        if not hasattr(source, "load"):
-            raise UsageError(f"source is {source!r}, but must be a source of images, such as ImageFolder('images')")
+        if isinstance(source, type) or not hasattr(source, "load"):
+            raise UsageError(
+                f"source is {shown(source)}, but must be a source of images, such as ImageFolder('images')"
+            )
         if workers is not None:
             check_at_least("workers", workers, 0)
         if augment is not None and transforms is not None:
@@ -108,6 +114,8 @@ class UnlearnDataModule(LightningDataModule):
         for name, value in {"test_from_train": test_from_train, "val_from_train": val_from_train}.items():
             if value is not None:
                 check_fraction(name, value)
+        if not isinstance(forgotten_before, list | tuple | None):
+            raise UsageError(f"forgotten_before is {shown(forgotten_before)}, but must be a list of ForgetSpecs")
         forget = None if forget is None else as_spec(forget)
         before = None if forgotten_before is None else [as_spec(each) for each in forgotten_before]
         specs = [*(before or ()), *([] if forget is None else [forget])]
@@ -447,3 +455,7 @@ def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size
     if forget_batch_size is not None:
         check_at_least("forget_batch_size", forget_batch_size, 2)
     check_at_least("eval_batch_size", eval_batch_size, 1)
+    sizes = {"batch_size": batch_size, "forget_batch_size": forget_batch_size, "eval_batch_size": eval_batch_size}
+    for name, size in sizes.items():
+        if size is not None and size > _LARGEST:
+            raise UsageError(f"{name} is {size}, but must be at most {_LARGEST}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.data.reading import plain
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, shown, unknown
 
 ImageList = Any
 """A list, tuple, range, array or tensor of indices, of paths, or of booleans. Not written as such, since a config is
@@ -34,7 +34,7 @@ def checked_list(given: ImageList) -> list[int | str] | list[bool]:
     """
     values = plain(given) if hasattr(given, "tolist") else given
     if not isinstance(values, list | tuple | range):
-        raise UsageError(f"forget: images is {values!r}, but must be {_ALLOWED}")
+        raise UsageError(f"forget: images is {shown(values)}, but must be {_ALLOWED}")
     found = [os.fspath(each) if isinstance(each, os.PathLike) else plain(each) for each in values]
     kinds = {type(each) for each in found}
     if not found:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.data.forget_list import ImageList, TrainingImages, checked_list, composed, is_list, size_of_list
-from lit_unlearn.errors import UsageError, check_fraction, unknown
+from lit_unlearn.errors import UsageError, check_fraction, shown, unknown
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def as_spec(given: object) -> ForgetSpec:
         return given
     if not is_list(given):
         example = "ForgetSpec(classes=['cat']), or a list of images"
-        raise UsageError(f"forget is {given!r}, but must be a ForgetSpec, such as {example}")
+        raise UsageError(f"forget is {shown(given)}, but must be a ForgetSpec, such as {example}")
     return ForgetSpec(images=given)
 
 

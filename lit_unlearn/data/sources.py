@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_unlearn.data.reading import Images, Streamed
 from lit_unlearn.errors import UsageError
+from lit_unlearn.options import TypedOptions
 
 OPTIONS = "options"
 """The argument of a source with what a store asks for, keys among it. No record of a run keeps it."""
@@ -117,7 +118,7 @@ def _check_part(part: str, images: Images, labels: Tensor, num_classes: int) -> 
         raise UsageError(f"data: {part} labels go from {low} to {high}, allowed: 0 to {num_classes - 1}")
 
 
-class Source(ABC):
+class Source(TypedOptions, ABC):
     """Where images come from. A subclass keeps its arguments as attributes of the same name and loads on demand.
 
     An argument named ``options`` may hold keys: of all that a run writes, ``config.yaml`` alone has it.

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from lit_unlearn.data.reading import is_image, told
 from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.recipes import timm_recipe, torchvision_recipe
 
 _TIMM = "timm/"
 
 
-class Transforms:
+class Transforms(TypedOptions):
     """Transforms of single images, which stand in place of crop and flip of whole batches.
 
     Each gets uint8 (C, H, W) and returns uint8, or float in [0, 1]; normalisation belongs to the backbone. Random ones

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from lightning.pytorch import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD
@@ -22,11 +22,20 @@ from lit_unlearn.backbones.memory_format import MemoryFormatChoice, memory_forma
 from lit_unlearn.backbones.saving import network_state, tensors_sha256, write_state
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods.callbacks import CALLBACKS
-from lit_unlearn.methods.checks import KEPT_SHAPE, check_class, check_loadable, check_run, check_steps, check_trains
+from lit_unlearn.methods.checks import (
+    KEPT_SHAPE,
+    check_class,
+    check_loadable,
+    check_run,
+    check_steps,
+    check_trains,
+    refused,
+)
 from lit_unlearn.methods.description import OBJECTS, describe_optimizer, describe_settings, describe_weights
 from lit_unlearn.methods.networks import BackboneModule
 from lit_unlearn.methods.protocols import Labelled as Labelled  # what a method file needs, it finds here
 from lit_unlearn.methods.protocols import UnlearnData as UnlearnData
+from lit_unlearn.options import TypedOptions
 
 SearchSpace = tuple[
     tuple[str, float, float] | tuple[str, float, float, tuple[float, float]] | tuple[str, tuple[float, ...]], ...
@@ -39,7 +48,7 @@ _SHOWN = 300
 """How many letters of what does not fit a checkpoint are shown."""
 
 
-class UnlearnModule(BackboneModule):
+class UnlearnModule(TypedOptions, BackboneModule):
     """Base of all methods: a trained backbone goes in, one that has forgotten comes out.
 
     Args:
@@ -193,7 +202,19 @@ class UnlearnModule(BackboneModule):
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):  # Lightning's, which names the number that it follows
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Takes a step of the schedule, as Lightning does.
+
+        Raises:
+            UsageError: naming what the schedule refuses, such as a step after its last.
+        """
+        with refused(f"lr_scheduler: {type(scheduler).__name__}"):
+            super().lr_scheduler_step(scheduler, metric)
 
     @property
     def data(self) -> UnlearnData:

@@ -1,14 +1,18 @@
 """What is checked of every run before it writes anything, beside what a method checks itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau as PlainPlateau
 
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, first_line, unknown
 from lit_unlearn.orders import KEYS
 
 if TYPE_CHECKING:
@@ -58,14 +62,50 @@ def check_run(module: "UnlearnModule", data: "UnlearnData", fits: bool) -> None:
             f"the backbone was pretrained on {recipe.size}x{recipe.size} pixels, but images have "
             f"{data.image_shape[1]}x{data.image_shape[2]}: the transforms PretrainedTransforms give it its own size"
         )
-    try:
-        module.make_optimizer([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"optimizer: {error}") from error
+    _check_optimizer(module)
     if fits:
         _warn_of_frozen(module)
         check_requests(module, data)
         module.check_data(data)
+
+
+def _check_optimizer(module: "UnlearnModule") -> None:
+    """Makes optimizer and schedule for a weight of its own, and takes a step with each."""
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    with refused("optimizer"):
+        optimizer = module.make_optimizer([weight])
+    with refused("lr_scheduler"):
+        scheduler = None if module.make_lr_scheduler is None else module.make_lr_scheduler(optimizer)
+    with refused("optimizer"):
+        optimizer.step(lambda: 0.0)
+    if isinstance(scheduler, PlainPlateau):
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            raise UsageError(
+                "lr_scheduler: torch's ReduceLROnPlateau does not say which number it follows: take "
+                "lightning.pytorch.cli.ReduceLROnPlateau, with monitor: val/retain_acc or another"
+            )
+    elif scheduler is not None:
+        with refused(f"lr_scheduler: {type(scheduler).__name__}"):
+            scheduler.step()
+
+
+@contextmanager
+def refused(option: str) -> Iterator[None]:
+    """Says in one line what an optimizer or a schedule refuses in the block.
+
+    Args:
+        option: as the user knows it.
+
+    Raises:
+        UsageError: naming the option, and what the error said.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{option}: {first_line(error)}") from error
 
 
 def _warn_of_frozen(module: "UnlearnModule") -> None:
