@@ -1,4 +1,7 @@
-"""``python -m lit_unlearn``, and the console script: Ctrl-C ends it with one line, also while torch is imported."""
+"""``python -m lit_unlearn``, and the console script: Ctrl-C ends it with one line, also while torch is imported.
+
+Where what it prints is read by a program that ends, such as ``head``, it ends as other commands do, with status 141.
+"""
 
 import os
 import signal
@@ -21,7 +24,13 @@ def main() -> None:
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        run()
+        try:
+            run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it ends
+        sys.exit(141)
     except KeyboardInterrupt:
         print("lit-unlearn: interrupted", file=sys.stderr)
         sys.exit(130)

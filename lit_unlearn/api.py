@@ -14,7 +14,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from lit_unlearn.attacks import Attack, Evaluation
@@ -24,6 +26,7 @@ from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, shown, unknown
+from lit_unlearn.explain import explain
 from lit_unlearn.method_config import is_method_config
 from lit_unlearn.methods import Audit, UnlearnModule
 from lit_unlearn.named import Method, listed_attacks, made_method
@@ -33,7 +36,7 @@ from lit_unlearn.reports import Row
 from lit_unlearn.reports.report import Report
 from lit_unlearn.run_result import Result
 from lit_unlearn.seed import isolated_rng
-from lit_unlearn.trainer_options import refused_by_trainer
+from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
 __all__ = ["Result", "audit", "unlearn"]
 
@@ -46,6 +49,7 @@ _QUIET = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+_NAMED = {"options": "{'weight': 0.1}", "wrap": "{'head': 'fc'}"}
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 """Where Lightning keeps the seed of a run."""
 
@@ -92,6 +96,7 @@ def unlearn(
     """
     _check_data(data)
     _check_trainer(trainer)
+    _check_named(options=options, wrap=wrap)
     if not (isinstance(method, str | UnlearnModule) or callable(method)):
         raise UsageError(f"method is {shown(method)}, but must be a name such as 'opc_deep' or 'OPC', or a class")
     given = {name: trainer[name] for name in ("max_epochs", "max_steps") if trainer.get(name) is not None}
@@ -149,6 +154,7 @@ def audit(
             hand their results back.
     """
     _check_data(data)
+    _check_named(wrap=wrap)
     _check_trainer(trainer)
     with _seeded(seed):
         backbone = _backbone(network, data, wrap)
@@ -194,6 +200,12 @@ def _measured(
             trainer = Trainer(**options)
         try:
             start(trainer, module, datamodule=data)
+        except UsageError:
+            raise
+        except (MisconfigurationException, ValueError) as error:
+            if (line := explain(error)) is None:
+                raise
+            raise UsageError(line) from error
         except SystemExit as error:  # Lightning ends so after Ctrl-C
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
@@ -222,6 +234,24 @@ def _check_trainer(arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in known:
             raise unknown("argument", name, known)
+    for each in as_list(arguments.get("callbacks") or None):
+        if not isinstance(each, Callback):
+            raise UsageError(
+                f"callbacks has {shown(each)}, but must have objects, such as EarlyStopping('val/retain_acc')"
+            )
+    for each in as_list(arguments.get("logger") or None):
+        if not isinstance(each, Logger | bool):
+            raise UsageError(
+                f"logger is {shown(each)}, but must be True, False, or an object such as CSVLogger('logs')"
+            )
+    check_values({f"trainer.{name}": value for name, value in arguments.items()})
+
+
+def _check_named(**given: Any) -> None:
+    """Refuses arguments by name that are none."""
+    for name, value in given.items():
+        if not isinstance(value, Mapping | None):
+            raise UsageError(f"{name} is {shown(value)}, but must be a dictionary, such as {_NAMED[name]}")
 
 
 def _check_measured(row: Row, module: UnlearnModule) -> None:

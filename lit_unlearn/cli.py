@@ -118,8 +118,14 @@ def _command_line(kind: type[UnlearnCLI], **options: Any) -> UnlearnCLI:
 
 def _find_own_classes() -> None:
     """Classes of the user's own are found in the folder that the command is run from."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the folder that the command is run from is not there any more: change to another one"
+        ) from error
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def run_one(args: list[str]) -> None:

@@ -115,7 +115,7 @@ def check_seed(name: str, value: object) -> None:
     Raises:
         UsageError: naming the option, the value and the bounds.
     """
-    if not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
     if not 0 <= int(value) < 2**32:
         raise UsageError(f"{name} is {value}, but must lie in 0 to {2**32 - 1}")

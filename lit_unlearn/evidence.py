@@ -17,8 +17,8 @@ from lit_unlearn.backbones.reading import read_state
 from lit_unlearn.backbones.saving import names_of_network, tensors_sha256
 from lit_unlearn.backbones.weights import resolve, wrapper_prefix
 from lit_unlearn.data.sources import without_options
-from lit_unlearn.errors import UsageError, first_line
-from lit_unlearn.files import file_sha256
+from lit_unlearn.errors import UsageError
+from lit_unlearn.files import file_sha256, read_settings
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows, rows_of
 from lit_unlearn.run_files import ARTIFACTS, CONFIG, PAGE, RESULTS, RETRAIN_SETTINGS
 from lit_unlearn.shipped import is_own
@@ -127,11 +127,8 @@ def _hashes(path: Path) -> Iterator[str]:
 
 def _config(path: Path) -> Path | bytes:
     """The config of a run; one whose source has options, keys among them, without these."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {first_line(error)}") from error
-    if not isinstance(settings, dict) or (kept := without_options(settings)) == settings:
+    settings = read_settings(path)
+    if (kept := without_options(settings)) == settings:
         return path
     return str(yaml.safe_dump(kept, sort_keys=False)).encode()
 

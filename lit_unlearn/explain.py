@@ -120,6 +120,8 @@ def _explain_parsing(message: str) -> str:
     hint = f"; write a list as '[{given}]'" if a_list and re.fullmatch(r"[^\[\](){}:=]+", given) else ""
     if given in ("True", "False") and "str" in expected:
         hint = "; put names such as yes, no, on, off and true in quotes"
+    if not allowed and (path := re.search(r"class_path='([\w.]+)'", given)):
+        return f"{key}: {path[1]!r} is not accepted: it is no class of the kind that is needed here"
     return f"{key}: {given!r} is not accepted; expected {allowed or 'another value'}{hint}"
 
 

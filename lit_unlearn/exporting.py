@@ -47,9 +47,11 @@ def export_weights(source: str | Path, to: str | Path) -> str:
         to: a ``.pt`` file, a plain state dict; or a ``.safetensors`` file, which also says where the weights come from.
 
     Raises:
-        UsageError: if there are no weights, or the file cannot be written.
+        UsageError: if there are no weights, or the file cannot be written, or is one of the run's own.
     """
     path = weights_of(source)
+    if Path(to).name in (CHECKPOINT, WEIGHTS) and Path(to).resolve().parent == Path(source).expanduser().resolve():
+        raise UsageError(f"{to} is the run's own file, which its evidence and its report name: name another one")
     state, metadata = read_state(path)
     network: Mapping[str, Any] = metadata.get("network") or {}
     names = names_of_network(state, metadata)

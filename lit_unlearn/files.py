@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from lit_unlearn.errors import UsageError
+import yaml
+
+from lit_unlearn.errors import UsageError, first_line
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of a share of it, on which there is no more room."""
@@ -88,6 +90,22 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
         yield
 
 
+def check_folder(option: str, folder: str | Path) -> None:
+    """Makes a folder that will be written to.
+
+    Args:
+        option: as the user knows it.
+        folder: what was given.
+
+    Raises:
+        UsageError: if it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write to {folder}: {error.strerror}") from error
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write bytes, or UTF-8 text, as :func:`replaced` does."""
     with replaced(path) as file:
@@ -105,6 +123,40 @@ def file_sha256(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a file of YAML, such as the config that a run leaves.
+
+    Raises:
+        UsageError: if it cannot be read, or holds no settings by name.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {first_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: must hold settings by name, not {type(settings).__name__}")
+    return settings
+
+
+def part_of_settings(settings: Mapping[str, Any], name: str, where: str | Path) -> dict[str, Any]:
+    """The settings below a name.
+
+    Args:
+        settings: what :func:`read_settings` returned.
+        name: with dots, such as ``model.init_args``.
+        where: the file, for the error.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    part: Any = settings
+    for each in name.split("."):
+        part = part.get(each) if isinstance(part, Mapping) else None
+    if not isinstance(part, dict):
+        raise UsageError(f"{where}: has no settings {name}")
+    return part
 
 
 def plain(value: Any, strict: bool = False, where: str = "value") -> Any:

@@ -8,7 +8,7 @@ from lit_unlearn.attacks import Attack
 from lit_unlearn.attacks import __all__ as attack_classes
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.class_paths import find_class
-from lit_unlearn.errors import UsageError, unknown
+from lit_unlearn.errors import UsageError, shown, unknown
 from lit_unlearn.method_config import is_method_config, method_configs, method_of_config
 from lit_unlearn.methods import UnlearnModule
 from lit_unlearn.options import check_names
@@ -37,8 +37,13 @@ def made_method(
     if is_method_config(method):
         return method_of_config(method, backbone, options, epochs)
     make = _class_of(method) if isinstance(method, str) else method
+    if isinstance(make, type) and not issubclass(make, UnlearnModule):
+        raise UsageError(f"method: {make.__name__} is no subclass of UnlearnModule")
     check_names(make, options)
-    return make(backbone, **options), {}
+    made = make(backbone, **options)
+    if not isinstance(made, UnlearnModule):
+        raise UsageError(f"method: {shown(make)} made {shown(made)}, which is no UnlearnModule")
+    return made, {}
 
 
 def listed_attacks(attacks: str | Sequence[Attack | str] | None) -> tuple[Sequence[Attack], str | None]:

@@ -36,10 +36,10 @@ def check_names(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
         UsageError: naming the option, and the nearest that there is.
     """
     parameters = signature(make).parameters
-    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
+    if "backbone" not in options and any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
         return
     for name in options:
-        if name not in parameters:
+        if name not in parameters or name == "backbone":
             known = [each for each in parameters if each != "backbone"]
             raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
 

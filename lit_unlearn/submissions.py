@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import torch
-import yaml
 
 from lit_unlearn import __version__
 from lit_unlearn.archives import read_archive, write_archive
@@ -24,6 +23,7 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.backbones.zoo import NETWORKS, network_of
 from lit_unlearn.claims import Claim, check_claim, claim_of
 from lit_unlearn.errors import UsageError, first_line, unknown
+from lit_unlearn.files import part_of_settings, read_settings
 from lit_unlearn.reports.rows import RETRAIN, Row, read_rows
 from lit_unlearn.run_files import CONFIG, RESULTS, WEIGHTS
 
@@ -110,15 +110,16 @@ def submit(run: Path, to: Path, told: Mapping[str, str], suites: Collection[str]
         UsageError: if the run lacks something, or is of a network, data or suite that cannot be submitted.
     """
     rows, config = _attacked(run)
-    weights = _weights_of(run, rows, config["model"]["init_args"])
-    data, row = config["data"]["init_args"], rows[-1]
+    model, data = (part_of_settings(config, f"{name}.init_args", run / CONFIG) for name in ("model", "data"))
+    network, source = (part_of_settings(*each, run / CONFIG) for each in ((model, "backbone"), (data, "source")))
+    weights, row = _weights_of(run, rows, model), rows[-1]
     forget = {key: value for key, value in (data.get("forget") or {}).items() if key in _RULE and value is not None}
     submission = Submission(
         format=FORMAT,
         **told,
-        network=config["model"]["init_args"]["backbone"],
+        network=network,
         gate=bool(_change(row)),
-        source=data["source"],
+        source=source,
         forget=forget,
         settings={key: data[key] for key in _SPLIT_SETTINGS if data.get(key) is not None},
         split=str(row.split.get("hash")),
@@ -144,7 +145,9 @@ def _attacked(run: Path) -> tuple[list[Row], dict[str, Any]]:
     for needed in (RESULTS, CONFIG):
         if not (run / needed).is_file():
             raise UsageError(f"{run}: no run: there is no {needed}")
-    rows, config = read_rows(run / RESULTS), yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    rows, config = read_rows(run / RESULTS), read_settings(run / CONFIG)
+    if not rows:
+        raise UsageError(f"{run / RESULTS}: has no row")
     if rows[-1].status != "ok" or not rows[-1].attacks:
         raise UsageError(f"{run}: its model was not attacked: run it with --config attack/quick")
     if (change := _change(rows[-1])) not in (None, CHANGE):
@@ -205,6 +208,9 @@ def check(submission: Submission, where: str) -> None:
         raise unknown(f"network of {where}:", submission.network.get("class_path"), NETWORKS)
     if _kind(submission.source) not in SOURCES:
         raise unknown(f"data source of {where}:", submission.source.get("class_path"), SOURCES)
+    for spec in (submission.network, submission.source):
+        if not isinstance(given := spec.get("init_args") or {}, dict):
+            raise UsageError(f"{where}: the arguments of {_kind(spec)} are {given!r}, but must be named")
     if len(submission.forget) != 1 or not submission.forget.keys() <= set(_RULE):
         raise UsageError(f"{where}: forget is {submission.forget}, but must be classes or a fraction")
     if strange := submission.settings.keys() - set(_SPLIT_SETTINGS):

@@ -22,6 +22,7 @@ from lit_unlearn.attacks import Attack
 from lit_unlearn.claims import Claim, claim_of
 from lit_unlearn.data import UnlearnDataModule
 from lit_unlearn.errors import UsageError, check_seed, first_line
+from lit_unlearn.explain import explain
 from lit_unlearn.files import file_sha256
 from lit_unlearn.reports.verdict import judge
 from lit_unlearn.run_result import Result
@@ -192,7 +193,7 @@ def data_of(submission: Submission, root: str | None = None) -> UnlearnDataModul
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"the data of the submission cannot be made: {first_line(error)}") from error
+        raise UsageError(f"the data of the submission cannot be made: {explain(error) or first_line(error)}") from error
     return made
 
 

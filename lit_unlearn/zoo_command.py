@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 import torch
-import yaml
 
 from lit_unlearn.backbones.reading import read_state
-from lit_unlearn.backbones.zoo import FORMAT, INDEX, PLACE, Entry, Zoo, load_model, open_zoo
+from lit_unlearn.backbones.zoo import FORMAT, INDEX, PLACE, Entry, Zoo, check_name, load_model, open_zoo
 from lit_unlearn.errors import UsageError, nearest
-from lit_unlearn.files import file_sha256, write_atomically
+from lit_unlearn.files import file_sha256, part_of_settings, read_settings, write_atomically
 from lit_unlearn.parsing import Parser
 from lit_unlearn.reports.rows import Row, read_rows
 from lit_unlearn.run_files import CONFIG, RESULTS, ROWS, WEIGHTS
@@ -84,22 +83,25 @@ def build(runs: Path, to: Path, data: str, licence: str) -> str:
         A line on what was written.
 
     Raises:
-        UsageError: if there are no such runs.
+        UsageError: if there are no such runs, or a name is none that a zoo can have.
     """
+    check_name(f"{data}/scenario/method", f"data is {data!r}")
     models = dict(open_zoo(to).models) if (to / INDEX).is_file() else {}
-    made = 0
-    for folder, row in _lowest_seeds(runs):
+    made = [
+        (folder, row, part_of_settings(read_settings(folder / CONFIG), "model.init_args.backbone", folder / CONFIG))
+        for folder, row in _lowest_seeds(runs)
+    ]
+    for folder, row, network in made:
         name = f"{data}/{folder.parent.parent.name}/{folder.parent.name}"
         weights, described = to / f"{name}.safetensors", to / f"{name}.json"
         weights.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / WEIGHTS, weights)
         write_atomically(described, json.dumps(msgspec.to_builtins(row)) + "\n")
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         models[name] = Entry(
             file=f"{name}.safetensors",
             sha256=file_sha256(weights),
             bytes=weights.stat().st_size,
-            network=config["model"]["init_args"]["backbone"],
+            network=network,
             method=row.method,
             data=row.data,
             split=row.split,
@@ -110,13 +112,12 @@ def build(runs: Path, to: Path, data: str, licence: str) -> str:
             row=f"{name}.json",
             row_sha256=file_sha256(described),
         )
-        made += 1
     if not made:
         raise UsageError(f"{runs}: no runs of a benchmark that ended well and left {WEIGHTS}")
     each = (f"{json.dumps(name)}: {msgspec.json.encode(models[name]).decode()}" for name in sorted(models))
     lines = ",\n".join(each)
     write_atomically(to / INDEX, f'{{"format": {FORMAT}, "place": null, "models": {{\n{lines}\n}}}}\n')
-    return f"Written to {to}: {made} models, {len(models)} in {INDEX}"
+    return f"Written to {to}: {len(made)} models, {len(models)} in {INDEX}"
 
 
 def _lowest_seeds(runs: Path) -> Iterator[tuple[Path, Row]]:
@@ -138,7 +139,7 @@ def _lowest_seeds(runs: Path) -> Iterator[tuple[Path, Row]]:
 
 def _is_of(attacked: Path, made: Path) -> bool:
     """Whether a run attacked the model that another has made."""
-    config = yaml.safe_load((attacked / CONFIG).read_text(encoding="utf-8"))
+    config = read_settings(attacked / CONFIG)
     return Path(str(config.get("ckpt_path"))).parent.name == made.name
 
 

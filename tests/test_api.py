@@ -22,8 +22,8 @@ from blobs import CLASSES
 from conftest import small_network
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor, nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import SGD, SparseAdam
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 import lit_unlearn as lu
 from lit_unlearn.errors import UsageError
@@ -364,13 +364,33 @@ def test_one_attack_alone_gives_the_numbers_of_a_run(
         ({"method": "OPC", "max_epochs": 1, "attacks": "lit_unlearn.OPC"}, "lit_unlearn.OPC is no subclass of Attack"),
         ({"method": "OPC", "max_epochs": 1, "attacks": ["own_api.Needs"]}, "own_api.Needs cannot be made without arg"),
         ({"method": "OPC", "max_epochs": 1, "attacks": [lu.HeadRecovery]}, "'HeadRecovery' is no attack"),
+        ({"method": nn.Sequential, "max_epochs": 1}, "method: Sequential is no subclass of UnlearnModule"),
+        ({"method": lambda backbone: backbone, "max_epochs": 1}, "which is no UnlearnModule"),
+        (
+            {"network": nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).to("meta"), "method": "OPC", "max_epochs": 1},
+            "network: Sequential is on the meta device",
+        ),
     ],
 )
 def test_bad_input_is_named(
     plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], arguments: dict[str, object], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        lu.unlearn(plain, make_data(), **arguments, **QUIET)  # type: ignore[arg-type]
+        lu.unlearn(**{"network": plain, "data": make_data(), **arguments, **QUIET})  # type: ignore[arg-type]
+
+
+def test_an_attack_alone_needs_data(plain: Plain) -> None:
+    with pytest.raises(UsageError, match="data is 'images', but must be an UnlearnDataModule"):
+        lu.HeadRecovery()(plain, "images")  # type: ignore[arg-type]
+
+
+def test_a_rule_of_what_a_retrain_left_out_has_a_type(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    torch.save(plain.state_dict(), tmp_path / "retrain.pt")
+    retrain = {"weights": tmp_path / "retrain.pt", "trained_without": 5}
+    with pytest.raises(UsageError, match="a forget rule is 5, but must be a file, arguments by name, or a list of im"):
+        lu.unlearn(plain, make_data(), attacks=None, retrain=retrain, max_epochs=1, **QUIET)
 
 
 def test_classes_of_ones_own_are_named_by_their_import_path(
@@ -626,6 +646,32 @@ def test_weights_that_change_after_they_were_measured_are_refused(
         ({"max_epochs": True}, "max_epochs is True, but must be a whole number"),
         ({"wrap": {"mean": 0.5}}, "option mean of Custom is 0.5, but must be a list of numbers or None"),
         ({"wrap": {"head": 8}}, "option head of Custom is 8, but must be a text or None"),
+        ({"wrap": "head"}, "wrap is 'head', but must be a dictionary, such as {'head': 'fc'}"),
+        ({"options": ["lr"]}, "options is ['lr'], but must be a dictionary, such as {'weight': 0.1}"),
+        ({"options": {"backbone": 1}}, "unknown option of FineTune 'backbone'"),
+        ({"seed": True}, "seed is True, but must be a whole number"),
+        ({"callbacks": ["x"]}, "callbacks has 'x', but must have objects"),
+        ({"logger": "csv"}, "logger is 'csv', but must be True, False, or an object"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches is 0, but must be at least 1"),
+        ({"val_check_interval": 100}, "trainer.val_check_interval is 100, but an epoch has"),
+        ({"limit_train_batches": 1e-9}, "Please increase the `limit_train_batches` argument"),
+        ({"options": {"lr_scheduler": StepLR}}, "lr_scheduler: StepLR.__init__() missing 1 required"),
+        (
+            {"options": {"lr_scheduler": lambda optimizer: CosineAnnealingLR(optimizer, 0)}},
+            "lr_scheduler: CosineAnnealingLR: integer modulo by zero",
+        ),
+        (
+            {"options": {"lr_scheduler": ReduceLROnPlateau}},
+            "lr_scheduler: torch's ReduceLROnPlateau does not say which number it follows",
+        ),
+        (
+            {"options": {"optimizer": lambda parameters: SparseAdam(parameters, lr=0.1)}},
+            "optimizer: SparseAdam does not support dense gradients",
+        ),
+        (
+            {"max_epochs": 3, "options": {"lr_scheduler": lambda optimizer: OneCycleLR(optimizer, 0.1, 2)}},
+            "lr_scheduler: OneCycleLR: Tried to step 3 times.",
+        ),
         (
             {"retrain": {"weights": nn.Linear(1, 1), "trained_without": "forget.txt"}},
             "weights is a Linear, but with trained_without must be a file of weights",

@@ -28,7 +28,8 @@ from torch import distributed
 from lit_unlearn import __version__
 from lit_unlearn.__main__ import main as console_script
 from lit_unlearn.benchmark.settings import put
-from lit_unlearn.cli import main
+from lit_unlearn.cli import main, run
+from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import Retrain
 from lit_unlearn.reports import Row, read_rows
 from lit_unlearn.retraining import retrained
@@ -254,6 +255,21 @@ def test_control_c_before_a_run_has_begun_is_one_line(tmp_path: Path, seconds: f
     said = process.communicate(timeout=60)[0]
     assert (process.returncode, said) == (130, b"lit-unlearn: interrupted\n")
     assert files(tmp_path) == set()
+
+
+def test_a_reader_that_ends_gets_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m lit_unlearn zoo list | true; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"141\n", b"")
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="the folder that the command is run from is not there any more"):
+        run(["fit", "--config", "quickstart"])
 
 
 def test_control_c_while_settings_are_read_is_one_line(

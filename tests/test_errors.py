@@ -187,6 +187,11 @@ PARSED = [
         says=("model.optimizer: torch.optim has no class 'SDG'",),
         id="optim",
     ),
+    inline(
+        *(*FIT, "--model.optimizer", "torch.nn.Linear"),
+        says=("model.optimizer: 'torch.nn.Linear' is not accepted: it is no class of the kind",),
+        id="no optimizer",
+    ),
     inline(*FIT, "--model", "no.such.Method", says=("model:", "No module named 'no'", *METHODS), id="module"),
     inline(*FIT, "--model", "nope.yaml", says=("model:", "'nope.yaml'", "no such file"), id="model file"),
     inline(*FIT, "--evaluation.retrian", "x", says=("Evaluation has no option 'retrian'", "'retrain'"), id="option"),
@@ -718,6 +723,24 @@ def test_two_attacks_of_one_name(refuse: Refuse) -> None:
 
 def test_a_method_that_needs_a_forget_set(refuse: Refuse) -> None:
     refuse(*BARE, "--data.forget=null", says=("RandomLabels", "data.forget.classes"))
+
+
+def test_a_cache_that_cannot_be_written_to(refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    refuse(*FIT, f"--evaluation.cache={tmp_path / 'taken/cache'}", says=("evaluation.cache: cannot write to", "taken"))
+
+
+def test_a_plateau_that_follows_nothing(refuse: Refuse) -> None:
+    plateau = "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"
+    refuse(*FIT, plateau, says=("does not say which number it follows: take lightning.pytorch.cli.ReduceLROnPlateau",))
+
+
+def test_a_plateau_follows_a_number(tmp_path: Path) -> None:
+    plateau = ("--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.patience=0")
+    follows = ("--model.lr_scheduler.monitor=val/retain_acc", "--model.lr_scheduler.mode=max")
+    small = ("--trainer.max_epochs=2", "--trainer.callbacks=[]", "--trainer.limit_train_batches=1")
+    outcome = lit_unlearn(tmp_path, *FIT, *plateau, *follows, *small)
+    assert outcome.status == 0, outcome.err
 
 
 def test_a_negative_learning_rate(refuse: Refuse) -> None:

@@ -119,6 +119,7 @@ def test_weights_with_a_gate_are_not_those_of_the_original(folder: Path) -> None
         (("net.pt", "--to", "x.pt", "--weights", "y.pt"), "--weights goes with --verify"),
         (("net.pt", "--evidence", "x.zip"), "net.pt: no run: there is no results.json"),
         (("runs/OPC/version_0", "--evidence", "x.tar"), "x.tar: evidence is a .zip file"),
+        (("runs/OPC/version_0", "--to", "runs/OPC/version_0/unlearned.safetensors"), "is the run's own file"),
         (("net.pt", "--verify"), "net.pt: no evidence"),
         (("none.zip", "--verify"), "none.zip: no evidence"),
     ],

@@ -21,7 +21,7 @@ from lit_unlearn import archives, verification
 from lit_unlearn.board import markdown, read_board
 from lit_unlearn.claims import Claim, claim_of
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import rows_of
+from lit_unlearn.reports.rows import rows_of, write_rows
 from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, read
 from lit_unlearn.suites import suites_of_today
 from lit_unlearn.verification import differences, verify
@@ -437,6 +437,14 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         lambda m, c: m["network"]["init_args"].update(width=10**6),
         r"it holds 7\d,\d+ numbers, but its network has",
     ),
+    "arguments without names": (
+        lambda m, c: m["network"].update(init_args=5),
+        "arguments of ResNet8 are 5, but must be named",
+    ),
+    "an argument of another type": (
+        lambda m, c: m["network"]["init_args"].update(num_classes="x"),
+        "num_classes of ResNet8 is 'x', but must be a whole number",
+    ),
     "a network of the stranger's": (lambda m, c: m["network"].update(class_path="os.system"), "unknown network"),
     "a network that reads a file": (
         lambda m, c: m.update(network=timm(options={"checkpoint_path": "/etc/passwd"})),
@@ -526,6 +534,13 @@ def test_what_verify_cannot_do_is_said_before_it_attacks(
     assert message in outcome.err
 
 
+def test_data_without_a_folder_take_none(bundle: Path, tmp_path: Path) -> None:
+    outcome = lit_unlearn(tmp_path, "verify", str(bundle), "--suite", "detectability", "--root", "/nope")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "the data of the submission cannot be made: " in outcome.err
+    assert "root" in outcome.err
+
+
 def test_a_run_that_cannot_be_submitted_says_why(run: Path, tmp_path: Path) -> None:
     for folder, words, message in (
         (tmp_path, (), "no run: there is no results.json"),
@@ -536,3 +551,28 @@ def test_a_run_that_cannot_be_submitted_says_why(run: Path, tmp_path: Path) -> N
         outcome = lit_unlearn(run, "submit", str(folder), "--to", "b.zip", *TOLD, *words)
         assert (outcome.status, message in outcome.err) == (2, True), outcome.err
         assert not (run / "b.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("a: [", "cannot read"),
+        ("- 1", "must hold settings by name, not list"),
+        ("model: {}", "has no settings model.init_args"),
+        ("{model: {init_args: {}}, data: {init_args: {}}}", "has no settings backbone"),
+        (None, "results.json: has no row"),
+    ],
+)
+def test_a_run_whose_files_were_changed_is_refused_in_one_line(
+    run: Path, tmp_path: Path, settings: str | None, said: str
+) -> None:
+    shutil.copytree(run / "runs/Audit/version_0", tmp_path / "run")
+    if settings is None:
+        write_rows(tmp_path / "run/results.json", [])
+    else:
+        (tmp_path / "run/config.yaml").write_text(settings)
+    outcome = lit_unlearn(tmp_path, "submit", "run", "--to", "x.zip", *TOLD)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "x.zip").exists()

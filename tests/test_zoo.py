@@ -24,7 +24,7 @@ from lit_unlearn.zoo_command import build
 
 NAME = "blobs/class/finetune"
 SPLIT = {"hash": "abcd" * 4, "spec": {"classes": [0]}}
-PLACE = {"scenario": "class", "experiment": "finetune"}
+PLACE = {"scenario": "class", "experiment": "finetune", "seeds": {"original": 0}}
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +139,21 @@ def test_build_adds_to_what_there_is(place: Path, runs: Path, tmp_path: Path) ->
     assert sorted(open_zoo(place).models) == [NAME, "other/class/finetune"]
     with pytest.raises(UsageError, match="no runs of a benchmark"):
         build(tmp_path / "nowhere", place, "x", "MIT")
+
+
+@pytest.mark.parametrize("name", ["../x", "FashionMNIST", "a b", "/tmp"])
+def test_build_takes_only_names_that_an_index_may_have(runs: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"data is '{name}', allowed: lower-case letters, digits and _"):
+        build(runs, tmp_path / "new", name, "MIT")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("settings", "said"), [("a: [", "cannot read"), ("a: 1", "has no settings model.init_args")])
+def test_build_says_which_run_has_no_settings(runs: Path, tmp_path: Path, settings: str, said: str) -> None:
+    (runs / "class/finetune/run-b/config.yaml").write_text(settings)
+    with pytest.raises(UsageError, match=said):
+        build(runs, tmp_path / "new", "blobs", "MIT")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_address_is_asked_once_and_then_not_needed(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lit_unlearn.attacks.splits import ImageData
 from lit_unlearn.attacks.target import Target, frozen_backbone, make_targets
 from lit_unlearn.backbones.backbone import Network
-from lit_unlearn.errors import ROUNDED, UsageError, first_line, unknown
+from lit_unlearn.errors import ROUNDED, UsageError, first_line, shown, unknown
 from lit_unlearn.options import TypedOptions
 from lit_unlearn.results import AttackResult, Subject
 from lit_unlearn.seed import isolated_rng
@@ -110,6 +110,8 @@ class Attack(TypedOptions, Callback, ABC):
             UsageError: if a network does not fit the data, the attack cannot be run on this target, or it returns what
                 no attack may.
         """
+        if not hasattr(data, "split_names"):
+            raise UsageError(f"data is {shown(data)}, but must be an UnlearnDataModule")
         networks: dict[Subject, Network | None] = {"unlearned": network, "original": original, "retrain": retrain}
         backbones = {
             subject: frozen_backbone(each, data, "network" if subject == "unlearned" else subject)

@@ -32,6 +32,8 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import Network
 from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.files import check_folder
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 from lit_unlearn.sigterm import ended_by_sigterm
@@ -39,7 +41,7 @@ from lit_unlearn.sigterm import ended_by_sigterm
 _DIVERGED = "the run diverged"
 
 
-class Evaluation(Driver):
+class Evaluation(TypedOptions, Driver):
     """Measures the models of a run when it ends, and runs every attack among the Trainer's callbacks on each.
 
     It runs after all other callbacks, wherever it stands among them. It acts when training ends and after
@@ -74,6 +76,8 @@ class Evaluation(Driver):
         UsageError: if ``retrain`` or ``pool`` is of another type.
     """
 
+    checks_itself = ("retrain", "pool")
+
     def __init__(
         self,
         retrain: str | Path | OwnRetrain | Network | list[str | OwnRetrain | Network] | None = None,
@@ -107,17 +111,19 @@ class Evaluation(Driver):
             driver.setup(trainer, pl_module, stage)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Moves itself behind all other callbacks, loads Retrain, and looks at the pool.
+        """Moves itself behind all other callbacks, loads Retrain, and looks at the pool and the cache.
 
         Raises:
-            UsageError: if there are two Evaluations, the weights do not fit the backbone or belong to another split, or
-                the pool has no Retrain of this split.
+            UsageError: if there are two Evaluations, the cache cannot be written to, the weights do not fit the backbone
+                or belong to another split, or the pool has no Retrain of this split.
         """
         del stage
         if len(_evaluations(trainer)) > 1:
             raise UsageError("the Trainer's callbacks have two Evaluations: give one")
         # A new list, since Lightning is iterating over the old one.
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
+        if self.cache is not None:
+            check_folder("evaluation.cache", self.cache)
         self.began, self._results, self._warnings, self._flags = False, None, [], []
         self.raised = {}
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -31,6 +31,10 @@ def check_finite(network: nn.Module, role: str) -> None:
     """
     if any(is_lazy(each) for each in (*network.parameters(), *network.buffers())):
         raise UsageError(f"{role}: {type(network).__name__} has lazy layers: run one batch through it first")
+    if any(each.is_meta for each in (*network.parameters(), *network.buffers())):
+        raise UsageError(
+            f"{role}: {type(network).__name__} is on the meta device, which holds no values: give its weights"
+        )
     buffers = dict(network.named_buffers())
     wrong = not_finite(dict(network.named_parameters()) | buffers, buffers.keys())
     if wrong:

@@ -253,6 +253,20 @@ def cache() -> Path:
     return user_cache_path("lit_unlearn") / "zoo"
 
 
+def check_name(name: str, what: str) -> None:
+    """Refuses the name of a model that no index may have.
+
+    Args:
+        name: of the model.
+        what: of it is wrong, for the error.
+
+    Raises:
+        UsageError: with what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{what}, allowed: lower-case letters, digits and _, with / between parts")
+
+
 def _index(content: bytes, where: str) -> _Index:
     try:
         index = msgspec.json.decode(content, type=_Index)

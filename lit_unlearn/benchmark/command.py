@@ -33,6 +33,7 @@ from lit_unlearn.run_files import CHECKPOINT, ROWS, WEIGHTS
 from lit_unlearn.shipped import with_configs
 
 BOARD = "leaderboard.html"
+_ENDINGS = {"html": (".html", ".htm"), "csv": (".csv",), "markdown": (".md", ".markdown")}
 _NO_FIGURE = (
     "no method has both accuracy on retained test images and the worst recovery, both relearning and the distance of "
     "the weights, or several numbers of epochs"
@@ -124,6 +125,8 @@ def report(args: Sequence[str]) -> None:
     """
     parser = _report_parser()
     settings = parser.instantiate(parser.parse_args(list(args)))
+    for option, endings in _ENDINGS.items():
+        _check_written(option, settings[option], endings)
     damaged: list[str] = []
     found = read_all([Path(name) for name in settings.rows], damaged)
     if not found and not damaged:
@@ -157,6 +160,12 @@ def report(args: Sequence[str]) -> None:
         print(f"Written to {settings.html}")
     if damaged:
         raise UsageError(f"{len(damaged)} row(s) could not be read and are not in the tables; {damaged[0]}")
+
+
+def _check_written(option: str, given: str | None, endings: Sequence[str]) -> None:
+    """Refuses to write a page or a table over a file of another kind, such as the rows that it is made of."""
+    if given is not None and Path(given).is_file() and Path(given).suffix.lower() not in endings:
+        raise UsageError(f"{option}: {given} is there already, and no {endings[0]} file: name another one")
 
 
 def print_tables(summaries: Sequence[Summary]) -> None:

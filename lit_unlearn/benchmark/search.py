@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from lit_unlearn.benchmark.search_space import Axis, Range, Side, Values, estimated, stratified
 from lit_unlearn.benchmark.trials import Criterion, Drawn, Trial, ranked, winners
-from lit_unlearn.errors import check_at_least, check_fraction, unknown
+from lit_unlearn.errors import check_at_least, check_fraction, check_seed, unknown
 
 WORST = 100.0
 """The score in points of a trial that diverged: nothing can be farther from Retrain by accuracy."""
@@ -70,6 +70,7 @@ class Tuning:
         """Checks the ranges."""
         check_at_least("tuning.trials", self.trials, 1)
         check_fraction("tuning.share", self.share)
+        check_seed("tuning.seed", self.seed)
         check_at_least("tuning.finalists", self.finalists, 0)
         check_at_least("tuning.originals", self.originals, 2)
         if self.sampler not in get_args(Sampler):

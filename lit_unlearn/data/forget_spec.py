@@ -83,12 +83,14 @@ def spec_of(rule: str | Mapping[str, Any] | ImageList) -> ForgetSpec:
     """A specification from an index file, from its arguments by name, or from a list of images.
 
     Raises:
-        UsageError: for an unknown argument.
+        UsageError: for an unknown argument, or another type.
     """
     if is_list(rule):
         return ForgetSpec(images=rule)
     if isinstance(rule, str):
         return ForgetSpec(index_file=rule)
+    if not isinstance(rule, Mapping):
+        raise UsageError(f"a forget rule is {shown(rule)}, but must be a file, arguments by name, or a list of images")
     names = [each.name for each in fields(ForgetSpec)]
     if strange := sorted(rule.keys() - set(names)):
         raise unknown("option of a forget rule", strange[0], names)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lit_unlearn.artifacts import Artifact
 from lit_unlearn.errors import UsageError
+from lit_unlearn.options import TypedOptions
 from lit_unlearn.reports.comparisons import MARGINS, Margins
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row, in_order, write_rows
 from lit_unlearn.reports.run_directory import make_directory, remove_empty, run_directory
@@ -28,7 +29,7 @@ __all__ = ["Report"]
 _REFERENCES: dict[Subject, str] = {"original": ORIGINAL, "retrain": RETRAIN}
 
 
-class Report(Callback):
+class Report(TypedOptions, Callback):
     """Writes the result row of a run, and those of the reference models beside it, as a file, a page and a table.
 
     Pictures and maps that attacks return go to ``artifacts.npz`` and onto the page. It needs an Evaluation, or an

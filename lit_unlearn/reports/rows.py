@@ -49,8 +49,16 @@ FORGOTTEN = (
 _LATER = {"flags"}
 """Fields that rows of earlier versions of this package lack; they are empty there."""
 
-_OF_BENCHMARK = {"key", "scenario", "experiment"}
+_OF_BENCHMARK = {"key", "scenario", "experiment", "seeds"}
 """What a row of a benchmark says of its place there, at least."""
+
+_NESTED = {
+    **{("benchmark", name): str for name in ("key", "scenario", "experiment")},
+    **{("benchmark", name): dict for name in ("seeds", "variant")},
+    **{("split", name): dict for name in ("spec", "counts")},
+    **{("weights", name): dict for name in ("result", "original")},
+}
+"""The types of what a row has below a field; tables and verdicts are made of it."""
 
 _UNPACKED = 2**30
 _ALWAYS_SHOWN = ("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc")
@@ -335,8 +343,12 @@ def _check(row: Row, where: str) -> None:
     """Refuses what is of the right type but cannot be: tables and verdicts would be made of it."""
     if row.benchmark and (missing := sorted(_OF_BENCHMARK - row.benchmark.keys())):
         raise UsageError(f"{where}: its benchmark lacks {', '.join(missing)}")
-    if not isinstance(result := row.weights.get("result", {}), dict):
-        raise UsageError(f"{where}: weights.result is {result!r}, but must be an object")
+    for (part, name), kind in _NESTED.items():
+        value = getattr(row, part).get(name)
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(
+                f"{where}: {part}.{name} is {value!r}, but must be {'a text' if kind is str else 'an object'}"
+            )
     for name, value in (*row.metrics.items(), *row.attacks.items()):
         if name.endswith("_acc") and not 0 <= value <= 1 + ROUNDED:
             raise UsageError(f"{where}: {name} is {value}, but must lie in [0, 1]")

@@ -484,3 +484,8 @@ def test_between_finalists_the_mean_over_the_models_decides() -> None:
     assert won(trial("a", outcome(1.0, 1.0, status="pruned"), gap=1.0), steady) == ["a", "a"]
     unknown = trial("a", Outcome(gap=1.0, status="ok"), gap=1.0, excess=0.0)
     assert won(unknown, steady) == ["a", "b"], "it was not attacked on one of the models"
+
+
+def test_a_seed_that_cannot_be_is_refused():
+    with pytest.raises(UsageError, match=r"tuning\.seed is -1, but must lie in 0 to"):
+        Tuning(seed=-1)

@@ -174,6 +174,11 @@ def test_report_prints_writes_and_refuses_a_page_without_a_place(tmp_path, capsy
     assert page.read_text() == text
     report([str(tmp_path), "--markdown", str(tmp_path / "new.md")])
     assert (tmp_path / "new.md").read_text() == text.removeprefix("above\n").removesuffix("below\n")
+    kept = (tmp_path / "rows.json").read_bytes()
+    for option in ("html", "csv", "markdown"):
+        with pytest.raises(UsageError, match=rf"{option}: .*rows\.json is there already, and no \.{option[0]}"):
+            report([str(tmp_path), f"--{option}", str(tmp_path / "rows.json")])
+    assert (tmp_path / "rows.json").read_bytes() == kept
     with pytest.raises(UsageError, match=f"{tmp_path}: is no file that a table can be put into"):
         insert_texts(tmp_path, "table", [("class", "|")])
     with pytest.raises(UsageError, match="has no place for a table: <!-- table: random -->"):

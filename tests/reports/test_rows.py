@@ -112,7 +112,16 @@ def _document(**changes: object) -> str:
         (_document(metrics={"forget_acc": None}), "null.*metrics"),
         (_document(curves={"loss": [1.0]}), "float.*curves"),
         (_document(reason=None), "null.*reason"),
-        (_document(benchmark={"key": "a"}), r"row 0 \(GA\): its benchmark lacks experiment, scenario"),
+        (_document(benchmark={"key": "a"}), r"row 0 \(GA\): its benchmark lacks experiment, scenario, seeds"),
+        (
+            _document(benchmark={"key": 1, "scenario": "a", "experiment": "b", "seeds": {}}),
+            "benchmark.key is 1, but must be a text",
+        ),
+        (
+            _document(benchmark={"key": "k", "scenario": "a", "experiment": "b", "seeds": 0}),
+            "benchmark.seeds is 0, but must be an object",
+        ),
+        (_document(split={"spec": 5}), "split.spec is 5, but must be an object"),
         (_document(weights={"result": "x"}), r"weights\.result is 'x', but must be an object"),
         (_document(metrics={"forget_acc": 97.0}), r"forget_acc is 97\.0, but must lie in \[0, 1\]"),
         (_document(attacks={"a/hr/forget_acc": -1.0}), r"a/hr/forget_acc is -1\.0, but must lie in \[0, 1\]"),
