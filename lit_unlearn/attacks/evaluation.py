@@ -114,8 +114,8 @@ class Evaluation(TypedOptions, Driver):
         """Moves itself behind all other callbacks, loads Retrain, and looks at the pool and the cache.
 
         Raises:
-            UsageError: if there are two Evaluations, the cache cannot be written to, the weights do not fit the backbone
-                or belong to another split, or the pool has no Retrain of this split.
+            UsageError: if there are two Evaluations, the cache cannot be written to, the weights do not fit the
+                backbone or belong to another split, or the pool has no Retrain of this split.
         """
         del stage
         if len(_evaluations(trainer)) > 1:
