@@ -226,11 +226,12 @@ class Evaluation(TypedOptions, Driver):
                 if isinstance(callback, TakesModel):
                     callback.on_attacks_start(trainer, module)  # saves it, before anything may raise an error
             results.flags += self._warn_after(trainer, module, targets["unlearned"])
-            self._measure(trainer, targets["unlearned"], attacks, results.models["unlearned"])
+            self._measure(trainer, targets["unlearned"], attacks, results.models["unlearned"], tells=True)
             for logger in trainer.loggers if attacks else ():
                 logger.log_metrics(results.models["unlearned"].attacks, step=trainer.global_step)
         for subject in self._references(trainer, module, targets):
-            tell_progress(f"Measuring the reference model: {subject}")
+            more = f" 1 of {len(self._retrains)}" if subject == "retrain" and len(self._retrains) > 1 else ""
+            tell_progress(f"Measuring the reference model: {subject}{more}")
             found = measurement_of(self._retrains[0]) if subject == "retrain" else Measurement()
             self._measure(trainer, targets[subject], attacks, found)
             results.models[subject] = found
@@ -238,9 +239,11 @@ class Evaluation(TypedOptions, Driver):
             results.more_retrains = list(self._measure_more(trainer, module, targets["retrain"], attacks))
         self._hand_over(trainer, module, results)
 
-    def _measure(self, trainer: Trainer, target: Target, attacks: Sequence[Attack], found: Measurement) -> None:
+    def _measure(
+        self, trainer: Trainer, target: Target, attacks: Sequence[Attack], found: Measurement, tells: bool = False
+    ) -> None:
         """Measures one model, and notes which attacks raised an error."""
-        measure(target, attacks, found, goes_on=self.goes_on and trainer.world_size == 1)
+        measure(target, attacks, found, goes_on=self.goes_on and trainer.world_size == 1, tells=tells)
         for title in found.raised:
             self.raised.setdefault(title, found.skipped[title])
 

@@ -19,7 +19,9 @@ TITLE = "evaluate"
 """The title of what is measured without an attack, beside those of the attacks."""
 
 
-def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_on: bool = False) -> None:
+def measure(
+    target: Target, attacks: Sequence[Attack], found: Measurement, goes_on: bool = False, tells: bool = False
+) -> None:
     """Scores one model on every split, runs attacks on it, and adds to a measurement what each finds.
 
     Args:
@@ -28,12 +30,15 @@ def measure(target: Target, attacks: Sequence[Attack], found: Measurement, goes_
         found: takes the numbers.
         goes_on: whether an attack that raises an error, returns no result or changes the networks is left out, with
             its reason; any other UsageError is let through.
+        tells: whether a line says which attack is running.
     """
     started = time.perf_counter()
     with isolated():
         found.metrics.update(target.accuracies(lambda batch: batch.logits))
     found.seconds[TITLE] = time.perf_counter() - started
-    for attack in attacks:
+    for number, attack in enumerate(attacks, start=1):
+        if tells and not attack.lacks(target):
+            tell_progress(f"Attacking the model ({number} of {len(attacks)}): {attack.title}")
         try:
             run_attack(attack, target, found)
         except Exception as error:  # an attack of the user's own may raise anything
@@ -68,7 +73,6 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     if reason := attack.lacks(target):
         found.skipped[attack.title] = reason
         return
-    tell_progress(f"Attacking the model: {attack.title}")
     started = time.perf_counter()
     result = evaluated(attack, target)
     numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
