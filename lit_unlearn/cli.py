@@ -163,10 +163,12 @@ def _method(class_path: str) -> object:
 
 
 def _benchmark(words: list[str]) -> None:
+    _find_own_classes()
     benchmark(words, run_one, Checker(), only_whole_classes)
 
 
 def _tune(words: list[str]) -> None:
+    _find_own_classes()
     tune(words, run_one, Checker(), declared_ranges)
 
 

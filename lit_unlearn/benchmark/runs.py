@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.benchmark.given import Given, file_key
+from lit_unlearn.benchmark.own_code import own_code
 from lit_unlearn.benchmark.search_space import values_of
 from lit_unlearn.benchmark.settings import look_up, put
 from lit_unlearn.run_files import CHECKPOINT
@@ -28,6 +29,8 @@ ANY_DEVICES = (None, "auto")
 LISTED = (
     "data.init_args.forget.index_file",
     "model.init_args.backbone.init_args.pretrained",
+    "model.init_args.original",
+    "model.init_args.suppressed",
     "evaluation.retrain.trained_without",
     "evaluation.retrain.trained_without.index_file",
 )
@@ -120,13 +123,13 @@ def make_run(
 ) -> Run:
     """A run with its key; the weights that it needs are left open in its settings.
 
-    Weights that are given, and files of :data:`LISTED` and :data:`BEFORE`, count by their content: another file under
-    the same name makes another run.
+    Weights that are given, files of :data:`LISTED` and :data:`BEFORE`, and files with classes of the user's own count
+    by their content: another file under the same name makes another run.
     """
     for place in sources:
         put(settings, place, None)
     hashed = [subcommand, scenario, name, settings, {place: source.key for place, source in sources.items()}]
-    hashed += [found] if (found := _file_keys(settings)) else []
+    hashed += [found for found in (_file_keys(settings), own_code(settings)) if found]
     key = hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
     needs = {place: source for place, source in sources.items() if isinstance(source, Run)}
     there = {place: source for place, source in sources.items() if isinstance(source, Given)}

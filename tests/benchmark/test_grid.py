@@ -1,3 +1,5 @@
+import copy
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import yaml
 
 from lit_unlearn.benchmark import Grid, Seeds, make_runs
 from lit_unlearn.benchmark.experiments import Experiments
+from lit_unlearn.benchmark.own_code import own_code
 from lit_unlearn.benchmark.runs import make_run
 from lit_unlearn.benchmark.settings import look_up, merged, put
 from lit_unlearn.errors import UsageError
@@ -78,6 +81,8 @@ def test_the_key_changes_with_any_setting_of_the_run_or_of_what_it_builds_on_and
     [
         lambda file: {"data": {"init_args": {"forgotten_before": [{"classes": [1]}, {"index_file": file}]}}},
         lambda file: {"model": {"init_args": {"backbone": {"init_args": {"pretrained": file}}}}},
+        lambda file: {"model": {"init_args": {"original": file}}},
+        lambda file: {"model": {"init_args": {"suppressed": file}}},
         lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": file}}},
         lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": {"index_file": file}}}},
     ],
@@ -92,6 +97,33 @@ def test_the_key_changes_with_the_content_of_a_file_that_settings_name(tmp_path,
     assert first == key() != missing
     (tmp_path / "file").write_text("1\n2\n")
     assert key() not in (first, missing)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"class_path": "mine_here.Method"}},
+        {"model": {"init_args": {"backbone": {"init_args": {"network": "mine_here.Net"}}}}},
+        {"trainer": {"callbacks": [{"class_path": "HeadRecovery"}, {"class_path": "mine_here.Attack"}]}},
+    ],
+)
+def test_the_key_changes_with_the_code_of_a_class_of_ones_own(tmp_path, monkeypatch, settings):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def key(text):
+        (tmp_path / "mine_here.py").write_text(text)
+        importlib.invalidate_caches()
+        return make_run("fit", "class", "ga", {"original": 0}, copy.deepcopy(settings), {}).key
+
+    first = key("class Method:\n    rate = 1\n")
+    assert key("# what it does\n\nclass Method:\n    rate = 1  # a share\n") == first
+    assert key("class Method:\n    rate = 2\n") != first
+    assert key("class Method:\nrate = 1\n") != first, "a mistake is the parser's to name"
+
+
+def test_installed_and_missing_classes_have_no_code_of_ones_own():
+    paths = ["torch.optim.SGD", "lit_unlearn.methods.OPC", "json.JSONDecoder", "nowhere_here.Net", "OPC", "a b.C"]
+    assert own_code({"model": [{"class_path": path} for path in paths]}) == {}
 
 
 def test_the_key_of_a_run_that_names_no_file_stays_from_version_to_version():
