@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from lit_unlearn.reports.rows import (
 from lit_unlearn.reports.verdict import judge
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
 
 UNKNOWN = "\N{EN DASH}"
@@ -68,11 +71,42 @@ def results_table(rows: Sequence[Row]) -> Table:
         for state, known in row.accuracies().items():
             name, style = (label, "bold") if state == NO_ATTACK else ("", "")
             cells = [percent(known.get(split)) for split in splits]
-            table.add_row(Text(printable(name), style="bold"), Text(printable(state), style=style), *cells)
+            table.add_row(Text(printable(name), style="bold"), _Name(printable(state), style), *cells)
         if row.status != "ok":
             table.add_row("", Text(printable(f"{row.status}: {row.reason}".removesuffix(": ")), style="bold red"))
         table.add_section()
     return table
+
+
+class _Name:
+    """A name of an attack, which a narrow column breaks behind ``/`` and ``_``; Rich would break it anywhere.
+
+    Args:
+        text: the name.
+        style: as Rich calls it.
+    """
+
+    def __init__(self, text: str, style: str) -> None:
+        self.text = text
+        self.style = style
+        self.parts = re.findall(r"[^/_]+[/_]*|[/_]+", text)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """The width of the longest part, and of all."""
+        from rich.measure import Measurement
+
+        return Measurement(max(map(len, self.parts), default=0), len(self.text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As many parts in a line as there is room for."""
+        from rich.text import Text
+
+        lines = [""]
+        for part in self.parts:
+            if lines[-1] and len(lines[-1] + part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), style=self.style, overflow="fold")
 
 
 def plain_table(rows: Sequence[Row], margins: Margins = MARGINS) -> str:

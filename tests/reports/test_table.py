@@ -33,6 +33,15 @@ def test_references_come_first_and_each_attack_has_its_line(original: Row, retra
     assert "No " not in text
 
 
+def test_a_narrow_terminal_breaks_names_of_attacks_between_their_words(make_row: Callable[..., Row]) -> None:
+    row = make_row("GA", (0.0, 0.9, 0.0, 0.9), {"recovery/worst/within_forget_classes": (0.5, None, 0.5, None)})
+    for width in (62, 70, 80, 200):
+        lines = [line.split("│")[2].strip() for line in shown([row], width) if line.startswith("│")]
+        assert "".join(lines[1:]) == "recovery/worst/within_forget_classes"
+        assert all(line[-1] in "/_" for line in lines[1:-1]), lines
+        assert len(lines) == 2 or width < 200
+
+
 def test_of_several_retrains_the_mean_is_shown_and_says_of_how_many_it_is(make_row: Callable[..., Row]) -> None:
     models = [
         make_row("Retrain", (0.0, 0.9, 0.0, accuracy), seed=seed) for seed, accuracy in enumerate((0.9, 0.92, 0.97))
