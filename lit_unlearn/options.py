@@ -1,4 +1,4 @@
-"""Options that are given from Python, where no parser has checked them: whether each is taken, and of that type."""
+"""Arguments that are given from Python, where no parser has checked them: whether each is taken, and of its type."""
 
 from collections import abc
 from collections.abc import Callable, Iterable, Mapping
@@ -36,33 +36,11 @@ def check_names(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
         UsageError: naming the option, and the nearest that there is.
     """
     parameters = signature(make).parameters
-    if "backbone" not in options and any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
-        return
+    known = [each for each in parameters if each != "backbone"]
+    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
     for name in options:
-        if name not in parameters or name == "backbone":
-            known = [each for each in parameters if each != "backbone"]
+        if name not in known and (name == "backbone" or not takes_any):
             raise unknown(f"option of {getattr(make, '__name__', 'the method')}", name, known)
-
-
-def check_types(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuses options of another type than the method's arguments have.
-
-    Args:
-        make: the class, or a function that makes the method.
-        options: by name.
-
-    Raises:
-        UsageError: naming option, value and type.
-    """
-    try:
-        hints = get_type_hints(make.__init__ if isclass(make) else make)
-    except (NameError, TypeError):  # a method of the user's own, whose types cannot be found
-        return
-    for name, value in options.items():
-        if name in hints and not _fits(value, hints[name]):
-            words = " or ".join(dict.fromkeys(_words(hints[name])))
-            method = getattr(make, "__name__", "the method")
-            raise UsageError(f"option {name} of {method} is {shown(value)}, but must be {words}")
 
 
 class TypedOptions:
@@ -83,12 +61,23 @@ class TypedOptions:
             bound = signature(cls).bind_partial(*given, **options)
         except TypeError:  # an argument that there is not: __init__ says so
             return super().__new__(cls)
-        left_out = {
-            *cls.checks_itself,
-            *(name for name, each in bound.signature.parameters.items() if each.kind in _REST),
-        }
-        check_types(cls, {name: value for name, value in bound.arguments.items() if name not in left_out})
+        for name, value in bound.arguments.items():
+            parameter = bound.signature.parameters[name]
+            is_default = parameter.default is value  # a parser gives it, too, whatever its type
+            if not is_default and name not in cls.checks_itself and parameter.kind not in _REST:
+                _check_type(cls, name, value)
         return super().__new__(cls)
+
+
+def _check_type(kind: type, name: str, value: object) -> None:
+    """Refuses an argument of a class that is of another type than the class says."""
+    try:
+        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # a class of the user's own, whose types cannot be found
+        return
+    if name in hints and not _fits(value, hints[name]):
+        words = " or ".join(dict.fromkeys(_words(hints[name])))
+        raise UsageError(f"option {name} of {kind.__name__} is {shown(value)}, but must be {words}")
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 import lit_unlearn as lu
 from lit_unlearn.errors import UsageError, shown
-from lit_unlearn.options import TypedOptions
+from lit_unlearn.options import TypedOptions, check_names
 
 
 class Mine(TypedOptions):
@@ -80,6 +80,32 @@ def test_what_does_not_fit_is_named(options: dict[str, Any], said: str) -> None:
         Mine(**options)
     assert str(refusal.value).startswith(said)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_function_that_takes_any_option_gets_any_but_a_backbone() -> None:
+    def make(backbone: object, **options: object) -> None: ...
+
+    check_names(make, {"anything": 1})
+    with pytest.raises(UsageError, match="unknown option of make 'backbone'"):
+        check_names(make, {"anything": 1, "backbone": 2})
+
+
+def test_a_class_whose_types_cannot_be_found_is_made() -> None:
+    class Strange(TypedOptions):
+        def __init__(self, count: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
+            self.count = count
+
+    assert Strange("x").count == "x"
+
+
+def test_a_default_of_another_type_may_be_given() -> None:
+    class Sloppy(TypedOptions):
+        def __init__(self, count: int = None) -> None:  # type: ignore[assignment]  # noqa: RUF013
+            self.count = count
+
+    assert Sloppy(count=None).count is None  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="count of Sloppy is 'x'"):
+        Sloppy("x")  # type: ignore[arg-type]
 
 
 def test_an_argument_that_there_is_not_is_pythons_own_error() -> None:
