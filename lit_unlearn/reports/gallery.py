@@ -152,11 +152,12 @@ def _pictures(pixels: np.ndarray, captions: Sequence[str]) -> list[Picture]:
 
 
 def _png(image: np.ndarray) -> str:
-    import torch
-    from torchvision.io import encode_png
+    from PIL import Image
 
-    pixels = encode_png(torch.from_numpy(image), compression_level=9)
-    return "data:image/png;base64," + base64.b64encode(pixels.numpy().tobytes()).decode()
+    pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=9)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _bytes(images: Any) -> np.ndarray:
