@@ -87,11 +87,13 @@ def unlearn(
         **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
             is logged or saved. ``enable_progress_bar=False`` leaves out the bar, and the line on each attack.
 
-    An attack that raises an error is left out, and named with the error. The random numbers of the caller go on as if
-    nothing had been drawn.
+    An attack that raises an error is left out, and named with the error; a UsageError, or any error with several
+    processes, ends the run. The random numbers of the caller go on as if nothing had been drawn.
 
     Raises:
-        UsageError: for an unknown method or attack, missing ``max_epochs``, a network that does not fit the data, or a
+        UsageError: for an argument of another name, type or range, an unknown method, option or attack, missing
+            ``max_epochs``, a method's instance with ``options``, ``wrap`` or another network than its backbone, a
+            network that does not fit the data or is not finite, weights that change after they were measured, or a
             strategy whose processes cannot hand their results back.
     """
     _check_data(data)
@@ -150,8 +152,8 @@ def audit(
     of the caller go on as if nothing had been drawn.
 
     Raises:
-        UsageError: for an unknown attack, a network that does not fit the data, or a strategy whose processes cannot
-            hand their results back.
+        UsageError: for an argument of another name, type or range, an unknown attack, a network that does not fit the
+            data or is not finite, or a strategy whose processes cannot hand their results back.
     """
     _check_data(data)
     _check_named(wrap=wrap)

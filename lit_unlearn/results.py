@@ -105,8 +105,8 @@ class Driver(Callback):
 
     Attributes:
         began: whether the run has begun and no results were handed over yet.
-        goes_on: whether an attack that raises an error is left out, with its reason, and the others are run; else the
-            error ends the run.
+        goes_on: whether an attack that raises an error other than a UsageError is left out, with its reason, and the
+            others are run; else the error ends the run.
         raised: attacks of the last run that raised an error → the error, and where.
     """
 

@@ -23,7 +23,7 @@ class Result:
 
     Attributes:
         rows: one row a model: Original, Retrain where it is known, and the unlearned model last.
-        artifacts: pictures and maps of attacks, by the label of a row.
+        artifacts: pictures and maps of attacks, by the ``method`` of a row.
         module: the method, with the unlearned backbone.
     """
 
@@ -59,9 +59,9 @@ class Result:
 
     @property
     def verdict(self) -> Mapping[str, Any]:
-        """The verdict on the unlearned model: ``level``, ``utility``, ``worst``, ``reason``, ``intervals``.
+        """The verdict on the unlearned model, as in ``Row.verdict``: ``level``, ``utility``, ``worst`` and more.
 
-        A reference model is *not judged*.
+        Its numbers are fractions. That of a reference model has ``level``, *not judged*, and ``reason`` alone.
         """
         row = self.rows[-1]
         return row.verdict or {"level": "not judged", "reason": f"{row.method} is what methods are compared with"}

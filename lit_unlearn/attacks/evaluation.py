@@ -50,8 +50,8 @@ class Evaluation(TypedOptions, Driver):
     attacks and no Evaluation gets one with the defaults.
 
     An attack that raises an error ends the run, unless ``goes_on`` is set, as the command line and ``unlearn`` do: then
-    it is left out with its reason. With several processes it ends the run in any case, since it may raise on one alone
-    while the others wait for it.
+    it is left out with its reason, but for a UsageError. With several processes it ends the run in any case, since it
+    may raise on one alone while the others wait for it.
 
     Args:
         retrain: the reference model trained without the forget set: weights as a file or as a name in the manifest,
@@ -61,7 +61,8 @@ class Evaluation(TypedOptions, Driver):
             Retrains of several seeds, of which the first serves attacks that compare with one; a verdict that a model
             is as Retrain takes five. On the command line it may also be an experiment file of Retrain, which is then
             trained first.
-        retrains: how many Retrains are trained where ``retrain`` is such a file, of one seed after the other.
+        retrains: how many Retrains the command line trains, of one seed after the other, where ``retrain`` is an
+            experiment file.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where attacks keep what does not depend on the model under attack, for other runs: the upper bound
@@ -73,7 +74,8 @@ class Evaluation(TypedOptions, Driver):
             are several.
 
     Raises:
-        UsageError: if ``retrain`` or ``pool`` is of another type.
+        UsageError: if ``retrain`` or ``pool`` is of another type, a mapping lacks one of those two keys or has others,
+            or ``retrains`` is below 1.
     """
 
     checks_itself = ("retrain", "pool")

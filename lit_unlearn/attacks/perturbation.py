@@ -36,12 +36,13 @@ class PerturbedImages(Attack):
     """The share of forgotten images whose class is named somewhere in a small ball around them.
 
     Numbers: shares of the images that are recognised, ``forget_acc`` and, where whole classes are forgotten,
-    ``test_forget_acc``, else ``test_retain_acc`` or ``test_matched_acc``; ``images``, how many of what was forgotten
-    were tried, of unseen ones where there are some; where single images are forgotten ``unseen``, how many test images;
-    and ``flat``, the share, of the split where it is largest, that is not recognised and has a gradient of 0.
+    ``test_forget_acc``, else ``test_retain_acc`` or ``test_matched_acc``; ``images``, how many images of what was
+    forgotten were tried: of ``test_forget`` where it has some, else of ``forget``; where single images are forgotten
+    ``unseen``, how many test images; and ``flat``, the share, of the split where it is largest, that is not recognised
+    and has a gradient of 0.
 
     Args:
-        radius: ε > 0, in units of pixels in [0, 1]; None is 8/255 where whole classes are forgotten, else 1/255.
+        radius: ε in (0, 1], in units of pixels in [0, 1]; None is 8/255 where whole classes are forgotten, else 1/255.
         steps: how many gradient steps, each of 2.5 · ε / steps.
         most: images of each split at most.
         name: metric name prefix.

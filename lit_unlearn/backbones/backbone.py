@@ -38,7 +38,8 @@ class Backbone(TypedOptions, nn.Module):
         channels_last: whether the stages hand on (B, H, W, C) in place of (B, C, H, W), as Swin transformers do.
 
     Raises:
-        UsageError: if the head has no sizes, a stage is not in the encoder or has a name that is taken.
+        UsageError: if the head has no sizes, mean and std differ in length or are empty, a standard deviation is not
+            positive, or a stage is not in the encoder or has a name that is taken.
     """
 
     head_path: str | None = None

@@ -27,12 +27,13 @@ class Custom(SplitBackbone):
         mean: per-channel mean of images in [0, 1]; None is 0: the network sees the images as they are.
         std: per-channel standard deviation; None is 1.
         stages: dotted paths inside the network; None is its blocks in five groups.
-        pretrained: file of weights that the network starts from, if its own are not pretrained already; the head starts
-            afresh where the file's has other classes.
+        pretrained: file of weights that take the place of the network's own, which it starts from; the head starts
+            afresh where the file's has other classes. None keeps the network's own, which then count as random.
         train: the part that learns, see :meth:`Backbone.train_only`.
 
     Raises:
-        UsageError: if there is no such head, stage or part, the number of values does not fit in_channels, or the file
+        UsageError: if ``network`` is no torch module, or cannot be made or copied, if there is no such head, stage or
+            part, the number of values does not fit in_channels, or the file
             is of another network.
 
     Example:

@@ -86,8 +86,8 @@ def load_weights(backbone: Backbone, weights: str | Path) -> LoadedWeights:
             :func:`lit_unlearn.backbones.hub.downloaded`; or ``zoo:`` and a name in the zoo.
 
     Raises:
-        UsageError: for an unreadable file, missing or unexpected keys, other shapes, values that are not finite,
-            or a wrong sha256.
+        UsageError: for an unknown name, a file that cannot be had or read, missing or unexpected keys, other shapes,
+            values that are not finite, or a wrong sha256.
     """
     path = resolve(weights)
     entry = {} if Path(weights).expanduser().is_file() else shipped.manifest().get(str(weights), {})

@@ -32,8 +32,12 @@ class Launcher:
 
     Args:
         workers: how many at once; with Slurm, how many jobs of one array.
-        threads: of each worker. More threads than cores, over all workers, slow everything down many times.
+        threads: of each worker; None leaves it to PyTorch, with Slurm to the cluster. More threads than cores, over all
+            workers, slow everything down many times.
         slurm: what each job asks for; None executes the runs here.
+
+    Raises:
+        UsageError: for a number out of range.
     """
 
     workers: int = 1
@@ -71,7 +75,8 @@ def execute(
     Args:
         runs: the grid, with what each run needs before it.
         root: the output directory. Rows that its ``rows.json`` holds already are finished.
-        command: runs one command line.
+        command: runs one command line, given as a list of words, and raises an error where it fails; it is pickled by
+            name.
         launcher: where.
         notify: called whenever something has changed.
         more: asked, whenever a run has ended, for all runs as they are then.
@@ -80,7 +85,8 @@ def execute(
         The key of each run that has no result → why.
 
     Raises:
-        UsageError: if the directory cannot be written or is locked by another process.
+        UsageError: if the directory cannot be written or is locked by another process, or Slurm or submitit is not
+            there or refuses the jobs.
     """
     refusal = f"output directory {root} is locked by another process: wait for it, or give another --output"
     with locked(root, refusal):

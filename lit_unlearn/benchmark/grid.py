@@ -19,9 +19,13 @@ class Seeds:
             as many. Retrain varies from seed to seed, and a verdict that a model is as Retrain takes five.
         unlearnings: runs of each method on each original.
         attacks: runs of all attacks on each model.
-        first: the first seed of each.
+        first: the first training seed, and without ``nested`` the first attack seed. Training seed s has the unlearning
+            seeds from s · ``unlearnings`` on.
         nested: whether each model is attacked with seeds of its own, so that the deviation over models holds that of
             the attacks; else all models are attacked with the same seeds.
+
+    Raises:
+        UsageError: for a number out of range.
     """
 
     originals: int = 1
@@ -67,6 +71,10 @@ class Grid:
         epochs: every experiment is run once for each of these numbers of epochs, as ``<name>@<epochs>``; a cosine over
             its epochs goes with them. None leaves each experiment its own. A figure of depth against cost is drawn of
             it.
+
+    Raises:
+        UsageError: if ``scenarios`` or ``methods`` is an empty list, or ``epochs`` is empty, repeats a number or has
+            one below 1.
     """
 
     bases: dict[str, str]

@@ -51,8 +51,8 @@ def make_runs(grid: Grid, variants: Variants | None = None) -> list[Run]:
             the run that makes them.
 
     Raises:
-        UsageError: naming a config, scenario or method that is not there, a file that cannot be read, or weights of the
-            user's own that the grid would not use.
+        UsageError: naming a config, scenario or method that is not there, a file that cannot be read, weights of the
+            user's own that the grid would not use, or one given Retrain for several seeds.
     """
     experiments = Experiments(grid.bases, grid.experiments)
     methods = methods_of(grid, experiments)

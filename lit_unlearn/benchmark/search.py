@@ -42,19 +42,23 @@ class Tuning:
     """How large the search is.
 
     Args:
-        trials: of every method (class) in every scenario; each experiment of one class has an equal part of them.
+        trials: of every method (class) in every scenario; each experiment of one class has an equal part of them, and
+            up to four more where a winner asks for them.
         share: of the training set, held out to be tested on.
         seed: of the search.
-        sampler: of Optuna: ``tpe``, which learns from the first half; or ``qmc``, uniform over the ranges, all trials
-            at once.
+        sampler: of Optuna: ``tpe``, which learns from the first half; or ``qmc``, even over the logarithm of each
+            range, all trials at once.
         attacks: the attacks on every trial and both reference models: a config such as ``attack/quick``, of which
             only ``trainer.callbacks`` and ``evaluation.suite`` count; None chooses by accuracy alone.
         ranges: experiment, or ``scenario/experiment`` → setting → what is searched in place of what its method
             declares: the lower and the upper end of a range, or the values of a choice; of an empty list nothing, and
             the setting stays as it is.
-        finalists: the best settings of each experiment by each way to choose that are tried on other originals as
-            well, so many; the mean over all models then decides between them. With 0 one model decides.
-        originals: the models on which finalists are tried, that of all trials among them.
+        finalists: how many of the best settings of each experiment, by each way to choose, are tried on other originals
+            as well; the mean over all models then decides between them. With 0 one model decides.
+        originals: how many originals finalists are tried on, the one of all trials included; at least 2.
+
+    Raises:
+        UsageError: for a number out of range, or an unknown sampler.
     """
 
     trials: int = 12

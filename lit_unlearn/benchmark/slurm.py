@@ -39,6 +39,9 @@ class Slurm:
         gpus: of each job, none or one.
         extra: further options of ``sbatch`` by their long names, such as ``{account: mine, mem: 8G}``.
         every: seconds between two looks at the queue.
+
+    Raises:
+        UsageError: for a number out of range.
     """
 
     partition: str | None = None

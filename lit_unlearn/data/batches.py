@@ -173,7 +173,7 @@ class EvaluationBatches:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) and int64 labels (B,)."""
+        """Yield images (B, C, H, W), uint8 or what a transform makes of them, and int64 labels (B,)."""
         if self.steps == 0:
             return
         yield from self.reading.ahead(self.images, self.indices.tensor_split(self.steps), self._batch)

@@ -45,7 +45,7 @@ class UnlearnMethod(Protocol):
 
     @property
     def holdout(self) -> float:
-        """Share of the retained samples of the classes to be forgotten from that training leaves out."""
+        """Share of the retained samples that training leaves out, of each class that has samples to forget."""
 
     @property
     def forget_every(self) -> int:
@@ -63,7 +63,7 @@ class UnlearnDataModule(TypedOptions, LightningDataModule):
         forget: what is to be forgotten, from Python also a list of images as for ``ForgetSpec``; None where there is
             nothing to forget (training the original model).
         split_seed: seed of the split and of ``train_limit``, apart from the seed of the run.
-        batch_size: samples per training step and device.
+        batch_size: samples per training step and device, at least 2.
         forget_batch_size: the same for batches of the forget set alone; None means ``batch_size``.
         eval_batch_size: samples per evaluation step and device.
         augment: crop and flip of training batches; None trains on the images as they are.
@@ -79,7 +79,8 @@ class UnlearnDataModule(TypedOptions, LightningDataModule):
             each processor, shared among the devices of the machine and 8 at most; 0 reads them in the loop itself.
 
     Raises:
-        UsageError: for a size or share out of range, or transforms beside ``augment``.
+        UsageError: for a size, share or seed out of range, what is no source or no ForgetSpec, ``train_limit`` or
+            ``test_from_train`` beside a list of images, or transforms beside ``augment``.
     """
 
     checks_itself = ("source", "forget", "forgotten_before")
@@ -147,7 +148,8 @@ class UnlearnDataModule(TypedOptions, LightningDataModule):
         """Load and split now, so that every error comes before the run writes anything.
 
         Raises:
-            UsageError: if training and test images differ in shape after the transforms.
+            UsageError: if images cannot be loaded or split, or training and test images differ in shape after the
+                transforms.
         """
         rank_zero_info(str(self.split))
         train, test = (self._shape_of(images) for images in (self.data.train_images, self.data.test_images))

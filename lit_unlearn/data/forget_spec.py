@@ -22,13 +22,16 @@ class ForgetSpec:
 
     Args:
         classes: class indices or class names. A text is a name, or an index where no class is called so.
-        fraction: share of the training set drawn at random, or, together with ``classes``, of those classes.
+        fraction: share in (0, 1) of the training set drawn at random, or, together with ``classes``, of those classes.
         index_file: text file with one training index or one image name per line; ``#`` starts a comment.
         images: the list itself: training indices as a list, range, array or tensor; a mask of booleans, one for each
             training image; or, of image folders, a list of paths, such as ``cat/001.png``. It is kept in plain types.
 
+    Give ``classes``, ``fraction`` or both, or ``index_file`` alone, or ``images`` alone.
+
     Raises:
-        UsageError: for values of another type.
+        UsageError: for values of another type, or an empty list. What does not go together, and a fraction out of
+            range, are refused when the data are split.
     """
 
     classes: list[str | int] | None = None

@@ -22,6 +22,10 @@ class HuggingFace(Source):
         image: the column of the images.
         label: the column of the labels, whole numbers.
         channels: 3 for colour, 1 for grey.
+
+    Raises:
+        UsageError: while loading, without ``datasets``, if the data set cannot be read, for an unknown split or column,
+            or another channel count than 1 or 3.
     """
 
     def __init__(

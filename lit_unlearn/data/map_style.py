@@ -41,8 +41,8 @@ class MapStyle(Source):
             samples have other labels than ``targets``, as after a ``target_transform``, it takes the numbers.
 
     Raises:
-        UsageError: if a class cannot be made, or is no such data set; while loading, if labels are not whole numbers
-            from 0 on, or an image is none of these.
+        UsageError: for another channel count than 1 or 3, if a class cannot be made, or is no such data set; while
+            loading, if labels are not whole numbers from 0 on, or an image is none of these.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class Samples(Sized, Protocol):
     """A data set of images without labels; it must be possible to send it to another process."""
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image of an index: uint8 (C, H, W)."""
+        """The image of an index, (C, H, W): uint8, or float in [0, 1]."""
 
 
 class Streamed:
@@ -63,7 +63,10 @@ class Streamed:
         return Streamed(self.samples, self.shape, self.indices[chosen])
 
     def read(self, places: Tensor) -> list[Tensor]:
-        """Images, uint8 (C, H, W), int64 (n,) of them; at once where the data set can, with ``__getitems__``."""
+        """Images (C, H, W), uint8 or float in [0, 1], at places int64 (n,).
+
+        They are read at once where the data set can, with ``__getitems__``.
+        """
         indices = self.indices[places].tolist()
         at_once = getattr(self.samples, "__getitems__", None)
         return [self.samples[index] for index in indices] if at_once is None else list(at_once(indices))
@@ -77,7 +80,7 @@ class Reading:
     """How batches are read.
 
     Args:
-        transform: of each image, uint8 (C, H, W), before they become a batch.
+        transform: of each image, (C, H, W), uint8 or float in [0, 1], before they become a batch.
         workers: processes that read ahead where images are streamed or transformed; 0 reads in the loop itself.
         pin: whether batches are to lie in pinned memory, from which they reach a GPU while it computes.
     """

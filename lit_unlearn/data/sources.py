@@ -35,8 +35,8 @@ class Dataset:
         warnings: what the user should know of these images, one sentence each.
         train_folder: that the names are paths in, if they are.
         fixed: whether an image is the same each time it is read.
-        sampled: whether 256 images of each set name them in memory, too: of a source that streams images which do not
-            fit, so that their name does not depend on the memory that is free.
+        sampled: whether the hash is of 256 images of each set, also where all are in memory: for a source that streams
+            images which do not fit, so that the hash does not depend on the free memory.
 
     Raises:
         UsageError: if any of this does not hold.

@@ -52,8 +52,8 @@ class ForgetSplit:
         request: 16 hex digits that name what is forgotten now; earlier requests do not change it.
         left_out: 16 hex digits that name all that must never be learnt: this forget set and the earlier ones.
         before: the earlier requests, oldest first, each as its ``request`` and its specification.
-        test_matched: where single images of other classes are forgotten than the test set has, those of ``test_retain``
-            that they are compared with, see :func:`~lit_unlearn.data.matching.matched`, int64.
+        test_matched: where single images are forgotten whose class shares differ from the test set's, those of
+            ``test_retain`` that they are compared with, see :func:`~lit_unlearn.data.matching.matched`, int64.
         warnings: what the user should know of this split, one sentence each.
     """
 

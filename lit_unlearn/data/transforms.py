@@ -16,8 +16,9 @@ _TIMM = "timm/"
 class Transforms(TypedOptions):
     """Transforms of single images, which stand in place of crop and flip of whole batches.
 
-    Each gets uint8 (C, H, W) and returns uint8, or float in [0, 1]; normalisation belongs to the backbone. Random ones
-    draw from torch's generator, which is seeded for each sample by the run's seed, the epoch and the step.
+    Each gets (C, H, W), uint8 or, of some data sets, float in [0, 1], and returns uint8, or float in [0, 1];
+    normalisation belongs to the backbone. Random ones draw from torch's generator, which is seeded for each sample by
+    the run's seed, the epoch and the step.
 
     Args:
         train: of training images, one after the other, such as

@@ -4,14 +4,13 @@ L = CE(z(x), y) over D ∪ D_A, D_A = {(x′, argmax z_θo(x′)) : x in Df}, x�
 class on a path of PGD steps away from x, in a ball in L2 of radius ε, ε/10 a step, ε doubled after every ``steps``;
 what θo gets wrong is its own x′. Ebrahimpour-Boroojeny et al., arXiv 2503.00917. PGD-50; 10 epochs of batches of 128,
 learning rate .01, a tenth each epoch. The paper starts the attack again from x for each ε: ``restart``; the released
-code goes on from where it is, the default, and begins at ε .04. All of it is for single images; a class is forgotten
-without Df's own labels at most, their variant ``forget_labels: false``; the one without Dr is left out. Of several
+code goes on from where it is, the default, and begins at ε .04. The paper's settings are for single images. To forget a
+class, leave out Df's own labels: their variant ``forget_labels: false``; the one without Dr is left out. Of several
 forgotten classes x′ may be taken for another one, and then teaches it; ``forgotten_answers: false`` leaves these out,
-which is our own option. Deviations: D_A
-is shuffled in each epoch but spread evenly over the steps, on top of their batches; and where no ε up to the images'
-diameter leads to another class, because θo's gradient is lost in rounding, a sample has no x′, which a warning says
-(the released code would go on for ever). A step has its full length whatever the gradient's; in that code, where
-θo's loss is almost 0, it is shorter, ε is doubled more often, and x′ lies farther off.
+which is our own option. Deviations: D_A is shuffled in each epoch but spread evenly over the steps, on top of their
+batches; and where no ε up to the images' diameter leads to another class, because θo's gradient is lost in rounding, a
+sample has no x′, which a warning says (the released code would go on for ever). A step has its full length whatever the
+gradient's; in that code, where θo's loss is almost 0, it is shorter, ε is doubled more often, and x′ lies farther off.
 """
 
 from pathlib import Path

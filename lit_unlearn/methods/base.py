@@ -53,19 +53,23 @@ class UnlearnModule(TypedOptions, BackboneModule):
 
     Args:
         backbone: the network, as constructed; its normalisation is inside, so images stay in [0, 1].
-        weights: the original weights θo: a file, a name in the manifest of ``checkpoints/``, or
-            ``hf-hub:owner/repository`` on Hugging Face's hub. None takes the
+        weights: the original weights θo: a file, a name in the manifest of ``checkpoints/``,
+            ``hf-hub:owner/repository`` on Hugging Face's hub, or ``zoo:`` and a name in the zoo. None takes the
             backbone as it is for the original; so does ``fresh``, which the command line asks for.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
+
+    Raises:
+        UsageError: for weights that do not fit, if no parameter learns, or for a subclass that has no order or
+            overrides a hook that the base class needs.
 
     Attributes:
         order: the batch order that the method is trained on, see :mod:`lit_unlearn.data.batches`; one that changes with
             the epoch is given by overriding :meth:`order_in`.
         needs_forget: whether the method needs a forget set.
         needs_classes: whether the method can only forget all samples of some classes.
-        raises_loss: whether it raises a loss. Where that is near 0, and so its gradient, little happens for long, and
-            then much at once: a search does not end a trial of it because nothing has changed.
+        raises_loss: whether it raises a loss. While the loss is near 0, its gradient is, too: little changes for long,
+            then much at once. So a search ends no trial of it because nothing has changed yet.
         training_only: submodules, by name, that only training needs; a checkpoint without optimizer leaves them out.
         objects: arguments of the method that are objects, and so no hyperparameters of a row or a checkpoint.
         search: what to tune, and where: ranges are searched evenly over the logarithm. ``lr`` is the optimizer's,
@@ -73,8 +77,8 @@ class UnlearnModule(TypedOptions, BackboneModule):
             method. The reference setting lies within.
         memory_format: of all networks during a run: ``contiguous``, ``channels_last``, or ``auto``, the one that a
             probe of a few steps finds faster; a run that goes on with a checkpoint has that of the checkpoint.
-        holdout: share of the retained samples of the classes to be forgotten from that training leaves out; they are
-            the data's split ``validation``.
+        holdout: share of the retained samples that training leaves out, of each class that has samples to forget; the
+            data gives them under the name ``holdout``.
         forget_every: in the order ``paired``, how many steps there are from one batch of the forget set to the next.
         diverged: None, or where and how the run diverged.
         finished: whether the method ended the run itself, with :meth:`finish`.
@@ -251,7 +255,11 @@ class UnlearnModule(TypedOptions, BackboneModule):
         return describe_weights(self)
 
     def save_network(self, path: str | Path) -> dict[str, str]:
-        """Writes the weights under the names of the user's own network; returns what a result row says of them."""
+        """Writes the weights under the names of the user's own network; returns what a result row says of them.
+
+        Raises:
+            UsageError: for an ending other than .pt and .safetensors, or a file that cannot be written.
+        """
         state, change = network_state(self.backbone), self.architecture_change()
         found = {"sha256": write_state(path, state, self.provenance()), "tensors_sha256": tensors_sha256(state)}
         return found | ({"change": change} if change else {})
@@ -261,14 +269,22 @@ class UnlearnModule(TypedOptions, BackboneModule):
         return {"tensors_sha256": tensors_sha256(network_state(self.backbone))}
 
     def prepare_data(self) -> None:
-        """Checks data, backbone and optimizer before a run writes anything, see :mod:`lit_unlearn.methods.checks`."""
+        """Checks data, backbone and optimizer before a run writes anything, see :mod:`lit_unlearn.methods.checks`.
+
+        Raises:
+            UsageError: as :func:`~lit_unlearn.methods.checks.check_run`, or if nothing would be trained.
+        """
         fits = self.trainer.state.fn == "fit"
         if fits:
             check_trains(self.trainer)
         check_run(self, self.data, fits)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks that every method needs, but for those that the Trainer has from an earlier run."""
+        """The callbacks that every method needs, but for those that the Trainer has from an earlier run.
+
+        Raises:
+            UsageError: for a setting of the Trainer that a method which changes the weights itself cannot have.
+        """
         check_steps(self)  # here, since Lightning checks the same next, in words of its own
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         present = {type(callback) for callback in callbacks}

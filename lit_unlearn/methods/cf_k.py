@@ -26,13 +26,14 @@ class CFk(FineTune):
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
-        k: how many units are trained, counted from the end; or a share of them in (0, 1], rounded up.
+        k: a whole number, how many units are trained, counted from the end; or a float, a share of them in (0, 1],
+            rounded up: 1 is one unit, 1.0 is all.
         unit: what is counted: ``layers``, weight layers, the head being the last (the reference); ``blocks``, or
             ``stage``, both with the head besides.
 
     Raises:
-        UsageError: if the unit is unknown, the network has fewer than k of it, trains a part of itself only, or all
-            of the last k are frozen.
+        UsageError: if the unit is unknown, ``k`` is out of range, the network has fewer than k of it or trains a part
+            of itself only, or all of the last k are frozen.
     """
 
     search = (("lr", 3e-3, 1.0), ("k", (0.1, 0.25, 0.45, 0.8)))

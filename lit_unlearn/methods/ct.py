@@ -26,7 +26,7 @@ class CT(FineTune):
     """Transposes every convolution kernel when a fit begins, and trains on the retain set.
 
     Args:
-        backbone: the trained network, with a convolution of several positions at least.
+        backbone: the trained network, with at least one convolution whose kernel is larger than 1x1.
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.

@@ -35,7 +35,7 @@ class DistilledRetrain(Retrain):
         temperature: T > 0 of the distillation.
 
     Raises:
-        UsageError: if a number is out of range, or a weight cannot be re-initialised.
+        UsageError: if a number is out of range, or as for :class:`Retrain`.
     """
 
     needs_original = True

@@ -25,7 +25,8 @@ class GradientAscent(UnlearnModule):
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
         clip: cross-entropy (nats) of a sample beyond which it is climbed no further; None climbs without end.
-        stop_at: accuracy on the forget set, a fraction, at or below which the run stops after an epoch, or None.
+        stop_at: fraction in [0, 1]: the run stops after an epoch in which the accuracy on its forget batches, each
+            before its step, was on average at or below this; None never stops it.
 
     Raises:
         UsageError: if ``clip`` is not positive or ``stop_at`` lies outside [0, 1].

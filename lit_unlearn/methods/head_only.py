@@ -30,7 +30,7 @@ class HeadOnly(UnlearnModule):
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
     Raises:
-        UsageError: if the head is frozen already.
+        UsageError: if the head is frozen already; before training, if what is to be forgotten is not whole classes.
     """
 
     order = "full"

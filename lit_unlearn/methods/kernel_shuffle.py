@@ -28,7 +28,7 @@ class KernelShuffle(FineTune):
     """Shuffles every convolution kernel when a fit begins, and trains on the retain set.
 
     Args:
-        backbone: the trained network, with a convolution at least.
+        backbone: the trained network, with at least one convolution.
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.

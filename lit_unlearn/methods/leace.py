@@ -4,11 +4,12 @@ At each stage, in order of depth and with the stages before erased already, then
 R = W⁺ u uᵀ W, W = Σxx^(−1/2), u the left singular vectors of W Σxz whose singular value is above a tolerance. Then no
 affine map of x correlates with z, at the least change of x. What lies at or below the tolerance stays: at .094 nothing
 of the stem and the first stages of a ResNet-8 on Fashion-MNIST is erased, and three directions of its last stage; how
-many there are at each place is printed. Belrose et al., arXiv 2306.03819. z is 1 in the column of a
-sample's class for what is to be forgotten of a forgotten class, in a column of its own for what is to be forgotten
-else, and 0 for Dr. A map (C, H, W) gives a vector for each position, with its image's z: so the stage averaged over
-positions is guarded too. Σxx is shrunk as in the released code (EleutherAI/concept-erasure), after Bodnar et al., arXiv
-1308.2608. That code also limits the trace of the erased covariance, which never matters: it is Σxx^½ (I − uuᵀ) Σxx^½.
+many there are at each place is printed. Belrose et al., arXiv 2306.03819. z has a column for each forgotten class and
+one more: a sample of Df has 1 in the column of its class, or in the last one if that class is not forgotten as a whole;
+a sample of Dr has 0 in all. A map (C, H, W) gives a vector for each position, with its image's z: so the stage averaged
+over positions is guarded too. Σxx is shrunk as in the released code (EleutherAI/concept-erasure), after Bodnar et al.,
+arXiv 1308.2608. That code also limits the trace of the erased covariance, which never matters: it is Σxx^½ (I − uuᵀ)
+Σxx^½.
 
 No weight of the network changes. Between a stage's last affine layer and its output stands a ReLU, and what follows it
 may be an identity shortcut, or a convolution that pads with zeros: to fold the map into either is not exact, and in
@@ -47,7 +48,8 @@ class LEACE(UnlearnModule):
         tolerance: singular values of W Σxz up to it are taken for 0; at least 0.
 
     Raises:
-        UsageError: if ``tolerance`` is out of range; before training, for a stage that gives no tensor.
+        UsageError: if ``tolerance`` is out of range, or the backbone trains a part of itself only; before training, for
+            a stage that gives no tensor.
     """
 
     order = "forget"

@@ -33,7 +33,7 @@ class MSG(UnlearnModule):
     """Re-initialises part of every convolution when a fit begins, and fine-tunes on the retain set.
 
     Args:
-        backbone: the trained network, with a convolution at least.
+        backbone: the trained network, with at least one convolution.
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.

@@ -33,7 +33,7 @@ class NegGradPlus(UnlearnModule):
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
-        alpha: α in [0, 1], the share of the retain set; the rest climbs, without bound.
+        alpha: α in [0, 1], the weight of the retain loss; the forget loss has 1 − α, and rises without bound.
         anchor: w ≥ 0, how strongly every parameter is held at the original.
         freeze_batchnorm: normalise with θo's running statistics, which then stand; scales and shifts still learn.
 

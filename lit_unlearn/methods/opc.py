@@ -63,7 +63,8 @@ class OPC(UnlearnModule):
             any point with all coordinates equal, for logits the uniform softmax.
         norm: ``l2`` (the paper) or ``squared``.
         weight: λ ≥ 0, or λ of each place by its name; a place that is not named has 1.
-        schedule: of λ over the epochs of contraction: ``constant``, or ``linear``, falling to 0 behind the last one.
+        schedule: of λ: ``constant``, or ``linear``, falling to 0 over the epochs before ``release``, also where
+            ``stop_at`` ends contraction sooner; it needs ``max_epochs``.
         freeze_head: leave the head as it was, so that the encoder has to forget.
         distill: weight ≥ 0 of a retain term KL_T(original ‖ unlearned), without the forgotten classes.
         temperature: T > 0 of that term.
@@ -74,14 +75,18 @@ class OPC(UnlearnModule):
             the end. Contraction of stages that goes on too long collapses a network.
         blend: when release begins, share in [0, 1] of fresh values that kernels and weight matrices, with the head's,
             are mixed with.
-        redraw: when release begins, share in [0, 1] of the entries of each of them that is replaced.
+        redraw: when release begins, share in [0, 1] of the entries of each kernel and weight matrix that is replaced.
         redraw_as: by what: ``fresh`` values, or, ``shuffled``, each other's in a random order.
         fresh_head: when release begins, draw the head anew as a whole, or the rows of the classes of which nothing is
-            retained (``forgotten``). A head that stays knows them apart, once its answer is limited to them.
-        release_distill: the weight of distillation after that; None is ``distill``.
+            retained (``forgotten``). A head that is not drawn anew still tells these classes apart if only they are
+            allowed as answers.
+        release_distill: the weight of distillation during release; None is ``distill``.
 
     Raises:
-        UsageError: for an unknown place or target, or a number out of range.
+        UsageError: for an unknown place or choice, a number out of range, ``blend``, ``redraw`` or ``fresh_head``
+            without ``release`` or ``stop_at``, or a part that must learn and is frozen; before training, if ``release``
+            is not below ``max_epochs``, or there is no ``max_epochs`` where ``release``, ``stop_at`` or ``linear``
+            needs it.
     """
 
     order = "paired"

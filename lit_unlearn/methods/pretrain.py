@@ -1,6 +1,6 @@
 """Pretrain: the original model, trained on everything.
 
-L = E_D[CE(z(x), y)], from a fresh initialisation. It is the model that the other methods start from.
+L = E_D[CE(z(x), y)], from the backbone as constructed. It is the model that the other methods start from.
 """
 
 from torch import Tensor
@@ -12,7 +12,12 @@ from lit_unlearn.methods.base import Labelled, UnlearnModule
 class Pretrain(UnlearnModule):
     """Trains the original model θo on the full training set.
 
-    ``weights``, if given, is the Original of the table only; training starts from scratch.
+    ``weights``, if given, is the Original of the table only. Training starts from the backbone as constructed: from
+    random weights, or from pretrained ones.
+
+    Raises:
+        UsageError: if random weights would stay untrained, since the backbone trains a part of itself only or a part is
+            frozen.
     """
 
     order = "full"

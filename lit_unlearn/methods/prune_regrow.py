@@ -37,7 +37,7 @@ class PruneRegrow(UnlearnModule):
     """Draws the smallest weights of all layers anew when a fit begins, and trains on the retain set.
 
     Args:
-        backbone: the trained network, with a convolution or a linear layer at least.
+        backbone: the trained network, with at least one convolution or linear layer.
         weights: the original weights.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.

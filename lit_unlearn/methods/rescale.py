@@ -28,7 +28,7 @@ class Rescale(UnlearnModule):
         scale: s in (0, 1], such as 1e-3 or 1e-5.
 
     Raises:
-        UsageError: if ``scale`` is out of range.
+        UsageError: if ``scale`` is out of range; before training, if what is to be forgotten is not whole classes.
     """
 
     order = "forget"

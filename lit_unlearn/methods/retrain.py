@@ -24,15 +24,15 @@ class Retrain(FineTune):
     """Trains on the retain set from scratch.
 
     Args:
-        backbone: the network, freshly constructed. Where it is pretrained and ``weights`` are given, which were trained
-            from there, training starts from the pretrained weights.
+        backbone: the network, whose weights are drawn anew. Where it is pretrained and ``weights`` are given, which
+            were trained from there, training starts from the pretrained weights.
         weights: the original weights, of the Original in the table, and for the check that nothing of them is left.
         optimizer: optimizer factory: parameters → optimizer.
         lr_scheduler: scheduler factory: optimizer → scheduler; it steps once an epoch.
 
     Raises:
-        UsageError: if a weight cannot be re-initialised and would keep the original's values, or would stay random
-            since the backbone trains a part of itself only.
+        UsageError: if a weight cannot be re-initialised and would keep the original's values, or would stay random,
+            since the backbone trains a part of itself only or a part is frozen.
     """
 
     from_scratch = True

@@ -47,10 +47,11 @@ class SCRUB(RewindingModule):
         alpha: α ≥ 0, weight of the distillation on the retain set.
         temperature: T > 0 of the distillation.
         rewind: SCRUB+R, end with the epoch that has forgotten just enough; of two as good, the later.
-        validation: with ``rewind``, how much of the retained samples of each class concerned is left out, in (0, 1).
+        validation: with ``rewind``, share in (0, 1) of the retained samples that training leaves out, of each class
+            that has samples to forget.
 
     Raises:
-        UsageError: if a number is out of range.
+        UsageError: if a number is out of range; before training, with ``rewind``, if no validation part can be had.
     """
 
     order = "forget_then_retain"

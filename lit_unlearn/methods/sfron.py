@@ -43,7 +43,7 @@ class SFRon(UnlearnModule):
         threshold: γ ≥ 0, how many times as important to Df as to Dr a weight must be to climb; 0 takes all.
         forget_every: how many steps from one ascent to the next.
         max_norm: what the norm of an ascent's gradient is clipped to.
-        slow_rate: β in (0, 1].
+        slow_rate: β in (0, 1], the share of each step that is kept; 1 keeps all of it.
         importance: ``per_sample``, or ``per_batch`` (the released code; also where vmap fails on a network).
         chunk_size: how many samples' gradients are held at a time.
 

@@ -63,7 +63,8 @@ class Spread(Metric):
         Returns:
             ``mean`` (d,), and of shape (): ``variance``, the trace of the covariance; ``rank``, the effective rank as
             :func:`~lit_unlearn.metrics.effective_rank.effective_rank` defines it; ``norm``, the mean Euclidean norm.
-            Directions that rounding alone could have made count as empty, so both are 0 for constant representations.
+            Directions that rounding alone could have made count as empty, so ``variance`` and ``rank`` are 0 for
+            constant representations.
         """
         mean, second = self.sum_x / self.n, self.xtx / self.n
         found = {"mean": mean, "norm": self.norms / self.n}

@@ -48,6 +48,9 @@ def write_artifacts(path: str | Path, artifacts: Artifacts) -> None:
     Args:
         path: file to write.
         artifacts: what to write.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     index: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}

@@ -112,8 +112,11 @@ def write_page(
     Args:
         path: HTML file to write.
         rows: result rows: methods, and for a verdict also Original and Retrains on the same split.
-        artifacts: pictures and maps of the attacks by the label of a row, if there are any.
+        artifacts: pictures and maps of the attacks by the ``method`` of a row, if there are any.
         margins: what counts as a difference.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     write_atomically(Path(path), render(rows, artifacts, margins))
 

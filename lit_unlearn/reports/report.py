@@ -44,7 +44,7 @@ class Report(TypedOptions, Callback):
 
     Attributes:
         rows: the rows of the last run.
-        artifacts: for each row that has some, by its label on the page, the artifacts by name.
+        artifacts: for each row that has some, by its ``method``, the artifacts by name.
         directory: where they are written, or None.
         model: the checkpoint of the unlearned model, once it is saved.
     """

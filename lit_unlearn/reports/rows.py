@@ -86,7 +86,8 @@ class Row:
         seconds: phase or attack → wall-clock seconds.
         images_seen: images in the batches of unlearning, each as often as it came.
         epochs: epochs of unlearning that were run.
-        batch_size: loader → samples per device and step.
+        batch_size: samples of a step: ``per_device``, ``forget_per_device``, and ``global``, over all devices and
+            accumulated batches.
         devices: accelerator and its name, number, threads, and the memory format of convolutions.
         precision: the Trainer's precision.
         versions: package → version.
@@ -98,8 +99,9 @@ class Row:
         flags: name → sentence of each sign that the numbers cannot be trusted, as far as the run alone shows it; the
             verdict has those that other rows show.
         verdict: of a method's row: ``level``, ``utility``, ``worst`` (an attack), ``reason`` (a sentence), ``models``
-            and ``retrains`` (how many), ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``;
-            and ``flags`` where there are some: name → sentence.
+            and ``retrains`` (how many), ``intervals``: attack → ``value``, ``retrain``, ``excess``, ``low``, ``high``,
+            as fractions (.02 is 2 points) of accuracy, AUC, or Original's lead for IDI; and ``flags`` where there are
+            some: name → sentence.
         benchmark: of a row of a benchmark: its key, scenario, experiment and seeds.
     """
 
@@ -238,6 +240,7 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
 
     Raises:
         UsageError: a value is not finite, has another type than the row's field, or has no place in JSON.
+        OSError: if the file cannot be written.
     """
     path = Path(path)
     documents = []

@@ -68,7 +68,8 @@ class GradientInversion(Attack):
         name: metric name prefix; None is ``gradient``.
 
     Raises:
-        UsageError: if an option is out of range.
+        UsageError: if an option is unknown or out of range, or ``compile`` is set for another engine than ``vmap`` or
+            ``auto``; during the attack, for ``warm_start`` and a head without bias.
 
     Example:
         >>> Trainer(callbacks=[GradientInversion("oracle"), GradientInversion("delta")])  # doctest: +SKIP
@@ -123,7 +124,7 @@ class GradientInversion(Attack):
             ``mse``, ``psnr`` in dB, ``ssim``, ``psnr_floor`` of each image's mean colour, ``distance`` reached,
             ``gradient_norm``, ``cosine`` of θo − θ to the forget set's gradient (delta), ``label_acc`` (inferred).
             All but the norm are NaN where nothing can be matched: θo − θ is 0, or the head has not moved and the labels
-            are to be inferred.
+            are to be inferred or ``warm_start`` is set.
         """
         place = target.original if self.at == "original" and target.original is not None else target.model
         if self.gradient == "delta":

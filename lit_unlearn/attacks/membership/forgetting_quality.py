@@ -154,6 +154,9 @@ class ForgettingQuality(EnsembleAttack):
             models and 1,000 images a tenth of a second, with 512 about a minute.
         seed: of these samples.
         name: metric name prefix.
+
+    Raises:
+        UsageError: if ``models`` is below 3 or ``bootstrap`` below 2.
     """
 
     def __init__(

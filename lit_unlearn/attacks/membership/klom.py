@@ -71,6 +71,9 @@ class KLoM(EnsembleAttack):
     Args:
         models: fewest models on each side, by default as many as there are bins; the released code has 100.
         name: metric name prefix.
+
+    Raises:
+        UsageError: if ``models`` is below 2.
     """
 
     def __init__(self, models: int = BINS, name: str = "klom") -> None:

@@ -45,7 +45,10 @@ class MembershipProbe(MembershipAttack):
         self.penalty, self.most = penalty, most
 
     def evaluate(self, target: Target) -> AttackResult:
-        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`; its direction is learnt."""
+        """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`.
+
+        The probe has learnt the direction, so that the number ``direction`` is 1.
+        """
         draw = torch.Generator().manual_seed(self.seed)
         sides = []
         for split in self.splits(target):

@@ -89,6 +89,10 @@ class ReferenceMembership(MembershipAttack):
         gamma: for RMIA, above 0; it moves a threshold and no number of this attack, see the module.
         seed: of the draw that matches classes.
         name: metric name prefix; the method by default.
+
+    Raises:
+        UsageError: for an unknown method or variance, a number out of range, too few references, one that is named
+            twice, or ``unlearned_references`` for another method than ``u_lira``.
     """
 
     def __init__(

@@ -77,6 +77,9 @@ class SVCEfficacy(MembershipAttack):
         max_samples: how many of each are used at most; None for all.
         seed: of the subsets.
         name: metric name prefix; the average gap to Retrain reads ``svc``.
+
+    Raises:
+        UsageError: if ``max_samples`` is below 1.
     """
 
     def __init__(self, legacy: bool = False, max_samples: int | None = None, seed: int = 0, name: str = "svc") -> None:
@@ -114,6 +117,9 @@ class ThresholdMembership(MembershipAttack):
             ``m_entropy``, entropy that knows the label.
         seed: of the draw that matches classes.
         name: metric name prefix; the score by default.
+
+    Raises:
+        UsageError: for an unknown score.
     """
 
     def __init__(self, score: Signal = "margin", seed: int = 0, name: str | None = None) -> None:

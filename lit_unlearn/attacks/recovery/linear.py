@@ -134,6 +134,9 @@ class HeadRecovery(LinearRecovery):
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
 
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
+
     Example:
         >>> Trainer(callbacks=[HeadRecovery(), FeatureMapping()])  # doctest: +SKIP
     """
@@ -179,6 +182,9 @@ class FeatureMapping(LinearRecovery):
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     needs_original = True
@@ -224,6 +230,9 @@ class StageRecovery(HeadRecovery):
         bias: whether the heads have a free intercept.
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     def __init__(

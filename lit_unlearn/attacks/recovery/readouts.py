@@ -44,6 +44,9 @@ class NearestMean(HeadRecovery):
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     is_ridge = False
@@ -71,6 +74,9 @@ class LinearDiscriminant(HeadRecovery):
         normalise: ``raw``, ``standard``, ``l2`` or ``gated``, see :class:`LinearRecovery`.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     is_ridge = False
@@ -102,6 +108,9 @@ class CapacityRecovery(HeadRecovery):
         seed: of their draw.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     def __init__(
@@ -137,6 +146,9 @@ class KNNRecovery(Recovery):
         seed: of the draw.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, or a number out of range.
     """
 
     def __init__(
@@ -188,11 +200,14 @@ class ForgetProbe(Recovery):
     classes in the calibration set, and for a forget set that is no class.
 
     Args:
-        calibration: ``train`` or ``heldout``: the forget set, or every other test sample of the forgotten classes; or
-            ``rest``, the latter too.
+        calibration: ``train``, the forget set; ``heldout`` or ``rest``, every other test sample of the forgotten
+            classes; None as for :class:`Recovery`.
         penalty: weight of ‖w‖²/2 beside the sum of the losses, > 0.
         layers: ``features`` or ``stages``, see :class:`Recovery`.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown option, calibration ``retain``, or a penalty that is not positive.
     """
 
     question = "within_forget_classes"

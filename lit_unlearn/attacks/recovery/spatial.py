@@ -41,13 +41,13 @@ class SpatialRecovery(Attack):
 
     Args:
         cells: numbers of parts along each side, each at least 2; a map with fewer positions is read at each of them.
-        calibration: what readouts are fitted on; None is ``train`` where whole classes are forgotten, else ``rest``.
+        calibration: what readouts are fitted on; None as for :class:`Recovery`.
         most: images of the calibration set at most, of which each split gives the same share, and of every other split.
         seed: of the readout that draws.
         name: metric name prefix.
 
     Raises:
-        UsageError: for an option out of range.
+        UsageError: for an unknown calibration set, or an option out of range.
     """
 
     family: ClassVar[str] = "recovery"

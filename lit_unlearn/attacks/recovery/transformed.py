@@ -56,7 +56,7 @@ class TransformedRecovery(Attack):
 
     Args:
         transforms: names of :data:`TRANSFORMS`. Where H and W differ, an image that is turned on its side is resized.
-        calibration: what readouts are fitted on; None is ``train`` where whole classes are forgotten, else ``rest``.
+        calibration: what readouts are fitted on; None as for :class:`Recovery`.
         most: images of the calibration set at most, of which each split gives the same share, and of every other split.
         seed: of the readouts that draw.
         name: metric name prefix.

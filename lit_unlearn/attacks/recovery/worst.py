@@ -117,8 +117,7 @@ class WorstRecovery(Attack):
 
     Args:
         members: the suite; None is the standard one.
-        calibration: what the standard suite is fitted on; None is ``train`` where whole classes are forgotten, else
-            ``rest``.
+        calibration: what the standard suite is fitted on; None as for :class:`Recovery`.
         select: how the strongest is found, ``maximum`` or ``half``, see the module.
         seed: of the members of the standard suite that draw.
         stages: what the standard suite reads earlier layers by: ``heads``, ridge regressions (suite 1); or

@@ -54,7 +54,7 @@ class Distance(Attack):
         points: on the way, the ends included.
         images: of each split, so many at most are measured.
         recalibrate: on how many retained training images the statistics of batch norm are measured again at each
-            point; 0 interpolates them.
+            point; at least 2, or 0, which interpolates them.
         seed: of the choice of images.
         name: metric name prefix.
 

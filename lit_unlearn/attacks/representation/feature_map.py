@@ -34,6 +34,9 @@ class FeatureMap(Attack):
         points: how many images to show, the same number of each class as far as there are so many.
         seed: of the choice of images, and of t-SNE.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an unknown method, or ``points`` below 2.
     """
 
     family: ClassVar[str] = "representation"

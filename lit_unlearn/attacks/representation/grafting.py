@@ -67,6 +67,9 @@ class Grafting(Attack):
         images: of each split, so many at most are measured.
         seed: of their choice.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an option out of range.
     """
 
     family: ClassVar[str] = "representation"

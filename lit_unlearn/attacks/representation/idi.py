@@ -59,6 +59,9 @@ class IDI(Attack):
         steps: training steps of a critic.
         seed: of the choice of images and of the critics, alike for all models.
         name: metric name prefix.
+
+    Raises:
+        UsageError: for an option out of range.
     """
 
     family: ClassVar[str] = "representation"
