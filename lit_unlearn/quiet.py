@@ -16,6 +16,7 @@ _WARNINGS = (
     # Accuracies are those of all processes; curves of training are of the first one's share, which costs no exchange.
     r"It is recommended to use `self\.log\(.*sync_dist=True",
     "Found .* in eval mode at the start",  # frozen teachers should be, and the student is put into train mode
+    "`torch.jit.script` is ",  # torch 2.15, of its own code: forward differentiation of gradient inversion asks for it
     "Image size .* exceeds limit",  # from half of the pixels on that Pillow refuses; what it refuses is told by name
 )
 

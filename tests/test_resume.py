@@ -108,6 +108,7 @@ def test_a_run_killed_while_it_attacks_is_attacked_when_it_goes_on(tmp_path: Pat
 def heeds_control_c() -> Iterator[None]:
     """Lightning has later Ctrl-C ignored."""
     before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
     yield
     signal.signal(signal.SIGINT, before)
 

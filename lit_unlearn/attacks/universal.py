@@ -153,7 +153,7 @@ class UniversalPerturbation(Attack):
         pattern = torch.zeros(images.shape[1:], device=images.device, requires_grad=True)
         optimizer = Adam([pattern], self.lr * self.radius)
         for step, chosen in enumerate(order):
-            logits = network((unpacked(images[chosen]).float() + pattern).clamp(0, 1))
+            logits = network(_in_range(unpacked(images[chosen]).float() + pattern))
             slope = slopes(cross_entropy(logits, labels[chosen]), pattern)
             largest = slope.abs().max()
             if not largest:
@@ -185,8 +185,13 @@ def informedness(counts: Tensor) -> tuple[float, float]:
 
 def _with_pattern(network: Backbone, pattern: Tensor, images: Tensor) -> Tensor:
     """The answers to images (B, C, H, W) in [0, 1] with the pattern (C, H, W) added."""
-    logits: Tensor = network((images + pattern).clamp(0, 1))
+    logits: Tensor = network(_in_range(images + pattern))
     return logits
+
+
+def _in_range(images: Tensor) -> Tensor:
+    """Pixels cut to [0, 1]; a gradient passes at 0 and 1 as well, where many pixels lie: from 2.15 on not torch's own."""
+    return torch.where((images >= 0) & (images <= 1), images, images.detach().clamp(0, 1))
 
 
 @torch.no_grad()

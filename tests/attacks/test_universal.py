@@ -10,7 +10,7 @@ from attacked import attacked
 from linear_images import RADIUS, REACH, SCORE, Linear, grey
 from torch import nn
 
-from lit_unlearn.attacks import PerturbedImages, UniversalPerturbation
+from lit_unlearn.attacks import PerturbedImages, UniversalPerturbation, universal
 from lit_unlearn.attacks.images import unpacked
 from lit_unlearn.attacks.universal import informedness
 from lit_unlearn.backbones import Backbone
@@ -147,6 +147,14 @@ def test_no_pixel_gets_brighter_than_white(make_target, missing, named):
     white = torch.ones(6, 1, 2, 2), torch.ones(6, dtype=torch.long)
     target = make_target(Linear(-2 * SCORE - missing), forget=white, retain=grey(2))
     assert UniversalPerturbation(RADIUS).evaluate(target).numbers["forget_acc"] == named
+
+
+def test_a_gradient_passes_at_black_and_white_whatever_the_version_of_torch():
+    pixels = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.1], requires_grad=True)
+    cut = universal._in_range(pixels)
+    assert cut.tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
+    cut.sum().backward()
+    assert pixels.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("beside", ["test_retain", "test_matched"])
