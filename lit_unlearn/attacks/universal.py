@@ -190,7 +190,7 @@ def _with_pattern(network: Backbone, pattern: Tensor, images: Tensor) -> Tensor:
 
 
 def _in_range(images: Tensor) -> Tensor:
-    """Pixels cut to [0, 1]; a gradient passes at 0 and 1 as well, where many pixels lie; that of clamp stops in torch 2.15."""
+    """Pixels cut to [0, 1]. At 0 and 1, where many pixels lie, a gradient passes; that of torch 2.15's clamp is 0."""
     return torch.where((images >= 0) & (images <= 1), images, images.detach().clamp(0, 1))
 
 
