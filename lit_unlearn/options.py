@@ -4,6 +4,7 @@ from collections import abc
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, isabstract, isclass, signature
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
@@ -94,6 +95,8 @@ def _fits(value: object, hint: Any) -> bool:
         )
     if kind is abc.Callable:
         return callable(value)
+    if kind is str:
+        return isinstance(value, str | PathLike)  # a folder is given as either
     return isinstance(value, kind) if _is_plain(kind) else True
 
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,7 @@ class Duck:
     "options",
     [
         {"number": 1, "count": 2, "rates": [1, 0.5], "names": ("a",), "make": int, "data": lu.Augment(1)},
-        {"number": np.float32(1), "count": np.int64(2), "rates": np.array([0.1]), "names": None},
+        {"number": np.float32(1), "count": np.int64(2), "rates": np.array([0.1]), "names": None, "name": Path("x")},
         {"rates": torch.tensor([0.1]), "source": Duck(), "free": "x", "anything": "x", "how": "b", "others": "x"},
     ],
     ids=["plain", "of numpy", "left to the class"],

@@ -30,7 +30,7 @@ class HuggingFace(Source):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         name: str | None = None,
         train: str = "train",
         test: str = "test",
@@ -38,7 +38,7 @@ class HuggingFace(Source):
         label: str = "label",
         channels: int = 3,
     ) -> None:
-        self.path = path
+        self.path = str(path)
         self.name = name
         self.train = train
         self.test = test

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class ObjectStore(Source):
 
     def __init__(
         self,
-        root: str,
+        root: str | Path,
         image_size: int | None = None,
         channels: int = 3,
         test: str = "test",
@@ -54,7 +54,7 @@ class ObjectStore(Source):
             check_at_least("image_size", image_size, 1)
         if channels not in (1, 3):
             raise UsageError(f"channels is {channels}, allowed: 1 (grey) or 3 (colour)")
-        self.root = root
+        self.root = str(root)
         self.image_size = image_size
         self.channels = channels
         self.test = test

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_unlearn.data.sources import Dataset, Source
 from lit_unlearn.errors import UsageError
 
+DEFAULT_ROOT = "data"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 ADVICE = "name its folder with root, or set download: true"
@@ -34,7 +35,7 @@ class TorchvisionSource(Source):
 
     title: ClassVar[str]
 
-    def __init__(self, root: str | Path = "data", download: bool = False) -> None:
+    def __init__(self, root: str | Path = DEFAULT_ROOT, download: bool = False) -> None:
         self.root = root
         self.download = download
 
@@ -128,8 +129,8 @@ class MNIST(TorchvisionSource):
 class FashionMNIST(TorchvisionSource):
     """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels, 10 classes (arXiv 1708.07747).
 
-    Looked for in ``<root>/FashionMNIST/raw`` (torchvision's layout), in ``root`` itself and in the folder of
-    Debian's package ``dataset-fashion-mnist``.
+    Looked for in ``<root>/FashionMNIST/raw`` (torchvision's layout) and in ``root`` itself; without a ``root`` also in
+    the folder of Debian's package ``dataset-fashion-mnist``.
 
     Args:
         root: folder of data sets.
@@ -140,7 +141,8 @@ class FashionMNIST(TorchvisionSource):
 
     def load(self) -> Dataset:
         """Read the four files."""
-        places = [Path(self.root) / "FashionMNIST" / "raw", Path(self.root), DEBIAN_FOLDER]
+        places = [Path(self.root) / "FashionMNIST" / "raw", Path(self.root)]
+        places += [DEBIAN_FOLDER] if str(self.root) == DEFAULT_ROOT else []  # a root that is given may be misspelt
         advice = "name its folder with root, install the Debian package dataset-fashion-mnist, or set download: true"
         return _idx(self, "FashionMNIST", places, CLOTHES, advice)
 

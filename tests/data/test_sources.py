@@ -51,16 +51,29 @@ def no_debian_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_idx_files_are_found_and_read(
-    source: type[FashionMNIST] | type[MNIST], folder: str, zipped: bool, tmp_path: Path
+    source: type[FashionMNIST] | type[MNIST],
+    folder: str,
+    zipped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     write_idx(tmp_path / folder, zipped)
-    check_idx(source(root=tmp_path).load())
+    check_idx((source() if folder == "debian" else source(root=tmp_path)).load())
 
 
 @pytest.mark.usefixtures("no_debian_package")
-def test_missing_idx_files_name_the_places_and_the_way_out(tmp_path: Path) -> None:
+def test_a_root_that_is_given_is_not_replaced_by_the_debian_package(tmp_path: Path) -> None:
+    write_idx(tmp_path / "debian")
+    with pytest.raises(UsageError, match=r"Fashion-MNIST is in none of .*misspelt"):
+        FashionMNIST(tmp_path / "misspelt").load()
+
+
+@pytest.mark.usefixtures("no_debian_package")
+def test_missing_idx_files_name_the_places_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"FashionMNIST/raw, .*debian; .*dataset-fashion-mnist.*download: true"):
-        FashionMNIST(tmp_path).load()
+        FashionMNIST().load()
     with pytest.raises(UsageError, match=r"MNIST is in none of .*MNIST/raw.*download: true"):
         MNIST(tmp_path).load()
 
@@ -138,8 +151,9 @@ def test_digits_are_stratified_and_scaled_to_bytes() -> None:
 
 
 @pytest.mark.skipif(not torchvision_sources.DEBIAN_FOLDER.is_dir(), reason="the Debian package is not installed")
-def test_the_real_fashion_mnist(tmp_path: Path) -> None:
-    data = FashionMNIST(tmp_path).load()
+def test_the_real_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = FashionMNIST().load()
     assert data.train_images.shape == (60_000, 1, 28, 28)
     assert data.train_labels.bincount().tolist() == [6000] * 10
     assert data.test_labels.bincount().tolist() == [1000] * 10
