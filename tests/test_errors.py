@@ -735,6 +735,11 @@ def test_a_plateau_that_follows_nothing(refuse: Refuse) -> None:
     refuse(*FIT, plateau, says=("does not say which number it follows: take lightning.pytorch.cli.ReduceLROnPlateau",))
 
 
+def test_a_schedule_that_cannot_take_a_step_is_refused_before_the_run(refuse: Refuse) -> None:
+    schedule = ("--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max=0")
+    refuse(*FIT, *schedule, says=("lr_scheduler: CosineAnnealingLR: integer modulo by zero",))
+
+
 def test_a_plateau_follows_a_number(tmp_path: Path) -> None:
     plateau = ("--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.patience=0")
     follows = ("--model.lr_scheduler.monitor=val/retain_acc", "--model.lr_scheduler.mode=max")
