@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from inspect import signature
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from lit_unlearn.backbones.custom import as_backbone
 from lit_unlearn.backbones.finite import check_finite
 from lit_unlearn.backbones.weights import load_state
 from lit_unlearn.data import UnlearnDataModule
-from lit_unlearn.errors import UsageError, check_seed, shown, unknown
+from lit_unlearn.errors import UsageError, check_seed, check_whole, shown, unknown
 from lit_unlearn.explain import explain
 from lit_unlearn.method_config import is_method_config
 from lit_unlearn.methods import Audit, UnlearnModule
@@ -105,9 +104,7 @@ def unlearn(
     if not given and not is_method_config(method):
         raise UsageError("max_epochs is missing: give the number of epochs, such as max_epochs=5")
     for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
-        trainer[name] = int(value)  # Lightning takes none of NumPy's
+        trainer[name] = check_whole(name, value)  # Lightning takes none of NumPy's
     own: dict[str, Any] = {}
     with _seeded(seed):
         if isinstance(method, UnlearnModule):

@@ -105,6 +105,24 @@ def check_fraction(name: str, value: float, zero: bool = False, one: bool = Fals
         raise UsageError(f"{name} is {value}, but must lie in {'[' if zero else '('}0, 1{']' if one else ')'}")
 
 
+def check_whole(name: str, value: object) -> int:
+    """Refuses what is no whole number.
+
+    Args:
+        name: of the option, as the user knows it.
+        value: what was given.
+
+    Returns:
+        The number as Python's own.
+
+    Raises:
+        UsageError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
+    return int(value)
+
+
 def check_seed(name: str, value: object) -> None:
     """Refuses a seed that one of the sources of chance cannot take.
 
@@ -115,7 +133,5 @@ def check_seed(name: str, value: object) -> None:
     Raises:
         UsageError: naming the option, the value and the bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UsageError(f"{name} is {shown(value)}, but must be a whole number")
-    if not 0 <= int(value) < 2**32:
+    if not 0 <= check_whole(name, value) < 2**32:
         raise UsageError(f"{name} is {value}, but must lie in 0 to {2**32 - 1}")

@@ -33,8 +33,7 @@ class Custom(SplitBackbone):
 
     Raises:
         UsageError: if ``network`` is no torch module, or cannot be made or copied, if there is no such head, stage or
-            part, the number of values does not fit in_channels, or the file
-            is of another network.
+            part, the number of values does not fit in_channels, or the file is of another network.
 
     Example:
         >>> from torch import nn

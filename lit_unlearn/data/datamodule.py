@@ -453,11 +453,9 @@ def _bound() -> bool:
 
 
 def _check_sizes(batch_size: int, forget_batch_size: int | None, eval_batch_size: int) -> None:
-    check_at_least("batch_size", batch_size, 2)
-    if forget_batch_size is not None:
-        check_at_least("forget_batch_size", forget_batch_size, 2)
-    check_at_least("eval_batch_size", eval_batch_size, 1)
     sizes = {"batch_size": batch_size, "forget_batch_size": forget_batch_size, "eval_batch_size": eval_batch_size}
     for name, size in sizes.items():
-        if size is not None and size > _LARGEST:
-            raise UsageError(f"{name} is {size}, but must be at most {_LARGEST}")
+        if size is not None:
+            check_at_least(name, size, 1 if name == "eval_batch_size" else 2)
+            if size > _LARGEST:
+                raise UsageError(f"{name} is {size}, but must be at most {_LARGEST}")
