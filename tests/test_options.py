@@ -148,3 +148,19 @@ def test_copies_are_made_without_arguments() -> None:
     assert pickle.loads(pickle.dumps(attack)).steps == 7
     data = lu.UnlearnDataModule(lu.Digits(), lu.ForgetSpec(classes=[3]), batch_size=17)
     assert copy.deepcopy(data).batch_size == 17
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"batch_size": 1}, "batch_size is 1, but must be at least 2"),
+        ({"forget_batch_size": 1}, "forget_batch_size is 1, but must be at least 2"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0, but must be at least 1"),
+        ({"batch_size": 2**70}, "batch_size is 1180591620717411303424, but must be at most 2147483647"),
+        ({"eval_batch_size": 2**31}, "eval_batch_size is 2147483648, but must be at most 2147483647"),
+    ],
+    ids=str,
+)
+def test_batches_have_a_smallest_and_a_largest_size(sizes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        lu.UnlearnDataModule(lu.Digits(), lu.ForgetSpec(classes=[3]), **sizes)
