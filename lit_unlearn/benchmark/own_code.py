@@ -1,5 +1,6 @@
 """What names the code of classes of the user's own that settings mention, so that a changed one is run again."""
 
+import ast
 import hashlib
 import importlib.util
 import io
@@ -7,6 +8,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,22 @@ _UNSEEN = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
 
 
 def own_code(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Module of each class of the user's own in the settings → what names the code in its file.
+    """Module of the user's own → what names the code in its file: of each class in the settings, and of all it imports.
 
-    Comments and empty lines do not count. Neither do modules that the file imports, nor installed packages.
+    Comments and empty lines do not count. Neither do installed packages, nor modules that are imported by a computed
+    name.
     """
-    modules = {path.rpartition(".")[0] for path in _class_paths(settings)} - {""}
-    files = {module: file for module in sorted(modules) if (file := _file_of(module)) is not None}
-    return {module: _key_of(file, (stat := file.stat()).st_size, stat.st_mtime_ns) for module, file in files.items()}
+    waiting = {path.rpartition(".")[0] for path in _class_paths(settings)} - {""}
+    found: dict[str, str | None] = {}
+    while waiting:
+        module = waiting.pop()
+        found[module] = None
+        if (file := _file_of(module)) is not None:
+            above = module.rpartition(".")[0]
+            package = module if file.name == "__init__.py" else above
+            found[module], imported = _read(file, package, (stat := file.stat()).st_size, stat.st_mtime_ns)
+            waiting |= (imported | {above}) - found.keys() - {""}
+    return {module: key for module, key in sorted(found.items()) if key is not None}
 
 
 def _class_paths(settings: Any) -> Iterator[str]:
@@ -41,24 +52,50 @@ def _file_of(module: str) -> Path | None:
     """The file of a module that is neither this package's nor installed; None where there is none."""
     if module.partition(".")[0] == _PACKAGE.name:
         return None
-    try:
-        spec = importlib.util.find_spec(module)
-    except Exception:  # a package of the user's own that cannot be imported: the parser says so
-        return None
+    spec = _spec(module)
     origin = None if spec is None or spec.origin is None else Path(spec.origin)
     if origin is None or origin.suffix != ".py" or any(origin.is_relative_to(place) for place in _INSTALLED):
         return None
     return origin
 
 
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, found without importing its package; None where there is none."""
+    package = module.rpartition(".")[0]
+    if package:
+        above = _spec(package)
+        places = None if above is None else above.submodule_search_locations
+        return None if places is None else PathFinder.find_spec(module, places)
+    try:
+        return importlib.util.find_spec(module)
+    except ValueError:  # no name, or a module that was made without a file
+        return None
+
+
 @cache  # hundreds of runs name the same class
-def _key_of(file: Path, size: int, changed: int) -> str:
-    """What names the code of a file as it was at that time."""
+def _read(file: Path, package: str, size: int, changed: int) -> tuple[str, set[str]]:
+    """What names the code of a file as it was at that time, and which modules it may import."""
     del size, changed
     content = file.read_bytes()
     try:
         found = tokenize.tokenize(io.BytesIO(content).readline)
-        content = "\0".join(token.string for token in found if token.type not in _UNSEEN).encode()
-    except (SyntaxError, tokenize.TokenError):  # the parser says so
-        pass
-    return hashlib.sha256(content).hexdigest()
+        code = "\0".join(token.string for token in found if token.type not in _UNSEEN).encode()
+        imported = set(_imports(ast.parse(content), package))
+    except (SyntaxError, ValueError, tokenize.TokenError):  # the parser says so
+        code, imported = content, set()
+    return hashlib.sha256(code).hexdigest(), imported
+
+
+def _imports(code: ast.Module, package: str) -> Iterator[str]:
+    """The modules that code imports, at any depth; what it imports of a module may be a module, too."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            whole = "." * node.level + (node.module or "")
+            try:
+                module = importlib.util.resolve_name(whole, package)
+            except ImportError:  # more dots than packages: the parser says so
+                continue
+            yield module
+            yield from (f"{module}.{name.name}" for name in node.names)

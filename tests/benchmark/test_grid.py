@@ -121,6 +121,35 @@ def test_the_key_changes_with_the_code_of_a_class_of_ones_own(tmp_path, monkeypa
     assert key("class Method:\nrate = 1\n") != first, "a mistake is the parser's to name"
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import deep_here.part",
+        "from deep_here import part",
+        "from deep_here.part import rate",
+        "def build():\n    from deep_here.part import rate",
+        "from .part import rate",
+        "from . import part",
+        "import torch, deep_here.between",  # which imports the part, and itself
+    ],
+)
+def test_the_key_changes_with_the_code_that_a_file_of_ones_own_imports(tmp_path, monkeypatch, statement):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "deep_here").mkdir()
+    (tmp_path / "deep_here/__init__.py").write_text("raise RuntimeError('nothing is imported for a key')\n")
+    (tmp_path / "deep_here/between.py").write_text("from . import part, between, nowhere\nfrom .... import far\n")
+    (tmp_path / "deep_here/net.py").write_text(f"{statement}\n")
+    keys = []
+    for rate in (1, 2):
+        (tmp_path / "deep_here/part.py").write_text(f"rate = {rate}\n")
+        importlib.invalidate_caches()
+        keys.append(own_code({"model": [{"class_path": "deep_here.net.Net"}]}))
+    first, second = keys
+    assert first.keys() == second.keys() >= {"deep_here", "deep_here.net", "deep_here.part"}
+    assert all(name.startswith("deep_here") for name in first)
+    assert [name for name in first if first[name] != second[name]] == ["deep_here.part"]
+
+
 def test_installed_and_missing_classes_have_no_code_of_ones_own():
     paths = ["torch.optim.SGD", "lit_unlearn.methods.OPC", "json.JSONDecoder", "nowhere_here.Net", "OPC", "a b.C"]
     assert own_code({"model": [{"class_path": path} for path in paths]}) == {}
