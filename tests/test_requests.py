@@ -173,6 +173,8 @@ def test_what_was_trained_on_the_forget_set_is_no_retrain(tmp_path, make_data, m
         ({}, "trained_without is missing"),
         (None, r"own\.pt' do not say what they were trained without: give"),
         ("trained: x", r"own\.pt\.yaml: must say trained_without"),
+        ("- x", r"own\.pt\.yaml: must hold settings by name, not list"),
+        ("trained_without: {", r"cannot read .*own\.pt\.yaml: "),
     ],
 )
 def test_a_retrain_that_does_not_fit_is_refused(tmp_path, make_data, make_backbone, given, said) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
@@ -13,6 +12,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.saving import first_mismatch, same_weights
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, shown, unknown
+from lit_unlearn.files import read_settings
 from lit_unlearn.results import Measurement
 
 _KEYS = ("weights", "trained_without")
@@ -187,11 +187,7 @@ def _sidecar(weights: Path) -> str | dict[str, Any] | None:
     path = weights.with_name(weights.name + SIDECAR)
     if not path.is_file():
         return None
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    stated = said.get("trained_without") if isinstance(said, Mapping) else None
+    stated = read_settings(path).get("trained_without")
     if not isinstance(stated, str | Mapping):
         raise UsageError(f"{path}: must say trained_without: an index file, or a rule such as {{classes: [cat]}}")
     # A path in a sidecar is of its own folder.
