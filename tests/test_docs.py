@@ -266,14 +266,8 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-EARLIER = {
-    "digits": dict.fromkeys(("class", "random"), "quick_1"),
-    "fashion_mnist_attack": {"random": "suite_3"},
-}
+EARLIER = {"digits": dict.fromkeys(("class", "random"), "quick_1")}
 """Page → scenario → the suite its rows were made with, of those in ``earlier_suites.yaml``, where it is not today's."""
-
-EARLIER_SETTINGS = {("fashion_mnist_attack", "random")}
-"""Of which pages and scenarios the settings are those of ``earlier_settings.yaml``."""
 
 
 def measured_runs(settings, page):
@@ -284,8 +278,6 @@ def measured_runs(settings, page):
         changed = {"scenarios": [scenario]}
         if scenario in EARLIER.get(page, {}):
             changed["attacks"] = f"{ROOT}/tests/earlier_suites.yaml#{EARLIER[page][scenario]}"
-        if (page, scenario) in EARLIER_SETTINGS:
-            changed["experiments"] = f"{ROOT}/tests/earlier_settings.yaml"
         return [run for run in make_runs(replace(grid, **changed)) if run.reports]
 
     left = {scenario: iter(runs(scenario)) for scenario in grid.scenarios}

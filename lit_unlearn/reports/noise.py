@@ -42,11 +42,12 @@ KNOWN: dict[str, tuple[float, float]] = {
     OTHER: (0.03, 0.03),
 }
 """Deviation between Retrains of several seeds, by the beginning of a name, where classes are forgotten and where single
-images are: the largest of the tables of three classes and of single images, and of the rows of single images that are
-to replace these (docs/results/pending), rounded up, as ``lit-unlearn report FOLDER --calibration`` prints it;
-accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that of rows that repeat it. Where Retrains
-hardly differ, as without an attack and under perturbation where classes are forgotten, it is half a point. Of attacks
-that are not ours nothing is known, and the largest but that of masked answers stands for it.
+images are: the largest of the tables of three classes and of single images, and of the calibration, whose Retrains of
+single images were trained on another processor, rounded up, as ``lit-unlearn report FOLDER --calibration`` prints it;
+accuracies and AUCs as fractions, IDI in bits. Of relearning classes it is that of rows that repeat it, of single images
+that of rows of suite 3. Where Retrains hardly differ, as without an attack and under perturbation where classes are
+forgotten, it is half a point. Of attacks that are not ours nothing is known, and the largest but that of masked answers
+stands for it.
 """
 
 _IMAGES_OF_KNOWN = {"classes": 3000, "images": 300}
