@@ -39,6 +39,11 @@ class Recorder(Callback):
         self.batches.append(batch)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The commands of the pages take longest: last, one of them would be waited for."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 @pytest.fixture(autouse=True)
 def _global_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test draws does not depend on the tests before it."""

@@ -67,8 +67,9 @@ def sampled(cases: list[tuple[str, str, str]]) -> list[object]:
     return [case_of(*case, ci=case[1] != "class" or case[2] not in SAMPLE) for case in cases]
 
 
-def case_of(*values: object, ci: bool, id: str | None = None) -> object:
-    return pytest.param(*values, id=id or "/".join(map(str, values)), marks=[pytest.mark.ci] if ci else [])
+def case_of(*values: object, ci: bool = False, slow: bool = False, id: str | None = None) -> object:
+    marks = [pytest.mark.ci] * ci + [pytest.mark.slow] * slow
+    return pytest.param(*values, id=id or "/".join(map(str, values)), marks=marks)
 
 
 def printed(folder: Path, *words: object, subcommand: str = "fit") -> Settings:
@@ -250,9 +251,9 @@ def part_of_fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ON_FASHION_MNIST = [
-    case_of(experiment(name, data, scenario), id=f"{scenario}/{name}", ci=(scenario, name) != ("class", "opc"))
+    case_of(experiment(name, data, scenario), id=f"{scenario}/{name}", slow=(scenario, name) != ("class", "opc"))
     for data, scenario, name in EXPERIMENTS
-    if data == "fashion_mnist"
+    if data == "fashion_mnist"  # the tables are made of them, and each method runs on the digits, too
 ] + [
     case_of(
         ["--config", "base/fashion_mnist_class", "--config", f"experiments/depth#{name}"],
