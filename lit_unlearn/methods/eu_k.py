@@ -36,8 +36,8 @@ class EUk(CFk):
 
     Raises:
         UsageError: if the unit is unknown, ``k`` is out of range, the network has fewer than k of it or trains a part
-            of itself only, all of the last k are frozen, or a weight among them cannot be re-initialised and would keep
-            the original's values.
+            of itself only, all of the last k are frozen, or a weight among them would keep the original's values: what
+            no layer re-initialises takes those of the backbone as it is given, before it has ``weights``.
     """
 
     search = (("lr", 3e-3, 0.3), ("k", (0.1, 0.25, 0.45, 0.8)))
@@ -51,6 +51,7 @@ class EUk(CFk):
         k: int | float = 0.45,
         unit: Unit = "layers",
     ) -> None:
+        given = {name: value.detach().clone() for name, value in backbone.named_parameters()}
         super().__init__(backbone, weights, optimizer, lr_scheduler, k, unit)
         fresh = copy.deepcopy(backbone)
         trained = last_k(fresh, k, unit)
@@ -60,13 +61,16 @@ class EUk(CFk):
             for name, parameter in fresh.named_parameters():
                 if not parameter.requires_grad:  # what the user froze among the last k
                     parameter.copy_(before[name])
-        kept = [
-            name
-            for name, value in must_differ(fresh)
-            if value.requires_grad and name.rpartition(".")[0] in trained and torch.equal(value, before[name])
-        ]
+            kept = []
+            for name, value in must_differ(fresh):
+                if value.requires_grad and name.rpartition(".")[0] in trained and torch.equal(value, before[name]):
+                    value.copy_(given[name])  # no function draws it: as the network was constructed
+                    kept += [name] * torch.equal(value, before[name])
         if kept:
-            raise UsageError(f"EUk cannot re-initialise {', '.join(kept[:3])}: choose another k or unit")
+            raise UsageError(
+                f"EUk cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone and the "
+                "trained weights as weights, or choose another k or unit"
+            )
         self._fresh = fresh.state_dict()
 
     def setup(self, stage: str) -> None:

@@ -35,6 +35,7 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.methods.base import Labelled, UnlearnData, UnlearnModule
+from lit_unlearn.metrics.eigen import eigh
 
 _WEIGHT, _BIAS = "eraser_weight", "eraser_bias"
 
@@ -181,7 +182,7 @@ def eraser(sums: list[Tensor], tolerance: float) -> tuple[Tensor, Tensor]:
     count, x, z, xx, xz = sums
     mean = x / count
     cross = (xz - torch.outer(mean, z)) / (count - 1)
-    values, vectors = torch.linalg.eigh(shrunk(xx / count - torch.outer(mean, mean), count))
+    values, vectors = eigh(shrunk(xx / count - torch.outer(mean, mean), count))
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # as a pseudoinverse
     root = values.clamp(min=0).sqrt()
     white = (vectors * torch.where(kept, 1 / root, 0)) @ vectors.T

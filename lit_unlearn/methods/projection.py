@@ -28,6 +28,7 @@ from torch.nn.functional import pad, unfold
 from lit_unlearn.backbones import Backbone
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.methods.base import Labelled, UnlearnModule
+from lit_unlearn.metrics.eigen import eigh
 from lit_unlearn.seed import generator, run_seed
 
 _CHUNK = 128
@@ -209,7 +210,7 @@ def patches(layer: nn.Conv2d, inputs: Tensor, draw: Generator) -> Tensor:
 
 def importance(moments: Tensor, alpha: float) -> Tensor:
     """M = U Λ Uᵀ (groups, d, d) of Σ xxᵀ (groups, d, d); 0 where all inputs are 0."""
-    variances, directions = torch.linalg.eigh(moments)
+    variances, directions = eigh(moments)
     variances = variances.clamp(min=0)
     share = variances / variances.sum(-1, keepdim=True).clamp(min=torch.finfo(variances.dtype).tiny)
     scale = alpha * share / ((alpha - 1) * share + 1)

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.metrics.eigen import eigh
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def solve(moments: Moments, ridge: float = 0.0, bias: bool = True) -> LinearMap:
     second, cross, mean_x, mean_y = _means(moments)
     gram = second - torch.outer(mean_x, mean_x) if bias else second
     target = cross - torch.outer(mean_x, mean_y) if bias else cross
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     floor = rounding_level(moments.n, len(values)) * torch.linalg.eigvalsh(second)[-1]
     damped = values + ridge * gram.diagonal().mean()
     inverse = torch.where(values > floor, damped.reciprocal(), 0.0)
@@ -113,7 +114,7 @@ def solve_samples(x: Tensor, y: Tensor, ridge: float = 0.0, bias: bool = True) -
     if bias:
         x, y = x - mean_x, y - mean_y
         second = x @ x.T / count
-    values, vectors = torch.linalg.eigh(second)
+    values, vectors = eigh(second)
     damped = values + ridge * second.diagonal().sum() / x.shape[1]
     inverse = torch.where(values > floor, damped.reciprocal(), 0.0)
     weight = (vectors @ (inverse[:, None] * (vectors.T @ y))).T @ x / count

@@ -98,9 +98,24 @@ class Tokens(nn.Module):
 
 def test_a_part_that_cannot_be_reinitialised_is_refused_and_one_that_is_frozen_is_not():
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Tokens(), nn.Linear(64, 4))
-    with pytest.raises(UsageError, match=r"EUk cannot re-initialise encoder\.1\.token: choose another k or unit"):
+    with pytest.raises(
+        UsageError, match=r"EUk cannot re-initialise encoder\.1\.token: give the untrained network as backbone"
+    ):
         EUk(Custom(network, in_channels=1), k=2)
     EUk(Custom(network, in_channels=1), k=1)
+
+
+def test_what_no_layer_reinitialises_starts_as_the_network_was_constructed(fit, make_data, tmp_path):
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Tokens(), nn.Linear(64, 4))
+
+    torch.save(network(0).state_dict(), tmp_path / "trained.pt")
+    backbone, token = Custom(network(1), in_channels=1), network(1)[1].token
+    module = EUk(backbone, weights=tmp_path / "trained.pt", k=2)
+    assert module.is_original()
+    module.setup("fit")
+    assert torch.equal(backbone.encoder[1].token, token)
 
 
 def test_what_is_frozen_among_the_last_k_keeps_its_values(fit, make_backbone, make_data, trained_state):

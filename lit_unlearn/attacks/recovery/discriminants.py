@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.errors import UsageError, check_at_least
+from lit_unlearn.metrics.eigen import eigh
 from lit_unlearn.metrics.normal_equations import LinearMap, Moments
 
 
@@ -43,7 +44,7 @@ def linear_discriminant(moments: Moments, ridge: float = 0.0) -> LinearMap:
     n, mean = moments.n, moments.sum_x / moments.n
     second = moments.xtx / n
     within = second - (means.T * (moments.sum_y / n)) @ means
-    values, vectors = torch.linalg.eigh(within)
+    values, vectors = eigh(within)
     rounding = (len(values) + 4 * n.sqrt()) * torch.finfo(values.dtype).eps
     damped = values.clamp(min=0) + ridge * values.mean().clamp(min=0)
     inverse = torch.where(damped > rounding * torch.linalg.eigvalsh(second)[-1], damped.reciprocal(), 0.0)
