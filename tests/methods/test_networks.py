@@ -57,7 +57,7 @@ CASES = [
         kind,
         name,
         id=f"{kind}-{name}",
-        marks=() if (kind, name) in {("ViT", each) for each in CHEAP} else pytest.mark.slow,
+        marks=() if (kind, name) in {("ViT", each) for each in CHEAP} else pytest.mark.ci,
     )
     for kind in NETWORKS
     for name in NAMES
