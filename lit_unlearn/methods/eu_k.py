@@ -61,11 +61,14 @@ class EUk(CFk):
             for name, parameter in fresh.named_parameters():
                 if not parameter.requires_grad:  # what the user froze among the last k
                     parameter.copy_(before[name])
-            kept = []
-            for name, value in must_differ(fresh):
-                if value.requires_grad and name.rpartition(".")[0] in trained and torch.equal(value, before[name]):
-                    value.copy_(given[name])  # no function draws it: as the network was constructed
-                    kept += [name] * torch.equal(value, before[name])
+            untouched = {
+                name: value
+                for name, value in must_differ(fresh)
+                if value.requires_grad and name.rpartition(".")[0] in trained and torch.equal(value, before[name])
+            }
+            for name, value in untouched.items():  # no function draws it: as the network was constructed
+                value.copy_(given[name])
+        kept = [name for name, value in untouched.items() if torch.equal(value, before[name])]
         if kept:
             raise UsageError(
                 f"EUk cannot re-initialise {', '.join(kept[:3])}: give the untrained network as backbone and the "

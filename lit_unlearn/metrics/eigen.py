@@ -18,8 +18,8 @@ def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not export it by name
         import scipy.linalg  # seldom needed, and slow to import
 
-        single = matrices.detach().cpu().flatten(0, -3) if matrices.dim() > 2 else matrices.detach().cpu()[None]
-        found = [[torch.from_numpy(part) for part in scipy.linalg.eigh(each.numpy())] for each in single]
-        values = torch.stack([each[0] for each in found]).view(matrices.shape[:-1]).to(matrices)
-        vectors = torch.stack([each[1] for each in found]).view(matrices.shape).to(matrices)
+        single = matrices.detach().cpu().reshape(-1, *matrices.shape[-2:])
+        found = zip(*(map(torch.from_numpy, scipy.linalg.eigh(each.numpy())) for each in single), strict=True)
+        values, vectors = (torch.stack(each).to(matrices) for each in found)
+        values, vectors = values.view(matrices.shape[:-1]), vectors.view(matrices.shape)
     return values, vectors

@@ -105,7 +105,7 @@ def test_a_part_that_cannot_be_reinitialised_is_refused_and_one_that_is_frozen_i
     EUk(Custom(network, in_channels=1), k=1)
 
 
-def test_what_no_layer_reinitialises_starts_as_the_network_was_constructed(fit, make_data, tmp_path):
+def test_what_no_layer_reinitialises_starts_as_the_network_was_constructed(tmp_path):
     def network(seed):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Tokens(), nn.Linear(64, 4))
