@@ -62,6 +62,7 @@ def unlearn(
     retrain: Retrains | None = None,
     seed: int = 0,
     wrap: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
     **trainer: Any,
 ) -> Result:
     """Makes a copy of a network forget, attacks the copy, and compares it with the original and with Retrain.
@@ -83,6 +84,8 @@ def unlearn(
         seed: of everything random in the run; the split has its own.
         wrap: arguments of :class:`~lit_unlearn.backbones.Custom` for a plain network, such as ``head``, ``mean``,
             ``std`` and ``stages``.
+        cache: a folder where what the attacks find of the original and of Retrain is kept for the calls after this one,
+            such as ``"runs/.cache"``; None attacks them in each call.
         **trainer: arguments of Lightning's Trainer, such as ``max_epochs``. By default one device is used, and nothing
             is logged or saved. ``enable_progress_bar=False`` leaves out the bar, and the line on each attack.
 
@@ -117,7 +120,7 @@ def unlearn(
         else:
             module, own = made_method(method, _backbone(network, data, wrap), options or {}, trainer.get("max_epochs"))
         return _measured(
-            Trainer.fit, module, data, attacks, _retrains(retrain, network, data, wrap), {**own, **trainer}
+            Trainer.fit, module, data, attacks, _retrains(retrain, network, data, wrap), cache, {**own, **trainer}
         )
 
 
@@ -129,6 +132,7 @@ def audit(
     attacks: str | Sequence[Attack] | None = "suite",
     seed: int = 0,
     wrap: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
     **trainer: Any,
 ) -> Result:
     """Attacks a network that somebody else made forget, and compares it with the original and with Retrain.
@@ -143,6 +147,7 @@ def audit(
         attacks: as for :func:`unlearn`.
         seed: of everything random in the attacks.
         wrap: as for :func:`unlearn`.
+        cache: as for :func:`unlearn`.
         **trainer: as for :func:`unlearn`.
 
     What an attack raises ends the audit: one that passes with attacks left out would be worth less. The random numbers
@@ -160,7 +165,7 @@ def audit(
         module = Audit(backbone, original=_wrapped(original, network, data, wrap, "original"))
         start = partial(Trainer.validate, verbose=False)
         own = original if isinstance(original, nn.Module) else network
-        return _measured(start, module, data, attacks, _retrains(retrain, own, data, wrap), trainer)
+        return _measured(start, module, data, attacks, _retrains(retrain, own, data, wrap), cache, trainer)
 
 
 @contextmanager
@@ -186,11 +191,12 @@ def _measured(
     data: UnlearnDataModule,
     attacks: str | Sequence[Attack] | None,
     retrain: list[Any],
+    cache: str | Path | None,
     arguments: Mapping[str, Any],
 ) -> Result:
     """Runs fit or validate with the attacks, and collects what they measured."""
     found, suite = listed_attacks(attacks)
-    report, driver = Report(write=False), Evaluation(retrain, suite)
+    report, driver = Report(write=False), Evaluation(retrain, suite, cache=cache)
     driver.goes_on = start is Trainer.fit  # what was trained must not be lost
     callbacks = [*as_list(arguments.get("callbacks") or None), *found, driver, report]
     options = {**_QUIET, **arguments, "callbacks": callbacks}

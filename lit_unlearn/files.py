@@ -91,19 +91,20 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
 
 
 def check_folder(option: str, folder: str | Path) -> None:
-    """Makes a folder that will be written to.
+    """Refuses a folder that cannot be written to, or made; it is made with the first file in it.
 
     Args:
         option: as the user knows it.
         folder: what was given.
 
     Raises:
-        UsageError: if it cannot be made.
+        UsageError: naming both, and why.
     """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{option}: cannot write to {folder}: {error.strerror}") from error
+    whole = Path(folder).absolute()
+    place = next(each for each in (whole, *whole.parents) if each.exists())
+    number = errno.ENOTDIR if not place.is_dir() else None if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if number is not None:
+        raise UsageError(f"{option}: cannot write to {folder}: {os.strerror(number)}")
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

@@ -61,7 +61,8 @@ class Measurement:
         artifacts: pictures and maps of attacks.
         skipped: title of an attack → why it has no numbers, or which of them are undefined.
         raised: those of them whose attack raised an error.
-        seconds: title → how long it took.
+        seconds: title → how long it took, in the run that measured it.
+        kept: title → when an earlier run measured it, in ISO time, where its numbers were taken over.
         images_seen: images in the batches of its training, each as often as it came, where that is known.
         weights: where the weights come from (``source``, ``sha256``); empty for those of the run itself.
     """
@@ -73,6 +74,7 @@ class Measurement:
     skipped: dict[str, str] = field(default_factory=dict)
     raised: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
     images_seen: int | None = None
     weights: dict[str, str] = field(default_factory=dict)
 

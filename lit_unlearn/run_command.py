@@ -35,11 +35,13 @@ from lit_unlearn.reports.report import Report, report_of
 from lit_unlearn.reports.run_directory import claim_directory, release_directory
 from lit_unlearn.resuming import HARMLESS, check_allowed, check_resumed, seed_of, settings_by_kind
 from lit_unlearn.retraining import retrained
+from lit_unlearn.run_files import CACHE
 from lit_unlearn.seed import isolated_rng
 from lit_unlearn.shipped import is_config, is_own, with_configs
 from lit_unlearn.suites import lacks_of_suite
 from lit_unlearn.trainer_options import check_values, refused_by_trainer
 
+_AUTO = "auto"
 _LIGHTNINGS_WORDS = ("best", "hpc", "registry")
 """What Lightning takes in place of a file; none of them means anything in a process that has just begun."""
 
@@ -58,6 +60,7 @@ class UnlearnCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--evaluation.…``, ``--report.…``, ``--compile``, ``--memory_format`` and ``--resume.allow``."""
         parser.add_lightning_class_args(Evaluation, "evaluation")
+        parser.set_defaults({"evaluation.cache": _AUTO})
         parser.add_lightning_class_args(Report, "report")
         parser.add_argument(
             "--compile",
@@ -145,8 +148,11 @@ class UnlearnCLI(LightningCLI):
             settings.verbose = False  # the report prints the table; Lightning's has a column a loader
         if is_unnamed(settings.trainer.logger):
             settings.trainer.logger.init_args.name = method_name(settings)
-        if self._retrain_config() is not None and settings.trainer.fast_dev_run:
-            settings.evaluation.retrain = None  # a dry run trains and writes nothing
+        dry = settings.trainer.fast_dev_run  # trains no Retrain and writes nothing
+        if dry and self._retrain_config() is not None:
+            settings.evaluation.retrain = None
+        if settings.evaluation.cache == _AUTO:
+            settings.evaluation.cache = None if dry else str(root_of(settings.trainer) / CACHE)
 
     def _check_suite(self) -> None:
         """Takes the name of a suite from a run that lacks some of its attacks: its rows would pass for others."""

@@ -3,6 +3,9 @@
 RUNS = "runs"
 """The folder of all runs, where nothing else is asked for."""
 
+CACHE = ".cache"
+"""What runs keep for those after them, in the folder of all runs. It may be deleted at any time."""
+
 RESULTS = "results.json"
 """The rows of a run."""
 

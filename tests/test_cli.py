@@ -93,6 +93,26 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         sys.modules.pop(name, None)
 
 
+def test_a_further_run_takes_over_what_an_earlier_one_found_of_the_references(tmp_path: Path) -> None:
+    words = ("--config", "quickstart", *ONE, *QUICK, "--trainer.callbacks=HeadRecovery", "--report.page=false")
+    lit_unlearn(tmp_path, "fit", *words, "--trainer.fast_dev_run=1")
+    assert not files(tmp_path)
+    assert lit_unlearn(tmp_path, "fit", *words, "--evaluation.cache=null").status == 0
+    assert not list(tmp_path.glob("**/*.kept"))
+    assert "reference models are of an earlier run" not in lit_unlearn(tmp_path, "fit", *words).log
+    kept = list(tmp_path.glob("**/*.kept"))
+    assert {path.parent for path in kept} == {tmp_path / "runs/.cache"}
+    again = lit_unlearn(tmp_path, "fit", *words)
+    wanted = "Numbers of 2 reference models are of an earlier run with the same attacks and code: runs/.cache"
+    assert wanted in again.log
+    every = [read_rows(tmp_path / f"runs/OPC/version_{number}/results.json") for number in range(3)]
+    assert measured(every[0]) == measured(every[1]) == measured(every[2])
+    assert [bool(row.kept) for rows in every for row in rows] == [False] * 6 + [True, True, False]
+    elsewhere = lit_unlearn(tmp_path, "fit", *words, "--trainer.default_root_dir=other")
+    assert elsewhere.status == 0
+    assert list((tmp_path / "other/.cache").glob("found-*.kept"))
+
+
 def test_fit_writes_everything_where_it_says(job: Job) -> None:
     assert job.outcome.status == 0
     assert "Run directory: runs/OPC/version_0\n" in job.outcome.log
@@ -372,9 +392,9 @@ def test_the_run_directory_follows_tensorboard(tmp_path: Path) -> None:
 def test_the_root_directory_is_where_runs_are_written_and_found(tmp_path: Path) -> None:
     words = (*SMALL, "--trainer.callbacks=[]", "--trainer.default_root_dir=here", "--report.page=false")
     assert lit_unlearn(tmp_path, "fit", *words).status == 0
-    assert {path.relative_to(tmp_path).parts[:3] for path in tmp_path.rglob("*.*") if path.is_file()} == {
-        ("here", "RandomLabels", "version_0")
-    }
+    written = [path.relative_to(tmp_path).parts for path in tmp_path.rglob("*.*") if path.is_file()]
+    assert {parts[:3] for parts in written if parts[1] != ".cache"} == {("here", "RandomLabels", "version_0")}
+    assert {parts[0] for parts in written} == {"here"}
     outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last", "--trainer.logger.save_dir=there")
     assert (outcome.status, "there is no there/RandomLabels/" in outcome.err) == (2, True), "a logger's own goes first"
     outcome = lit_unlearn(tmp_path, "test", *words, "--ckpt_path=last")
@@ -387,7 +407,7 @@ def test_without_a_logger_and_a_root_runs_lie_where_others_lie(tmp_path: Path, r
     for _ in range(2):
         assert lit_unlearn(tmp_path, "fit", *words).status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"runs", retrain_config.name}
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"RandomLabels", "retrain"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"RandomLabels", "retrain", ".cache"}
     assert {path.parent.name for path in tmp_path.rglob("results.json")} == {"version_0", "version_1"}
     outcome = lit_unlearn(tmp_path, "test", *words[:-2], "--ckpt_path=last")
     assert "ckpt_path last: runs/RandomLabels/version_1/unlearned.ckpt\n" in outcome.log
@@ -417,7 +437,7 @@ def test_without_a_logger_a_second_run_gets_a_directory_of_its_own(tmp_path: Pat
     assert "ckpt_path last: here/version_2/unlearned.ckpt\n" in outcome.log
     assert lit_unlearn(tmp_path, "fit", *words, "--trainer.fast_dev_run=1").status == 0
     assert {path.name for path in (tmp_path / "here").iterdir() if path.is_dir()} == {
-        *("checkpoints", "version_1", "version_2", "version_3")
+        *("checkpoints", "version_1", "version_2", "version_3", ".cache")
     }
 
 

@@ -50,8 +50,13 @@ def blocks(page):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder like a fresh clone, with a user's images and trained networks."""
+def folder(tmp_path, tmp_path_factory, monkeypatch):
+    """A folder like a fresh clone, with a user's images and trained networks, and what other pages' runs have kept."""
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kept"
+    kept.mkdir(exist_ok=True)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/.cache").symlink_to(kept)
     for name in ("configs", "checkpoints", "performance"):
         (tmp_path / name).symlink_to(ROOT / name)
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_unlearn.attacks.base import Attack, attacks_of, isolated
 from lit_unlearn.attacks.measuring import TITLE, measure
@@ -65,9 +65,10 @@ class Evaluation(TypedOptions, Driver):
             experiment file.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
-        cache: folder where attacks keep what does not depend on the model under attack, for other runs: the upper bound
-            of gradient inversion beside the same Original, and the answers of the models in a pool. None computes it in
-            each run. A benchmark has one of its own.
+        cache: folder where the run keeps what does not depend on its own model, for other runs: what each attack finds
+            of Original and the Retrains (see :mod:`lit_unlearn.attacks.kept`), the upper bound of gradient inversion
+            beside the same Original, and the answers of the models in a pool. None computes it in each run. The command
+            line's ``auto`` is ``.cache`` in the folder of all runs.
         pool: a folder with weights of other models of the same data, or a list of folders and files: Retrains of this
             run's split, Originals, and models of this run's method on this split, as a benchmark leaves them. Attacks
             take their reference models from it; see :mod:`lit_unlearn.attacks.pool`. None takes the Retrains, if there
@@ -239,6 +240,10 @@ class Evaluation(TypedOptions, Driver):
             results.models[subject] = found
         if "retrain" in results.models:
             results.more_retrains = list(self._measure_more(trainer, module, targets["retrain"], attacks))
+        references = [found for subject, found in results.models.items() if subject != "unlearned"]
+        if kept := sum(bool(found.kept) for found in (*references, *results.more_retrains)):
+            said = "one reference model" if kept == 1 else f"{kept} reference models"
+            rank_zero_info(f"Numbers of {said} are of an earlier run with the same attacks and code: {self.cache}")
         self._hand_over(trainer, module, results)
 
     def _measure(

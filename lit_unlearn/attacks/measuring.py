@@ -2,14 +2,14 @@
 
 import inspect
 import math
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_unlearn.attacks.base import Attack, WrongResultError, evaluated, isolated
+from lit_unlearn.attacks.base import Attack, WrongResultError
+from lit_unlearn.attacks.kept import Found, accuracies_of, found_by
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.errors import RAISED, UsageError, first_line
 from lit_unlearn.quiet import tell_progress
@@ -32,10 +32,9 @@ def measure(
             its reason; any other UsageError is let through.
         tells: whether a line says which attack is running.
     """
-    started = time.perf_counter()
-    with isolated():
-        found.metrics.update(target.accuracies(lambda batch: batch.logits))
-    found.seconds[TITLE] = time.perf_counter() - started
+    own = accuracies_of(target)
+    found.metrics.update(own.result.numbers)
+    _note(TITLE, own, found)
     for number, attack in enumerate(attacks, start=1):
         if tells and not attack.lacks(target):
             tell_progress(f"Attacking the model ({number} of {len(attacks)}): {attack.title}")
@@ -73,8 +72,8 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     if reason := attack.lacks(target):
         found.skipped[attack.title] = reason
         return
-    started = time.perf_counter()
-    result = evaluated(attack, target)
+    new = found_by(attack, target)
+    result = new.result
     numbers = {f"{attack.title}/{name}": value for name, value in result.numbers.items()}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     found.attacks.update(finite)
@@ -82,4 +81,11 @@ def run_attack(attack: Attack, target: Target, found: Measurement) -> None:
     found.artifacts.update({f"{attack.title}/{name}": artifact for name, artifact in result.artifacts.items()})
     if undefined := [name for name in numbers if name not in finite]:
         found.skipped[attack.title] = f"undefined: {', '.join(undefined)}"
-    found.seconds[attack.title] = time.perf_counter() - started
+    _note(attack.title, new, found)
+
+
+def _note(title: str, new: Found, found: Measurement) -> None:
+    """How long it took, and whether an earlier run has measured it."""
+    found.seconds[title] = new.seconds
+    if new.measured:
+        found.kept[title] = new.measured

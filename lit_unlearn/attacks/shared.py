@@ -1,18 +1,24 @@
 """What attacks compute once for all models of a run, such as what concerns Original alone."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from lit_unlearn.backbones.saving import content_of
 from lit_unlearn.files import replaced
+from lit_unlearn.own_code import installed_code
 
 Value = TypeVar("Value")
+
+ENDING = ".kept"
+"""Of what is kept: no file of weights, which a pool would look at."""
 
 
 class Shared:
@@ -49,21 +55,36 @@ class Shared:
             device: where the run computes, and where its processes can talk to each other.
             kept_on: where the tensors are to be; None is the device.
         """
-        return self.once(key, lambda: self._from_disk(key, make, device, kept_on or device))
+        return self.once(key, lambda: self.on_disk(key, make, device, kept_on or device))
 
-    def _from_disk(
-        self, key: str, make: Callable[[], dict[str, Tensor]], device: torch.device, kept_on: torch.device
-    ) -> dict[str, Tensor]:
+    def on_disk(self, key: str, make: Callable[[], Value], device: torch.device, kept_on: torch.device) -> Value:
+        """The same for tensors and plain values in dictionaries and lists, which are not kept in memory.
+
+        Other code makes another file: it may compute something else. A file that cannot be read is made anew; one that
+        cannot be written is a warning.
+        """
         if self.folder is None:
             return make()
-        path = self.folder / f"{key}.pt"
-        if _on_all(path.is_file(), device):
-            kept: dict[str, Tensor] = torch.load(path, map_location=kept_on, weights_only=True)
-            return kept
+        path = self.folder / f"{key}-{installed_code()[:12]}{ENDING}"
+        kept = _loaded(path, kept_on)
+        if _on_all(bool(kept), device):
+            found: Value = kept[0]
+            return found
         made = make()
-        with replaced(path) as file:
-            torch.save(made, file)
+        try:
+            with replaced(path) as file:
+                torch.save(made, file)
+        except OSError as error:
+            rank_zero_warn(f"{path} cannot be written, so that the next run computes it again: {error.strerror}")
         return made
+
+
+def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
+    """What a file holds, alone in a list; nothing where it is missing or damaged."""
+    try:
+        return [torch.load(path, map_location=kept_on, weights_only=True)]
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return []
 
 
 def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object) -> str:

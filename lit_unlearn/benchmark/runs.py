@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lit_unlearn.benchmark.given import Given, file_key
-from lit_unlearn.benchmark.own_code import own_code
 from lit_unlearn.benchmark.search_space import values_of
 from lit_unlearn.benchmark.settings import look_up, put
+from lit_unlearn.own_code import own_code
 from lit_unlearn.run_files import CHECKPOINT
 
 POOL = "evaluation.pool"
 """A list in the settings, of which each run that makes a part has a place of its own: ``evaluation.pool.0000``."""
-CACHE = "evaluation.cache"
 DEVICES = "trainer.devices"
 ANY_DEVICES = (None, "auto")
 """Values with which Lightning would take all devices, and start the whole benchmark again for each."""
@@ -88,8 +87,6 @@ class Run:
             put(settings, place, str(root / run.folder / CHECKPOINT))
         for place, there in self.given.items():
             put(settings, place, there.weights)
-        if self.subcommand == "validate" and look_up(settings, CACHE) is None:
-            put(settings, CACHE, str(root / ".cache"))
         pool = look_up(settings, POOL)
         if isinstance(pool, dict):  # a run that diverged has left no weights
             put(settings, POOL, [path for path in pool.values() if Path(path).exists()])

@@ -91,7 +91,7 @@ class Entry:
         groups = {"method": row.hyperparameters, "optimizer": row.optimizer, "backbone": row.backbone}
         groups |= {"data": row.data, "split": row.split, "run": run, "weights": row.weights, "versions": row.versions}
         seconds = {phase: f"{value:.1f} s" for phase, value in row.seconds.items()}
-        groups |= {"seconds": seconds}
+        groups |= {"seconds": seconds, "measured by an earlier run": row.kept}
         return {name: found for name, values in groups.items() if (found := dict(_flat(values)))}
 
 

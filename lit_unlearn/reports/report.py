@@ -258,6 +258,5 @@ def _callbacks(trainer: Trainer) -> list[Any]:
 
 def _fields(found: Measurement) -> dict[str, Any]:
     """The fields of a row that a measurement fills."""
-    return {
-        name: getattr(found, name) for name in ("metrics", "attacks", "skipped", "seconds", "images_seen", "weights")
-    }
+    names = ("metrics", "attacks", "skipped", "seconds", "kept", "images_seen", "weights")
+    return {name: getattr(found, name) for name in names}

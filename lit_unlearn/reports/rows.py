@@ -46,7 +46,7 @@ FORGOTTEN = (
 )
 """Accuracies on what must be forgotten; the first that a row knows decides."""
 
-_LATER = {"flags"}
+_LATER = {"flags", "kept"}
 """Fields that rows of earlier versions of this package lack; they are empty there."""
 
 _OF_BENCHMARK = {"key", "scenario", "experiment", "seeds"}
@@ -83,7 +83,8 @@ class Row:
         attacks: ``"<attack>/<quantity>"`` → value, such as ``"recovery/hr/test_forget_acc"``.
         skipped: attack → why it could not run.
         curves: logged quantity → list of ``[epoch, value]``.
-        seconds: phase or attack → wall-clock seconds.
+        seconds: phase or attack → wall-clock seconds, of an attack in the run that measured it.
+        kept: of a reference model: attack → when an earlier run measured it, whose numbers were taken over.
         images_seen: images in the batches of unlearning, each as often as it came.
         epochs: epochs of unlearning that were run.
         batch_size: samples of a step: ``per_device``, ``forget_per_device``, and ``global``, over all devices and
@@ -119,6 +120,7 @@ class Row:
     skipped: dict[str, str] = field(default_factory=dict)
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
     images_seen: int | None = None
     epochs: int | None = None
     batch_size: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lit_unlearn.attacks.pool import ENDINGS
 from lit_unlearn.attacks.shared import Shared, fingerprint
 
 CPU = torch.device("cpu")
@@ -26,10 +27,32 @@ def test_tensors_are_kept_in_a_folder_for_the_runs_after_and_in_memory_without_o
         shared = Shared(tmp_path / "new" / "folder")
         assert torch.equal(shared.tensors("key", make, CPU)["x"], torch.arange(3.0))
     assert len(made) == 1
-    assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == ["key.pt"]
+    (file,) = (tmp_path / "new" / "folder").iterdir()
+    assert file.name.startswith("key-")
+    assert file.suffix not in ENDINGS, "a pool would take it for weights"
     for _ in range(2):
         Shared().tensors("key", make, CPU)
     assert len(made) == 3
+
+
+def test_a_damaged_file_is_made_anew_and_other_code_makes_another(tmp_path, monkeypatch):
+    make = lambda: {"x": torch.ones(1), "notes": ["text", 1.5]}  # noqa: E731
+    Shared(tmp_path).tensors("a", make, CPU)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
+        file.write_bytes(damaged)
+        assert Shared(tmp_path).tensors("a", make, CPU) == make()
+        assert len(file.read_bytes()) == len(whole)
+    monkeypatch.setattr("lit_unlearn.attacks.shared.installed_code", lambda: "another version")
+    assert Shared(tmp_path).tensors("a", lambda: {"x": torch.zeros(1)}, CPU)["x"] == 0
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_costs_the_next_run_time_and_this_one_nothing(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.warns(UserWarning, match=r"taken/a-.*\.kept cannot be written, so that the next run computes it again"):
+        assert Shared(tmp_path / "taken").tensors("a", lambda: {"x": 1}, CPU) == {"x": 1}
 
 
 def test_where_another_process_lacks_the_file_all_compute(tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
-"""What names the code of classes of the user's own that settings mention, so that a changed one is run again."""
+"""What names the code that a result depends on, so that what was computed with other code is computed again."""
 
 import ast
 import hashlib
 import importlib.util
 import io
+import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 _PLACES = ("class_path", "network")
 """Settings that may hold the import path of a class."""
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parent
 _UNSEEN = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
 
 
@@ -25,7 +26,12 @@ def own_code(settings: Mapping[str, Any]) -> dict[str, str]:
     Comments and empty lines do not count. Neither do installed packages, nor modules that are imported by a computed
     name.
     """
-    waiting = {path.rpartition(".")[0] for path in _class_paths(settings)} - {""}
+    return code_of(path.rpartition(".")[0] for path in _class_paths(settings))
+
+
+def code_of(modules: Iterable[str]) -> dict[str, str]:
+    """The same of modules by name."""
+    waiting = set(modules) - {""}
     found: dict[str, str | None] = {}
     while waiting:
         module = waiting.pop()
@@ -36,6 +42,16 @@ def own_code(settings: Mapping[str, Any]) -> dict[str, str]:
             found[module], imported = _read(file, package, (stat := file.stat()).st_size, stat.st_mtime_ns)
             waiting |= (imported | {above}) - found.keys() - {""}
     return {module: key for module, key in sorted(found.items()) if key is not None}
+
+
+@cache
+def installed_code() -> str:
+    """What names the code of this package, and which version each installed package has."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update("\n".join(sorted({path.name for place in _INSTALLED for path in place.glob("*.*-info")})).encode())
+    return digest.hexdigest()
 
 
 def _class_paths(settings: Any) -> Iterator[str]:

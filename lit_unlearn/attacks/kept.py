@@ -1,0 +1,205 @@
+"""What is found of a reference model, kept for the runs after this one that compare with the same.
+
+It is kept under a key that names all it depends on: the weights and answers of the networks, the images, the attack
+with its options, the models of the pool, and the code of this package, of the user's own classes and of what is
+installed. Where one of them has no name, such as an attack that was defined in a notebook, nothing is kept.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
+from lit_unlearn.attacks.base import Attack, evaluated, isolated
+from lit_unlearn.attacks.encoded import rank_and_world
+from lit_unlearn.attacks.images import split_fingerprint
+from lit_unlearn.attacks.pool import Pool
+from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.backbones.saving import content_of, tensors_sha256
+from lit_unlearn.files import file_sha256
+from lit_unlearn.own_code import code_of
+from lit_unlearn.results import AttackResult
+from lit_unlearn.seed import run_seed
+
+_ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageGrid, PointMap)}
+
+_OF_LIGHTNING = ("log", "log_dict")
+"""What Lightning gives every callback of a run: methods of the module."""
+
+
+class _NamelessError(Exception):
+    """Something that a result depends on cannot be named."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of a model.
+
+    Attributes:
+        result: numbers, notes and artifacts.
+        seconds: how long it took when it was computed.
+        measured: when an earlier run computed it, as ISO time in UTC; empty where this run has.
+    """
+
+    result: AttackResult
+    seconds: float
+    measured: str = ""
+
+
+def accuracies_of(target: Target) -> Found:
+    """The model's own accuracy on each split."""
+    return _once(target, None, lambda: AttackResult(target.accuracies(lambda batch: batch.logits)))
+
+
+def found_by(attack: Attack, target: Target) -> Found:
+    """What an attack finds of a model.
+
+    Raises:
+        WrongResultError: as :func:`~lit_unlearn.attacks.base.evaluated`.
+    """
+    return _once(target, attack, partial(evaluated, attack, target))
+
+
+def _once(target: Target, attack: Attack | None, make: Callable[[], AttackResult]) -> Found:
+    """Computes it; of a reference model only where no earlier run has."""
+    now: list[Found] = []
+
+    def computed() -> Mapping[str, Any]:
+        started = perf_counter()
+        with isolated():
+            result = make()
+        now.append(Found(result, perf_counter() - started))
+        return _written(now[0])
+
+    key = _key(target, attack)
+    if key is None:
+        computed()
+        return now[0]
+    kept = target.shared.on_disk(f"found-{key}", computed, target.device, torch.device("cpu"))
+    return now[0] if now else _read(kept)
+
+
+def _written(found: Found) -> dict[str, Any]:
+    """It in values that torch reads without running code."""
+    artifacts = {
+        name: (type(artifact).__name__, {each.name: _plain(getattr(artifact, each.name)) for each in fields(artifact)})
+        for name, artifact in found.result.artifacts.items()
+    }
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    numbers, notes = dict(found.result.numbers), dict(found.result.notes)
+    return {"numbers": numbers, "notes": notes, "artifacts": artifacts, "seconds": found.seconds, "measured": when}
+
+
+def _plain(value: Any) -> Any:
+    """Tensors on the CPU, and any sequence as a list."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    return value if isinstance(value, str) else [_plain(each) for each in value]
+
+
+def _read(kept: Mapping[str, Any]) -> Found:
+    artifacts = {name: _ARTIFACTS[kind](**given) for name, (kind, given) in kept["artifacts"].items()}
+    return Found(AttackResult(kept["numbers"], kept["notes"], artifacts), kept["seconds"], kept["measured"])
+
+
+def _key(target: Target, attack: Attack | None) -> str | None:
+    """What names all that an attack's result, or None for the accuracies, depends on; None where nothing is kept."""
+    if target.subject == "unlearned" or target.shared.folder is None:
+        return None
+    try:
+        with isolated():
+            parts = [target.subject, _named(attack), _surroundings(target)]
+            parts += [_network(target, each) for each in (target.model, target.original, target.retrain)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    except _NamelessError:
+        return None
+
+
+def _named(value: object) -> Any:
+    """A value in JSON's own types, told from all others: plain values, and attacks and their parts by their options."""
+    if isinstance(value, str | Path):
+        return [str(value), _content(value)]
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return ["float", str(value)]
+    if isinstance(value, Mapping):
+        return {"items": [[_named(key), _named(each)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    if isinstance(value, Attack) or _is_ours(value):
+        options = {name: each for name, each in sorted(vars(value).items()) if name not in _OF_LIGHTNING}
+        return [_class(type(value)), {name: _named(each) for name, each in options.items()}, _drawn(value)]
+    raise _NamelessError(value)
+
+
+def _content(name: str | Path) -> str | None:
+    """What names the content of a file that an option may name; None where there is no such file."""
+    try:
+        return file_sha256(name) if Path(name).is_file() else None
+    except (OSError, ValueError):  # a text that no file can have as its name
+        return None
+
+
+def _class(kind: type) -> Any:
+    """A class with its code; that of installed packages and of this one is named for all at once."""
+    if kind.__module__ == "__main__":
+        raise _NamelessError(kind)
+    return [kind.__module__, kind.__qualname__, code_of([kind.__module__])]
+
+
+def _is_ours(value: object) -> bool:
+    return type(value).__module__.startswith("lit_unlearn.")
+
+
+def _drawn(value: object) -> Any:
+    """What an attack may draw from: this package's have generators of their own, the user's may take torch's."""
+    if _is_ours(value):
+        return None
+    return [run_seed(), hashlib.sha256(content_of(torch.get_rng_state())).hexdigest()]
+
+
+def _surroundings(target: Target) -> Any:
+    """What is the same for all models and attacks of a run: data, pool, device and precision."""
+    return target.shared.once(("surroundings",), lambda: _named_surroundings(target))
+
+
+def _named_surroundings(target: Target) -> Any:
+    data, device = target.data, target.device
+    samples = {split: _samples(target, split) for split in data.split_names}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    known = [samples, list(data.class_names), target.num_classes, name, torch.get_float32_matmul_precision()]
+    return [*known, list(rank_and_world()), target.pool and _pool(target.pool)]
+
+
+def _pool(pool: Pool) -> Any:
+    """The models of a pool by their content, in order, wherever they lie and whichever method the run has."""
+    return [[file_sha256(file) for file in files] for files in (pool.retrains, pool.originals, pool.unlearned)]
+
+
+def _samples(target: Target, split: str) -> str:
+    """A key of the images and labels of a split."""
+    return target.shared.once(("samples", split), lambda: split_fingerprint(target.data, split, target.device))
+
+
+def _network(target: Target, model: EncodedData | None) -> Any:
+    """A network by its layers, code and weights, and by what it answers to the first images."""
+    return None if model is None else target.shared.once(("network", model.key), lambda: _named_network(model))
+
+
+def _named_network(model: EncodedData) -> Any:
+    backbone = model.backbone
+    kinds = {type(module) for module in backbone.modules()}
+    code = sorted(json.dumps(_class(kind)) for kind in kinds)
+    first = next(iter(model.batches(model.data.split_names[0])), None)
+    answers = [] if first is None else [content_of(each) for each in (first.logits, *first.stages.values())]
+    answered = hashlib.sha256(b"".join(answers)).hexdigest()
+    return [repr(backbone), code, tensors_sha256(backbone.state_dict()), answered]
