@@ -125,6 +125,7 @@ def test_without_a_cache_nothing_is_kept(world, tmp_path):
         "image",
         "label",
         "classes",
+        "names",
         "option",
         "file",
         "pool",
@@ -153,6 +154,8 @@ def test_whatever_a_result_depends_on_makes_another(world, make_data, make_backb
         images.test_images[0, 0, 0, 0] ^= 1
     if change == "label":
         images.train_labels[[0, 4, 1, 5]] = images.train_labels[[1, 5, 0, 4]]
+    if change == "names":
+        images.class_names[0] = "fly"
     if change == "classes":
         data = make_data(classes=[1])
     if change == "option":
