@@ -6,7 +6,6 @@ an interrupted training leaves nothing.
 """
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -28,12 +27,12 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.methods.networks import FRESH
+from lit_unlearn.own_code import code_of
 from lit_unlearn.run_files import RETRAIN_SETTINGS
 from lit_unlearn.shipped import read_config
 
 WEIGHTS = "retrain.pt"
 _SHOWN = ("enable_progress_bar", "enable_model_summary")
-_LIBRARIES = ("lit_unlearn", "torch", "torchvision", "timm")
 _OF_ONE_PROCESS = {
     "devices": 1,
     "num_nodes": 1,
@@ -72,15 +71,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         built = parser.instantiate_classes(parsed)
         if type(built.model) is not Retrain:
             raise UsageError(f"evaluation.retrain: {config} is of {type(built.model).__name__}, but must be of Retrain")
-        split = built.data.split
-        told = without_options(json.loads(parser.dump(parsed, format="json")))
-        resolved = {**told, "seed_everything": seed, "split": split.left_out}
-        resolved |= {"images": built.data.train_sha256, "network": _code_of(built.model.backbone)}
-        if "weights" in resolved["model"]["init_args"]:
-            resolved["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
-        for name in _SHOWN:
-            resolved["trainer"].pop(name, None)  # what is null is left out of the dump
-        text = json.dumps(resolved, indent=1, sort_keys=True)
+        text = _described(json.loads(parser.dump(parsed, format="json")), built, seed)
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
         if not trains and not path.exists():
             raise UsageError(
@@ -97,24 +88,32 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
                 built.trainer.fit(built.model, datamodule=built.data)
                 if built.model.diverged:
                     raise UsageError(f"evaluation.retrain: {config} diverged: {built.model.diverged}")
-                write_atomically(path.parent / RETRAIN_SETTINGS, text + "\n")
-                cost = {"seconds": built.model.seconds, "images_seen": built.model.images_seen}
-                save_weights(built.model.backbone, path, {**built.model.provenance(), **cost})
+                _save(built.model, path, text)
     return path
+
+
+def _described(dumped: dict[str, Any], built: Namespace, seed: int) -> str:
+    """All that decides the weights, as text whose hash names them; it is kept beside them."""
+    found = {**without_options(dumped), "seed_everything": seed, "split": built.data.split.left_out}
+    found |= {"images": built.data.train_sha256, "network": _code_of(built.model.backbone)}
+    if "weights" in found["model"]["init_args"]:
+        found["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
+    for name in _SHOWN:
+        found["trainer"].pop(name, None)  # what is null is left out of the dump
+    return json.dumps(found, indent=1, sort_keys=True)
+
+
+def _save(module: Retrain, path: Path, text: str) -> None:
+    """Writes the settings, and at last the weights, which say how much their training cost."""
+    write_atomically(path.parent / RETRAIN_SETTINGS, text + "\n")
+    cost = {"seconds": module.seconds, "images_seen": module.images_seen}
+    save_weights(module.backbone, path, {**module.provenance(), **cost})
 
 
 def _code_of(network: nn.Module) -> str:
     """A hash of what a network is made of: its layers, and the code of those classes that are the user's own."""
-    classes = {type(module) for module in network.modules()}
-    own = [each for each in classes if each.__module__.partition(".")[0] not in _LIBRARIES]
-    return hashlib.sha256("\n".join([repr(network), *sorted(map(_source_of, own))]).encode()).hexdigest()
-
-
-def _source_of(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # from a prompt
-        return kind.__qualname__
+    own = code_of({type(module).__module__ for module in network.modules()})
+    return hashlib.sha256("\n".join([repr(network), *own.values()]).encode()).hexdigest()
 
 
 def _check_readable(path: Path) -> None:

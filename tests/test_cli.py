@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import itertools
 import json
-import linecache
 import logging
 import os
 import signal
@@ -590,10 +589,11 @@ def test_a_retrain_of_other_images_or_of_a_changed_network_is_trained_anew(
     tmp_path: Path, retrain_config: Path, own_modules: Callable[[str, str], None]
 ) -> None:
     code = (
-        "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "from own_scale import scaled\nfrom torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
-        "    def forward(self, images):\n        return super().forward(images * 1)\n"
+        "    def forward(self, images):\n        return super().forward(scaled(images))\n"
     )
+    own_modules("own_scale", scale := "def scaled(images):\n    return images * 1\n")
     images = tmp_path / "images"
     for part, shade in itertools.product(("train", "test"), range(40)):
         path = images / part / str(shade % 10) / f"{shade}.png"
@@ -612,16 +612,17 @@ def test_a_retrain_of_other_images_or_of_a_changed_network_is_trained_anew(
 
     def stored(code: str) -> str:
         own_modules("own_code", code)
-        linecache.clearcache()
         importlib.reload(importlib.import_module("own_code"))
         return str(retrained(str(retrain_config), run, tmp_path / "kept"))
 
     first = stored(code)
     Image.new("L", (8, 8), 200).save(images / "test/3/3.png")
     assert stored(code) == first, "it was not trained on test images"
-    changed = stored(code.replace("images * 1", "images * 10"))
+    changed = stored(code.replace("scaled(images)", "scaled(images) * 10"))
+    own_modules("own_scale", scale.replace("* 1", "* 20"))
+    imported = stored(code)
     Image.new("L", (8, 8), 200).save(images / "train/3/3.png")
-    assert len({first, changed, stored(code)}) == 3
+    assert len({first, changed, imported, stored(code)}) == 4
 
 
 def test_a_retrain_starts_from_the_weights_that_the_original_was_fine_tuned_from(
