@@ -20,12 +20,11 @@ import torch
 from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
 from lit_unlearn.attacks.base import Attack, evaluated, isolated
 from lit_unlearn.attacks.encoded import rank_and_world
-from lit_unlearn.attacks.images import split_fingerprint
+from lit_unlearn.attacks.fingerprint import NamelessError, class_key, network_key, samples_key
 from lit_unlearn.attacks.pool import Pool
-from lit_unlearn.attacks.target import EncodedData, Target
-from lit_unlearn.backbones.saving import content_of, tensors_sha256
+from lit_unlearn.attacks.target import Target
+from lit_unlearn.backbones.saving import content_of
 from lit_unlearn.files import file_sha256
-from lit_unlearn.own_code import code_of
 from lit_unlearn.results import AttackResult
 from lit_unlearn.seed import run_seed
 
@@ -33,10 +32,6 @@ _ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageG
 
 _OF_LIGHTNING = ("log", "log_dict")
 """What Lightning gives every callback of a run: methods of the module."""
-
-
-class _NamelessError(Exception):
-    """Something that a result depends on cannot be named."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +67,17 @@ def _once(target: Target, attack: Attack | None, make: Callable[[], AttackResult
     """Computes it; of a reference model only where no earlier run has."""
     now: list[Found] = []
 
-    def computed() -> Mapping[str, Any]:
+    def computed() -> Found:
         started = perf_counter()
         with isolated():
             result = make()
         now.append(Found(result, perf_counter() - started))
-        return _written(now[0])
+        return now[0]
 
     key = _key(target, attack)
     if key is None:
-        computed()
-        return now[0]
-    kept = target.shared.on_disk(f"found-{key}", computed, target.device, torch.device("cpu"))
+        return computed()
+    kept = target.shared.on_disk(key, lambda: _written(computed()), target.device, torch.device("cpu"))
     return now[0] if now else _read(kept)
 
 
@@ -117,9 +111,10 @@ def _key(target: Target, attack: Attack | None) -> str | None:
     try:
         with isolated():
             parts = [target.subject, _named(attack), _surroundings(target)]
-            parts += [_network(target, each) for each in (target.model, target.original, target.retrain)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    except _NamelessError:
+            networks = target.model, target.original, target.retrain
+            parts += [each and network_key(target, each) for each in networks]
+        return f"found-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}"
+    except NamelessError:
         return None
 
 
@@ -137,8 +132,8 @@ def _named(value: object) -> Any:
         return [_named(each) for each in value]
     if isinstance(value, Attack) or _is_ours(value):
         options = {name: each for name, each in sorted(vars(value).items()) if name not in _OF_LIGHTNING}
-        return [_class(type(value)), {name: _named(each) for name, each in options.items()}, _drawn(value)]
-    raise _NamelessError(value)
+        return [class_key(type(value)), {name: _named(each) for name, each in options.items()}, _drawn(value)]
+    raise NamelessError(value)
 
 
 def _content(name: str | Path) -> str | None:
@@ -147,13 +142,6 @@ def _content(name: str | Path) -> str | None:
         return file_sha256(name) if Path(name).is_file() else None
     except (OSError, ValueError):  # a text that no file can have as its name
         return None
-
-
-def _class(kind: type) -> Any:
-    """A class with its code; that of installed packages and of this one is named for all at once."""
-    if kind.__module__ == "__main__":
-        raise _NamelessError(kind)
-    return [kind.__module__, kind.__qualname__, code_of([kind.__module__])]
 
 
 def _is_ours(value: object) -> bool:
@@ -174,7 +162,7 @@ def _surroundings(target: Target) -> Any:
 
 def _named_surroundings(target: Target) -> Any:
     data, device = target.data, target.device
-    samples = {split: _samples(target, split) for split in data.split_names}
+    samples = {split: samples_key(target, split) for split in data.split_names}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     known = [samples, list(data.class_names), target.num_classes, name, torch.get_float32_matmul_precision()]
     return [*known, list(rank_and_world()), target.pool and _pool(target.pool)]
@@ -183,23 +171,3 @@ def _named_surroundings(target: Target) -> Any:
 def _pool(pool: Pool) -> Any:
     """The models of a pool by their content, in order, wherever they lie and whichever method the run has."""
     return [[file_sha256(file) for file in files] for files in (pool.retrains, pool.originals, pool.unlearned)]
-
-
-def _samples(target: Target, split: str) -> str:
-    """A key of the images and labels of a split."""
-    return target.shared.once(("samples", split), lambda: split_fingerprint(target.data, split, target.device))
-
-
-def _network(target: Target, model: EncodedData | None) -> Any:
-    """A network by its layers, code and weights, and by what it answers to the first images."""
-    return None if model is None else target.shared.once(("network", model.key), lambda: _named_network(model))
-
-
-def _named_network(model: EncodedData) -> Any:
-    backbone = model.backbone
-    kinds = {type(module) for module in backbone.modules()}
-    code = sorted(json.dumps(_class(kind)) for kind in kinds)
-    first = next(iter(model.batches(model.data.split_names[0])), None)
-    answers = [] if first is None else [content_of(each) for each in (first.logits, *first.stages.values())]
-    answered = hashlib.sha256(b"".join(answers)).hexdigest()
-    return [repr(backbone), code, tensors_sha256(backbone.state_dict()), answered]

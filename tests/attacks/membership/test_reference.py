@@ -15,6 +15,7 @@ from lit_unlearn.attacks.membership.likelihood_ratio import lira_offline, rmia_o
 from lit_unlearn.attacks.membership.signals import HELD_OUT_NUMBERS, Scores, held_out_attack, margin
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import EncodedData
+from lit_unlearn.backbones import ResNet8
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune
@@ -209,10 +210,12 @@ def test_the_answers_of_references_are_kept_for_other_runs_by_weights_and_sample
     given = answers.answers_of
     monkeypatch.setattr(answers, "answers_of", lambda *a: passes.append(a) or given(*a))
 
-    def ask(file, classes=(0, 1)):
+    def ask(file, classes=(0, 1), code=ResNet8):
         data = make_data(classes=list(classes))
         data.setup("fit")
-        model = EncodedData(make_backbone().eval(), data, torch.device("cpu"))
+        backbone = make_backbone().eval()
+        backbone.__class__ = code
+        model = EncodedData(backbone, data, torch.device("cpu"))
         target = Target(model, None, data, 4, shared=Shared(tmp_path / "cache"))
         return answers_of_file(target, file, ["forget", "test_retain"])
 
@@ -223,6 +226,18 @@ def test_the_answers_of_references_are_kept_for_other_runs_by_weights_and_sample
     assert len(passes) == 4
     ask(references[0], classes=[0, 2])
     assert len(passes) == 6
+
+    class Otherwise(ResNet8):  # of the same layers and weights
+        def taps(self, images, *given):
+            return super().taps(1 - images, *given)
+
+    assert not torch.equal(ask(references[0], code=Otherwise)["forget"].phi, first["forget"].phi)
+    assert len(passes) == 8
+    monkeypatch.setattr(Otherwise, "__module__", "__main__")
+    ask(references[0], code=Otherwise)
+    assert len(passes) == 10, "code of a notebook has no name"
+    ask(references[0], code=Otherwise)
+    assert len(passes) == 12
 
 
 def test_processes_agree_on_what_is_kept_where_the_run_computes(
