@@ -69,6 +69,19 @@ def test_every_public_name_is_offered_and_each_once() -> None:
         _ = lu.no_such_name
 
 
+def test_what_is_found_of_references_is_kept_for_the_next_call(
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+) -> None:
+    common: dict[str, Any] = {"attacks": [lu.HeadRecovery()], "retrain": Plain(), "cache": tmp_path / "kept", **QUIET}
+    first = lu.unlearn(plain, make_data(), "FineTune", max_epochs=1, **common)
+    again = lu.unlearn(plain, make_data(), "GradientAscent", max_epochs=1, **common)
+    audited = lu.audit(again.network, make_data(), original=plain, **common)
+    for result, kept in ((first, False), (again, True), (audited, True)):
+        assert [row.method for row in result.rows[:2]] == ["Original", "Retrain"]
+        assert [bool(row.kept) for row in result.rows] == [kept, kept, False]
+        assert [row.attacks for row in result.rows[:2]] == [row.attacks for row in first.rows[:2]]
+
+
 def test_the_import_alone_loads_neither_torch_nor_lightning() -> None:
     program = "import sys, lit_unlearn; print([n for n in ('torch', 'lightning', 'numpy') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

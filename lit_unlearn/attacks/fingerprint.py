@@ -8,9 +8,11 @@ from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.saving import content_of, tensors_sha256
 from lit_unlearn.own_code import code_of
 
+_NOTEBOOK = "__main__"
+
 
 class NamelessError(Exception):
-    """Something that a result depends on cannot be named."""
+    """Something that a result depends on, such as an attack that a notebook defines, cannot be named."""
 
 
 def class_key(kind: type) -> str:
@@ -19,7 +21,7 @@ def class_key(kind: type) -> str:
     Raises:
         NamelessError: for a class of a notebook or script, whose code is in no module.
     """
-    if kind.__module__ == "__main__":
+    if kind.__module__ == _NOTEBOOK:
         raise NamelessError(kind)
     return json.dumps([kind.__module__, kind.__qualname__, code_of([kind.__module__])])
 
@@ -30,10 +32,9 @@ def samples_key(target: Target, split: str) -> str:
 
 
 def network_key(target: Target, model: EncodedData) -> str:
-    """What names a network of a run: its layers, code and weights, and what it answers to the first images.
+    """What names a network of a run: its layers, weights and code, and what it answers to the first images.
 
-    Raises:
-        NamelessError: as :func:`class_key`.
+    The code of a class of a notebook is in no module: the answers alone tell what it computes.
     """
     return target.shared.once(("network", model.key), lambda: _network_key(model))
 
@@ -41,7 +42,8 @@ def network_key(target: Target, model: EncodedData) -> str:
 def _network_key(model: EncodedData) -> str:
     backbone = model.backbone
     digest = hashlib.sha256(repr(backbone).encode())
-    for key in sorted({class_key(type(module)) for module in backbone.modules()}):
+    kinds = {type(module) for module in backbone.modules()}
+    for key in sorted(class_key(kind) for kind in kinds if kind.__module__ != _NOTEBOOK):
         digest.update(key.encode())
     digest.update(tensors_sha256(backbone.state_dict()).encode())
     first = next(iter(model.batches(model.data.split_names[0])), None)

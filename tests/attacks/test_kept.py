@@ -220,8 +220,11 @@ class Scaled(nn.Module):
         return self.fc(self.flat(x) * self.scale)
 
 
-def test_a_network_is_named_by_what_it_answers_too(world):
-    for scale in (1, 2):
+@pytest.mark.parametrize("module", [__name__, "__main__"])
+def test_a_network_is_named_by_what_it_answers_too(world, monkeypatch, module):
+    """Also one of a notebook, whose code is in no file."""
+    monkeypatch.setattr(Scaled, "__module__", module)
+    for scale in (1, 2, 1):
         networks = {name: Custom(Scaled(scale), in_channels=1) for name in ("original", "retrain", "unlearned")}
         found_by(Counts(), world(**networks))
     assert Counts.runs == 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_unlearn.attacks.encoded import Encoded
-from lit_unlearn.attacks.fingerprint import NamelessError, network_key, samples_key
+from lit_unlearn.attacks.fingerprint import network_key, samples_key
 from lit_unlearn.attacks.membership.signals import margin
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.saving import tensors_sha256
@@ -70,10 +70,7 @@ def _known(target: Target, file: str, splits: Sequence[str]) -> _Known:
 
 def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
     """The answers to a split, from the cache by the weights and the samples, or by a pass."""
-    try:
-        key = f"answers-{network_key(target, encoded)}-{samples_key(target, split)}"
-    except NamelessError:
-        return answers_of(encoded, [split])[split]
+    key = f"answers-{network_key(target, encoded)}-{samples_key(target, split)}"
     kept = target.shared.on_disk(
         key, lambda: answers_of(encoded, [split])[split]._asdict(), target.device, torch.device("cpu")
     )
