@@ -1,14 +1,22 @@
 """What names networks, images and classes, so that what was found of them can be kept from run to run."""
 
+import copy
 import hashlib
 import json
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
 
 from lit_unlearn.attacks.images import split_fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
+from lit_unlearn.backbones.backbone import FEATURES
+from lit_unlearn.backbones.memory_format import set_memory_format
 from lit_unlearn.backbones.saving import content_of, tensors_sha256
 from lit_unlearn.own_code import code_of
 
 _NOTEBOOK = "__main__"
+_ASKED = 8
 
 
 class NamelessError(Exception):
@@ -46,7 +54,16 @@ def _network_key(model: EncodedData) -> str:
     for key in sorted(class_key(kind) for kind in kinds if kind.__module__ != _NOTEBOOK):
         digest.update(key.encode())
     digest.update(tensors_sha256(backbone.state_dict()).encode())
-    first = next(iter(model.batches(model.data.split_names[0])), None)
-    for answer in () if first is None else (first.logits, *first.stages.values()):
+    for answer in _answers(model):
         digest.update(content_of(answer))
     return digest.hexdigest()[:32]
+
+
+@torch.no_grad()
+def _answers(model: EncodedData) -> Iterator[Tensor]:
+    """Stages and logits of a few images, computed alike whatever device, precision and memory format the run has."""
+    network = copy.deepcopy(model.backbone).cpu().float()
+    set_memory_format(network, "contiguous")
+    for images, _ in model.data.evaluation_batches(model.data.split_names[0], torch.device("cpu"), most=_ASKED):
+        tapped = network.taps(images, [*network.stages, FEATURES])
+        yield from (*tapped.values(), network.head(tapped[FEATURES]))

@@ -18,6 +18,7 @@ from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.shared import Shared
 from lit_unlearn.attacks.target import frozen_backbone, make_targets
 from lit_unlearn.backbones import Custom
+from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_format
 from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.methods import FineTune, GradientAscent
 from lit_unlearn.named import listed_attacks
@@ -228,6 +229,17 @@ def test_a_network_is_named_by_what_it_answers_too(world, monkeypatch, module):
         networks = {name: Custom(Scaled(scale), in_channels=1) for name in ("original", "retrain", "unlearned")}
         found_by(Counts(), world(**networks))
     assert Counts.runs == 2
+
+
+def test_the_memory_format_which_a_probe_chooses_makes_no_other(world):
+    """It changes numbers by rounding alone, and may differ from run to run."""
+    for name in ("contiguous", "channels_last"):
+        target = world()
+        for model in (target.model, target.original):
+            set_memory_format(model.backbone, name)
+            assert memory_format_of(model.backbone) == name
+        found_by(Counts(), target)
+    assert Counts.runs == 1
 
 
 def test_what_raises_is_not_kept(world, monkeypatch):
