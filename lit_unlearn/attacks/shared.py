@@ -10,7 +10,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch import distributed as dist
+from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_unlearn.attacks.encoded import rank_and_world
 from lit_unlearn.backbones.saving import content_of
 from lit_unlearn.files import replaced
 from lit_unlearn.own_code import installed_code
@@ -50,7 +52,7 @@ class Shared:
         """The same for tensors by name, also from the folder.
 
         Args:
-            key: a name for a file.
+            key: a name for a file, such as ``inversion-12ab``.
             make: computes them, where they are to be; on several processes all compute, unless all find the file.
             device: where the run computes, and where its processes can talk to each other.
             kept_on: where the tensors are to be; None is the device.
@@ -61,16 +63,19 @@ class Shared:
         """The same for tensors and plain values in dictionaries and lists, which are not kept in memory.
 
         Other code makes another file: it may compute something else. A file that cannot be read is made anew; one that
-        cannot be written is a warning.
+        cannot be written is a warning. Of several processes one writes, and all read, though the key of each may be of
+        what it has of the data: they must begin alike, up to the first hyphen.
         """
         if self.folder is None:
             return make()
-        path = self.folder / f"{key}-{installed_code()[:12]}{ENDING}"
+        path = self.folder / f"{_of_all(key, device)}-{installed_code()[:12]}{ENDING}"
         kept = _loaded(path, kept_on)
         if _on_all(bool(kept), device):
             found: Value = kept[0]
             return found
         made = make()
+        if rank_and_world()[0] > 0:
+            return made
         try:
             with replaced(path) as file:
                 torch.save(made, file)
@@ -96,9 +101,19 @@ def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object
     return digest.hexdigest()
 
 
+def _of_all(key: str, device: torch.device) -> str:
+    """One key for those of all processes."""
+    if rank_and_world()[1] == 1:
+        return key
+    own = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    every = gather_all_tensors(torch.tensor(list(own), dtype=torch.uint8, device=device))
+    whole = hashlib.blake2b(b"".join(content_of(each) for each in every), digest_size=16)
+    return f"{key.partition('-')[0]}-{whole.hexdigest()}"
+
+
 def _on_all(flag: bool, device: torch.device) -> bool:
     """Whether a flag is set on every process; the device is one on which they can talk, with NCCL a GPU."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if rank_and_world()[1] == 1:
         return flag
     count = torch.tensor(int(flag), device=device)
     dist.all_reduce(count, op=dist.ReduceOp.MIN)

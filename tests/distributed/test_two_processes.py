@@ -188,6 +188,9 @@ def test_rows_and_checkpoints_are_written_once(one: Found, two: list[Found], fol
     assert theirs["written"] == []
     drawn = re.compile(r"\.[0-9a-f]{16}\.")
     names = [[drawn.sub(".", path).replace("runs-1", "runs-2") for path in run["written"]] for run in (alone, ours)]
+    kept = [[name for name in each if "/.cache/" in name] for each in names]  # of half of the images another name
+    assert len(kept[0]) == len(kept[1]) > 0
+    names = [[name for name in each if name not in kept[number]] for number, each in enumerate(names)]
     assert names[1] == names[0]
     assert {Path(name).name for name in names[1]} >= {
         "unlearned.ckpt",

@@ -150,7 +150,7 @@ class GradientInversion(Attack):
         problem = InversionProblem(guessed[:, None], images.new_ones(1), directions, features)
         norms = torch.cat(lengths)
         options = (self.search, self.labels, self.warm_start, self.engine, self.compile, str(images.device))
-        key = fingerprint(place.backbone, (images, labels, norms), options)
+        key = f"inversion-{fingerprint(place.backbone, (images, labels, norms), options)}"
         bound = target.shared.tensors(
             key, lambda: self.search(matching, problem, images.shape[1:])._asdict(), images.device
         )
