@@ -49,6 +49,9 @@ FORGOTTEN = (
 _LATER = {"flags", "kept"}
 """Fields that rows of earlier versions of this package lack; they are empty there."""
 
+_SELDOM = {"kept"}
+"""Fields that a file has only where they are not empty."""
+
 _OF_BENCHMARK = {"key", "scenario", "experiment", "seeds"}
 """What a row of a benchmark says of its place there, at least."""
 
@@ -247,7 +250,8 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     path = Path(path)
     documents = []
     for i, row in enumerate(rows):
-        documents.append(plain(asdict(row), strict=True, where=f"{path.name}: row {i} ({row.method})"))
+        values = {name: value for name, value in asdict(row).items() if value or name not in _SELDOM}
+        documents.append(plain(values, strict=True, where=f"{path.name}: row {i} ({row.method})"))
         _row(json.dumps(documents[-1]).encode(), f"{path.name}: row {i}")
     lines = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in documents)
     write_atomically(path, f'{{"format": "{FORMAT}", "version": {VERSION}, "rows": [\n{lines}\n]}}\n')
