@@ -1,4 +1,4 @@
-"""What names networks, images and classes, so that what was found of them can be kept from run to run."""
+"""What names networks and images, so that what was found of them can be kept from run to run."""
 
 import copy
 import hashlib
@@ -15,23 +15,10 @@ from lit_unlearn.backbones.memory_format import set_memory_format
 from lit_unlearn.backbones.saving import content_of, tensors_sha256
 from lit_unlearn.own_code import code_of
 
-_NOTEBOOK = "__main__"
+NOTEBOOK = "__main__"
+"""The module of what a notebook or a script defines, whose code is in no file that can be found."""
+
 _ASKED = 8
-
-
-class NamelessError(Exception):
-    """Something that a result depends on, such as an attack that a notebook defines, cannot be named."""
-
-
-def class_key(kind: type) -> str:
-    """What names a class of the user's own by its code; those of installed packages and of this one by their path.
-
-    Raises:
-        NamelessError: for a class of a notebook or script, whose code is in no module.
-    """
-    if kind.__module__ == _NOTEBOOK:
-        raise NamelessError(kind)
-    return json.dumps([kind.__module__, kind.__qualname__, code_of([kind.__module__])])
 
 
 def samples_key(target: Target, split: str) -> str:
@@ -50,9 +37,8 @@ def network_key(target: Target, model: EncodedData) -> str:
 def _network_key(model: EncodedData) -> str:
     backbone = model.backbone
     digest = hashlib.sha256(repr(backbone).encode())
-    kinds = {type(module) for module in backbone.modules()}
-    for key in sorted(class_key(kind) for kind in kinds if kind.__module__ != _NOTEBOOK):
-        digest.update(key.encode())
+    modules = {type(module).__module__ for module in backbone.modules()} - {NOTEBOOK}
+    digest.update(json.dumps(code_of(modules)).encode())
     digest.update(tensors_sha256(backbone.state_dict()).encode())
     for answer in _answers(model):
         digest.update(content_of(answer))

@@ -20,11 +20,12 @@ import torch
 from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
 from lit_unlearn.attacks.base import Attack, evaluated, isolated
 from lit_unlearn.attacks.encoded import rank_and_world
-from lit_unlearn.attacks.fingerprint import NamelessError, class_key, network_key, samples_key
+from lit_unlearn.attacks.fingerprint import NOTEBOOK, network_key, samples_key
 from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones.saving import content_of
 from lit_unlearn.files import file_sha256
+from lit_unlearn.own_code import code_of
 from lit_unlearn.results import AttackResult
 from lit_unlearn.seed import run_seed
 
@@ -32,6 +33,10 @@ _ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageG
 
 _OF_LIGHTNING = ("log", "log_dict")
 """What Lightning gives every callback of a run: methods of the module."""
+
+
+class _NamelessError(Exception):
+    """Something that a result depends on, such as an attack that a notebook defines, cannot be named."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def _key(target: Target, attack: Attack | None) -> str | None:
             networks = target.model, target.original, target.retrain
             parts += [each and network_key(target, each) for each in networks]
         return f"found-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}"
-    except NamelessError:
+    except _NamelessError:
         return None
 
 
@@ -132,8 +137,8 @@ def _named(value: object) -> Any:
         return [_named(each) for each in value]
     if isinstance(value, Attack) or _is_ours(value):
         options = {name: each for name, each in sorted(vars(value).items()) if name not in _OF_LIGHTNING}
-        return [class_key(type(value)), {name: _named(each) for name, each in options.items()}, _drawn(value)]
-    raise NamelessError(value)
+        return [_class(type(value)), {name: _named(each) for name, each in options.items()}, _drawn(value)]
+    raise _NamelessError(value)
 
 
 def _content(name: str | Path) -> str | None:
@@ -142,6 +147,13 @@ def _content(name: str | Path) -> str | None:
         return file_sha256(name) if Path(name).is_file() else None
     except (OSError, ValueError):  # a text that no file can have as its name
         return None
+
+
+def _class(kind: type) -> Any:
+    """A class with its code, if it is the user's own; that of installed packages and of this one is named for all."""
+    if kind.__module__ == NOTEBOOK:
+        raise _NamelessError(kind)
+    return [kind.__module__, kind.__qualname__, code_of([kind.__module__])]
 
 
 def _is_ours(value: object) -> bool:

@@ -62,7 +62,7 @@ class Shared:
     def on_disk(self, key: str, make: Callable[[], Value], device: torch.device, kept_on: torch.device) -> Value:
         """The same for tensors and plain values in dictionaries and lists, which are not kept in memory.
 
-        Other code makes another file: it may compute something else. A file that cannot be read is made anew; one that
+        Other code makes another file: it may compute something else. A file that cannot be read is replaced; one that
         cannot be written is a warning. Of several processes one writes, and all read, though the key of each may be of
         what it has of the data: they must begin alike, up to the first hyphen.
         """

@@ -70,6 +70,8 @@ def _known(target: Target, file: str, splits: Sequence[str]) -> _Known:
 
 def _kept_answers(target: Target, encoded: EncodedData, split: str) -> Answers:
     """The answers to a split, from the cache by the weights and the samples, or by a pass."""
+    if target.shared.folder is None:
+        return answers_of(encoded, [split])[split]  # a key would cost a pass over the images
     key = f"answers-{network_key(target, encoded)}-{samples_key(target, split)}"
     kept = target.shared.on_disk(
         key, lambda: answers_of(encoded, [split])[split]._asdict(), target.device, torch.device("cpu")
