@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 _PLACES = ("class_path", "network")
 """Settings that may hold the import path of a class."""
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -42,6 +44,12 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
             found[module], imported = _read(file, package, (stat := file.stat()).st_size, stat.st_mtime_ns)
             waiting |= (imported | {above}) - found.keys() - {""}
     return {module: key for module, key in sorted(found.items()) if key is not None}
+
+
+def network_code(network: nn.Module) -> str:
+    """What names a network's layers, and the code of those classes that are the user's own."""
+    own = code_of({type(module).__module__ for module in network.modules()})
+    return hashlib.sha256("\n".join([repr(network), *own.values()]).encode()).hexdigest()
 
 
 @cache

@@ -16,7 +16,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from lit_unlearn.backbones import save_weights
 from lit_unlearn.backbones.reading import read_state
@@ -27,7 +26,7 @@ from lit_unlearn.errors import UsageError
 from lit_unlearn.files import locked, write_atomically
 from lit_unlearn.methods import Retrain, UnlearnModule
 from lit_unlearn.methods.networks import FRESH
-from lit_unlearn.own_code import code_of
+from lit_unlearn.own_code import network_code
 from lit_unlearn.run_files import RETRAIN_SETTINGS
 from lit_unlearn.shipped import read_config
 
@@ -95,7 +94,7 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
 def _described(dumped: dict[str, Any], built: Namespace, seed: int) -> str:
     """All that decides the weights, as text whose hash names them; it is kept beside them."""
     found = {**without_options(dumped), "seed_everything": seed, "split": built.data.split.left_out}
-    found |= {"images": built.data.train_sha256, "network": _code_of(built.model.backbone)}
+    found |= {"images": built.data.train_sha256, "network": network_code(built.model.backbone)}
     if "weights" in found["model"]["init_args"]:
         found["model"]["init_args"]["weights"] = "the original's"  # wherever they lie
     for name in _SHOWN:
@@ -108,12 +107,6 @@ def _save(module: Retrain, path: Path, text: str) -> None:
     write_atomically(path.parent / RETRAIN_SETTINGS, text + "\n")
     cost = {"seconds": module.seconds, "images_seen": module.images_seen}
     save_weights(module.backbone, path, {**module.provenance(), **cost})
-
-
-def _code_of(network: nn.Module) -> str:
-    """A hash of what a network is made of: its layers, and the code of those classes that are the user's own."""
-    own = code_of({type(module).__module__ for module in network.modules()})
-    return hashlib.sha256("\n".join([repr(network), *own.values()]).encode()).hexdigest()
 
 
 def _check_readable(path: Path) -> None:

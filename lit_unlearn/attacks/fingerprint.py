@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterator
 
 import torch
@@ -13,10 +12,7 @@ from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.backbone import FEATURES
 from lit_unlearn.backbones.memory_format import set_memory_format
 from lit_unlearn.backbones.saving import content_of, tensors_sha256
-from lit_unlearn.own_code import code_of
-
-NOTEBOOK = "__main__"
-"""The module of what a notebook or a script defines, whose code is in no file that can be found."""
+from lit_unlearn.own_code import network_code
 
 _ASKED = 8
 
@@ -29,17 +25,14 @@ def samples_key(target: Target, split: str) -> str:
 def network_key(target: Target, model: EncodedData) -> str:
     """What names a network of a run: its layers, weights and code, and what it answers to the first images.
 
-    The code of a class of a notebook is in no module: the answers alone tell what it computes.
+    The code of a class of a notebook is in no file that can be found: the answers alone tell what it computes.
     """
     return target.shared.once(("network", model.key), lambda: _network_key(model))
 
 
 def _network_key(model: EncodedData) -> str:
-    backbone = model.backbone
-    digest = hashlib.sha256(repr(backbone).encode())
-    modules = {type(module).__module__ for module in backbone.modules()} - {NOTEBOOK}
-    digest.update(json.dumps(code_of(modules)).encode())
-    digest.update(tensors_sha256(backbone.state_dict()).encode())
+    digest = hashlib.sha256(network_code(model.backbone).encode())
+    digest.update(tensors_sha256(model.backbone.state_dict()).encode())
     for answer in _answers(model):
         digest.update(content_of(answer))
     return digest.hexdigest()[:32]

@@ -20,7 +20,7 @@ import torch
 from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
 from lit_unlearn.attacks.base import Attack, evaluated, isolated
 from lit_unlearn.attacks.encoded import rank_and_world
-from lit_unlearn.attacks.fingerprint import NOTEBOOK, network_key, samples_key
+from lit_unlearn.attacks.fingerprint import network_key, samples_key
 from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.target import Target
 from lit_unlearn.backbones.saving import content_of
@@ -30,6 +30,9 @@ from lit_unlearn.results import AttackResult
 from lit_unlearn.seed import run_seed
 
 _ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageGrid, PointMap)}
+
+_NOTEBOOK = "__main__"
+"""The module of what a notebook or a script defines, whose code is in no file that can be found."""
 
 _OF_LIGHTNING = ("log", "log_dict")
 """What Lightning gives every callback of a run: methods of the module."""
@@ -151,7 +154,7 @@ def _content(name: str | Path) -> str | None:
 
 def _class(kind: type) -> Any:
     """A class with its code, if it is the user's own; that of installed packages and of this one is named for all."""
-    if kind.__module__ == NOTEBOOK:
+    if kind.__module__ == _NOTEBOOK:
         raise _NamelessError(kind)
     return [kind.__module__, kind.__qualname__, code_of([kind.__module__])]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -90,15 +90,6 @@ def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
         return [torch.load(path, map_location=kept_on, weights_only=True)]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return []
-
-
-def fingerprint(network: nn.Module, tensors: tuple[Tensor, ...], options: object) -> str:
-    """A key made of a network's layers, weights and buffers, of tensors, and of what options print as."""
-    digest = hashlib.blake2b(f"{network!r}{options!r}".encode(), digest_size=16)
-    for name, value in [*network.state_dict().items(), *enumerate(tensors)]:
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(content_of(value))
-    return digest.hexdigest()
 
 
 def _of_all(key: str, device: torch.device) -> str:

@@ -20,6 +20,7 @@ odds against the label, which has the same direction.
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -29,14 +30,15 @@ from torch import Tensor, nn
 
 from lit_unlearn.artifacts import Artifact, ImageGrid
 from lit_unlearn.attacks.base import Attack
+from lit_unlearn.attacks.fingerprint import network_key
 from lit_unlearn.attacks.images import draw, sum_over_ranks
 from lit_unlearn.attacks.inversion.directions import NamedGradients, infer_features, infer_label, inner, unit
 from lit_unlearn.attacks.inversion.gradient_matching import EngineName, GradientMatching
 from lit_unlearn.attacks.inversion.reconstruction import mean_colour, psnr, squared_error, ssim
 from lit_unlearn.attacks.inversion.search import Found, InversionProblem, InversionSearch
-from lit_unlearn.attacks.shared import fingerprint
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.gradient_batches import gradient_batches
+from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.errors import UsageError, check_at_least, unknown
 from lit_unlearn.results import AttackResult
 
@@ -149,8 +151,10 @@ class GradientInversion(Attack):
 
         problem = InversionProblem(guessed[:, None], images.new_ones(1), directions, features)
         norms = torch.cat(lengths)
-        options = (self.search, self.labels, self.warm_start, self.engine, self.compile, str(images.device))
-        key = f"inversion-{fingerprint(place.backbone, (images, labels, norms), options)}"
+        options = (self.search, self.labels, self.warm_start, self.engine, self.compile)
+        where = (str(images.device), torch.get_float32_matmul_precision())
+        parts = network_key(target, place), tensors_sha256({"images": images, "labels": labels}), options, where
+        key = f"inversion-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
         bound = target.shared.tensors(
             key, lambda: self.search(matching, problem, images.shape[1:])._asdict(), images.device
         )

@@ -182,8 +182,8 @@ def test_the_oracle_is_of_the_original_and_searched_for_once_in_a_run_and_once_f
     assert all(each.artifacts.keys() == {"inversion/oracle/images"} for each in seen)
 
 
-@pytest.mark.parametrize("change", ["weights", "statistics", "images", "options"])
-def test_an_upper_bound_of_anything_else_is_searched_for_anew(make_target, digits, searched, change):
+@pytest.mark.parametrize("change", ["weights", "statistics", "images", "labels", "options", "precision"])
+def test_an_upper_bound_of_anything_else_is_searched_for_anew(make_target, digits, searched, monkeypatch, change):
     net, other = small(seed=5), small(seed=5)
     with torch.no_grad():
         if change == "weights":
@@ -192,6 +192,11 @@ def test_an_upper_bound_of_anything_else_is_searched_for_anew(make_target, digit
             other.encoder[1].running_mean[0] += 1e-3
     shared = Shared()
     quick(steps=3).evaluate(replace(make_target(net, net, **digits), shared=shared))
+    if change == "labels":
+        images, labels = digits["forget"]
+        digits = digits | {"forget": (images, (labels + 1) % 5)}
+    if change == "precision":
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     attack = quick(steps=4 if change == "options" else 3, images=3 if change == "images" else 2)
     attack.evaluate(replace(make_target(other, other, **digits), shared=shared))
     assert len(searched) == 2
