@@ -74,8 +74,8 @@ def retrained(config: str, run: Mapping[str, Any], folder: Path, number: int = 0
         path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / WEIGHTS
         if not trains and not path.exists():
             raise UsageError(
-                f"evaluation.retrain: {config} is a config, of which no Retrain is trained yet on this data with this "
-                f"forget set and seed {seed}: fit trains it; or give weights, or null"
+                f"evaluation.retrain: no Retrain has been trained by {config} yet for this data, forget set and seed "
+                f"{seed}: run fit first, or give weights, or null"
             )
         with locked(path.parent):
             if path.exists():

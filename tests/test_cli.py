@@ -531,7 +531,7 @@ def test_validate_finds_the_retrains_that_fit_has_trained(
     words = (*SMALL, "--data.train_limit=200", "--evaluation.retrain", str(retrain_config), *more)
     outcome = lit_unlearn(tmp_path, "validate", *words)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
-    assert f"evaluation.retrain: {retrain_config} is a config, of which no Retrain is trained yet" in outcome.err
+    assert f"evaluation.retrain: no Retrain has been trained by {retrain_config} yet" in outcome.err
     assert files(tmp_path) == {retrain_config.name}
     assert lit_unlearn(tmp_path, "fit", *words).status == 0
     outcome = lit_unlearn(tmp_path, "validate", *words, "--ckpt_path=last")

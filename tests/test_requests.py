@@ -147,7 +147,7 @@ def test_a_retrain_of_ones_own_with_what_it_was_trained_without(tmp_path, make_d
     result = lu.unlearn(make_backbone(), data, "FineTune", attacks=None, retrain=given, max_epochs=1, **QUIET)
     (retrain,) = [row for row in result.rows if row.method == "Retrain"]
     assert retrain.weights["trained_without"] == (str(tmp_path / "gone.txt") if how == "list" else "classes ['bee', 0]")
-    assert result.rows[-1].flags["poor retrain"].startswith("Retrain names")
+    assert result.rows[-1].flags["poor retrain"].startswith("Retrain classifies")
 
 
 @pytest.mark.parametrize("method", ["OPC", "Pretrain", "DistilledRetrain", "Retrain"])

@@ -137,11 +137,11 @@ def _poor_original(original: Backbone, batches: Sequence[tuple[Tensor, Tensor]])
     accuracy = _accuracy(original, batches)
     if accuracy >= DOUBTFUL:
         return
-    said = f"Original names only {100 * accuracy:.0f} % of its own training images"
+    said = f"Original classifies only {100 * accuracy:.0f} % of its own training images correctly"
     tried = {name: _accuracy(other, batches) for name, other in _otherwise_normalised(original, batches)}
     best = max(tried, key=lambda name: tried[name], default="")
     if best and tried[best] > accuracy + BETTER:
-        text = f"{said}; with {best} it names {100 * tried[best]:.0f} %: set the backbone's mean and std"
+        text = f"{said}; with {best}, {100 * tried[best]:.0f} %: set the backbone's mean and std"
         yield Flag("poor original", text)
     elif accuracy < POOR:
         mean, std = original.describe()["mean"], original.describe()["std"]
@@ -175,8 +175,8 @@ def _poor_retrain(original: Backbone, retrain: Backbone, batches: Sequence[tuple
     if before - after > RETRAIN_BELOW + 2 * error:
         yield Flag(
             "poor retrain",
-            f"Retrain names {100 * after:.1f} % of the retained test images, Original {100 * before:.1f} %: a Retrain "
-            "that is not trained out makes a poor reference; train it longer",
+            f"Retrain classifies {100 * after:.1f} % of the retained test images correctly, Original "
+            f"{100 * before:.1f} %: a Retrain that is not trained out makes a poor reference; train it longer",
         )
 
 

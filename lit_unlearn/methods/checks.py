@@ -228,9 +228,9 @@ def check_requests(module: "UnlearnModule", data: "UnlearnData") -> None:
     if lost:
         specs = ", ".join(str(each.get("spec", each.get("request"))) for each in lost)
         raise UsageError(
-            f"weights {module.loaded.source}: this model has forgotten {specs} already, and would learn it again as a "
-            f"part of the retain set: name it in data.forgotten_before, or, if its images are deleted, start from "
-            f"weights that `lit-unlearn export` wrote as .pt"
+            f"weights {module.loaded.source}: they have forgotten {specs} already, and this run would train on it "
+            f"again, as a part of the retain set. Name it in data.forgotten_before; if its images are deleted, start "
+            f"from weights that `lit-unlearn export` wrote as .pt"
         )
 
 

@@ -83,9 +83,9 @@ class SSD(UnlearnModule):
         for name, value in (("alpha", self.alpha), ("dampening", self.dampening)):
             if value is not None and value >= limit:
                 raise UsageError(
-                    f"{name} is {value}, but must be below {limit:.3g}: no weight matters more than that to the "
-                    f"{counts['forget']:,} samples to forget than to all {counts['forget'] + counts['retain']:,}, and "
-                    "none would be dampened"
+                    f"{name} is {value}, but must be below {limit:.3g}: no weight can matter that much more to the "
+                    f"{counts['forget']:,} samples to forget than to all {counts['forget'] + counts['retain']:,}, so "
+                    "that none would be dampened"
                 )
 
     def _limit(self, data: UnlearnData) -> float:

@@ -90,7 +90,8 @@ def _at_edge(models: Sequence[Row]) -> Iterator[tuple[str, str]]:
         titles = ", ".join(sorted(name.removesuffix(AT_EDGE) for name in names))
         yield (
             "rate at the edge",
-            f"{titles} got most with the smallest or largest learning rate that was tried: one beyond it may get more",
+            f"{titles} got most with the smallest or largest learning rate that was tried: widen learning_rates, since "
+            "one beyond it may get more",
         )
 
 
@@ -118,8 +119,8 @@ def _broken(broken: Mapping[str, tuple[float, float]]) -> Iterator[tuple[str, st
         attack, (own, theirs) = max(broken.items(), key=lambda each: each[1][0])
         yield (
             "broken by relearning",
-            f"{attack} ends {100 * own:.0f} points lower on retained test images than a model began, on Retrain "
-            f"{100 * theirs:.0f}: its learning rates are too high for this network, and a lower one may get more",
+            f"{attack} costs a model {100 * own:.0f} points of accuracy on retained test images, and Retrain "
+            f"{100 * theirs:.0f}: its learning_rates are too high for this network; lower ones may get more",
         )
 
 
@@ -135,8 +136,7 @@ def _blind(compared: Sequence[Comparison], separated: bool | None) -> Iterator[t
     if attacks and separated is False:
         yield (
             "no power",
-            "no attack that sees more than answers separates Original from Retrain, so that Original with other "
-            "answers would pass",
+            "no attack that sees more than answers tells Original from Retrain: Original with other answers would pass",
         )
         return
     blind = sorted(each.attack for each in attacks if each.blind)
@@ -154,8 +154,8 @@ def _retrain_knows(compared: Sequence[Comparison], retrains: Sequence[Row]) -> I
     if max(named, default=0.0) > NAMED:
         yield (
             "retrain knows",
-            f"a Retrain names {100 * max(named):.0f} % of the images of forgotten classes, which it was never told of: "
-            "has it seen them?",
+            f"a Retrain classifies {100 * max(named):.0f} % of the images of forgotten classes correctly, though it "
+            "was not to be trained on them: has it seen them?",
         )
         return
     membership = [each for each in compared if each.attack.startswith("membership/") and each.unit == "AUC"]
@@ -184,9 +184,9 @@ def _knows_classes(skill: Comparison | None) -> Iterator[tuple[str, str]]:
         )
         yield (
             "knows the classes",
-            f"the model names {ours} of unseen images of the forget images' classes and {all_ours} of all unseen ones; "
-            f"Retrain, {theirs} and {all_theirs}. It may have kept what the forget images taught of their classes, "
-            "which a lead over unseen images of the same classes does not show",
+            f"the model classifies {ours} of unseen images of the forget images' classes correctly, and {all_ours} of "
+            f"all unseen ones; Retrain, {theirs} and {all_theirs}. It may have kept what the forget images taught of "
+            "their classes, which a lead over unseen images of the same classes does not show",
         )
 
 

@@ -84,8 +84,9 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
         return "The model has not forgotten.", evidence(no_attack)
     if verdict.level == "cannot tell":
         return (
-            "No attack of this run that sees more than answers separates the untouched Original from Retrain.",
-            "Original with other answers would pass them.",
+            "These attacks cannot show whether the model forgot.",
+            "None of them that sees more than answers tells the untouched Original from Retrain: Original with other "
+            "answers would pass, too. Attack more, or forget more images.",
         )
     if verdict.level == "not attacked enough":
         return (
@@ -96,7 +97,8 @@ def statement(row: Row, verdict: Verdict) -> tuple[str, str]:
     if worst is None:
         return "There is not enough evidence for a verdict.", ""
     if verdict.level == "as Retrain":
-        return "No attack gets more than the margin beyond Retrain.", f"The least certain: {evidence(worst)}"
+        said = "For every attack, the upper bound of the excess over Retrain is below the margin."
+        return said, f"The least certain: {evidence(worst)}"
     if verdict.level == "leaks":
         return "The model still shows what it was to forget.", evidence(worst)
     return "It is undecided whether the model forgot.", f"{evidence(worst)}{_undecided(verdict)}"
@@ -145,10 +147,13 @@ def evidence(found: Comparison) -> str:
     ours, theirs, unseen = percent(found.value), percent(found.retrain), found.unseen
     name += ", on average over its steps," if found.unit == "mean accuracy" else ""
     if unseen is None:
-        return f"{name} names {ours} of {images}; Retrain, {theirs}. Excess over Retrain: {bounds(found)} points.{more}"
+        return (
+            f"{name} classifies {ours} of {images} correctly; Retrain, {theirs}. Excess over Retrain: {bounds(found)} "
+            f"points.{more}"
+        )
     return (
-        f"{name} names {ours} of {images} and {percent(unseen.value)} of unseen ones; Retrain, {theirs} and "
-        f"{percent(unseen.retrain)}. Lead over unseen images, beyond Retrain's: {bounds(found)} points.{more}"
+        f"{name} classifies {ours} of {images} and {percent(unseen.value)} of unseen ones correctly; Retrain, "
+        f"{theirs} and {percent(unseen.retrain)}. Excess of this lead over Retrain's: {bounds(found)} points.{more}"
     )
 
 
@@ -241,8 +246,8 @@ def _undecided(verdict: Verdict) -> str:
     open_ones = [each for each in verdict.comparisons if not each.as_retrain]
     if not verdict.telling:
         return (
-            " Under no attack that sees more than answers is the untouched Original beyond doubt above Retrain by more "
-            "than the larger margin, so that it says little to be within it."
+            " No attack that sees more than answers puts the untouched Original above Retrain by more than the larger "
+            "margin, beyond doubt. So it says little that this model is near Retrain."
         )
     leaking = [seeds for each in verdict.comparisons if (seeds := each.seeds_to_leak()) is not None]
     agreeing = [(each.attack, each.seeds_to_agree()) for each in open_ones]
@@ -252,7 +257,7 @@ def _undecided(verdict: Verdict) -> str:
     needed = [*leaking, *([] if few else [max((seeds or 0 for _, seeds in agreeing), default=0)])]
     if not needed:
         return f" More seeds alone would not decide: {few} lies between the two margins, or there are too few images."
-    return f" Models of about {_count(min(needed), 'original')}, and as many Retrains, would probably decide."
+    return f" Unlearning about {_count(min(needed), 'original')}, beside as many Retrains, would probably decide."
 
 
 def _about_evidence(verdict: Verdict) -> Iterator[str]:
@@ -293,7 +298,7 @@ def _about_numbers(row: Row, verdict: Verdict) -> Iterator[str]:
     no_attack = verdict.no_attack
     leaking = [each for each in verdict.comparisons if each.leaks and each is not verdict.worst]
     if verdict.level in ("leaks", "not forgotten") and (others := [c.attack for c in leaking if c is not no_attack]):
-        yield f"More than from Retrain beyond doubt, too: {', '.join(others)}."
+        yield f"These attacks, too, get more than from Retrain, beyond doubt: {', '.join(others)}."
     if verdict.level in ("leaks", "inconclusive") and no_attack and verdict.worst is not no_attack:
         yield evidence(no_attack)
     level = chance(row)

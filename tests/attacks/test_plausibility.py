@@ -50,7 +50,7 @@ def test_a_wrong_normalisation_is_named_before_training_in_the_row_and_on_the_pa
     report, said = run(module)
     text = report.rows[-1].flags["poor original"]
     assert text in said
-    assert text.startswith("Original names only ")
+    assert text.startswith("Original classifies only ")
     assert "of its own training images" in text
     assert text.replace("'", "&#39;") in (report.directory / "report.html").read_text()
 
@@ -72,13 +72,13 @@ def test_the_right_normalisation_is_found_among_the_usual_ones(make_data, make_b
     network = shifted(module.backbone.eval(), mean + 1.0, 0.05)
     ((name, text),) = before_run(make_data(), network, None, CPU)
     assert name == "poor original"
-    assert f"with mean [{round(mean, 3)}] and std [{round(std, 3)}]" in text or "it names 100 %" in text
+    assert f"with mean [{round(mean, 3)}] and std [{round(std, 3)}]" in text or ", 100 %: set" in text
     assert "set the backbone's mean and std" in text
 
 
 def test_a_retrain_that_was_not_trained_out_is_named(run, make_backbone):
     report, said = run(retrain=make_backbone(seed=1))
-    (text,) = [each for each in report.rows[-1].flags.values() if each.startswith("Retrain names")]
+    (text,) = [each for each in report.rows[-1].flags.values() if each.startswith("Retrain classifies")]
     assert report.rows[-1].flags["poor retrain"] == text
     assert text in said
     assert "Original 100.0 %" in text

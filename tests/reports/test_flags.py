@@ -96,8 +96,10 @@ def test_relearning_that_breaks_the_network_is_named(
     kept, lost = (row.metrics["test_retain_acc"] for row in (retrain, shallow))
     found = flagged({name: lost - 0.2}, {name: kept - 0.05})
     assert list(found) == ["broken by relearning"]
-    assert found["broken by relearning"].startswith("relearn/few ends 20 points lower on retained test images")
-    assert "on Retrain 5: " in found["broken by relearning"]
+    assert found["broken by relearning"].startswith(
+        "relearn/few costs a model 20 points of accuracy on retained test images"
+    )
+    assert "and Retrain 5: " in found["broken by relearning"]
     assert flagged({name: lost - 0.14}, {name: kept - 0.05}) == {}
     assert flagged({name: lost}, {name: kept + 0.3}) == {}, "where Retrain gains, the model has lost nothing"
     assert flagged({name: lost - 0.2}) == {}, "without Retrain's there is nothing to compare with"
@@ -138,7 +140,7 @@ def test_one_retrain_of_several_that_has_seen_forgotten_images_is_named(original
         seen = replace(classes[0], seed=9, metrics={**retrain.metrics, metric: 0.97})
         assert "retrain knows" not in flags([original], classes, [], None, {})
         said = flags([original], [*classes, seen], [], None, {})["retrain knows"]
-        assert said.startswith("a Retrain names 97 % of the images of forgotten classes")
+        assert said.startswith("a Retrain classifies 97 % of the images of forgotten classes correctly")
 
 
 def test_attacks_without_power_are_named(original: Row, retrain: Row, shallow: Row) -> None:

@@ -57,7 +57,7 @@ class Nesting(HTMLParser):
 
 def test_one_audit_says_its_verdict_with_the_numbers(original: Row, retrain: Row, shallow: Row) -> None:
     text = plain(render([shallow, original, retrain]))
-    assert "recovery/worst names 91.0 % of unseen images" in text
+    assert "recovery/worst classifies 91.0 % of unseen images" in text
     assert "The verdict names the attack with the largest lower bound." in text
     assert "Orange in the figure, red in the table: the lower bound is above the margin." in text
     assert "Utility is kept" in text
@@ -258,7 +258,7 @@ def test_the_fragment_is_the_first_part_of_the_page(original: Row, retrain: Row,
     assert parser.seen["table"] == parser.seen["style"] == 1
     text = plain(part)
     for sentence in (
-        "recovery/worst names 91.0 % of unseen images",
+        "recovery/worst classifies 91.0 % of unseen images",
         "Leaks GA",
         "Utility is kept",
         "inversion was not run: no original.",

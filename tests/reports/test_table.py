@@ -76,7 +76,7 @@ def test_the_text_has_table_and_verdict(original: Row, retrain: Row, shallow: Ro
     text = plain_table([shallow, retrain, original])
     assert all(number in text for number in ("91.7", "33.0", "93.7"))
     last = text.splitlines()[-1]
-    assert last.startswith("GA: Leaks. The model still shows what it was to forget. recovery/worst names 91.0 %")
+    assert last.startswith("GA: Leaks. The model still shows what it was to forget. recovery/worst classifies 91.0 %")
     assert text.count("Leaks") == 1
     assert "\x1b" not in plain_table([Row("\x1b[2J", "ok"), original])
 

@@ -217,14 +217,14 @@ def test_within_a_margin_that_original_itself_hardly_exceeds_no_model_is_as_retr
     row, before = model("GA"), original(answer=0.0, relearnt=0.6)
     found = verdict(row, before=[before])
     assert (found.level, found.separated, found.telling) == ("inconclusive", True, False)
-    assert "is the untouched Original beyond doubt above Retrain by more than the larger margin" in headline(row, found)
+    assert "puts the untouched Original above Retrain by more than the larger margin" in headline(row, found)
 
 
 def test_more_seeds_decide_where_one_attack_would_leak():
     """Another one that lies between the margins does not matter then."""
     row, between = model("GA", worst=0.88, stages=0.84, relearnt=0.64), model("GA", relearnt=0.64)
     assert verdict(row).level == verdict(between).level == "inconclusive"
-    assert "Models of about 13 originals, and as many Retrains, would" in headline(row, verdict(row)), (
+    assert "Unlearning about 13 originals, beside as many Retrains, would" in headline(row, verdict(row)), (
         "13 for the readout, none for relearning"
     )
     assert "More seeds alone would not decide: relearn/few" in headline(between, verdict(between))
@@ -282,7 +282,7 @@ def test_more_seeds_of_the_method_narrow_the_bounds():
     assert one.worst.attack == three.worst.attack == WORST
     assert three.worst.low > one.worst.low
     assert (one.level, three.level) == ("inconclusive", "leaks")
-    assert "originals, and as many Retrains, would probably decide" in headline(rows[0], one)
+    assert "originals, beside as many Retrains, would probably decide" in headline(rows[0], one)
 
 
 def test_the_lower_bound_is_of_all_attacks_together_and_the_upper_one_of_each():
@@ -304,7 +304,7 @@ def test_of_relearning_the_mean_over_the_steps_counts_and_not_its_end():
     row = model("GA")
     (found,) = [each for each in compare([row], retrains(), [original()]) if each.attack == FEW]
     assert (found.value, found.unit) == (0.6, "mean accuracy")
-    assert f"{FEW}, on average over its steps, names 60.0" in evidence(found)
+    assert f"{FEW}, on average over its steps, classifies 60.0" in evidence(found)
     few = [replace(each, attacks=each.attacks | {f"{FEW}/images": 200.0}) for each in (row, *retrains())]
     (wide,) = [each for each in compare(few[:1], few[1:], [original()]) if each.attack == FEW]
     assert wide.high > found.high, "what is measured on fewer images is less certain"
@@ -325,7 +325,7 @@ def test_of_relearning_single_images_the_lead_on_average_over_its_steps_counts()
     assert found.difference.sampling == pytest.approx(
         max(share_variance(value, 270) + share_variance(0.84, 500) for value in (0.97, 0.83))
     )
-    assert f"{FEW}, on average over its steps, names 97.0" in evidence(found)
+    assert f"{FEW}, on average over its steps, classifies 97.0" in evidence(found)
 
 
 def test_that_models_can_be_told_apart_is_not_compared():
@@ -354,8 +354,11 @@ def test_of_single_images_what_counts_is_beyond_what_unseen_images_give(worst, u
     assert found.level == level
     if level == "leaks":
         told = headline(row, found).replace("\N{NO-BREAK SPACE}", " ")
-        assert f"names {100 * worst:.1f} % of the forget images and {100 * unseen:.1f} % of unseen ones; " in told
-        assert "Retrain, 84.0 % and 84.0 %. Lead over unseen images, beyond Retrain's: +" in told
+        assert (
+            f"classifies {100 * worst:.1f} % of the forget images and {100 * unseen:.1f} % of unseen ones correctly; "
+            in told
+        )
+        assert "Retrain, 84.0 % and 84.0 %. Excess of this lead over Retrain's: +" in told
     interval = as_json(row, found)["intervals"][WORST]
     assert (interval["value"], interval["unseen"]) == (worst, [unseen, 0.84])
     assert interval["excess"] == pytest.approx(worst - unseen)
@@ -632,7 +635,7 @@ def test_relearning_that_breaks_one_model_of_three_shows_nothing_of_all():
     ]
     found = judge_models(rows, others, [original()])
     assert found.level == "not attacked enough"
-    assert "relearn/few ends 33 points lower" in found.flags["broken by relearning"]
+    assert "relearn/few costs a model 33 points" in found.flags["broken by relearning"]
 
 
 def test_an_attack_that_was_not_run_on_retrain_is_a_remark():
@@ -734,7 +737,7 @@ def test_headline_and_remarks_state_the_numbers():
     low, high = 100 * found.worst.low, 100 * found.worst.high
     assert text == (
         "The model still shows what it was to forget. "
-        "recovery/worst names 92.0 % of unseen images of the forgotten classes; Retrain, 84.0 %. "
+        "recovery/worst classifies 92.0 % of unseen images of the forgotten classes correctly; Retrain, 84.0 %. "
         f"Excess over Retrain: +8.0 ({low:.1f} to {high:.1f}) points."
     )
     counted = (
@@ -761,7 +764,7 @@ def test_what_a_row_keeps_of_its_verdict():
     kept = as_json(row, verdict(row))
     assert (kept["level"], kept["worst"], kept["models"], kept["retrains"]) == ("leaks", WORST, 1, 5)
     assert kept["intervals"][WORST]["low"] < kept["intervals"][WORST]["excess"] < kept["intervals"][WORST]["high"]
-    assert "recovery/worst names 92.0 %" in kept["reason"]
+    assert "recovery/worst classifies 92.0 %" in kept["reason"]
 
 
 def test_the_excess_of_a_trial_is_of_the_attack_that_finds_most_beyond_one_retrain():

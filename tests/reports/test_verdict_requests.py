@@ -134,7 +134,8 @@ def test_a_list_of_most_of_a_class_is_not_as_retrain_where_the_model_still_knows
     found = judged(row, **fields)
     assert found.level == "inconclusive"
     assert found.flags["knows the classes"].startswith(
-        "the model names 92 % of unseen images of the forget images' classes and 84 % of all unseen ones; Retrain, 21 %"
+        "the model classifies 92 % of unseen images of the forget images' classes correctly, "
+        "and 84 % of all unseen ones; Retrain, 21 %"
     )
     assert "what the forget images taught of their classes (see the flag)" in headline(row, found)
     near = judged(model("GA", named=0.3, test_matched=0.29, auc=0.5), **fields)
