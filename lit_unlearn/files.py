@@ -100,7 +100,7 @@ def check_folder(option: str, folder: str | Path) -> None:
     Raises:
         UsageError: naming both, and why.
     """
-    whole = Path(folder).absolute()
+    whole = Path(folder).expanduser().absolute()
     place = next(each for each in (whole, *whole.parents) if each.exists())
     number = errno.ENOTDIR if not place.is_dir() else None if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
     if number is not None:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import sys
 import sysconfig
+import time
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -19,6 +20,8 @@ _PLACES = ("class_path", "network")
 """Settings that may hold the import path of a class."""
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 _PACKAGE = Path(__file__).parent
+_BEGUN = time.time()
+"""When this process began to import code; a file that was written since may hold other code than what runs."""
 _UNSEEN = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING)
 
 
@@ -44,6 +47,17 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
             found[module], imported = _read(file, package, (stat := file.stat()).st_size, stat.st_mtime_ns)
             waiting |= (imported | {above}) - found.keys() - {""}
     return {module: key for module, key in sorted(found.items()) if key is not None}
+
+
+def imported_code(module: str) -> dict[str, str] | None:
+    """As :func:`code_of`, of the code that runs; None where it is in no file, or in one that was written since."""
+    if _is_installed(module):
+        return {}
+    found = code_of([module])
+    files = {each: _file_of(each) for each in found}
+    if module not in files or any(file is None or file.stat().st_mtime > _BEGUN for file in files.values()):
+        return None
+    return found
 
 
 def network_code(network: nn.Module) -> str:
@@ -81,6 +95,16 @@ def _file_of(module: str) -> Path | None:
     if origin is None or origin.suffix != ".py" or any(origin.is_relative_to(place) for place in _INSTALLED):
         return None
     return origin
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is of this package, of Python or of another package that is installed."""
+    if module.partition(".")[0] == _PACKAGE.name:
+        return True
+    origin = None if (spec := _spec(module)) is None else spec.origin
+    return origin is not None and (
+        origin in ("built-in", "frozen") or any(Path(origin).is_relative_to(place) for place in _INSTALLED)
+    )
 
 
 def _spec(module: str) -> ModuleSpec | None:

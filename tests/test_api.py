@@ -69,13 +69,15 @@ def test_every_public_name_is_offered_and_each_once() -> None:
         _ = lu.no_such_name
 
 
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_what_is_found_of_references_is_kept_for_the_next_call(
-    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path
+    plain: Plain, make_data: Callable[..., lu.UnlearnDataModule], tmp_path: Path, precision: str
 ) -> None:
     common: dict[str, Any] = {"attacks": [lu.HeadRecovery()], "retrain": Plain(), "cache": tmp_path / "kept", **QUIET}
+    common["precision"] = precision
     first = lu.unlearn(plain, make_data(), "FineTune", max_epochs=1, **common)
     again = lu.unlearn(plain, make_data(), "GradientAscent", max_epochs=1, **common)
-    audited = lu.audit(again.network, make_data(), original=plain, **common)
+    audited = lu.audit(again.network.float(), make_data(), original=plain, **common)
     for result, kept in ((first, False), (again, True), (audited, True)):
         assert [row.method for row in result.rows[:2]] == ["Original", "Retrain"]
         assert [bool(row.kept) for row in result.rows] == [kept, kept, False]

@@ -34,6 +34,7 @@ from lit_unlearn.backbones.memory_format import memory_format_of, set_memory_for
 from lit_unlearn.errors import UsageError, check_at_least
 from lit_unlearn.files import check_folder
 from lit_unlearn.options import TypedOptions
+from lit_unlearn.own_code import installed_code
 from lit_unlearn.quiet import tell_progress
 from lit_unlearn.results import Driver, Flag, Measurement, Results, Subject, TakesModel, TakesResults
 from lit_unlearn.sigterm import ended_by_sigterm
@@ -127,6 +128,7 @@ class Evaluation(TypedOptions, Driver):
         trainer.callbacks = [*(c for c in _callbacks(trainer) if c is not self), self]  # type: ignore[attr-defined]
         if self.cache is not None:
             check_folder("evaluation.cache", self.cache)
+            installed_code()  # as it is now: it may change while the run trains
         self.began, self._results, self._warnings, self._flags = False, None, [], []
         self.raised = {}
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -191,8 +193,10 @@ class Evaluation(TypedOptions, Driver):
     def _warn_before(self, trainer: Trainer, module: Any) -> None:
         """Says what is doubtful before anything is trained or attacked; the rows repeat it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        retrains = [each.backbone for each in self._retrains]
+        for retrain in retrains:
+            trainer.precision_plugin.convert_module(retrain)  # as the run's own network is
         with isolated():
-            retrains = [each.backbone for each in self._retrains]
             self._flags = list(before_run(data, module.original_copy(), retrains, module.device))
         self._flags += forgotten_original(module, data)
         for flag in self._flags:

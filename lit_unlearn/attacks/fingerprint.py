@@ -44,5 +44,5 @@ def _answers(model: EncodedData) -> Iterator[Tensor]:
     network = copy.deepcopy(model.backbone).cpu().float()
     set_memory_format(network, "contiguous")
     for images, _ in model.data.evaluation_batches(model.data.split_names[0], torch.device("cpu"), most=_ASKED):
-        tapped = network.taps(images, [*network.stages, FEATURES])
+        tapped = network.taps(images.float(), [*network.stages, FEATURES])
         yield from (*tapped.values(), network.head(tapped[FEATURES]))

@@ -23,9 +23,11 @@ from lit_unlearn.attacks.encoded import rank_and_world
 from lit_unlearn.attacks.fingerprint import network_key, samples_key
 from lit_unlearn.attacks.pool import Pool
 from lit_unlearn.attacks.target import Target
+from lit_unlearn.backbones.hub import HUB
 from lit_unlearn.backbones.saving import content_of
+from lit_unlearn.backbones.zoo import ZOO
 from lit_unlearn.files import file_sha256
-from lit_unlearn.own_code import code_of
+from lit_unlearn.own_code import imported_code
 from lit_unlearn.results import AttackResult
 from lit_unlearn.seed import run_seed
 
@@ -34,12 +36,15 @@ _ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageG
 _NOTEBOOK = "__main__"
 """The module of what a notebook or a script defines, whose code is in no file that can be found."""
 
+_ELSEWHERE = (HUB, ZOO)
+"""How names begin of weights whose content may change behind the name."""
+
 _OF_LIGHTNING = ("log", "log_dict")
 """What Lightning gives every callback of a run: methods of the module."""
 
 
 class _NamelessError(Exception):
-    """Something that a result depends on, such as an attack that a notebook defines, cannot be named."""
+    """Something of a result, or that it depends on, such as an attack that a notebook defines, cannot be kept."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,17 @@ def _once(target: Target, attack: Attack | None, make: Callable[[], AttackResult
     key = _key(target, attack)
     if key is None:
         return computed()
-    kept = target.shared.on_disk(key, lambda: _written(computed()), target.device, torch.device("cpu"))
+    try:
+        kept = target.shared.on_disk(key, lambda: _written(computed()), target.device, torch.device("cpu"))
+    except _NamelessError:  # one of its artifacts, which the report may draw, and which no file takes
+        return now[0]
     return now[0] if now else _read(kept)
 
 
 def _written(found: Found) -> dict[str, Any]:
     """It in values that torch reads without running code."""
     artifacts = {
-        name: (type(artifact).__name__, {each.name: _plain(getattr(artifact, each.name)) for each in fields(artifact)})
+        name: (_kind(artifact), {each.name: _plain(getattr(artifact, each.name)) for each in fields(artifact)})
         for name, artifact in found.result.artifacts.items()
     }
     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -101,10 +109,21 @@ def _written(found: Found) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU, and any sequence as a list."""
+    """Tensors on the CPU, and a sequence as a list."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
-    return value if isinstance(value, str) else [_plain(each) for each in value]
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise _NamelessError(value)
+
+
+def _kind(artifact: Artifact) -> str:
+    name = type(artifact).__name__
+    if _ARTIFACTS.get(name) is not type(artifact):
+        raise _NamelessError(artifact)
+    return name
 
 
 def _read(kept: Mapping[str, Any]) -> Found:
@@ -147,16 +166,20 @@ def _named(value: object) -> Any:
 def _content(name: str | Path) -> str | None:
     """What names the content of a file that an option may name; None where there is no such file."""
     try:
-        return file_sha256(name) if Path(name).is_file() else None
-    except (OSError, ValueError):  # a text that no file can have as its name
+        path = Path(name).expanduser()
+        if path.is_dir() or str(name).startswith(_ELSEWHERE):
+            raise _NamelessError(name)
+        return file_sha256(path) if path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a text that no file can have as its name
         return None
 
 
 def _class(kind: type) -> Any:
     """A class with its code, if it is the user's own; that of installed packages and of this one is named for all."""
-    if kind.__module__ == _NOTEBOOK:
+    code = None if kind.__module__ == _NOTEBOOK else imported_code(kind.__module__)
+    if code is None:
         raise _NamelessError(kind)
-    return [kind.__module__, kind.__qualname__, code_of([kind.__module__])]
+    return [kind.__module__, kind.__qualname__, code]
 
 
 def _is_ours(value: object) -> bool:

@@ -36,9 +36,9 @@ def measure(
     found.metrics.update(own.result.numbers)
     _note(TITLE, own, found)
     for number, attack in enumerate(attacks, start=1):
-        if tells and not attack.lacks(target):
-            tell_progress(f"Attacking the model ({number} of {len(attacks)}): {attack.title}")
         try:
+            if tells and not attack.lacks(target):
+                tell_progress(f"Attacking the model ({number} of {len(attacks)}): {attack.title}")
             run_attack(attack, target, found)
         except Exception as error:  # an attack of the user's own may raise anything
             if not goes_on or (isinstance(error, UsageError) and not isinstance(error, WrongResultError)):
@@ -55,7 +55,10 @@ def _raised(attack: Attack, error: Exception) -> str:
     A wrong result has no line: it is found here, not in the attack's file.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    own = inspect.getsourcefile(type(attack))
+    try:
+        own = inspect.getsourcefile(type(attack))
+    except (OSError, TypeError):  # it was typed into a notebook or at a prompt
+        own = None
     place = [frame for frame in frames if frame.filename == own][-1:] or frames[-1:]
     if isinstance(error, WrongResultError):
         place = []

@@ -1,7 +1,7 @@
 """What attacks compute once for all models of a run, such as what concerns Original alone."""
 
 import hashlib
-import pickle
+import io
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_unlearn.attacks.encoded import rank_and_world
 from lit_unlearn.backbones.saving import content_of
-from lit_unlearn.files import replaced
+from lit_unlearn.files import write_atomically
 from lit_unlearn.own_code import installed_code
 
 Value = TypeVar("Value")
@@ -32,7 +32,7 @@ class Shared:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder).expanduser()
         self._values: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -77,19 +77,29 @@ class Shared:
         if rank_and_world()[0] > 0:
             return made
         try:
-            with replaced(path) as file:
-                torch.save(made, file)
+            write_atomically(path, _packed(made))
         except OSError as error:
             rank_zero_warn(f"{path} cannot be written, so that the next run computes it again: {error.strerror}")
         return made
 
 
+def _packed(made: object) -> bytes:
+    """What :func:`_loaded` reads: a sha256, and what torch saves, which has no check sum that torch looks at."""
+    torch.save(made, buffer := io.BytesIO())
+    content = buffer.getvalue()
+    return hashlib.sha256(content).digest() + content
+
+
 def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
     """What a file holds, alone in a list; nothing where it is missing or damaged."""
     try:
-        return [torch.load(path, map_location=kept_on, weights_only=True)]
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        whole = path.read_bytes()
+    except OSError:
         return []
+    length = hashlib.sha256().digest_size
+    if hashlib.sha256(content := whole[length:]).digest() != whole[:length]:
+        return []
+    return [torch.load(io.BytesIO(content), map_location=kept_on, weights_only=True)]
 
 
 def _of_all(key: str, device: torch.device) -> str:

@@ -101,12 +101,12 @@ def write_failures(root: Path, found: Sequence[Failure]) -> None:
 
 
 def read_failures(root: Path) -> list[Failure]:
-    """Those of a benchmark's folder; none where there is no such file.
+    """Those of a benchmark, by its folder or by its rows in it; none where there is no such file.
 
     Raises:
         UsageError: if the file is damaged.
     """
-    path = root / FAILED
+    path = (root if root.is_dir() else root.parent) / FAILED
     if not path.is_file():
         return []
     try:

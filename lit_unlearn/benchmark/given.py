@@ -14,10 +14,12 @@ class Given:
 
     Attributes:
         weights: a name in the manifest, or the absolute path of the user's own file.
+        path: the file itself.
         key: sha256 of the file, which says what they are wherever they lie.
     """
 
     weights: str
+    path: Path
     key: str
 
 
@@ -40,7 +42,8 @@ def given(option: str, weights: str) -> Given:
         read_state(path)
     except UsageError as error:
         raise UsageError(f"{option}: {error}") from error
-    return Given(str(path.absolute()) if is_own(weights) else weights, file_sha256(path))
+    path = path.absolute()
+    return Given(str(path) if is_own(weights) else weights, path, file_sha256(path))
 
 
 def file_key(path: str | None) -> str | None:

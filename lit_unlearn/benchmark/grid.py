@@ -16,7 +16,8 @@ class Seeds:
         originals: trainings of the original model that every method unlearns, each with a Retrain of the same seed;
             where the grid is given an original, trainings of Retrain alone.
         references: training seeds whose Original and Retrain are trained and attacked, at least ``originals``; None is
-            as many. Retrain varies from seed to seed, and a verdict that a model is as Retrain takes five.
+            as many, or where a base asks for more, the number of its ``evaluation.retrains``. Retrain varies from seed
+            to seed, and a verdict that a model is as Retrain takes five.
         unlearnings: runs of each method on each original.
         attacks: runs of all attacks on each model.
         first: the first training seed, and without ``nested`` the first attack seed. Training seed s has the unlearning
@@ -65,7 +66,8 @@ class Grid:
             names none takes ``attack/quick``.
         overrides: settings merged on top of those of every experiment, such as ``{trainer: {precision: bf16-mixed}}``.
         pool: whether each attack run gets the grid's models as ``evaluation.pool``: originals, Retrains, and the
-            unlearned models of its experiment, of all training seeds. A list names the scenarios whose runs do.
+            unlearned models of its experiment, of all training seeds. A list names the scenarios whose runs do; None is
+            those that forget single images, if there are two Retrains or more.
         scenario_overrides: scenario → settings merged on top of that for its experiments, such as
             ``{class: {data: {init_args: {train_limit: 10000}}}}``.
         epochs: every experiment is run once for each of these numbers of epochs, as ``<name>@<epochs>``; a cosine over
@@ -87,7 +89,7 @@ class Grid:
     seeds: Seeds = field(default_factory=Seeds)
     attacks: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-    pool: bool | list[str] = False
+    pool: bool | list[str] | None = None
     scenario_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     epochs: list[int] | None = None
 
@@ -103,7 +105,7 @@ class Grid:
 
     def pools(self, scenario: str) -> bool:
         """Whether the attack runs of a scenario, such as ``class`` or ``svhn/class``, get a pool."""
-        return base_of(scenario) in self.pool if isinstance(self.pool, list) else self.pool
+        return base_of(scenario) in self.pool if isinstance(self.pool, list) else bool(self.pool)
 
     def overridden(self, scenario: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of an experiment of a scenario with all that goes on top of them."""

@@ -222,6 +222,7 @@ class _Scenario:
         below = {"trainer": {**quiet, "callbacks": []}, "report": {"page": False}}
         own = self.experiments.settings(self.base, name, self.grid.data)
         settings = {**merged(below, self.grid.overridden(self.base, own)), "seed_everything": seed}
+        settings.get("evaluation", {}).pop("retrains", None)  # each run has one, of its own seed
         if name == PRETRAIN and look_up(settings, _FORGET) is not None:
             put(settings, _FORGET, look_up(own, _FORGET))  # an original forgets nothing, whatever its scenario does
         return settings

@@ -80,8 +80,10 @@ class LocalPool:
                     results.append((self.running[key], future.result()))
                 except BrokenProcessPool:
                     broken = True
-                else:
-                    del self._futures[key]
+                    continue
+                except Exception as error:  # its folder cannot be written, or what it left cannot be read
+                    results.append((self.running[key], " ".join(str(error).split()) or type(error).__name__))
+                del self._futures[key]
         if broken:
             results += [(self.running[key], "its process was killed") for key in self._suspects if key in self._futures]
             self._replace_workers()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from lit_unlearn.benchmark.experiments import RETRAIN
 from lit_unlearn.benchmark.given import Given
 from lit_unlearn.benchmark.runs import POOL, Run, make_run
+from lit_unlearn.benchmark.settings import put
 
 
 def pooled(runs: Sequence[Run], wanted: Callable[[Run], bool]) -> list[Run]:
@@ -26,4 +27,5 @@ def _with_pool(run: Run, fits: Sequence[Run]) -> Run:
     members += run.given.values()
     places = {f"{POOL}.{number:04}": each for number, each in enumerate(members)}
     settings, sources = copy.deepcopy(dict(run.settings)), {**run.needs, **run.given, **places}
+    put(settings, POOL, {})  # in place of one that a base names
     return make_run(run.subcommand, run.scenario, run.name, run.seeds, settings, sources, run.variant, run.reports)

@@ -36,6 +36,8 @@ LISTED = (
 """Places in the settings where a file may be named whose content says what a run does."""
 BEFORE = "data.init_args.forgotten_before"
 """A list in the settings, of which each element may name such a file, too."""
+CALLBACKS = "trainer.callbacks"
+"""The same of each option of each element, such as the reference models of an attack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ class Run:
         for place, run in self.needs.items():
             put(settings, place, str(root / run.folder / CHECKPOINT))
         for place, there in self.given.items():
-            put(settings, place, there.weights)
+            put(settings, place, str(there.path) if place.startswith(POOL) else there.weights)
         pool = look_up(settings, POOL)
         if isinstance(pool, dict):  # a run that diverged has left no weights
             put(settings, POOL, [path for path in pool.values() if Path(path).exists()])
@@ -120,8 +122,8 @@ def make_run(
 ) -> Run:
     """A run with its key; the weights that it needs are left open in its settings.
 
-    Weights that are given, files of :data:`LISTED` and :data:`BEFORE`, and files with classes of the user's own count
-    by their content: another file under the same name makes another run.
+    Weights that are given, files of :data:`LISTED`, :data:`BEFORE` and :data:`CALLBACKS`, and files with classes of the
+    user's own count by their content: another file under the same name makes another run.
     """
     for place in sources:
         put(settings, place, None)
@@ -139,6 +141,10 @@ def _file_keys(settings: Mapping[str, Any]) -> dict[str, str | None]:
     before = look_up(settings, BEFORE)
     for number, request in enumerate(before if isinstance(before, list) else ()):
         named[f"{BEFORE}.{number}.index_file"] = look_up(request, "index_file")
+    for number, callback in enumerate(look_up(settings, CALLBACKS) or ()):
+        for option, value in (look_up(callback, "init_args") or {}).items():
+            values = value if isinstance(value, list) else [value]
+            named |= {f"{CALLBACKS}.{number}.{option}.{place}": each for place, each in enumerate(values)}
     paths = {place: Path(os.path.expanduser(name)) for place, name in named.items() if isinstance(name, str | Path)}
     files = {place: (path, path.stat()) for place, path in paths.items() if path.is_file()}
     return {place: _key_of(path, stat.st_size, stat.st_mtime_ns) for place, (path, stat) in files.items()}

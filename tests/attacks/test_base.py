@@ -295,6 +295,22 @@ def test_an_attack_that_raises_is_left_out_where_the_run_is_to_go_on(make_backbo
         assert "Original: recovery/breaks-original was not run: it raised KeyError" in found
 
 
+@pytest.mark.parametrize("place", ["lacks", "evaluate"])
+def test_an_attack_that_was_typed_in_and_raises_is_left_out_as_well(make_backbone, make_data, fit, monkeypatch, place):
+    typed: dict[str, type[HeadRecovery]] = {}
+    exec(  # as in a notebook: its code is in no file
+        f"class Typed(Base):\n    def {place}(self, target):\n        raise KeyError('stage9')",
+        {"Base": HeadRecovery},
+        typed,
+    )
+    report, driver = Report(), Evaluation(retrain=make_backbone(seed=5))
+    driver.goes_on = True
+    monkeypatch.setattr(typed["Typed"], "__module__", "__main__")
+    with pytest.warns(UserWarning, match="was left out: it raised KeyError: 'stage9'"):
+        fit(FineTune(make_backbone()), make_data(), driver, typed["Typed"](), report)
+    assert all("recovery/hr" in row.skipped for row in report.rows)
+
+
 def test_a_usage_error_of_an_attack_ends_the_run_all_the_same(make_backbone, make_data, fit):
     class Refuses(HeadRecovery):
         def evaluate(self, target):

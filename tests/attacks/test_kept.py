@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib
+import os
 import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,11 +193,14 @@ def test_code_of_the_users_own_makes_another_and_code_of_a_notebook_is_never_kep
     numbers = []
     for number in (1, 2, 1):
         (tmp_path / "own_attack.py").write_text(text.replace("NUMBER", str(number)))
+        os.utime(tmp_path / "own_attack.py", (number, number))
         sys.modules.pop("own_attack", None)
         importlib.invalidate_caches()
         mine = importlib.import_module("own_attack").Mine
         numbers.append([found_by(mine(), world()).result.numbers["x"], len(mine.runs)])
     assert numbers == [[1, 1], [2, 1], [1, 0]]
+    (tmp_path / "own_attack.py").touch()  # while this process runs: it may hold other code than what was imported
+    assert [found_by(mine(), world()) and len(mine.runs) for _ in range(2)] == [1, 2]
     sys.modules.pop("own_attack")
     monkeypatch.setattr(Counts, "__module__", "__main__")
     for _ in range(2):
@@ -202,7 +208,46 @@ def test_code_of_the_users_own_makes_another_and_code_of_a_notebook_is_never_kep
     assert Counts.runs == 2
 
 
-@pytest.mark.parametrize("option", [nn.ReLU(), lambda x: x, object()])
+def test_a_class_whose_code_is_in_no_file_is_never_kept(world, monkeypatch):
+    made = types.ModuleType("made_here")
+    monkeypatch.setitem(sys.modules, "made_here", made)
+    monkeypatch.setattr(Counts, "__module__", "made_here")
+    for _ in range(2):
+        found_by(Counts(), world())
+    assert Counts.runs == 2
+
+
+def test_a_file_below_the_home_folder_is_named_by_its_content(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for content in ("one", "two", "one"):
+        (tmp_path / "words.txt").write_text(content)
+        found_by(Counts("~/words.txt"), world())
+    assert Counts.runs == 2
+
+
+class Grid(ImageGrid):
+    """An artifact of the user's own."""
+
+
+@pytest.mark.parametrize(
+    ("artifact", "runs"),
+    [
+        (ImageGrid(torch.rand(1, 1, 1, 3, 3), ("image",), ((None, 1.5),)), 1),
+        (ImageGrid(torch.rand(1, 1, 1, 3, 3).numpy(), ("image",)), 2),
+        (Grid(torch.rand(1, 1, 1, 3, 3), ("image",)), 2),
+    ],
+)
+def test_a_result_that_no_file_takes_is_used_and_not_kept(world, monkeypatch, artifact, runs):
+    result = AttackResult({"x": 1.0}, artifacts={"grid": artifact})
+    monkeypatch.setattr(Counts, "evaluate", lambda self, target: setattr(Counts, "runs", Counts.runs + 1) or result)
+    for _ in range(2):
+        assert found_by(Counts(), world()).result.numbers == {"x": 1.0}
+    assert Counts.runs == runs
+
+
+@pytest.mark.parametrize(
+    "option", [nn.ReLU(), lambda x: x, object(), "zoo:one", "hf-hub:one", str(Path(__file__).parent)]
+)
 def test_an_option_that_no_text_names_is_never_kept(world, option):
     for _ in range(2):
         found_by(Counts(option), world())

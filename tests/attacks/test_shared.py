@@ -39,13 +39,20 @@ def test_a_damaged_file_is_made_anew_and_other_code_makes_another(tmp_path, monk
     Shared(tmp_path).tensors("a", make, CPU)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
-    for damaged in (b"", b"no archive", whole[: len(whole) // 2]):
+    turned = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in range(0, len(whole), 50)]
+    for damaged in (b"", b"no archive", whole[: len(whole) // 2], *turned):
         file.write_bytes(damaged)
         assert Shared(tmp_path).tensors("a", make, CPU) == make()
         assert len(file.read_bytes()) == len(whole)
     monkeypatch.setattr("lit_unlearn.attacks.shared.installed_code", lambda: "another version")
     assert Shared(tmp_path).tensors("a", lambda: {"x": torch.zeros(1)}, CPU)["x"] == 0
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_folder_may_be_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Shared("~/kept").tensors("a", lambda: {"x": torch.ones(1)}, CPU)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
 def test_a_full_disk_costs_the_next_run_time_and_this_one_nothing(tmp_path):

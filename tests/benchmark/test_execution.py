@@ -155,6 +155,17 @@ def test_a_run_beside_one_that_kills_its_process_is_tried_again_alone(experiment
     assert all(running for done, running in seen if done < len(runs) - 1), "what is tried alone is shown"
 
 
+def test_a_run_whose_folder_cannot_be_written_fails_alone(experiments, tmp_path):
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
+    (lost,) = (run for run in runs if run.name == "opc" and run.subcommand == "fit")
+    (tmp_path / lost.folder).parent.mkdir(parents=True)
+    (tmp_path / lost.folder).write_text("a file")
+    failed, _ = go(runs, tmp_path)
+    assert "File exists" in failed.pop(lost.key)
+    assert [why.startswith("what it needs has failed") for why in failed.values()] == [True]
+    assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain"]
+
+
 def test_a_worker_that_dies_between_runs_is_replaced(experiments, tmp_path):
     first, second, third = (
         run for run in make_runs(Grid(**experiments(("class",), opc={}), seeds=Seeds(originals=3))) if not run.needs

@@ -83,6 +83,8 @@ def test_the_key_changes_with_any_setting_of_the_run_or_of_what_it_builds_on_and
         lambda file: {"model": {"init_args": {"suppressed": file}}},
         lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": file}}},
         lambda file: {"evaluation": {"retrain": {"weights": "retrain.pt", "trained_without": {"index_file": file}}}},
+        lambda file: {"trainer": {"callbacks": [{"class_path": "X"}, {"init_args": {"references": ["a", file]}}]}},
+        lambda file: {"trainer": {"callbacks": [{"class_path": "X", "init_args": {"words": file}}]}},
     ],
 )
 def test_the_key_changes_with_the_content_of_a_file_that_settings_name(tmp_path, named):
@@ -251,6 +253,19 @@ def test_a_pool_of_one_scenario_changes_no_run_of_another(experiments):
         assert keys == [run.key for run in same if run.scenario == scenario and run.reports]
     with pytest.raises(UsageError, match=r"unknown scenario of grid.pool 'rando'; did you mean 'random'"):
         make_runs(replace(grid, pool=["rando"]))
+
+
+@pytest.mark.parametrize("own", [None, ["given.pt"], {"0000": "given.pt"}])
+def test_a_pool_of_the_grid_takes_the_place_of_one_that_a_base_names(experiments, tmp_path, own):
+    folder = experiments(("class",), opc={})
+    plain = make_runs(Grid(**folder, pool=True))
+    path = Path(folder["bases"]["class"])
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"evaluation": {"pool": own}}))
+    attack = make_runs(Grid(**folder, pool=True))[-1]
+    assert attack.settings["evaluation"]["pool"] == plain[-1].settings["evaluation"]["pool"]
+    assert attack.config(tmp_path)["evaluation"]["pool"] == []
+    if own == ["given.pt"]:
+        assert make_runs(Grid(**folder))[-1].config(tmp_path)["evaluation"]["pool"] == own, "where the grid has none"
 
 
 def test_a_pool_on_several_data_stays_on_its_own(experiments, tmp_path):

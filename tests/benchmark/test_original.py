@@ -202,6 +202,49 @@ def test_the_users_own_model_is_attacked_by_default_and_a_grid_without_attacks_s
     assert (found.attacks, lines) == (None, [])
 
 
+def test_a_base_says_how_many_retrains_and_those_are_a_pool_where_single_images_are_forgotten(experiments, prod):
+    grid = experiments(opc={})
+    change(grid, "data.init_args.forget", {"classes": [1]})
+    change(grid, "data.init_args.forget", {"index_file": "x"}, "random")
+    given: dict[str, Any] = {"original": str(prod), "attacks": "attack/quick"}
+    assert fitted(Grid(**grid, **given), lambda name: False) == (Grid(**grid, **given), []), "one Retrain is no pool"
+    change(grid, "evaluation.retrains", 5, "random")
+    found, lines = fitted(Grid(**grid, **given), lambda name: False)
+    assert (found.seeds, found.pool) == (Seeds(references=5), ["random"])
+    assert lines == [
+        "5 Retrains are trained, as evaluation.retrains of random says",
+        "random: the models of all seeds are a pool for attacks on single images",
+    ]
+    runs = [run for run in make_runs(found) if run.scenario == "random"]
+    assert [run.name for run in runs if run.subcommand == "fit"] == ["retrain", "opc"] + ["retrain"] * 4
+    assert not any("retrains" in run.settings["evaluation"] for run in runs), "each run has that of its own seed"
+    assert len(look_up(runs[-1].settings, "evaluation.pool")) == 5 + 1
+    for seeds, pool in (
+        (Seeds(references=2), ["random"]),
+        (Seeds(originals=6), ["random"]),
+        (Seeds(references=1), None),
+    ):
+        found, _ = fitted(Grid(**grid, **given, seeds=seeds), lambda name: False)
+        assert (found.seeds, found.pool) == (seeds, pool)
+    assert fitted(Grid(**grid, **given, pool=False), lambda name: False)[0].pool is False
+    change(grid, "evaluation.pool", "folder", "random")
+    assert fitted(Grid(**grid, **given), lambda name: False)[0].pool == [], "it has one of its own"
+    for wrong in (0, "five", 2.5):
+        change(grid, "evaluation.retrains", wrong, "random")
+        with pytest.raises(
+            UsageError, match=rf"^random: evaluation\.retrains is {wrong!r}, but must be a whole number"
+        ):
+            fitted(Grid(**grid, **given), lambda name: False)
+
+
+def test_an_original_of_the_manifest_is_in_the_pool(experiments, tmp_path):
+    (*_, attack) = make_runs(Grid(**experiments(("class",), opc={}), original="digits_resnet8", pool=True))
+    (there,) = attack.config(tmp_path)["evaluation"]["pool"]
+    assert Path(there).is_file()
+    assert "digits_resnet8" in there
+    assert attack.config(tmp_path)["model"]["init_args"]["weights"] == "digits_resnet8"
+
+
 def test_the_classes_of_methods_say_whether_they_forget_whole_classes_only():
     assert only_whole_classes("HeadOnly")
     assert only_whole_classes("lit_unlearn.methods.Rescale")
@@ -299,6 +342,8 @@ def test_a_later_report_names_the_experiments_whose_runs_have_failed(experiments
     report([str(out), "--html", str(tmp_path / "page.html")])
     assert told in " ".join(capsys.readouterr().out.split())
     assert told in (tmp_path / "page.html").read_text()
+    report([str(out / "rows.json")])
+    assert told in " ".join(capsys.readouterr().out.split()), "by its rows as by its folder"
     (other := tmp_path / "other").mkdir()  # of the same scenario: in its table nothing has failed
     rows = read_rows(out / "rows.json")
     for row in rows:
