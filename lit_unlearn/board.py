@@ -19,7 +19,7 @@ from lit_unlearn.reports.figures.badge import badge
 from lit_unlearn.reports.page import write_page
 from lit_unlearn.reports.rows import ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.verdict import Verdict, judge
-from lit_unlearn.reports.wording import title_with_utility
+from lit_unlearn.reports.wording import bounds, interval, title_with_utility
 from lit_unlearn.shipped import read_config, shipped_names
 
 BROKEN = ".broken.json"
@@ -31,7 +31,7 @@ _VERIFIED = (
     *("bundle_sha256", "model_sha256"),
 )
 _COLUMNS = (
-    *("Model", "Method", "Verdict", "Worst attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
+    *("Model", "Method", "Verdict", "Decisive attack", "Excess over Retrain", "Test-retained", "Retrains", "Flags"),
     "Verified",
 )
 _BROKEN_LEVEL = "leaks"
@@ -180,13 +180,12 @@ def _age(suite: str) -> tuple[bool, str, int]:
 def _cells(each: Standing) -> list[str]:
     judged, row = each.verdict, each.rows[-1]
     worst = judged.worst
-    numbers = None if worst is None else (worst.excess, worst.low, worst.high)
+    excess = "" if worst is None else bounds(worst)
     name, title = "" if worst is None else worst.attack, title_with_utility(judged)
     if (by := each.broken) is not None:
-        numbers = by["excess"], by["low"], by["high"]
+        excess = interval(by["excess"], by["low"], by["high"])
         name = f"{_inert(by['attack'])} of {_inert(by['author'])}, {_inert(by['date'])}"
         title = f"Broken (was: {title})"
-    excess = "" if numbers is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*numbers)
     links = [f"[{link}]({each.told[link]})" for link in ("paper", "code") if each.told[link]]
     retained = row.metrics.get("test_retain_acc")
     return [

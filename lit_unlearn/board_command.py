@@ -12,7 +12,7 @@ from lit_unlearn.breaking import attempt
 from lit_unlearn.errors import UsageError
 from lit_unlearn.files import write_atomically
 from lit_unlearn.parsing import Parser
-from lit_unlearn.reports.wording import flag_sentences
+from lit_unlearn.reports.wording import evidence, flag_sentences
 from lit_unlearn.submissions import LICENCES, Submission, submit
 from lit_unlearn.suites import suites_of_today
 from lit_unlearn.verification import verify
@@ -78,13 +78,11 @@ def break_command(args: Sequence[str]) -> int:
     board = None if given.to is None else Path(given.to)
     found = attempt(Path(given.bundle), made.attack, given.author, given.root, board, given.retrains)
     best, before = found.found, found.before
-    beyond = "" if best.unseen is None else " beyond {:.3f} and {:.3f} on unseen images".format(*best.unseen)
-    print(
-        f"{best.attack}: {best.value:.3f}, Retrain {best.retrain:.3f}{beyond}, excess {best.excess:+.3f} "
-        f"[{best.low:+.3f}, {best.high:+.3f}] ({best.unit})"
-    )
+    print(evidence(best))
     whose = "Before, as its authors say" if board is None else "Before"
-    print(f"{whose}: " + ("no attack" if before is None else f"{before.attack}, excess {before.excess:+.3f}"))
+    print(
+        f"{whose}: " + ("no attack" if before is None else f"{before.attack}, excess {100 * before.excess:+.1f} points")
+    )
     print("It breaks the row." if found.breaks else "It does not break the row.")
     if given.to is not None and found.breaks:
         _put(given.to, found.submission, BROKEN, found.as_json())

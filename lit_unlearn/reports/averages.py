@@ -6,6 +6,15 @@ from dataclasses import replace
 
 from lit_unlearn.reports.rows import MEAN_OF, ORIGINAL, RETRAIN, Row
 
+AUC, DIRECTION = "auc", "direction"
+"""How the names end of what an attack by a threshold finds, and of the side on which it takes members to be."""
+
+
+def forward(attacks: Mapping[str, float], attack: str) -> float:
+    """The AUC of members scoring higher; an attack whose direction is -1 has found and scored that they score lower."""
+    found = attacks[f"{attack}/{AUC}"]
+    return 1 - found if attacks.get(f"{attack}/{DIRECTION}", 1.0) < 0 else found
+
 
 def mean_row(rows: Sequence[Row], **changes: object) -> Row:
     """A row that stands for several: the settings of the first, and the mean of each number over the rows that have it.
@@ -14,7 +23,8 @@ def mean_row(rows: Sequence[Row], **changes: object) -> Row:
         rows: at least one.
         **changes: fields of the row that are to differ from the first one's.
     """
-    means = {name: _means([getattr(row, name) for row in rows]) for name in ("metrics", "attacks", "seconds")}
+    means = {name: _means([getattr(row, name) for row in rows]) for name in ("metrics", "seconds")}
+    means["attacks"] = _means(_alike([row.attacks for row in rows]))
     return replace(rows[0], **{**means, **changes})  # type: ignore[arg-type]
 
 
@@ -76,6 +86,21 @@ def _model(row: Row) -> str:
         return repr((row.method, place, sorted(seeds.items()), row.weights.get("sha256")))
     weights = row.weights.get("sha256"), row.weights.get("source")
     return repr((row.method, row.seed, sorted(row.metrics.items()), row.hyperparameters, row.optimizer, weights))
+
+
+def _alike(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Numbers of attacks whose AUCs have a mean: where directions differ, all are taken forward."""
+    names = {name for numbers in rows for name in numbers if name.endswith(f"/{DIRECTION}")}
+    mixed = [name for name in names if len({numbers.get(name, 1.0) for numbers in rows}) > 1]
+    attacks = [name.removesuffix(f"/{DIRECTION}") for name in mixed]
+    return [
+        {
+            **numbers,
+            **{f"{each}/{AUC}": forward(numbers, each) for each in attacks if f"{each}/{AUC}" in numbers},
+            **{name: 1.0 for name in mixed if name in numbers},
+        }
+        for numbers in rows
+    ]
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

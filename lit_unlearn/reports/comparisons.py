@@ -20,6 +20,7 @@ from lit_unlearn.reports.numbers import (
     numbers,
     of_images,
     sampling,
+    two_sided,
 )
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 from lit_unlearn.reports.statistics import Difference, difference
@@ -86,7 +87,10 @@ class Comparison:
         difference: how far the method is above Retrain, each beyond its own ``unseen``.
         unseen: the same on unseen images, which is subtracted where single images are forgotten; else None.
         margins: what counts.
-        compared: how many claims share the probability of an error.
+        compared: how many comparisons share the probability of an error.
+        sides: on how many sides of Retrain it can condemn; each has an equal part of its share.
+        turned: whether it is below Retrain and that shows as much as above: then it is 1 − the AUC, also of Retrain and
+            Original.
     """
 
     attack: str
@@ -99,6 +103,13 @@ class Comparison:
     unseen: Means | None = None
     margins: Margins = MARGINS
     compared: int = 1
+    sides: int = 1
+    turned: bool = False
+
+    @property
+    def _alpha(self) -> float:
+        """Its own part of the probability of an error, on one side."""
+        return self.margins.alpha / (self.compared * self.sides)
 
     @property
     def scale(self) -> float:
@@ -113,7 +124,7 @@ class Comparison:
     @property
     def low(self) -> float:
         """Lower bound of the excess, which holds for all attacks together if the models vary as Retrains do."""
-        return self._within(self.difference.low(self.margins.alpha / self.compared))
+        return self._within(self.difference.low(self._alpha))
 
     @property
     def high(self) -> float:
@@ -121,9 +132,14 @@ class Comparison:
         return self._within(self.difference.highest(self.margins.alpha))
 
     @property
+    def retrain_forward(self) -> float:
+        """Retrain's number as it is, where it is turned for the comparison."""
+        return 1 - self.retrain if self.turned else self.retrain
+
+    @property
     def retrain_low(self) -> float:
-        """Lower bound of Retrain's number, which holds for all attacks together; it covers the images alone."""
-        return self.retrain - self.difference.of_images(self.margins.alpha / self.compared)
+        """Lower bound of that, which holds for all attacks together; it covers the images alone."""
+        return self.retrain_forward - self.difference.of_images(self._alpha)
 
     @property
     def leaks(self) -> bool:
@@ -143,7 +159,7 @@ class Comparison:
     @property
     def falls_short(self) -> bool:
         """Whether it is below Retrain by more than the larger margin, beyond doubt."""
-        return self.difference.high(self.margins.alpha / self.compared) < -self.scale * self.margins.same
+        return self.difference.high(self._alpha) < -self.scale * self.margins.same
 
     @property
     def falls_short_perhaps(self) -> bool:
@@ -157,7 +173,8 @@ class Comparison:
             return False
         seen = self.unseen
         skill = 0.0 if seen is None or seen.original is None else seen.original - seen.retrain
-        return self.original - self.retrain <= skill
+        found = self.original - self.retrain
+        return (-found if self.turned else found) <= skill
 
     @property
     def severity(self) -> float:
@@ -169,7 +186,7 @@ class Comparison:
         """How far below Retrain a number can be: Retrain may be as high as its upper bound. A lead can be 2 below."""
         if self.unseen is not None:
             return -self._most
-        own = min(1.0, self.retrain + self.difference.of_images(self.margins.alpha / self.compared))
+        own = min(1.0, self.retrain + self.difference.of_images(self._alpha))
         return UNITS[self.unit].least - own
 
     @property
@@ -183,8 +200,8 @@ class Comparison:
 
     def seeds_to_leak(self) -> int | None:
         """How many seeds would show that it leaks, if nothing else changed; None where none would."""
-        margin, alpha = self.scale * self.margins.leak, self.margins.alpha / self.compared
-        return self.difference.seeds_until(lambda of_more: of_more.low(alpha) > margin)
+        margin = self.scale * self.margins.leak
+        return self.difference.seeds_until(lambda of_more: of_more.low(self._alpha) > margin)
 
     def seeds_to_agree(self) -> int | None:
         """How many seeds would show that it is as Retrain, if nothing else changed; None where none would."""
@@ -259,8 +276,18 @@ def _compared(key: Key, ours: _Side, theirs: _Side, before: list[Number]) -> Com
     sampled = max(fmean(each) for each in errors if each)
     known = known_deviation(key.attack, ours.rows[0], key.split) / lead
     few = of_few_images(key, [*ours.numbers, *theirs.numbers], ours.rows)
+    both = two_sided(key, [*ours.rows, *theirs.rows])
+    if turned := both and _mean(ours.numbers) < _mean(theirs.numbers):
+        of_ours, of_theirs, before = (_turned(some) for some in (ours.numbers, theirs.numbers, before))
+        ours, theirs = ours._replace(numbers=of_ours), theirs._replace(numbers=of_theirs)
     means, unseen = _means(ours.numbers, theirs.numbers, before), _unseen(ours.numbers, theirs.numbers, before)
-    return Comparison(*key, *means, difference(ours.leads, theirs.leads, known, sampled, few), unseen)
+    found = difference(ours.leads, theirs.leads, known, sampled, few)
+    sides = 2 if both or (key.attack == NO_ATTACK and of_images(ours.rows[0], key.split)) else 1
+    return Comparison(*key, *means, found, unseen, sides=sides, turned=turned)
+
+
+def _turned(group: Sequence[Number]) -> list[Number]:
+    return [Number(1 - each.value) for each in group]
 
 
 def largest_excess(row: Row, retrain: Row | None) -> float | None:

@@ -159,7 +159,8 @@ def _retrain_knows(compared: Sequence[Comparison], retrains: Sequence[Row]) -> I
         )
         return
     membership = [each for each in compared if each.attack.startswith("membership/") and each.unit == "AUC"]
-    known = [(each.retrain, each.attack) for each in membership if each.retrain > KNOWN and each.retrain_low > _CHANCE]
+    sure = [each for each in membership if each.retrain_forward > KNOWN and each.retrain_low > _CHANCE]
+    known = [(each.retrain_forward, each.attack) for each in sure]
     alone = [
         (found.value, key.attack)
         for row in retrains

@@ -4,8 +4,10 @@
                lead, the accuracy on the forget images minus that on unseen images under the same attack
     mean accuracy  of relearning: the mean over its steps, since its end is noisy
     informedness  of telling the forgotten classes apart, where an attack has it: right minus wrong, 0 by chance
-    AUC        of telling forgotten images from others: membership/*, detectability/samples; below .5 is chance, since
-               an attack learns on other images which side is which
+    AUC        of telling forgotten images from others: membership/* and detectability/samples. Of a membership attack
+               by a threshold it is that of forget images scoring higher, as training images do: below Retrain's it
+               shows which images were to be forgotten, as above it. Of others, which learn on other images which side
+               is which, below .5 is chance
     IDI        mean over the stages of what they say of the forget set, as a share of Original's lead over Retrain
 
 Single images were learnt by heart or not; whatever a model can do for unseen images as well is skill. Without the
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from lit_unlearn.reports.averages import one_a_model
+from lit_unlearn.reports.averages import AUC, DIRECTION, forward, one_a_model
 from lit_unlearn.reports.rows import NO_ATTACK, ORIGINAL, RETRAIN, Row
 from lit_unlearn.reports.statistics import auc_variance, share_variance
 
@@ -99,6 +101,12 @@ def numbers(rows: Sequence[Row]) -> dict[Key, list[Number]]:
         for key, number in (*_accuracies(row), *_informedness(row), *_aucs(row), *_idi(row)):
             found.setdefault(key, []).append(number)
     return found
+
+
+def two_sided(key: Key, rows: Sequence[Row]) -> bool:
+    """Whether a number below Retrain's shows as much as one above: of an attack that has a direction."""
+    attacked = [row.attacks for row in rows if f"{key.attack}/{AUC}" in row.attacks]
+    return key.unit == "AUC" and bool(attacked) and all(f"{key.attack}/{DIRECTION}" in found for found in attacked)
 
 
 def measured(key: Key, row: Row) -> bool:
@@ -234,8 +242,8 @@ def _aucs(row: Row) -> Iterator[tuple[Key, Number]]:
             attack, _, quantity = key.rpartition("/")
             if attack == DETECTION and quantity == f"{split.removesuffix('_acc')}_auc":
                 yield Key(attack, split, "AUC"), Number(value)
-            elif attack.startswith("membership/") and quantity == "auc":  # and not auc_of_models
-                yield Key(attack, "forget_acc", "AUC"), Number(value)
+            elif attack.startswith("membership/") and quantity == AUC:  # and not auc_of_models
+                yield Key(attack, "forget_acc", "AUC"), Number(forward(row.attacks, attack))
 
 
 def _idi(row: Row) -> Iterator[tuple[Key, Number]]:

@@ -19,7 +19,9 @@ second to the fifth hold of the mean of the models or of one model alone:
 
 The lower bounds of the excess hold for all attacks together (Bonferroni), so that models which are like Retrain's, and
 vary as those do, are said to leak with probability alpha at most. Of several models half of alpha is for their mean and
-half for each of them alone: noise between models widens the bounds of the mean, and would hide a model that leaks. The
+half for each of them alone: noise between models widens the bounds of the mean, and would hide a model that leaks. Two
+kinds of numbers condemn on both sides of Retrain, membership by a threshold and the lead of single images without an
+attack: each side has half of their part. "Ruined" has an alpha of its own. The
 upper bounds hold each for itself, however the models vary: "as Retrain" needs all of them, so that a method which leaks
 is said to be as Retrain with probability alpha at most (an intersection-union test: Berger, 1982).
 """
@@ -158,7 +160,8 @@ class Verdict:
     def as_json(self, reason: str) -> dict[str, Any]:
         """What a row keeps of it: ``level``, ``worst``, ``intervals`` by attack, and ``reason``.
 
-        ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them.
+        ``unseen`` of an interval is what its value and Retrain's are on unseen images, which is subtracted from them;
+        where ``turned`` is there, both are 1 − the AUC.
         """
         intervals: dict[str, dict[str, Any]] = {}
         of_one = [] if self.worst is None else [self.worst]
@@ -166,6 +169,7 @@ class Verdict:
         for each in (*of_one, *self.comparisons):
             interval: dict[str, Any] = {"split": each.split, "unit": each.unit}
             interval |= {name: round(getattr(each, name), 4) for name in ("value", "retrain", "excess", "low", "high")}
+            interval |= {"turned": True} if each.turned else {}
             if each.unseen is not None:
                 interval["unseen"] = [round(mean, 4) for mean in each.unseen[:2]]
             intervals.setdefault(each.attack, interval)
@@ -208,7 +212,7 @@ def judge_models(
     graver = CONDEMNED[: CONDEMNED.index(found.level)] if found.level in CONDEMNED else CONDEMNED
     if len(single) == 1 or found.level == "not judged" or not graver:
         return found
-    alone = [_judged([row], [row], beside, tests=2 * len(single)) for row in single]
+    alone = [_judged([row], [row], beside, tests=2 * len(single), flagged=False) for row in single]
     for level in graver:
         if there := [verdict for verdict in alone if verdict.level == level]:
             gravest = max(there, key=_gravity)
@@ -244,8 +248,18 @@ class _Beside(NamedTuple):
     separating: Sequence[Comparison] | None
 
 
-def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: int, unfinished: int = 0) -> Verdict:
-    """The verdict on the mean of some models, one an original, made of the rows of runs that ended."""
+def _judged(
+    ours: Sequence[Row],
+    ended: Sequence[Row],
+    beside: _Beside,
+    tests: int,
+    unfinished: int = 0,
+    flagged: bool = True,
+) -> Verdict:
+    """The verdict on the mean of some models, one an original, made of the rows of runs that ended.
+
+    The flags are of all models: a verdict on one of several has none.
+    """
     retrains, originals, margins, separating = beside
     utility, lost = utility_of(ours, retrains, originals)
     comparisons = sorted(compare(ours, retrains, originals, margins, tests), key=lambda each: -each.severity)
@@ -276,7 +290,7 @@ def _judged(ours: Sequence[Row], ended: Sequence[Row], beside: _Beside, tests: i
         ),
         unmeasured=unmeasured(ended, retrains, comparisons, min(known, RETRAINS_NEEDED)),
         unfinished=unfinished,
-        flags=flags(ended, retrains, comparisons, separated if retrains else None, broken, skill),
+        flags=flags(ended, retrains, comparisons, separated if retrains else None, broken, skill) if flagged else {},
         knows_classes=skill is not None and skill.excess > margins.same,
     )
     return replace(found, level=_level(found, ours, retrains, tests))

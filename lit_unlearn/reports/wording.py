@@ -45,9 +45,14 @@ def percent(fraction: float | None) -> str:
 
 def bounds(found: Comparison) -> str:
     """The excess over Retrain with its bounds, such as ``+7.0 (5.1 to 9.2)``: in points, of an AUC as it is."""
-    digits, factor = (2, 1.0) if found.unit == "AUC" else (1, 100.0)
-    low, high = (_signed(factor * value, digits).removeprefix("+") for value in (found.low, found.high))
-    return f"{_signed(factor * found.excess, digits)} ({low} to {high})"
+    return interval(found.excess, found.low, found.high, found.unit)
+
+
+def interval(excess: float, low: float, high: float, unit: str = "") -> str:
+    """The same of numbers."""
+    digits, factor = (2, 1.0) if unit == "AUC" else (1, 100.0)
+    least, most = (_signed(factor * value, digits).removeprefix("+") for value in (low, high))
+    return f"{_signed(factor * excess, digits)} ({least} to {most})"
 
 
 def title(verdict: Verdict) -> str:
@@ -126,8 +131,9 @@ def evidence(found: Comparison) -> str:
     """One comparison with Retrain as a sentence."""
     images, by = IMAGES[found.split], found.attack
     if found.unit == "AUC":
+        side = ", on which the model is less sure than Retrain," if found.turned else ""
         return (
-            f"{by} separates {images} from other images with an AUC of {found.value:.2f}; on Retrain, "
+            f"{by} separates {images}{side} from other images with an AUC of {found.value:.2f}; on Retrain, "
             f"{found.retrain:.2f}. Excess over Retrain: {bounds(found)}."
         )
     if found.unit == "informedness":

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.averages import with_mean_retrains
+from lit_unlearn.reports.averages import mean_row, with_mean_retrains
 from lit_unlearn.reports.comparisons import MARGINS, Comparison, Margins, Means, compare, largest_excess
 from lit_unlearn.reports.rows import NO_ATTACK, Row
 from lit_unlearn.reports.statistics import difference, share_variance
@@ -1000,3 +1000,99 @@ def test_the_attack_of_an_undecided_verdict_is_the_one_that_ends_farthest_to_the
     leaking = verdict(model("GA", worst=0.99), retrains(5))
     assert (leaking.level, leaking.worst) == ("leaks", leaking.comparisons[0])
     assert choice(leaking) == "The verdict names the attack with the largest lower bound."
+
+
+def membership(method, forward, seed=0, **fields):
+    """A row of an attack by a threshold, which scores what it has found: below .5 it turns its threshold round."""
+    side = 1.0 if forward >= 0.5 - TURNS else -1.0
+    found = {RMIA + "/auc": forward if side > 0 else 1 - forward, RMIA + "/direction": side}
+    return model(method, seed=seed, **found, **fields)
+
+
+TURNS = 0.05
+"""How far below .5 an AUC has to be for an attack to take members to score lower."""
+
+
+def compared(models, theirs=0.5, before=0.7):
+    references = [membership("Retrain", theirs + noise, seed) for seed, noise in enumerate(NOISE)]
+    found = compare(models, references, [membership("Original", before)])
+    return next(each for each in found if each.attack == RMIA)
+
+
+def test_membership_is_compared_in_one_direction_whichever_side_each_attack_has_found():
+    """The means of .47, .42 and of .42 that is reported as .58."""
+    models = [membership("GA", forward, seed) for seed, forward in enumerate((0.47, 0.46, 0.42))]
+    assert [row.attacks[RMIA + "/direction"] for row in models] == [1, 1, -1]
+    found = compared(models)
+    assert found.turned
+    assert (found.value, found.retrain, found.original) == pytest.approx((0.55, 0.5, 0.3))
+    assert found.excess == pytest.approx(0.05)
+    assert found.difference.deviation < 0.03, "the turn itself is no deviation between models"
+    above = compared([membership("GA", 1 - row, seed) for seed, row in enumerate((0.47, 0.46, 0.42))], before=0.3)
+    assert not above.turned
+    ends = found.excess, found.low, found.high
+    assert (above.excess, above.low, above.high) == pytest.approx(ends, abs=1e-3), "but for the images' own error"
+
+
+def test_membership_below_retrain_shows_as_much_as_above_and_each_side_has_half_of_the_error():
+    below, above = (compared([membership("GA", 0.5 + side)]) for side in (-0.2, 0.2))
+    assert below.leaks
+    assert above.leaks
+    assert (below.turned, above.turned) == (True, False)
+    plain = next(
+        each for each in compare([model("GA", auc=0.7)], retrains(auc=0.5), [original()]) if each.attack == RMIA
+    )
+    assert (above.sides, plain.sides) == (2, 1)
+    assert above.low < plain.low < plain.excess == pytest.approx(above.excess)
+    assert above.high == pytest.approx(plain.high)
+    learnt = next(
+        each for each in compare([model("GA", auc=0.2)], retrains(auc=0.5), [original()]) if each.attack == RMIA
+    )
+    assert not learnt.leaks, "an attack that has learnt which side is which finds nothing below chance"
+
+
+def test_a_model_that_remembers_images_that_retrain_finds_hard_is_above_it():
+    """Retrain's answers to them are worse than to other images: .27, reported as .73; Original's are as good."""
+    row = membership("GA", 0.5)
+    references = [membership("Retrain", 0.27 + noise, seed) for seed, noise in enumerate(NOISE)]
+    found = verdict(row, references, [membership("Original", 0.51, answer=0.91, worst=0.92, relearnt=0.9)])
+    assert (found.level, found.worst.attack) == ("leaks", RMIA)
+    assert found.worst.excess == pytest.approx(0.23)
+    assert "less sure" not in headline(row, found)
+    assert "retrain knows" not in found.flags, "which a turned .73 is no sign of"
+    row = membership("GA", 0.1)
+    found = verdict(row, references, [membership("Original", 0.51, answer=0.91, worst=0.92, relearnt=0.9)])
+    said = headline(row, found)
+    assert (
+        "on which the model is less sure than Retrain, from other images with an AUC of 0.90; on Retrain, 0.73" in said
+    )
+    assert found.as_json("")["intervals"][RMIA]["turned"] is True
+
+
+def test_a_retrain_that_has_seen_the_images_is_known_beside_a_model_below_it():
+    found = verdict(
+        membership("GA", 0.5),
+        [membership("Retrain", 0.73 + noise, seed) for seed, noise in enumerate(NOISE)],
+        [membership("Original", 0.75, answer=0.91, worst=0.92, relearnt=0.9)],
+    )
+    assert "an AUC of 0.73" in found.flags["retrain knows"]
+
+
+def test_an_attack_that_finds_more_in_original_is_not_blind_beside_a_model_below_retrain():
+    assert not compared([membership("GA", 0.4)]).blind
+    assert compared([membership("GA", 0.4)], before=0.45).blind
+
+
+def test_the_mean_over_directions_is_forward():
+    models = [membership("GA", forward, seed) for seed, forward in enumerate((0.48, 0.42))]
+    mean = mean_row(models).attacks
+    assert (mean[RMIA + "/auc"], mean[RMIA + "/direction"]) == pytest.approx((0.45, 1))
+    turned = mean_row([membership("GA", forward, seed) for seed, forward in enumerate((0.38, 0.42))]).attacks
+    assert (turned[RMIA + "/auc"], turned[RMIA + "/direction"]) == pytest.approx((0.6, -1)), "as each has found it"
+
+
+def test_both_sides_of_a_lead_without_an_attack_share_the_error():
+    row = model("GA", answer=0.7, split=SINGLE, seed=1)
+    found = verdict(row, retrains(answer=0.5, split=SINGLE), [original(split=SINGLE)])
+    assert found.no_attack.sides == 2
+    assert all(each.sides == 1 for each in found.comparisons if each.attack != NO_ATTACK)

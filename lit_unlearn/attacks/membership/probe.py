@@ -47,7 +47,7 @@ class MembershipProbe(MembershipAttack):
     def evaluate(self, target: Target) -> AttackResult:
         """AUC and the like on the evaluation half, see :func:`~.signals.held_out_attack`.
 
-        The probe has learnt the direction, so that the number ``direction`` is 1.
+        The probe has learnt on other images which side is which: it has no direction, and an AUC below .5 is chance.
         """
         draw = torch.Generator().manual_seed(self.seed)
         sides = []
@@ -59,11 +59,11 @@ class MembershipProbe(MembershipAttack):
         forgotten, unseen = (_all_of(side) for side in sides)
         if not all(len(positions) for half in halves for positions in half):
             nothing = Scores(torch.empty(0), torch.empty(0))
-            return AttackResult(held_out_attack(nothing, nothing))
+            return _found(nothing, nothing)
         (ours, theirs), _ = halves
         scores = self._probe(forgotten[ours], unseen[theirs])
         learnt, held_out = (Scores(scores(forgotten[one]), scores(unseen[other])) for one, other in halves)
-        return AttackResult(held_out_attack(learnt, held_out, directed=True))
+        return _found(learnt, held_out)
 
     def _probe(self, forgotten: Tensor, unseen: Tensor) -> Callable[[Tensor], Tensor]:
         from sklearn.linear_model import LogisticRegression
@@ -79,3 +79,8 @@ class MembershipProbe(MembershipAttack):
 def _all_of(side: Encoded) -> Tensor:
     """Features, logits and stages side by side, (N, …) in float64, on the CPU."""
     return torch.cat([side.features, side.logits, *side.stages.values()], 1).double().cpu()
+
+
+def _found(learnt: Scores, held_out: Scores) -> AttackResult:
+    numbers = held_out_attack(learnt, held_out, directed=True)
+    return AttackResult({name: value for name, value in numbers.items() if name != "direction"})
