@@ -132,6 +132,11 @@ class Comparison:
         return self._within(self.difference.highest(self.margins.alpha))
 
     @property
+    def forward(self) -> float:
+        """The number of the method as it is, where it is turned for the comparison."""
+        return 1 - self.value if self.turned else self.value
+
+    @property
     def retrain_forward(self) -> float:
         """Retrain's number as it is, where it is turned for the comparison."""
         return 1 - self.retrain if self.turned else self.retrain

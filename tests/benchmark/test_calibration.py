@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_unlearn.benchmark.calibration import calibrate
+from lit_unlearn.benchmark.calibration import _leaks_with, calibrate
 from lit_unlearn.benchmark.command import report
 from lit_unlearn.benchmark.gathering import kept_rows
 from lit_unlearn.benchmark.summary import summarise
 from lit_unlearn.errors import UsageError
 from lit_unlearn.reports import Row, read_rows, write_rows
+from lit_unlearn.reports.comparisons import compare
 from lit_unlearn.reports.figures import power_lines, standalone
 from lit_unlearn.reports.noise import KNOWN, deviations, known_deviation
 
@@ -73,6 +74,31 @@ def test_power_grows_with_the_excess_and_with_the_seeds():
         assert shares[0] <= 0.01
     assert power[3, 0.10] > 0.95
     assert power[3, 0.05] >= power[1, 0.05]
+
+
+def test_what_is_added_to_membership_first_brings_a_model_that_is_below_retrain_nearer():
+    (above, below) = (
+        next(
+            each
+            for each in compare([membership(0.5 + side)], [membership(0.5 + noise) for noise in (0.0, 0.01, -0.01)], [])
+            if each.attack == "membership/rmia"
+        )
+        for side in (0.04, -0.04)
+    )
+    assert (above.turned, below.turned) == (False, True)
+    assert (above.forward, below.forward) == pytest.approx((0.54, 0.46))
+    assert [[_leaks_with(each, excess) for excess in (0, 0.06, 0.2)] for each in (above, below)] == [
+        [False, True, True],
+        [False, False, True],
+    ]
+
+
+def membership(forward: float) -> Row:
+    """A row that has little else."""
+    attacks = {"membership/rmia/auc": forward, "membership/rmia/direction": 1.0}
+    split = {"hash": "0", "forgotten_classes": [0, 1, 2], "counts": {"forget": 6000, "test_forget": 3000}}
+    metrics = {"forget_acc": 0.0, "test_forget_acc": 0.0, "retain_acc": 1.0, "test_retain_acc": 0.9}
+    return Row("X", "ok", metrics=metrics, attacks=attacks, split=split, seed=round(1000 * forward))
 
 
 def test_the_deviations_are_those_of_the_retrains():

@@ -225,8 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (number := getattr(given, option)) < 1:
             parser.error(f"--{option} is {number}; 1 or more is allowed")
     each = [(of, k, n, same, name) for of, cells in CELLS.items() for k, n, same in cells for name in CASES]
-    with ProcessPoolExecutor(given.workers) as pool:
-        shares = list(pool.map(partial(share, runs=given.runs), *zip(*each, strict=True)))
+    columns = list(zip(*each, strict=True))
+    if given.workers == 1:
+        shares = list(map(partial(share, runs=given.runs), *columns))
+    else:
+        with ProcessPoolExecutor(given.workers) as pool:
+            shares = list(pool.map(partial(share, runs=given.runs), *columns))
     rates = {" ".join(map(str, cell)): found for cell, found in zip(each, shares, strict=True)}
     given.output.write_text(json.dumps({"runs": given.runs, "rates": rates}, indent=1) + "\n")
     print("\n\n".join(table(of, rates) for of in CELLS))
