@@ -9,17 +9,24 @@ from torch import Tensor
 
 from lit_unlearn.attacks.encoded import Encoded
 from lit_unlearn.attacks.fingerprint import network_key, samples_key
-from lit_unlearn.attacks.membership.signals import margin
+from lit_unlearn.attacks.membership.signals import margin, taylor_softmax
 from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.saving import tensors_sha256
 from lit_unlearn.backbones.weights import load_weights
 
 
 class Answers(NamedTuple):
-    """One model's answers to the samples of a split: log odds φ of the true class (N,), and which are right (N,)."""
+    """One model's answers to the samples of a split, each (N,).
+
+    Attributes:
+        phi: log odds φ of the true class.
+        correct: which are right.
+        taylor: p of the true class by :func:`~lit_unlearn.attacks.membership.signals.taylor_softmax`.
+    """
 
     phi: Tensor
     correct: Tensor
+    taylor: Tensor
 
 
 def answers_of(model: EncodedData, splits: Sequence[str]) -> dict[str, Answers]:
@@ -28,14 +35,15 @@ def answers_of(model: EncodedData, splits: Sequence[str]) -> dict[str, Answers]:
 
 
 def _answers(model: EncodedData, split: str) -> Answers:
-    """Both are of the whole split, the logits of one batch at a time."""
+    """They are of the whole split, the logits of one batch at a time."""
 
     def answered(batch: Encoded) -> Tensor:
         right = batch.logits.argmax(1) == batch.labels
-        return torch.stack([margin(batch.logits, batch.labels), right.double()], 1)
+        of_label = (signal(batch.logits, batch.labels) for signal in (margin, taylor_softmax))
+        return torch.stack([*of_label, right.double()], 1)
 
-    phi, right = model.per_sample(split, answered).cpu().unbind(1)
-    return Answers(phi.contiguous(), right.bool())
+    phi, taylor, right = model.per_sample(split, answered).cpu().unbind(1)
+    return Answers(phi.contiguous(), right.bool(), taylor.contiguous())
 
 
 def answers_of_file(target: Target, file: str, splits: Sequence[str]) -> dict[str, Answers]:

@@ -16,24 +16,26 @@ models: ``lira_online`` asks whether this model still knows them as an Original 
 them or never saw them. A model that never saw them has an AUC of .5 in both. Any other recipe of training differs from
 Retrain's, whether or not it remembers, so theirs is called ``auc_of_models``, and the verdict does not compare it.
 
-γ of RMIA is 1, for p is the plain softmax. The authors' present code has the same p and the same 1 (ml_privacy_meter,
-modules/mia/attacks/rmia.py:145). Their paper's configs have 2 with another p, a soft-margin Taylor softmax at
-temperature 2 (research/2023_rmia/attack_configs/cifar10/rmia_offline_127_ref_models.yaml at 44f9051), and so has AMUN's
-evaluation (rmia_evaluate.py:48, 52, 56). Here γ changes no number: all x are compared with the same z, and samples of
-equal score are ordered by their ratios, so that only the order of the ratios counts.
+p of RMIA is the plain softmax, and γ is 1, as in the authors' present code (ml_privacy_meter, modules/mia/attacks/
+rmia.py:145). Their paper's configs have ``signal: taylor``, a soft-margin Taylor softmax at temperature 2, with γ 2
+(research/2023_rmia/attack_configs/cifar10/rmia_offline_127_ref_models.yaml at 44f9051), and so has AMUN's evaluation
+(rmia_evaluate.py:48, 52, 56). It finds more in models that have memorised images, where the softmax is 1, and less in
+some others: whoever attacks one model tries both. Here γ changes no number: all x are compared with the same z, and
+samples of equal score are ordered by their ratios, so that only the order of the ratios counts.
 
 Deviations. Each image is asked about once, while the authors of LiRA average over augmented copies and those of RMIA
-ask up to 18 times: the attacker here is weaker. U-LiRA's authors have one attacker for each image, with many models of
-both kinds; here the images of one model are pooled, which share its noise, and one model is judged beside few. The
-fixed variance is that around each sample's own mean over the references, not that of all log odds together; φ is exact
-where the papers' p/(1 - p) rounds; samples of equal RMIA score are ordered by their ratios; the direction of ``rmia``
-and ``lira`` is learnt on the calibration half, so a model that answers forget samples *worse* than one that never saw
-them is detected; a reference that has the weights of the model under attack, or answers exactly as it does, is that
-model, and does not count.
+ask up to 18 times: the attacker here is weaker. RMIA's authors leave out the outermost fifth of the references on each
+side of a mean (``proportiontocut``) and search a (modules/mia/attack.py:82-100); here all count, and a is given.
+U-LiRA's authors have one attacker for each image, with many models of both kinds; here the images of one model are
+pooled, which share its noise, and one model is judged beside few. The fixed variance is that around each sample's own
+mean over the references, not that of all log odds together; φ is exact where the papers' p/(1 - p) rounds; samples of
+equal RMIA score are ordered by their ratios; the direction of ``rmia`` and ``lira`` is learnt on the calibration half,
+so a model that answers forget samples *worse* than one that never saw them is detected; a reference that has the
+weights of the model under attack, or answers exactly as it does, is that model, and does not count.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
 
@@ -41,7 +43,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lit_unlearn.attacks.membership.answers import answers_of, other_models
+from lit_unlearn.attacks.membership.answers import Answers, answers_of, other_models
 from lit_unlearn.attacks.membership.likelihood_ratio import (
     VARIANCES,
     Variance,
@@ -56,9 +58,11 @@ from lit_unlearn.backbones.weights import load_weights
 from lit_unlearn.errors import UsageError, check_at_least, check_fraction, unknown
 from lit_unlearn.results import AttackResult
 
+Signal = Literal["softmax", "taylor"]
 Method = Literal["rmia", "lira", "lira_online", "u_lira"]
 LogOdds = dict[str, Tensor]
 
+_SIGNALS = ("softmax", "taylor")
 _LEAST: dict[str, tuple[int, int]] = {"rmia": (1, 0), "lira": (2, 0), "lira_online": (3, 2), "u_lira": (3, 2)}
 """Fewest OUT models, and fewest IN models."""
 
@@ -89,10 +93,11 @@ class ReferenceMembership(MembershipAttack):
         gamma: for RMIA, above 0; it moves a threshold and no number of this attack, see the module.
         seed: of the draw that matches classes.
         name: metric name prefix; the method by default.
+        signal: for RMIA, p: ``softmax``, or ``taylor`` as in the paper's configs, see the module.
 
     Raises:
-        UsageError: for an unknown method or variance, a number out of range, too few references, one that is named
-            twice, or ``unlearned_references`` for another method than ``u_lira``.
+        UsageError: for an unknown method, variance or signal, a number out of range, too few references, one that is
+            named twice, or ``unlearned_references`` for another method than ``u_lira``.
     """
 
     def __init__(
@@ -105,15 +110,18 @@ class ReferenceMembership(MembershipAttack):
         gamma: float = 1.0,
         seed: int = 0,
         name: str | None = None,
+        signal: Signal = "softmax",
     ) -> None:
         if method not in _LEAST:
             raise unknown("method of membership inference", method, _LEAST)
         super().__init__(name or method, seed)
         if variance not in VARIANCES:
             raise unknown("variance", variance, VARIANCES)
+        if signal not in _SIGNALS:
+            raise unknown("signal", signal, _SIGNALS)
         check_fraction("a", a, zero=True, one=True)
         check_at_least("gamma", gamma, 0, strict=True)
-        self.method, self.variance, self.a, self.gamma = method, variance, a, gamma
+        self.method, self.variance, self.a, self.signal, self.gamma = method, variance, a, signal, gamma
         self.references, self.unlearned_references = list(references), list(unlearned_references)
         self._check_counts()
 
@@ -190,15 +198,19 @@ class ReferenceMembership(MembershipAttack):
         least, least_inside = _LEAST[self.method]
         asked = (named.out, named.inside if least_inside else ())
         out, inside = (
-            [{split: each[split].phi for split in splits} for each in other_models(target, files, answers, splits)]
-            for files in asked
+            [self._told(each, splits) for each in other_models(target, files, answers, splits)] for files in asked
         )
         if len(out) < least or len(inside) < least_inside:
             return AttackResult(dict.fromkeys(_OF_MODELS if least_inside else HELD_OUT_NUMBERS, math.nan))
-        own = {split: answers[split].phi for split in splits}
+        own = self._told(answers, splits)
         if least_inside:
             return AttackResult(self._on_the_same_samples(own, inside, out))
         return AttackResult(self._on_the_same_classes(target, own, out))
+
+    def _told(self, answers: Mapping[str, Answers], splits: Sequence[str]) -> LogOdds:
+        """What is compared of a model's answers: log odds, or p itself where it is another one than theirs."""
+        taylor = self.method == "rmia" and self.signal == "taylor"
+        return {split: answers[split].taylor if taylor else answers[split].phi for split in splits}
 
     def _on_the_same_samples(self, own: LogOdds, inside: list[LogOdds], out: list[LogOdds]) -> dict[str, float]:
         seen, unseen = (torch.stack([odds[FORGET] for odds in side]) for side in (inside, out))
@@ -228,5 +240,5 @@ class ReferenceMembership(MembershipAttack):
         """Of all that are compared, of both sets together: (N,) of log odds (N,) and those of references (k, N)."""
         if self.method == "lira":
             return lira_offline(phi, out, self.variance)
-        p, others = phi.sigmoid(), out.sigmoid()
+        p, others = (phi, out) if self.signal == "taylor" else (phi.sigmoid(), out.sigmoid())
         return rmia_ordered(p, others, p[population], others[:, population], self.a, self.gamma)

@@ -37,6 +37,34 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -math.inf).logsumexp(1)
 
 
+TEMPERATURE, SOFT_MARGIN, TERMS = 2.0, 0.6, 4
+"""Of the soft-margin Taylor softmax, as in the configs of RMIA's paper: rmia_offline_127_ref_models.yaml."""
+
+
+def taylor_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    """RMIA's p (arXiv 2312.03262, appendix): t(c_y − m) / (t(c_y − m) + Σ_{i≠y} t(c_i)), c = z / T.
+
+    t is the Taylor polynomial of exp with :data:`TERMS` terms. It grows slower than exp: images that a network
+    has memorised still differ, where the softmax is 1 for all. Where t is not above 0, for logits far below 0, it is
+    taken to be the smallest number. Source: ml_privacy_meter at 44f9051, research/2023_rmia/signals.py:22-28, 143-153.
+
+    Args:
+        logits: (B, C).
+        labels: class indices (B,).
+
+    Returns:
+        p in (0, 1], (B,), float64.
+    """
+    scaled, own = logits.double() / TEMPERATURE, labels[:, None]
+    true = _taylor(scaled.gather(1, own).squeeze(1) - SOFT_MARGIN)
+    return true / (true + _taylor(scaled).scatter(1, own, 0.0).sum(1))
+
+
+def _taylor(values: Tensor) -> Tensor:
+    terms = (values**power / math.factorial(power) for power in range(TERMS))
+    return sum(terms, torch.zeros_like(values)).clamp(min=torch.finfo(values.dtype).tiny)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of softmax in nats, (B,), float64, of logits (B, C)."""
     log_p = logits.double().log_softmax(1)

@@ -120,17 +120,25 @@ def test_numbers_are_those_of_the_formulas(make_target, world):
     assert not math.isnan(found["tpr_at_1pct"])
 
     own, all_others = torch.cat([*phi.values()]), torch.cat([*others.values()], 1)
-    for method in ("rmia", "lira"):
+    for method, signal in (("rmia", "softmax"), ("rmia", "taylor"), ("lira", "softmax"), ("lira", "taylor")):
         if method == "lira":
             scores = lira_offline(own, all_others)
         else:
             z = slice(COUNT, None, 2)
-            p, q = own.sigmoid(), all_others.sigmoid()
+            p, q = (each.sigmoid() if signal == "softmax" else of_two(each) for each in (own, all_others))
             scores = rmia_ordered(p, q, p[z], q[:, z], a=0.6)
         halves = (Scores(scores[:COUNT][h::2], scores[COUNT:][h::2]) for h in (0, 1))
-        assert ReferenceMembership(method, out, a=0.6).evaluate(target).numbers == pytest.approx(
+        assert ReferenceMembership(method, out, a=0.6, signal=signal).evaluate(target).numbers == pytest.approx(
             held_out_attack(*halves), rel=1e-6, nan_ok=True
         )
+
+
+def of_two(odds):
+    """The Taylor softmax of two logits, ± half of the log odds: of c = ± odds / 4, with the true one .6 less."""
+    true, other = odds / 4 - 0.6, -odds / 4
+    true, other = (1 + each + each**2 / 2 + each**3 / 6 for each in (true, other))
+    true, other = (torch.where(each > 0, each, 2.3e-308) for each in (true, other))
+    return true / (true + other)
 
 
 def test_lira_has_one_deviation_for_members_and_others(make_target, vectors, tmp_path):
@@ -317,6 +325,7 @@ def test_references_that_do_not_load_are_refused_before_training(make_backbone, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"signal": "tailor"}, r"unknown signal 'tailor'; did you mean 'taylor'"),
         ({"method": "rima"}, r"unknown method of membership inference 'rima'; did you mean.*rmia"),
         ({"variance": "per-sample"}, "unknown variance 'per-sample'"),
         ({"a": 1.5}, "a is 1.5"),

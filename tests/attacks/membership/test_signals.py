@@ -31,6 +31,24 @@ def test_margin_is_the_log_odds_and_stays_finite_where_those_do_not():
     assert found.dtype == torch.float64
 
 
+def test_the_taylor_softmax_tells_images_apart_on_which_the_softmax_is_one():
+    """By hand: T is 2, m .6, and t(x) = 1 + x + x²/2 + x³/6."""
+    z = torch.tensor([[3.0, 1.0, -1.0], [40.0, 0.0, 2.0], [60.0, 0.0, 2.0], [-40.0, 0.0, 0.0]])
+    y = torch.tensor([1, 0, 0, 0])
+
+    def t(x):
+        return max(1 + x + x**2 / 2 + x**3 / 6, 2.2250738585072014e-308)
+
+    expected = [t(-0.1) / (t(-0.1) + t(1.5) + t(-0.5))]
+    expected += [t(x / 2 - 0.6) / (t(x / 2 - 0.6) + t(0) + t(1)) for x in (40, 60)]
+    expected.append(t(-20.6) / (t(-20.6) + 2))
+    found = membership.taylor_softmax(z, y)
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    assert found[2] > found[1] + 1e-3, "here the softmax rounds to 1 for both"
+    assert (found > 0).all()
+    assert found.dtype == torch.float64
+
+
 def test_signals_are_their_formulas_and_the_higher_the_more_like_training():
     z, y = logits()
     p = z.double().softmax(1).numpy()
