@@ -183,7 +183,16 @@ def test_the_search_begins_with_every_method_at_its_reference() -> None:
     small = {"neggrad_plus_small", "scrub_small"}  # at their authors' settings for small sets
     assert of_random.keys() == {*references, *small}
     assert not any(of_random[name] for name in small)
-    assert read_config("experiments/depth")["vit"].keys() == references
+    depth = read_config("experiments/depth")
+    transformer = depth["vit"]
+    assert transformer.keys() == references | {"ct", "distilled_retrain", "kernel_shuffle", "opc_deep", "retrain_short"}
+    for name in transformer.keys() - references:
+        reference, on_others = read_config(f"model/{name}")["trainer"]["max_epochs"], depth[name].get("trainer", {})
+        assert transformer[name]["trainer"]["max_epochs"] == on_others.get("max_epochs", reference)
+        assert (
+            transformer[name]["model"]["init_args"]["optimizer"]
+            == transformer["pretrain"]["model"]["init_args"]["optimizer"]
+        )
     tuned = read_config("tuned/fashion_mnist_attack")
     assert sections.keys() | of_class.keys() == (tuned["class"].keys() - {"msg_90"}) | SLOW
     assert sections.keys() | of_random.keys() == tuned["random"].keys() - {"msg_90"}
