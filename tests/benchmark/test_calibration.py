@@ -140,7 +140,7 @@ def test_on_fashion_mnist_retrains_hardly_ever_leak_and_what_must_be_found_out_a
     assert all(len(line.rows) >= 3 for line in summary.lines)
 
 
-@pytest.mark.parametrize(("scenario", "least"), [("class", 0.7), ("random", 0.55)])
+@pytest.mark.parametrize(("scenario", "least"), [("class", 0.7), ("random", 0.5)])
 def test_on_fashion_mnist_ten_points_are_found_and_what_is_not_there_is_not(committed, scenario, least):
     power = committed[scenario][0].power
     for count in (1, 3, 5):
