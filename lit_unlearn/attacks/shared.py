@@ -99,7 +99,8 @@ def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
     length = hashlib.sha256().digest_size
     if hashlib.sha256(content := whole[length:]).digest() != whole[:length]:
         return []
-    return [torch.load(io.BytesIO(content), map_location=kept_on, weights_only=True)]
+    archive = io.BytesIO(content)
+    return [torch.load(archive, map_location=kept_on, weights_only=True)]
 
 
 def _of_all(key: str, device: torch.device) -> str:
