@@ -20,6 +20,7 @@ import yaml
 from lit_unlearn.benchmark.gathering import results_of
 from lit_unlearn.benchmark.runs import Run
 from lit_unlearn.files import write_atomically
+from lit_unlearn.own_code import own_code
 
 LOG, CONFIG = "log.txt", "run.yaml"
 TRIES = 2  # a worker may be killed for what another process did; a run that kills two is at fault
@@ -183,6 +184,9 @@ def _run_without_exit(command: RunCommand, run: Run, root: Path) -> str | None:
 
 def run_in_worker(command: RunCommand, run: Run, root: Path) -> str | None:
     """Executes one run in a worker; returns why it failed."""
+    code = own_code(run.settings)
+    if changed := sorted(each for each, key in run.code.items() if code.get(each, key) != key):
+        return f"the code of {', '.join(changed)} has changed since the benchmark began: start it again"
     folder = root / run.folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -56,6 +56,7 @@ class Run:
         variant: place in the settings (dotted) → the value that a search put there.
         key: 16 hex digits that name all of this.
         given: place in the settings (dotted) → weights that no run makes.
+        code: module of the user's own → what names its code, as :func:`~lit_unlearn.own_code.own_code` gives it.
     """
 
     subcommand: str
@@ -68,6 +69,7 @@ class Run:
     variant: Mapping[str, Any]
     key: str
     given: Mapping[str, Given] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -128,11 +130,12 @@ def make_run(
     for place in sources:
         put(settings, place, None)
     hashed = [subcommand, scenario, name, settings, {place: source.key for place, source in sources.items()}]
-    hashed += [found for found in (_file_keys(settings), own_code(settings)) if found]
+    code = own_code(settings)
+    hashed += [found for found in (_file_keys(settings), code) if found]
     key = hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
     needs = {place: source for place, source in sources.items() if isinstance(source, Run)}
     there = {place: source for place, source in sources.items() if isinstance(source, Given)}
-    return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key, there)
+    return Run(subcommand, scenario, name, seeds, settings, reports, needs, variant or {}, key, there, code)
 
 
 def _file_keys(settings: Mapping[str, Any]) -> dict[str, str | None]:

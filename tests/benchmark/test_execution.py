@@ -155,6 +155,21 @@ def test_a_run_beside_one_that_kills_its_process_is_tried_again_alone(experiment
     assert all(running for done, running in seen if done < len(runs) - 1), "what is tried alone is shown"
 
 
+def test_code_that_changes_while_a_benchmark_runs_is_not_taken_for_the_old_one(experiments, tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    for name in ("mine_now", "mine_later"):
+        (tmp_path / "code" / f"{name}.py").write_text("rate = 1\n")
+    sections = {name: {"part": {"class_path": f"mine_{name}.Part"}} for name in ("now", "later")}
+    runs = make_runs(Grid(**experiments(("class",), **sections)))
+    (tmp_path / "code" / "mine_later.py").write_text("rate = 2\n")
+    failed, _ = go(runs, tmp_path)
+    (own,) = (run.key for run in runs if run.name == "later" and run.subcommand == "fit")
+    assert failed[own] == "the code of mine_later has changed since the benchmark began: start it again"
+    assert len(failed) == 2, "and the attacks on it"
+    assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "NOW"]
+
+
 def test_a_run_whose_folder_cannot_be_written_fails_alone(experiments, tmp_path):
     runs = make_runs(Grid(**experiments(("class",), opc={})))
     (lost,) = (run for run in runs if run.name == "opc" and run.subcommand == "fit")
