@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:  # a benchmark reads code without torch
+    from torch import nn
 
 _PLACES = ("class_path", "network")
 """Settings that may hold the import path of a class."""
@@ -60,7 +61,7 @@ def imported_code(module: str) -> dict[str, str] | None:
     return found
 
 
-def network_code(network: nn.Module) -> str:
+def network_code(network: "nn.Module") -> str:
     """What names a network's layers, and the code of those classes that are the user's own."""
     own = code_of({type(module).__module__ for module in network.modules()})
     return hashlib.sha256("\n".join([repr(network), *own.values()]).encode()).hexdigest()
@@ -92,7 +93,7 @@ def _file_of(module: str) -> Path | None:
         return None
     spec = _spec(module)
     origin = None if spec is None or spec.origin is None else Path(spec.origin)
-    if origin is None or origin.suffix != ".py" or any(origin.is_relative_to(place) for place in _INSTALLED):
+    if origin is None or origin.suffix != ".py" or _lies_installed(origin):
         return None
     return origin
 
@@ -102,9 +103,11 @@ def _is_installed(module: str) -> bool:
     if module.partition(".")[0] == _PACKAGE.name:
         return True
     origin = None if (spec := _spec(module)) is None else spec.origin
-    return origin is not None and (
-        origin in ("built-in", "frozen") or any(Path(origin).is_relative_to(place) for place in _INSTALLED)
-    )
+    return origin is not None and (origin in ("built-in", "frozen") or _lies_installed(Path(origin)))
+
+
+def _lies_installed(file: Path) -> bool:
+    return any(file.is_relative_to(place) for place in _INSTALLED)
 
 
 def _spec(module: str) -> ModuleSpec | None:
