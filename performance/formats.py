@@ -13,7 +13,7 @@ import copy
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
@@ -26,7 +26,6 @@ from lit_unlearn.backbones import Backbone
 from lit_unlearn.backbones.memory_format import faster_format, set_memory_format
 
 SIZE = (3, 32, 32)
-Workload = Callable[[Backbone, int, Precision, str], Callable[[], None]]
 
 
 def training(network: Backbone, batch: int, precision: Precision, device: str) -> Callable[[], None]:
@@ -55,10 +54,9 @@ def inference(network: Backbone, batch: int, precision: Precision, device: str) 
     return work
 
 
-def faster(kind: Workload, networks: list[Backbone], batch: int, precision: Precision, options: Namespace) -> float:
-    """How many times as fast the second network is."""
+def faster(both: Sequence[Callable[[], None]], options: Namespace) -> float:
+    """How many times as fast the second work is as the first."""
     alone = options.device == "cpu" and options.threads == 1
-    both = [kind(network, batch, precision, options.device) for network in networks]
     times: list[list[float]] = []
     for _ in range(1 + options.rounds):
         times.append([])
@@ -84,7 +82,10 @@ def line(name: str, batch: int, precision: Precision, options: Namespace) -> str
     started = time.perf_counter()
     chosen = faster_format(plain, SIZE, batch, torch.device(options.device), precision)
     spent = time.perf_counter() - started
-    ratios = [faster(kind, [plain, last], batch, precision, options) for kind in (training, inference)]
+    ratios = [
+        faster([kind(network, batch, precision, options.device) for network in (plain, last)], options)
+        for kind in (training, inference)
+    ]
     cells = [name, str(batch), str(precision.precision), machine(options.device), *(f"{ratio:.2f}" for ratio in ratios)]
     return f"| {' | '.join(cells)} | {chosen}, {spent:.1f} s |"
 

@@ -86,6 +86,14 @@ def test_a_trial_prints_a_row(script, capsys, name):
     assert float(row[4].removesuffix(" ×")) > 0
 
 
+def test_a_trial_of_mixed_precision_prints_a_line(script, capsys):
+    script("mixed").main(["--trial"])
+    network, batch, _, *ratios = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert (network, batch) == ("ViT", "4")
+    assert len(ratios) == 2
+    assert min(map(float, ratios)) > 0
+
+
 def test_the_figures_of_a_gpu_take_less_than_nine_minutes(script, monkeypatch, capsys):
     """Each script has its share; what takes longer is stopped and named, and nothing begins after the end."""
     module = script("on_gpu")
