@@ -63,8 +63,8 @@ EXPERIMENTS = [
 
 
 def sampled(cases: list[tuple[str, str, str]]) -> list[object]:
-    """The cases, all but a few of them for .ci/run alone."""
-    return [case_of(*case, ci=case[1] != "class" or case[2] not in SAMPLE) for case in cases]
+    """The cases: a few by default, all others of classes for .ci/run, those of single images for ``-m slow``."""
+    return [case_of(*case, ci=case[1] == "class" and case[2] not in SAMPLE, slow=case[1] != "class") for case in cases]
 
 
 def case_of(*values: object, ci: bool = False, slow: bool = False, id: str | None = None) -> object:
@@ -297,7 +297,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFERENCES = [
-    case_of(scenario, name, ci=(scenario, name) not in (("class", "scrub"), ("class", "rescale")))
+    case_of(scenario, name, ci=scenario == "class" and name not in ("scrub", "rescale"), slow=scenario != "class")
     for scenario in SCENARIOS
     for name in (name.partition("/")[2] for name in names_of("model"))
     if scenario == "class" or name not in CLASSES_ONLY
