@@ -76,6 +76,12 @@ class Line:
         worst = None if self.verdict is None else self.verdict.worst
         return "" if worst is None else f"{wording.bounds(worst)} {worst.attack}"
 
+    @property
+    def below(self) -> str:
+        """Of how many compared numbers the upper bound is below the margin, as ``35 of 39``; empty where of none."""
+        found = self.verdict
+        return "" if found is None or not found.comparisons else f"{found.below} of {len(found.comparisons)}"
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -42,10 +42,11 @@ def markdown(summary: Summary) -> str:
 
 
 def _judged(summary: Summary) -> list[tuple[str, list[str]]]:
-    """The columns of text, a heading and a cell for each line: the verdict, and the excess that decides."""
+    """The columns of text, a heading and a cell for each line: the verdict, what decides it, what supports it."""
     columns = [
         ("Verdict", [line.title or "–" for line in summary.lines]),
         ("Excess over Retrain", [line.excess or "–" for line in summary.lines]),
+        ("Bounds below margin", [line.below or "–" for line in summary.lines]),
     ]
     return [column for column in columns if any(cell != "–" for cell in column[1])]
 

@@ -139,6 +139,11 @@ class Verdict:
         return replace(self, level=level, unfinished=self.unfinished + runs)
 
     @property
+    def below(self) -> int:
+        """Of how many comparisons the upper bound is below the larger margin."""
+        return sum(each.as_retrain for each in self.comparisons)
+
+    @property
     def good(self) -> bool:
         """As Retrain, with utility kept."""
         return self.level == "as Retrain" and self.utility == "kept"

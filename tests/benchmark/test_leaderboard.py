@@ -84,6 +84,10 @@ def test_methods_stand_by_depth_with_both_ranks_and_the_distance_to_retrain():
     assert re.search(
         r'class="left above" data-sort="[\d.]+">\+35.0 \([\d.]+ to [\d.]+\)<small>recovery/worst</small>', line
     )
+    below, compared = re.search(r'<td data-sort="([\d.]+)">(\d+ of \d+)</td>', line).groups()
+    number, count = map(int, compared.split(" of "))
+    assert float(below) == pytest.approx(number / count, rel=1e-5)
+    assert 0 < number < count
     assert "95.0 ± 0.0<small>+35.0</small>" in line
     ruined = text[text.index('<tr data-model="GradientAscent"') :]
     assert 'data-utility="damaged"' in ruined[:200]

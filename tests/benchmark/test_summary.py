@@ -80,6 +80,25 @@ def test_no_line_is_as_retrain_of_which_a_run_has_left_no_row():
     assert [line.title for line in summary.lines if line.verdict] == ["Inconclusive"]
 
 
+def test_a_line_says_of_how_many_numbers_the_upper_bound_is_below_the_margin():
+    def attacks(share):
+        names = ("recovery/worst", "recovery/fm", "relearn/few")
+        return dict(zip((f"{name}/test_forget_acc" for name in names), share, strict=True)) | {"relearn/few/auc": 0.4}
+
+    rows = [row("OPC", seed, **attacks((0.6, 0.9, 0.5))) for seed in range(3)]
+    rows += [row("Retrain", seed, **attacks((0.6, 0.6, 0.5))) for seed in range(8)]
+    rows += [row("Original", 0, forget=1.0, **attacks((1.0, 1.0, 1.0)))]
+    (summary,) = summarise(rows)
+    (line,) = (line for line in summary.lines if line.verdict)
+    not_below = [each.attack for each in line.verdict.comparisons if not each.as_retrain]
+    assert not_below == ["recovery/fm"]
+    assert line.below == f"{len(line.verdict.comparisons) - 1} of {len(line.verdict.comparisons)}" == "3 of 4"
+    assert [line.below for line in summary.lines if not line.verdict] == ["", ""]
+    headings, _, *cells = ([cell.strip() for cell in text.split("|")] for text in markdown(summary).splitlines())
+    place = headings.index("Bounds below margin")
+    assert [each[place] for each in cells] == ["–", "–", "3 of 4"]
+
+
 def test_every_row_of_a_method_gets_the_verdict_on_all_its_models_and_stays_small(tmp_path):
     attacks = {"recovery/worst/test_forget_acc": 0.123456789, "recovery/worst/test_forget_acc/hr_raw": 0.1}
     rows = [row("OPC", seed, **attacks) for seed in (0, 1)] + [row("Retrain", seed, **attacks) for seed in (0, 1)]
@@ -273,7 +292,7 @@ def test_what_has_not_forgotten_has_no_rank_by_depth_whatever_an_attack_gets():
     assert found == {"FineTune": ("not forgotten", None), "OPC": ("not attacked enough", 1), "HeadOnly": ("leaks", 2)}
     table = markdown(summary)
     assert "| HeadOnly | Leaks | +30.0 (" in table
-    assert ") recovery/worst | 100.0" in table
+    assert ") recovery/worst | 1 of 2 | 100.0" in table
     assert all(line.gap_rank for line in summary.lines if line.verdict)
 
 
