@@ -51,8 +51,8 @@ class Standing:
         told: what its authors say of it: ``name``, ``method``, ``paper``, ``code``, ``licence``, ``threat_model``.
         verified: date, suite, machine and version of the verification.
         rows: Original, Retrains and the model.
-        broken: what broke it: ``author``, ``attack``, ``date``, ``excess`` with its bounds ``low`` and ``high``, and
-            ``scale``, what the margins of this number are multiplied by; None while it stands.
+        broken: what broke it: ``author``, ``attack``, ``date``, ``excess`` with its bounds ``low`` and ``high``, its
+            ``unit``, and ``scale``, what the margins of this number are multiplied by; None while it stands.
     """
 
     place: str
@@ -183,7 +183,7 @@ def _cells(each: Standing) -> list[str]:
     excess = "" if worst is None else bounds(worst)
     name, title = "" if worst is None else worst.attack, title_with_utility(judged)
     if (by := each.broken) is not None:
-        excess = interval(by["excess"], by["low"], by["high"])
+        excess = interval(by["excess"], by["low"], by["high"], by["unit"])
         name = f"{_inert(by['attack'])} of {_inert(by['author'])}, {_inert(by['date'])}"
         title = f"Broken (was: {title})"
     links = [f"[{link}]({each.told[link]})" for link in ("paper", "code") if each.told[link]]
@@ -235,7 +235,7 @@ def _broken(path: Path) -> dict[str, Any] | None:
         held = json.loads(beside.read_text(encoding="utf-8"))
         if held["name"] != path.stem:
             raise UsageError(f"{beside}: it is of {held['name']}")
-        found = {name: held[name] for name in _OF_A_BREAK}
+        found = {"unit": held.get("unit", ""), **{name: held[name] for name in _OF_A_BREAK}}
         return {name: float(value) if name in _NUMBERS else str(value) for name, value in found.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UsageError):

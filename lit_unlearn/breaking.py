@@ -78,6 +78,7 @@ class Attempt:
             "title": self.found.attack,
             "unit": self.found.unit,
             **{name: round(getattr(self.found, name), 4) for name in numbers},
+            **({"turned": True} if self.found.turned else {}),
             "before": before,
             "bundle_sha256": self.bundle_sha256,
             "date": datetime.now(UTC).date().isoformat(),

@@ -20,7 +20,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         metrics: accuracy by split, without an attack.
-        values: what the verdict compares, by attack.
+        values: what the verdict compares, by attack; of what was turned for the comparison the number as it is.
         level: of the verdict.
     """
 
@@ -33,7 +33,9 @@ def claim_of(row: Row, rows: Sequence[Row]) -> Claim:
     """What can be checked of a row: accuracies, what the verdict compares, and its level."""
     judged = judge(row, rows)
     kept = as_json(row, judged)
-    values = {attack: each["value"] for attack, each in kept["intervals"].items()}
+    values = {
+        attack: 1 - each["value"] if "turned" in each else each["value"] for attack, each in kept["intervals"].items()
+    }
     return Claim(row.metrics, values, judged.level)
 
 

@@ -21,7 +21,7 @@ from lit_unlearn import archives, verification
 from lit_unlearn.board import markdown, read_board
 from lit_unlearn.claims import Claim, claim_of
 from lit_unlearn.errors import UsageError
-from lit_unlearn.reports.rows import rows_of, write_rows
+from lit_unlearn.reports.rows import Row, rows_of, write_rows
 from lit_unlearn.submissions import MANIFEST, MODEL, ORIGINAL, read
 from lit_unlearn.suites import suites_of_today
 from lit_unlearn.verification import differences, verify
@@ -330,6 +330,11 @@ def test_an_attack_of_ones_own_breaks_a_row_or_does_not(
     assert "Broken (was: " in line
     assert r"own\_breaks.Breaks of A. \[Nother\]" in line
     assert "+80.0 (" in line
+    as_auc = {"unit": "AUC", "excess": 0.3, "low": 0.2, "high": 0.4}
+    file = tmp_path / "board/digits/classes_0_1_2/plain.broken.json"
+    file.write_text(json.dumps(evaluation | as_auc))
+    assert "+0.30 (0.20 to 0.40)" in lit_unlearn(tmp_path, "board", "board").out
+    file.write_text(json.dumps(evaluation))
     again = lit_unlearn(tmp_path, *words, "own_breaks.Breaks")
     assert again.status == 1
     assert "Before: own_breaks.Breaks of A. [Nother], excess +80.0 points\n" in again.out
@@ -401,6 +406,23 @@ def test_what_counts_as_a_difference() -> None:
     lines = differences(Claim({"forget_acc": 0.51}, {"recovery/hr": float("nan"), "other": 0.1}, "ruined"), found)
     assert [line.partition(":")[0] for line in lines] == ["forget_acc", "other", "recovery/hr", "verdict"]
     assert differences(Claim({}, {}, "leaks"), found)[0] == "forget_acc: not claimed, measured 0.500"
+
+
+def test_a_claim_is_of_numbers_as_they_are_on_whichever_side_of_retrain() -> None:
+    """Beside Retrains of .4 an AUC of .3995 is below or above by chance; where it is below, the verdict turns it."""
+    own = {"metrics": {"forget_acc": 0.0, "test_forget_acc": 0.0, "test_retain_acc": 0.9}, "status": "ok"}
+    own |= {"split": {"hash": "x", "forgotten_classes": [0, 1], "counts": {"forget": 50, "test_forget": 50}}}
+
+    def row(method: str, auc: float, seed: int = 0) -> Row:
+        attacks = {"membership/rmia/auc": 1 - auc, "membership/rmia/direction": -1.0}
+        return Row(method, **own, attacks=attacks, seed=seed)
+
+    claims = []
+    for of_retrain in (0.4, 0.399):
+        rows = [*(row("Retrain", of_retrain + seed / 1000, seed) for seed in (-1, 0, 1)), row("GA", 0.3995)]
+        claims.append(claim_of(rows[-1], rows))
+    assert [claim.values["membership/rmia"] for claim in claims] == pytest.approx([0.3995, 0.3995], abs=1e-4)
+    assert differences(*claims) == []
 
 
 def weights(contents: Contents, name: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

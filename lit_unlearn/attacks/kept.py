@@ -7,6 +7,8 @@ installed. Where one of them has no name, such as an attack that was defined in 
 
 import hashlib
 import json
+import pickle
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from lit_unlearn.artifacts import Artifact, ImageGrid, PointMap
@@ -22,7 +25,7 @@ from lit_unlearn.attacks.base import Attack, evaluated, isolated
 from lit_unlearn.attacks.encoded import rank_and_world
 from lit_unlearn.attacks.fingerprint import network_key, samples_key
 from lit_unlearn.attacks.pool import Pool
-from lit_unlearn.attacks.target import Target
+from lit_unlearn.attacks.target import EncodedData, Target
 from lit_unlearn.backbones.hub import HUB
 from lit_unlearn.backbones.saving import content_of
 from lit_unlearn.backbones.zoo import ZOO
@@ -30,6 +33,7 @@ from lit_unlearn.files import file_sha256
 from lit_unlearn.own_code import imported_code
 from lit_unlearn.results import AttackResult
 from lit_unlearn.seed import run_seed
+from lit_unlearn.shipped import manifest
 
 _ARTIFACTS: dict[str, type[Artifact]] = {kind.__name__: kind for kind in (ImageGrid, PointMap)}
 
@@ -104,18 +108,23 @@ def _written(found: Found) -> dict[str, Any]:
         for name, artifact in found.result.artifacts.items()
     }
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    numbers, notes = dict(found.result.numbers), dict(found.result.notes)
+    numbers, notes = (
+        {name: _plain(value) for name, value in each.items()} for each in (found.result.numbers, found.result.notes)
+    )
     return {"numbers": numbers, "notes": notes, "artifacts": artifacts, "seconds": found.seconds, "measured": when}
 
 
 def _plain(value: Any) -> Any:
-    """Tensors on the CPU, and a sequence as a list."""
+    """Tensors on the CPU, a sequence as a list, and numbers and texts, also those of numpy, in Python's own types."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or type(value) is bool:
         return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
     raise _NamelessError(value)
 
 
@@ -139,10 +148,19 @@ def _key(target: Target, attack: Attack | None) -> str | None:
         with isolated():
             parts = [target.subject, _named(attack), _surroundings(target)]
             networks = target.model, target.original, target.retrain
-            parts += [each and network_key(target, each) for each in networks]
+            parts += [each and _network(target, each) for each in networks]
         return f"found-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]}"
     except _NamelessError:
         return None
+
+
+def _network(target: Target, model: EncodedData) -> str:
+    """What names a network, unless it runs other code than its files hold now, so that their code says nothing."""
+    own = {type(module).__module__ for module in model.backbone.modules()} - {_NOTEBOOK}
+    for module in own:
+        if imported_code(module) is None:
+            raise _NamelessError(module)
+    return network_key(target, model)
 
 
 def _named(value: object) -> Any:
@@ -164,12 +182,12 @@ def _named(value: object) -> Any:
 
 
 def _content(name: str | Path) -> str | None:
-    """What names the content of a file that an option may name; None where there is no such file."""
+    """What names the content of a file, or of weights of the manifest, that an option may name; None where of none."""
     try:
         path = Path(name).expanduser()
         if path.is_dir() or str(name).startswith(_ELSEWHERE):
             raise _NamelessError(name)
-        return file_sha256(path) if path.is_file() else None
+        return file_sha256(path) if path.is_file() else manifest().get(str(name), {}).get("sha256")
     except (OSError, ValueError, RuntimeError):  # a text that no file can have as its name
         return None
 
@@ -187,10 +205,13 @@ def _is_ours(value: object) -> bool:
 
 
 def _drawn(value: object) -> Any:
-    """What an attack may draw from: this package's have generators of their own, the user's may take torch's."""
+    """What an attack may draw from: this package's have generators of their own, the user's may take any other."""
     if _is_ours(value):
         return None
-    return [run_seed(), hashlib.sha256(content_of(torch.get_rng_state())).hexdigest()]
+    digest = hashlib.sha256(pickle.dumps((random.getstate(), np.random.get_state())))
+    for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all()):
+        digest.update(content_of(state))
+    return [run_seed(), digest.hexdigest()]
 
 
 def _surroundings(target: Target) -> Any:

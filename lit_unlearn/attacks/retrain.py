@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_unlearn.attacks.target import frozen_backbone
 from lit_unlearn.backbones import Backbone
-from lit_unlearn.backbones.saving import first_mismatch, same_weights
+from lit_unlearn.backbones.saving import first_mismatch, network_state, same_weights, tensors_sha256
 from lit_unlearn.backbones.weights import LoadedWeights, load_weights, resolve
 from lit_unlearn.errors import UsageError, shown, unknown
 from lit_unlearn.files import read_settings
@@ -123,7 +123,8 @@ def load_retrain(given: Any, module: Any, data: Any) -> LoadedRetrain:
         network = frozen_backbone(given, data, "retrain")
         if (original := module.original_copy()) is not None:  # an audited network may have another architecture
             _check_alike(network, original)
-        return LoadedRetrain(network, {"source": "a network given from Python"})
+        named = {"tensors_sha256": tensors_sha256(network_state(network))}
+        return LoadedRetrain(network, {"source": "a network given from Python", **named})
     weights = given.weights if isinstance(given, OwnRetrain) else given
     backbone: Backbone = module.reference_copy()
     loaded = load_weights(backbone, weights)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +92,7 @@ def _packed(made: object) -> bytes:
 
 
 def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
-    """What a file holds, alone in a list; nothing where it is missing or damaged."""
+    """What a file holds, alone in a list; nothing where it is missing, damaged or not to be read."""
     try:
         whole = path.read_bytes()
     except OSError:
@@ -100,7 +101,10 @@ def _loaded(path: Path, kept_on: torch.device) -> list[Any]:
     if hashlib.sha256(content := whole[length:]).digest() != whole[:length]:
         return []
     archive = io.BytesIO(content)
-    return [torch.load(archive, map_location=kept_on, weights_only=True)]
+    try:
+        return [torch.load(archive, map_location=kept_on, weights_only=True)]
+    except (pickle.UnpicklingError, RuntimeError, EOFError):  # of another version of torch
+        return []
 
 
 def _of_all(key: str, device: torch.device) -> str:

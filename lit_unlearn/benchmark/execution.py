@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lit_unlearn.benchmark.gathering import Gathered, finished
 from lit_unlearn.benchmark.local import TRIES, LocalPool, RunCommand, run_in_worker
-from lit_unlearn.benchmark.runs import Run
+from lit_unlearn.benchmark.runs import POOL, Run
 from lit_unlearn.benchmark.slurm import Slurm, SlurmPool
 from lit_unlearn.errors import check_at_least
 from lit_unlearn.files import locked
@@ -154,7 +154,7 @@ def _start_ready(
         needed = {need.key for need in run.needs.values()}
         if not needed & open_runs.keys() and finished(run, root, known):
             del open_runs[key]  # the run that it was to measure has diverged
-        elif lost := needed & failed.keys():
+        elif lost := {need.key for place, need in run.needs.items() if not place.startswith(POOL)} & failed.keys():
             failed[key] = f"what it needs has failed: {', '.join(sorted(lost))}"
             del open_runs[key]
         elif pool.has_room and not needed & (open_runs.keys() | pool.running.keys()):

@@ -119,7 +119,7 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
     rows = results_of(run, root)
     for row in rows if run.subcommand == "validate" else ():
         maker = run.needs.get(makers[row.method]) if unlearned is None else unlearned
-        for made in results_of(maker, root)[-1:] if maker is not None else ():
+        for made in _readable(maker, root)[-1:] if maker is not None else ():
             row.seconds = {**made.seconds, **row.seconds}
             row.optimizer, row.epochs, row.batch_size = made.optimizer, made.epochs, made.batch_size
             row.images_seen = made.images_seen
@@ -133,8 +133,16 @@ def _rows_of(run: Run, root: Path) -> list[Row]:
 
 def _ended_badly(run: Run, root: Path) -> Row | None:
     """The row of a run that diverged; one that was interrupted has not ended."""
-    rows = results_of(run, root)
+    rows = _readable(run, root)
     return rows[-1] if rows and rows[-1].status == "diverged" else None
+
+
+def _readable(run: Run, root: Path) -> list[Row]:
+    """What the run's folder holds; nothing where that cannot be read, so that the run is executed again."""
+    try:
+        return results_of(run, root)
+    except UsageError:
+        return []
 
 
 def results_of(run: Run, root: Path) -> list[Row]:
@@ -167,6 +175,6 @@ def finished(run: Run, root: Path, known: Mapping[str, Row]) -> bool:
         return True
     if "ckpt_path" in run.needs and _ended_badly(run.needs["ckpt_path"], root):
         return True
-    rows = results_of(run, root)
+    rows = _readable(run, root)
     complete = bool(rows) and all(row.status != "interrupted" for row in rows)
     return complete and (run.reports or run.weights(root).exists() or _ended_badly(run, root) is not None)

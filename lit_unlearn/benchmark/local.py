@@ -185,7 +185,7 @@ def _run_without_exit(command: RunCommand, run: Run, root: Path) -> str | None:
 def run_in_worker(command: RunCommand, run: Run, root: Path) -> str | None:
     """Executes one run in a worker; returns why it failed."""
     code = own_code(run.settings)
-    if changed := sorted(each for each, key in run.code.items() if code.get(each, key) != key):
+    if changed := sorted(each for each in code.keys() | run.code.keys() if code.get(each) != run.code.get(each)):
         return f"the code of {', '.join(changed)} has changed since the benchmark began: start it again"
     folder = root / run.folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -149,8 +149,15 @@ def _file_keys(settings: Mapping[str, Any]) -> dict[str, str | None]:
             values = value if isinstance(value, list) else [value]
             named |= {f"{CALLBACKS}.{number}.{option}.{place}": each for place, each in enumerate(values)}
     paths = {place: Path(os.path.expanduser(name)) for place, name in named.items() if isinstance(name, str | Path)}
-    files = {place: (path, path.stat()) for place, path in paths.items() if path.is_file()}
+    files = {place: (path, path.stat()) for place, path in paths.items() if _is_file(path)}
     return {place: _key_of(path, stat.st_size, stat.st_mtime_ns) for place, (path, stat) in files.items()}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that no file can have as its name
+        return False
 
 
 @cache  # hundreds of runs name the same weights

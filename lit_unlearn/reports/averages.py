@@ -78,14 +78,15 @@ def _task(row: Row) -> str:
 def _model(row: Row) -> str:
     made = row.benchmark
     made_here = row.weights.get("result", {}) if row.method == RETRAIN else {}  # its weights are else its own
-    if row.method in (ORIGINAL, RETRAIN) and (sha256 := (made_here or row.weights).get("sha256")):
+    weights = made_here or row.weights
+    if row.method in (ORIGINAL, RETRAIN) and (sha256 := weights.get("sha256") or weights.get("tensors_sha256")):
         return repr((row.method, row.split.get("hash"), row.data.get("sha256"), sha256))
     if made.get("seeds"):
         seeds = {name: seed for name, seed in made["seeds"].items() if name != "attack"}
         place = [made.get(name) for name in ("scenario", "experiment", "variant")]
         return repr((row.method, place, sorted(seeds.items()), row.weights.get("sha256")))
-    weights = row.weights.get("sha256"), row.weights.get("source")
-    return repr((row.method, row.seed, sorted(row.metrics.items()), row.hyperparameters, row.optimizer, weights))
+    before = row.weights.get("sha256"), row.weights.get("source")
+    return repr((row.method, row.seed, sorted(row.metrics.items()), row.hyperparameters, row.optimizer, before))
 
 
 def _alike(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:

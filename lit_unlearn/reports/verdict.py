@@ -77,7 +77,7 @@ class Verdict:
         single: how many models were judged alone, those of one Original each by itself.
         retrains: how many Retrains they were compared with.
         missing: what the minimum of attacks lacks.
-        uncompared: attacks that were not run on Retrain.
+        uncompared: attacks with a number of these models and none of Retrain.
         separated: whether attacks that see more than answers separate Original from Retrain; None where Original is
             unknown.
         separating: how many of the comparisons separate Original from Retrain; None where Original is unknown.
@@ -89,6 +89,7 @@ class Verdict:
         knows_classes: whether they name unseen images of the forget images' classes better than Retrain by more than
             the larger margin, as measured.
         unfinished: how many runs did not end well, or left no row.
+        apart: of models of one Original whose mean is as Retrain, how many would be condemned as the only one.
         alone: how many models have that level by themselves, where it is graver than that of their mean.
         gravest: the verdict on that of them which decides; None where there is none.
         flags: name → sentence of each sign that the evaluation cannot be trusted.
@@ -111,6 +112,7 @@ class Verdict:
     knows_classes: bool = False
     unfinished: int = 0
     alone: int = 0
+    apart: int = 0
     gravest: "Verdict | None" = None
     flags: Mapping[str, str] = field(default_factory=dict)
 
@@ -209,7 +211,8 @@ def judge_models(
         return Verdict("failed", *utility_of(ours, retrains, originals))
     before = compare(originals, retrains, originals, margins) if originals else []
     single_images = forgets(ours[0]) == "images"
-    counted = [each for each in before if each.leaks and (single_images or each.attack != NO_ATTACK)]
+    above = [each for each in before if each.leaks and not each.turned]
+    counted = [each for each in above if single_images or each.attack != NO_ATTACK]
     separating = counted if originals else None
     beside = _Beside(retrains, originals, margins, separating)
     found = _judged(ours, ended, beside, tests_of_mean(len(single)), unfinished=len(models) - len(ended))
@@ -217,6 +220,9 @@ def judge_models(
     graver = CONDEMNED[: CONDEMNED.index(found.level)] if found.level in CONDEMNED else CONDEMNED
     if len(single) == 1 or found.level == "not judged" or not graver:
         return found
+    if found.level == "as Retrain" and len(single) > len(ours):  # a mean hides what lies on both sides of Retrain
+        apart = [row for row in single if _judged([row], [row], beside, tests=1, flagged=False).level in CONDEMNED]
+        found = replace(found, level="inconclusive", apart=len(apart)) if apart else found
     alone = [_judged([row], [row], beside, tests=2 * len(single), flagged=False) for row in single]
     for level in graver:
         if there := [verdict for verdict in alone if verdict.level == level]:
@@ -316,5 +322,6 @@ def _level(found: Verdict, models: Sequence[Row], retrains: Sequence[Row], tests
     if found.missing:
         return "not attacked enough"
     near = found.retrains >= RETRAINS_NEEDED and found.telling and all(c.as_retrain for c in found.comparisons)
-    open_ones = found.unmeasured or found.too_few is not None or found.knows_classes or found.unfinished
+    unmeasured = found.unmeasured or found.uncompared
+    open_ones = unmeasured or found.too_few is not None or found.knows_classes or found.unfinished
     return "as Retrain" if near and not open_ones else "inconclusive"

@@ -246,9 +246,14 @@ def _undecided(verdict: Verdict) -> str:
         return f" {_count(verdict.unfinished, 'run')} of the method did not end: no claim is made on those that did."
     if verdict.unmeasured:
         return f" Not measured in all runs, or on {RETRAINS_NEEDED} Retrains: {', '.join(verdict.unmeasured)}."
+    if verdict.uncompared:
+        return f" Not measured on Retrain: {', '.join(verdict.uncompared)}."
     if verdict.knows_classes:
         flag = " (see the flag)" if "knows the classes" in verdict.flags else ", by more than the larger margin"
         return f" The model may have kept what the forget images taught of their classes{flag}."
+    if verdict.apart:
+        each = "which by itself would be" if verdict.apart == 1 else "each of which by itself would be"
+        return f" The mean hides {_count(verdict.apart, 'model')} of one original, {each} condemned."
     open_ones = [each for each in verdict.comparisons if not each.as_retrain]
     if not verdict.telling:
         return (

@@ -13,6 +13,7 @@ from lit_unlearn.backbones.saving import save_weights
 from lit_unlearn.data import ForgetSpec
 from lit_unlearn.errors import UsageError
 from lit_unlearn.methods import FineTune, Retrain
+from lit_unlearn.reports.averages import one_a_model
 from lit_unlearn.reports.report import Report
 from lit_unlearn.results import AttackResult
 from lit_unlearn.run_files import CHECKPOINT
@@ -90,6 +91,22 @@ def test_the_same_retrain_twice_is_one_line(make_backbone, make_data, fit, retra
         fit(FineTune(make_backbone()), make_data(), Evaluation(retrain=make_backbone().bfloat16()))
     with pytest.raises(UsageError, match=r"evaluation\.retrains is 0"):
         Evaluation(retrains=0)
+
+
+def test_retrains_given_as_networks_are_told_apart_in_a_table_of_many_runs(make_backbone, make_data, fit):
+    """No file has their hash; with equal accuracies and one place in a benchmark they would count as one."""
+    report = Report(page=False, checkpoint=False, write=False)
+    fit(
+        FineTune(make_backbone()),
+        make_data(),
+        Evaluation(retrain=[make_backbone(seed=5), make_backbone(seed=6)]),
+        report,
+    )
+    retrains = [row for row in report.rows if row.method == "Retrain"]
+    for row in retrains:
+        row.benchmark, row.metrics = {"seeds": {"original": 0}}, {}
+    assert len(one_a_model(retrains)) == 2
+    assert len(one_a_model([retrains[0], retrains[0]])) == 1
 
 
 def test_of_further_retrains_only_numbers_stay_in_memory(make_backbone, make_data, fit):

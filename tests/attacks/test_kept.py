@@ -1,12 +1,16 @@
 """What is found of reference models is kept for the runs that compare with the same, and only for these."""
 
 import dataclasses
+import hashlib
 import importlib
+import io
 import os
+import random
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from attacked import attacked
@@ -91,6 +95,28 @@ def test_a_second_run_takes_over_all_that_was_found(world):
             )
 
 
+def test_numbers_and_notes_of_numpy_are_kept_as_pythons_own(world, monkeypatch):
+    result = AttackResult({"x": np.float64(0.5)}, {"best": np.str_("stage3"), "share": np.float64(0.3)})
+    monkeypatch.setattr(Counts, "evaluate", lambda self, target: setattr(Counts, "runs", Counts.runs + 1) or result)
+    found = [found_by(Counts(), world()).result for _ in range(2)]
+    assert Counts.runs == 1
+    assert found[1].numbers == {"x": 0.5}
+    assert found[1].notes == {"best": "stage3", "share": 0.3}
+    assert {type(each) for each in found[1].notes.values()} == {str, float}
+
+
+def test_what_cannot_be_read_is_computed_anew(world, tmp_path):
+    found_by(Counts(), world())
+    (file,) = (tmp_path / "cache").glob("*.kept")
+    torch.save(Path("a class that is not read"), buffer := io.BytesIO())
+    for content in (buffer.getvalue(), b"no archive"):
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+        runs = Counts.runs
+        found_by(Counts(), world())
+        found_by(Counts(), world())
+        assert Counts.runs == runs + 1
+
+
 def test_a_measurement_says_which_numbers_are_of_an_earlier_run(world):
     for measured in ([], ["recovery/hr"]):
         found = attacked(HeadRecovery(), world())
@@ -136,6 +162,8 @@ def test_without_a_cache_nothing_is_kept(world, tmp_path):
         "packages",
         "seed",
         "drawn",
+        "drawn by numpy",
+        "drawn by random",
     ],
 )
 def test_whatever_a_result_depends_on_makes_another(world, make_data, make_backbone, tmp_path, monkeypatch, change):
@@ -175,6 +203,10 @@ def test_whatever_a_result_depends_on_makes_another(world, make_data, make_backb
     target = world(pool=pool, data=data, **networks)
     if change == "drawn":
         torch.rand(1)
+    if change == "drawn by numpy":
+        np.random.rand()
+    if change == "drawn by random":
+        random.random()
     if change == "its absence":
         target = dataclasses.replace(target, original=None)
     found_by(attack, target)
@@ -273,6 +305,36 @@ def test_a_network_is_named_by_what_it_answers_too(world, monkeypatch, module):
     for scale in (1, 2, 1):
         networks = {name: Custom(Scaled(scale), in_channels=1) for name in ("original", "retrain", "unlearned")}
         found_by(Counts(), world(**networks))
+    assert Counts.runs == 2
+
+
+def test_a_network_whose_file_was_written_since_it_was_imported_is_not_kept(world, tmp_path, monkeypatch):
+    """It may run other code than the file has now, which its answers in eval mode need not show."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        f"        super().__init__(nn.Flatten(), nn.Linear(64, {CLASSES}))\n"
+    )
+    os.utime(tmp_path / "own_net.py", (1, 1))
+    importlib.invalidate_caches()
+    torch.manual_seed(0)
+    network = Custom(importlib.import_module("own_net").Net(), in_channels=1)
+    networks = dict.fromkeys(("original", "retrain", "unlearned"), network)
+    runs = []
+    for touched in (False, False, True, True):
+        if touched:
+            (tmp_path / "own_net.py").touch()
+        found_by(Counts(), world(**networks))
+        runs.append(Counts.runs)
+    sys.modules.pop("own_net")
+    assert runs == [1, 1, 2, 3]
+
+
+def test_weights_of_the_manifest_that_an_option_names_are_named_by_their_content(world, monkeypatch):
+    for content in ("one", "two", "one"):
+        monkeypatch.setattr(kept_module, "manifest", lambda content=content: {"shipped": {"sha256": content}})
+        found_by(Counts("shipped"), world())
     assert Counts.runs == 2
 
 

@@ -132,6 +132,27 @@ def test_what_builds_on_a_failed_cell_is_not_run(experiments, tmp_path):
     assert lost[1:] == [(name, "what it needs has failed") for name in ("references", "opc")]
 
 
+def test_a_failed_model_of_a_pool_fails_no_attack_but_its_own(experiments, tmp_path):
+    """As one that diverged: the others are attacked with the rest of the pool."""
+    runs = make_runs(Grid(**experiments(("class",), opc={"wish": "fail"}, ga={}), seeds=Seeds(originals=2), pool=True))
+    failed, _ = go(runs, tmp_path)
+    assert {run.name for run in runs if run.key in failed} == {"opc"}
+    rows = read_rows(tmp_path / "rows.json")
+    assert [row.method for row in rows].count("GA") == 2
+    assert {row.method for row in rows} == {"Original", "Retrain", "GA"}
+
+
+def test_a_run_whose_results_cannot_be_read_is_executed_again_and_ends_nothing(experiments, tmp_path):
+    runs = make_runs(Grid(**experiments(("class",), opc={})))
+    assert go(runs, tmp_path)[0] == {}
+    (damaged,) = (run for run in runs if run.name == "opc" and run.subcommand == "fit")
+    for content in ('{"rows": [', '{"format": "lit_unlearn results", "version": 1, "rows": [{"method": "OPC"}]}'):
+        (tmp_path / damaged.folder / "results.json").write_text(content)
+        (tmp_path / "rows.json").unlink()
+        assert go(runs, tmp_path)[0] == {}
+        assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "OPC"]
+
+
 def test_a_worker_that_is_killed_is_replaced_and_a_cell_that_kills_two_has_failed(experiments, tmp_path):
     runs = make_runs(Grid(**experiments(("class",), opc={"wish": "die once"}, ga={})))
     assert go(runs, tmp_path / "a")[0] == {}
@@ -155,17 +176,22 @@ def test_a_run_beside_one_that_kills_its_process_is_tried_again_alone(experiment
     assert all(running for done, running in seen if done < len(runs) - 1), "what is tried alone is shown"
 
 
-def test_code_that_changes_while_a_benchmark_runs_is_not_taken_for_the_old_one(experiments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("edits", [{"mine_later": "import mine_part\nrate = 2\n"}, {"mine_part": "rate = 3\n"}])
+def test_code_that_changes_while_a_benchmark_runs_is_not_taken_for_the_old_one(
+    experiments, tmp_path, monkeypatch, edits
+):
+    """Also a module that was not there when it began."""
     (tmp_path / "code").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "code")
     for name in ("mine_now", "mine_later"):
-        (tmp_path / "code" / f"{name}.py").write_text("rate = 1\n")
+        (tmp_path / "code" / f"{name}.py").write_text(f"{'import mine_part' * (name == 'mine_later')}\nrate = 1\n")
     sections = {name: {"part": {"class_path": f"mine_{name}.Part"}} for name in ("now", "later")}
     runs = make_runs(Grid(**experiments(("class",), **sections)))
-    (tmp_path / "code" / "mine_later.py").write_text("rate = 2\n")
+    for name, text in edits.items():
+        (tmp_path / "code" / f"{name}.py").write_text(text)
     failed, _ = go(runs, tmp_path)
     (own,) = (run.key for run in runs if run.name == "later" and run.subcommand == "fit")
-    assert failed[own] == "the code of mine_later has changed since the benchmark began: start it again"
+    assert failed[own] == f"the code of {next(iter(edits))} has changed since the benchmark began: start it again"
     assert len(failed) == 2, "and the attacks on it"
     assert [row.method for row in read_rows(tmp_path / "rows.json")] == ["Original", "Retrain", "NOW"]
 

@@ -99,6 +99,13 @@ def test_the_key_changes_with_the_content_of_a_file_that_settings_name(tmp_path,
     assert key() not in (first, missing)
 
 
+def test_an_option_that_no_file_can_be_called_is_a_text():
+    for text in ("a" * 5000, "a\0b"):
+        callback = {"class_path": "X", "init_args": {"words": text}}
+        settings = {"trainer": {"callbacks": [callback]}}
+        assert make_run("fit", "class", "ga", {"original": 0}, settings, {}).key
+
+
 @pytest.mark.parametrize(
     "settings",
     [

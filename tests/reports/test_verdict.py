@@ -1083,6 +1083,38 @@ def test_an_attack_that_finds_more_in_original_is_not_blind_beside_a_model_below
     assert compared([membership("GA", 0.4)], before=0.45).blind
 
 
+def test_an_original_below_retrain_does_not_show_that_the_attacks_have_power():
+    """Every attack finds as much in both, but for RMIA, where a wrong Original is below a Retrain that saw them."""
+    relearnt = {f"{FEW}/mean_forget_acc": 0.84, f"{FEW}/mean_test_retain_acc": 0.84}
+    same = {"split": SINGLE, "answer": 0.84, "relearnt": None, **relearnt}
+    references = [membership("Retrain", 0.6 + noise, seed, **same) for seed, noise in enumerate(NOISE)]
+    for forward, level in ((0.45, "cannot tell"), (0.75, "as Retrain")):
+        found = verdict(membership("GA", 0.6, **same), references, [membership("Original", forward, **same)])
+        assert (found.level, found.separated) == (level, level == "as Retrain")
+
+
+@pytest.mark.parametrize(("apart", "levels"), [(0.04, ("as Retrain", 0)), (0.05, ("inconclusive", 2))])
+def test_a_mean_over_models_of_one_original_does_not_hide_that_they_lie_on_both_sides(apart, levels):
+    models = [
+        replace(membership("GA", 0.5 + side, seed), weights={"sha256": "of the original"})
+        for seed, side in enumerate((apart, -apart))
+    ]
+    references = [membership("Retrain", 0.5 + noise / 2, seed) for seed, noise in enumerate(NOISE)]
+    before = [membership("Original", 0.7, answer=0.91, worst=0.92, relearnt=0.9)]
+    found = judge_models(models, references, before)
+    assert (found.level, found.apart) == levels
+    hidden = "The mean hides 2 models of one original, each of which by itself would be condemned."
+    assert (hidden in headline(models[0], found)) == (found.apart > 0)
+
+
+def test_no_model_is_as_retrain_under_an_attack_that_was_not_measured_on_retrain():
+    row, others = model("GA", **{"recovery/mine/test_forget_acc": 0.99}), retrains()
+    assert verdict(model("GA"), others).level == "as Retrain"
+    found = verdict(row, others)
+    assert (found.level, found.uncompared) == ("inconclusive", ["recovery/mine"])
+    assert "Not measured on Retrain: recovery/mine." in headline(row, found)
+
+
 def test_the_mean_over_directions_is_forward():
     models = [membership("GA", forward, seed) for seed, forward in enumerate((0.48, 0.42))]
     mean = mean_row(models).attacks
