@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from lit_unlearn.benchmark import Grid, Launcher, Seeds, execute, local, make_runs
+from lit_unlearn.benchmark.execution import _start_ready
 from lit_unlearn.benchmark.failures import failures, with_failures
 from lit_unlearn.benchmark.gathering import Gathered, collect, finished
 from lit_unlearn.benchmark.local import visible_gpus
@@ -134,12 +135,19 @@ def test_what_builds_on_a_failed_cell_is_not_run(experiments, tmp_path):
 
 def test_a_failed_model_of_a_pool_fails_no_attack_but_its_own(experiments, tmp_path):
     """As one that diverged: the others are attacked with the rest of the pool."""
-    runs = make_runs(Grid(**experiments(("class",), opc={"wish": "fail"}, ga={}), seeds=Seeds(originals=2), pool=True))
-    failed, _ = go(runs, tmp_path)
-    assert {run.name for run in runs if run.key in failed} == {"opc"}
-    rows = read_rows(tmp_path / "rows.json")
-    assert [row.method for row in rows].count("GA") == 2
-    assert {row.method for row in rows} == {"Original", "Retrain", "GA"}
+
+    class Full:
+        has_room, running = False, {}
+
+    given_up = {}
+    for pool in (True, False):
+        runs = make_runs(Grid(**experiments(("class",), opc={}, ga={}), seeds=Seeds(originals=2), pool=pool))
+        (lost,) = (run for run in runs if run.name == "retrain" and run.seeds["original"] == 1)
+        waiting = {run.key: run for run in runs if run.reports}
+        failed = {lost.key: "out of memory"}
+        _start_ready(waiting, failed, Full(), tmp_path, {})
+        given_up[pool] = sorted((run.name, run.seeds["original"]) for run in runs if run.key in failed and run.reports)
+    assert given_up[True] == given_up[False] == [("ga", 1), ("opc", 1), ("references", 1)]
 
 
 def test_a_run_whose_results_cannot_be_read_is_executed_again_and_ends_nothing(experiments, tmp_path):
