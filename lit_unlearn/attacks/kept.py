@@ -156,11 +156,14 @@ def _key(target: Target, attack: Attack | None) -> str | None:
 
 def _network(target: Target, model: EncodedData) -> str:
     """What names a network, unless it runs other code than its files hold now, so that their code says nothing."""
-    own = {type(module).__module__ for module in model.backbone.modules()} - {_NOTEBOOK}
-    for module in own:
-        if imported_code(module) is None:
-            raise _NamelessError(module)
-    return network_key(target, model)
+
+    def named() -> str:
+        for module in {type(layer).__module__ for layer in model.backbone.modules()} - {_NOTEBOOK}:
+            if imported_code(module) is None:
+                raise _NamelessError(module)
+        return network_key(target, model)
+
+    return target.shared.once(("kept network", model.key), named)
 
 
 def _named(value: object) -> Any:
