@@ -23,14 +23,13 @@ CONFIGS = {
     "fashion_mnist_resnet8_retrain_classes_0_1_2": ("fashion_mnist", "class", "retrain"),
     "fashion_mnist_resnet8_retrain_random_10": ("fashion_mnist", "random", "retrain"),
 }
-TRAINED = {"digits": "tuned/digits", "fashion_mnist": "experiments/fashion_mnist"}
 PRECISION = {"digits": "32-true", "fashion_mnist": "bf16-mixed"}  # those of configs/benchmark
 
 
 def make(name: str) -> None:
     """Trains one model, writes its weights and its entry in the manifest."""
     data, scenario, method = CONFIGS[name]
-    configs = (f"base/{data}_{scenario}", f"model/{method}", f"{TRAINED[data]}#{method}")
+    configs = (f"base/{data}_{scenario}", f"model/{method}", f"experiments/{data}#{method}")
     composed = [word for config in configs for word in ("--config", config)]
     command = ["fit", *composed, f"--trainer.precision={PRECISION[data]}"]
     _, seeded, seed = name.rpartition("_seed_")

@@ -1,7 +1,7 @@
 """What comes with the package: its configs and its weights, found by name wherever the package is installed.
 
 In a wheel both folders lie inside the package, in a clone beside it. A config is named by its path below ``configs/``,
-with or without ``.yaml``; ``#`` and a path of keys select one section of a file: ``tuned/digits#salun``.
+with or without ``.yaml``; ``#`` and a path of keys select one section of a file: ``tuned/digits#class/salun``.
 """
 
 import json

@@ -36,9 +36,8 @@ TUNED = {"digits": "tuned/digits", "fashion_mnist": "tuned/fashion_mnist_attack"
 
 def experiment(method: str, data: str = "digits", scenario: str = "class") -> list[str]:
     """The words that compose an experiment: its base, its reference where there is one, and its tuned values."""
-    section = method if data == "digits" else f"{scenario}/{method}"
     reference = [f"model/{method}"] if f"model/{method}" in shipped_names() else []
-    names = [BASES[data, scenario], *reference, f"{TUNED[data]}#{section}"]
+    names = [BASES[data, scenario], *reference, f"{TUNED[data]}#{scenario}/{method}"]
     return [word for name in names for word in ("--config", name)]
 
 

@@ -705,7 +705,7 @@ def test_a_retrain_that_diverges_is_not_kept(tmp_path: Path, retrain_config: Pat
 
 
 def test_the_section_of_a_shipped_config_is_trained_too(tmp_path: Path) -> None:
-    args = ("fit", *SMALL, "--data.train_limit=100", "--evaluation.retrain=tuned/digits#retrain")
+    args = ("fit", *SMALL, "--data.train_limit=100", "--evaluation.retrain=experiments/digits#retrain")
     assert found_or_trained(lit_unlearn(tmp_path, *args)) == (0, 1)
 
 

@@ -384,7 +384,7 @@ def test_a_file_counts_before_the_name_of_a_shipped_config(tmp_path: Path) -> No
 def test_a_section_is_named_by_its_keys(tmp_path: Path) -> None:
     tuned = read_config("tuned/fashion_mnist_attack")
     assert read_config("tuned/fashion_mnist_attack#class/salun") == tuned["class"]["salun"]
-    for name in ("tuned/digits#salun/modle", "tuned/digits#class/salun"):
+    for name in ("tuned/digits#class/salun/modle", "tuned/digits#salun"):
         with pytest.raises(UsageError, match="section"):
             read_config(name)
     (tmp_path / "numbers.yaml").write_text("rate: 1e-3\n")
@@ -395,7 +395,7 @@ def test_a_section_is_named_by_its_keys(tmp_path: Path) -> None:
     ("name", "config"),
     [
         ("model/retrain", True),
-        ("tuned/digits#retrain", True),
+        ("tuned/digits#class/retrain", True),
         ("own.yaml", True),
         ("digits_resnet8", False),
         ("x.pt", False),

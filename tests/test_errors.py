@@ -160,7 +160,7 @@ def test_a_yardstick_config_must_train_retrain_and_says_so_before_it_trains(refu
 
 
 def test_a_yardstick_config_is_for_fit(refuse: Refuse) -> None:
-    config = "tuned/digits#retrain"
+    config = "experiments/digits#retrain"
     refuse(*VALIDATE, "--evaluation.retrain", config, says=("evaluation.retrain", config, "fit"))
 
 
@@ -303,7 +303,7 @@ PARSED = [
     inline("fit", "--config=quikstart", says=("config", "'quikstart'", "'quickstart'"), id="config name"),
     inline("fit", "-c", "modl/salun", says=("config", "'modl/salun'", "'model/salun'"), id="short option"),
     inline(
-        *("fit", "--config", "tuned/digits#saln"),
+        *("fit", "--config", "tuned/digits#class/saln"),
         says=("section", "digits.yaml", "'saln'", "'salun'"),
         id="section of a config",
     ),

@@ -29,7 +29,7 @@ SMALL = (
 OF_ONE_EPOCH = ("rescale", "ssd")
 OPTIONS = {"ssd": ["--model.alpha=1"]}  # enough for it to dampen something
 MARKS = {"opc": pytest.mark.ci, "scrub": ()}
-METHODS = sorted(read_config("tuned/digits").keys() - {"pretrain"})
+METHODS = sorted(read_config("tuned/digits")["class"].keys() - {"pretrain"})
 
 
 def row_of(place: Path) -> Row:
