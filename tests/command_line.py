@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core import rank_zero
 
 from lit_unlearn.cli import main
-from lit_unlearn.shipped import shipped_names
+from lit_unlearn.shipped import read_config, shipped_names
 
 
 @dataclass
@@ -31,13 +31,20 @@ BASES = {
     ("fashion_mnist", "class"): "base/fashion_mnist_class",
     ("fashion_mnist", "random"): "base/fashion_mnist_memorised",
 }
-TUNED = {"digits": "tuned/digits", "fashion_mnist": "tuned/fashion_mnist_attack"}
+SETTINGS = {
+    ("digits", "class"): "tuned/digits",
+    ("digits", "random"): "experiments/digits",  # not searched yet
+    ("fashion_mnist", "class"): "tuned/fashion_mnist_attack",
+    ("fashion_mnist", "random"): "tuned/fashion_mnist_attack",
+}
 
 
 def experiment(method: str, data: str = "digits", scenario: str = "class") -> list[str]:
     """The words that compose an experiment: its base, its reference where there is one, and its tuned values."""
+    settings = SETTINGS[data, scenario]
+    section = method if method in read_config(settings) else f"{scenario}/{method}"
     reference = [f"model/{method}"] if f"model/{method}" in shipped_names() else []
-    names = [BASES[data, scenario], *reference, f"{TUNED[data]}#{scenario}/{method}"]
+    names = [BASES[data, scenario], *reference, f"{settings}#{section}"]
     return [word for name in names for word in ("--config", name)]
 
 

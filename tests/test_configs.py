@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command_line import BASES, TUNED, experiment, lit_unlearn
+from command_line import BASES, SETTINGS, experiment, lit_unlearn
 from image_files import write_cifar10, write_svhn
 
 from lit_unlearn import methods
@@ -49,7 +49,7 @@ def names_of(folder: str) -> list[str]:
 
 
 def tuned(data: str, scenario: str) -> list[str]:
-    names = Experiments({scenario: BASES[data, scenario]}, TUNED[data]).names(scenario)
+    names = Experiments({scenario: BASES[data, scenario]}, SETTINGS[data, scenario]).names(scenario)
     return ["pretrain", "retrain", *(name for name in names if scenario == "class" or name not in CLASSES_ONLY)]
 
 
@@ -144,7 +144,7 @@ def test_an_experiment_of_a_grid_is_what_the_command_line_composes(
     data: str, scenario: str, name: str, tmp_path: Path
 ) -> None:
     words = experiment(name, data, scenario)
-    experiments = Experiments({scenario: BASES[data, scenario]}, TUNED[data])
+    experiments = Experiments({scenario: BASES[data, scenario]}, SETTINGS[data, scenario])
     text = json.dumps(experiments.settings(scenario, name))
     assert printed(tmp_path, *words) == printed(tmp_path, "--config", text)
 
