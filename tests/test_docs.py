@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,24 +270,6 @@ def test_the_first_block_of_the_readme_is_the_installation():
     assert tuple(line.partition("  #")[0].strip() for line in text.splitlines()) == INSTALLATION
 
 
-EARLIER = {"digits": dict.fromkeys(("class", "random"), "quick_1")}
-"""Page → scenario → the suite its rows were made with, of those in ``earlier_suites.yaml``, where it is not today's."""
-
-
-def measured_runs(settings, page):
-    """The runs of a benchmark that rows come of, under the suites that the rows of a page were made with."""
-    grid = Grid(**{**settings, "seeds": Seeds(**settings.get("seeds", {}))})
-
-    def runs(scenario):
-        changed = {"scenarios": [scenario]}
-        if scenario in EARLIER.get(page, {}):
-            changed["attacks"] = f"{ROOT}/tests/earlier_suites.yaml#{EARLIER[page][scenario]}"
-        return [run for run in make_runs(replace(grid, **changed)) if run.reports]
-
-    left = {scenario: iter(runs(scenario)) for scenario in grid.scenarios}
-    return [next(left[run.scenario]) for run in make_runs(grid) if run.reports]
-
-
 @pytest.mark.parametrize(
     "name", ["digits", "depth", "deep", "elsewhere", "fashion_mnist_attack", "fashion_mnist_accuracy", "frontier"]
 )
@@ -299,7 +280,7 @@ def test_every_committed_number_is_that_of_a_row_of_todays_settings(name):
         assert markdown(summary) in page
     there = list(dict.fromkeys(row.benchmark["scenario"] for row in rows))  # a table comes after the other
     settings = {**read_config(f"benchmark/{name}")["grid"], "scenarios": there}
-    runs = measured_runs(settings, name)
+    runs = [run for run in make_runs(Grid(**{**settings, "seeds": Seeds(**settings.get("seeds", {}))})) if run.reports]
     keys = list(dict.fromkeys(row.benchmark["key"] for row in rows))
     assert keys == [run.key for run in runs if run.key in keys]
     missing = {(run.scenario, run.name) for run in runs if run.key not in keys}

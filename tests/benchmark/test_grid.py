@@ -393,7 +393,7 @@ def test_a_file_that_is_no_settings_is_one_line(tmp_path, text):
 
 
 def test_both_scenarios_of_the_digits_have_a_retrain_and_nearly_the_same_methods():
-    grid = read_config("benchmark/digits")["grid"]
+    grid = read_config("tune/digits")["grid"]
     runs = make_runs(Grid(**{**grid, "seeds": Seeds()}))
     names = {scenario: {c.name for c in runs if c.scenario == scenario} for scenario in ("class", "random")}
     assert names["class"] - names["random"] == {"head_only", "rescale", "neggrad_plus", "scrub"}

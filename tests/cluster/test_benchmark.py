@@ -24,8 +24,9 @@ def test_the_command_runs_digits_as_job_arrays(user: User) -> None:
     (documented,) = re.findall(r"^lit-unlearn benchmark .*$", page, re.MULTILINE)
     part = ("--grid.methods=[opc]", "--grid.scenarios=[class]", "--grid.attacks=attack/recovery")
     here = ("--launcher.slurm.gpus=0", "--launcher.slurm.cpus=1", "--launcher.threads=1", "--launcher.slurm.every=0.5")
+    few = ("--grid.pool=false", "--grid.seeds={originals: 1, references: 1, nested: false}")
     brief = ("--grid.overrides={trainer: {max_epochs: 1}}", "--launcher.slurm.extra.comment=mine", "--output=out")
-    command = user.start(*documented.split(), *part, *here, *brief)
+    command = user.start(*documented.split(), *part, *few, *here, *brief)
     user.until(lambda: command.poll() is not None, "the end of the benchmark")
     said = (user.folder / "out.txt").read_text()
     assert command.returncode == 0, said
