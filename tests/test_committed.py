@@ -88,14 +88,21 @@ OPEN_SEARCHES = (
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("scenario", "skip"), [("class", OPEN_SEARCHES), ("random", ())])
-def test_the_committed_search_goes_on_where_it_stands(scenario, skip):
-    config, rows = read_config("tune/fashion_mnist"), kept_rows(ROOT / "docs/results/tuning")
+@pytest.mark.parametrize(
+    ("search", "folder", "scenario", "skip"),
+    [
+        ("fashion_mnist", "tuning", "class", OPEN_SEARCHES),
+        ("fashion_mnist", "tuning", "random", ()),
+        ("digits", "tuning/digits", "class", ()),
+    ],
+)
+def test_the_committed_search_goes_on_where_it_stands(search, folder, scenario, skip):
+    config, rows = read_config(f"tune/{search}"), kept_rows(ROOT / "docs/results" / folder)
     grid = Grid(**config["grid"], scenarios=[scenario], skip={scenario: list(skip)})
     searches = searches_of(grid, tuning := Tuning(**config["tuning"]), declared_ranges)
-    search = Trials(grid, tuning, searches)
+    trials = Trials(grid, tuning, searches)
     known = {row.benchmark["key"] for row in rows}
-    while search.grow(rows, {}):
+    while trials.grow(rows, {}):
         pass
-    assert [run.name for run in search.runs if run.reports and run.key not in known] == []
-    assert search.ended
+    assert [run.name for run in trials.runs if run.reports and run.key not in known] == []
+    assert trials.ended

@@ -169,6 +169,19 @@ SLOW = {"amun", "cf_k", "dist_reg", "eu_k", "mode_connectivity", "weight_distort
 """Where classes are forgotten these are still to be searched (docs/benchmark.md)."""
 
 
+def test_the_search_on_digits_begins_with_every_method_at_its_reference() -> None:
+    sections = read_config("experiments/digits")
+    of_class, of_random = sections.pop("class"), sections.pop("random")
+    assert {name for name, section in sections.items() if section} == {"opc_features", "pretrain", "retrain"}
+    assert not any(of_class.values())
+    assert not any(of_random.values())
+    assert (sections | of_class).keys() == read_config("tuned/digits")["class"].keys()
+    of_fashion = read_config("experiments/fashion_mnist")
+    for scenario, own in (("class", of_class), ("random", of_random)):
+        others = of_fashion[scenario].keys() | of_fashion.keys() - {"class", "random"}
+        assert (sections | own).keys() == others, "the same methods as on Fashion-MNIST"
+
+
 def test_the_search_begins_with_every_method_at_its_reference() -> None:
     """Only how the references are trained, and what has no reference of its own, is set in its experiments."""
     sections = read_config("experiments/fashion_mnist")

@@ -450,18 +450,25 @@ def test_the_short_table_of_the_readme_is_of_the_committed_rows():
 BESIDE_THE_SEARCH = ("msg_90",)  # a reference with another share, not tuned
 
 
-@pytest.mark.parametrize("criterion", ["accuracy", "attack"])
-def test_the_settings_of_the_new_tables_are_the_winners_of_their_log(criterion):
-    log = json.loads((ROOT / "docs/results/tuning/tuning.json").read_text())
+@pytest.mark.parametrize(
+    ("folder", "search", "settings_of", "criterion"),
+    [
+        ("tuning", "fashion_mnist", "fashion_mnist_accuracy", "accuracy"),
+        ("tuning", "fashion_mnist", "fashion_mnist_attack", "attack"),
+        ("tuning/digits", "digits", "digits", "attack"),
+    ],
+)
+def test_the_settings_of_the_new_tables_are_the_winners_of_their_log(folder, search, settings_of, criterion):
+    log = json.loads((ROOT / f"docs/results/{folder}/tuning.json").read_text())
     won = {(trial["scenario"], trial["experiment"]): trial for trial in log["trials"] if criterion in trial["won"]}
     tried = Counter((trial["scenario"], trial["experiment"]) for trial in log["trials"])
     assert all(tried[each["scenario"], each["experiment"]] >= each["budget"] for each in log["searches"])
-    tuned = read_config(f"tuned/fashion_mnist_{criterion}")
+    tuned = read_config(f"tuned/{settings_of}")
     names = {(scenario, name) for scenario in tuned for name in tuned[scenario]}
     beside = {(scenario, name) for scenario in tuned for name in ("pretrain", "retrain", *BESIDE_THE_SEARCH)}
     assert names - beside == won.keys()
-    bases = {scenario: read_config("tune/fashion_mnist")["grid"]["bases"][scenario] for scenario in tuned}
-    experiments = Experiments(bases, f"tuned/fashion_mnist_{criterion}")
+    bases = {scenario: read_config(f"tune/{search}")["grid"]["bases"][scenario] for scenario in tuned}
+    experiments = Experiments(bases, f"tuned/{settings_of}")
     for (scenario, name), trial in won.items():
         settings = experiments.settings(scenario, name)
         own = (
