@@ -166,7 +166,7 @@ def test_an_experiment_of_the_search_is_accepted(scenario: str, name: str, tmp_p
 
 
 SLOW = {"amun", "cf_k", "dist_reg", "eu_k", "mode_connectivity", "weight_distortion"}
-"""Where classes are forgotten these are still to be searched (docs/benchmark.md)."""
+"""Where classes are forgotten these are in no table yet (docs/benchmark.md)."""
 
 
 def test_the_search_on_digits_begins_with_every_method_at_its_reference() -> None:
