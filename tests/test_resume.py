@@ -215,7 +215,7 @@ def test_last_is_looked_for_where_a_checkpoint_callback_was_told_to_write(tmp_pa
 
 QUICK_RUN = ("fit", *experiment("opc"), *SMALL, "--trainer.callbacks=[]", "--trainer.max_epochs=1")
 ALTERED = [
-    (["--model.optimizer.lr=0.5"], ["model.optimizer.lr: was 0.02, now 0.5"], None),
+    (["--model.optimizer.lr=0.5"], ["model.optimizer.lr: was ", ", now 0.5"], None),
     (["--model.contract=stages"], ["model.contract: was ", ", now stages"], None),
     (
         ["--model=FineTune"],
