@@ -172,7 +172,7 @@ class UnlearnCLI(LightningCLI):
                     f"evaluation.retrain: {each} is a config in a list: give it alone, and how many Retrains it is to "
                     "train as evaluation.retrains"
                 )
-        if count > 1 and not (isinstance(retrain, str | Path) and is_config(retrain)):
+        if count > 1 and retrain is not None and not (isinstance(retrain, str | Path) and is_config(retrain)):
             raise UsageError(
                 f"evaluation.retrains is {count}, but evaluation.retrain is no config that trains them: list the "
                 "weights in evaluation.retrain"
@@ -279,8 +279,10 @@ class UnlearnCLI(LightningCLI):
 
     def _find_retrain(self, trains: bool) -> None:
         """Finds the Retrain of a config, or trains it once it is known that the run itself can begin."""
-        config = self._retrain_config()
+        config, count = self._retrain_config(), self._settings().evaluation.retrains
         if config is None:
+            if count > 1:
+                rank_zero_info(f"evaluation.retrains is {count}, but evaluation.retrain is null: no Retrain is trained")
             return
         if trains:
             self.model.trainer = self.trainer  # as Lightning does when the run begins: methods check their epochs
@@ -289,7 +291,7 @@ class UnlearnCLI(LightningCLI):
                 rank_zero_warn(flag.text)
         settings = self._settings()
         with isolated_rng():  # the run draws what it would draw without it
-            folder, count = root_of(settings.trainer) / "retrain", settings.evaluation.retrains
+            folder = root_of(settings.trainer) / "retrain"
             paths = [str(retrained(config, settings.as_dict(), folder, number, trains)) for number in range(count)]
         settings.evaluation.retrain = paths if count > 1 else paths[0]
         evaluation_of(self.trainer).retrain = list(paths)

@@ -553,6 +553,13 @@ def test_several_retrains_are_trained_with_one_seed_after_the_other(tmp_path: Pa
     assert rows[-1].verdict["retrains"] == 2
     outcome = lit_unlearn(tmp_path, *words[:-1], "digits_resnet8_retrain_classes_0_1_2", "--evaluation.retrains=2")
     assert (outcome.status, "evaluation.retrains is 2" in outcome.err) == (2, True)
+    without = lit_unlearn(
+        tmp_path, *words[:-1], "null", "--evaluation.retrains=2", "--trainer.logger.save_dir=no_retrain"
+    )
+    assert (without.status, "evaluation.retrain is null: no Retrain is trained" in without.log) == (0, True)
+    assert not list(tmp_path.glob("no_retrain/**/retrain.pt"))
+    (row,) = [row for row in read_rows(*tmp_path.glob("no_retrain/**/results.json")) if row.verdict]
+    assert row.verdict["level"] == "not judged"
     listed = lit_unlearn(tmp_path, *words[:-1], f"[{retrain_config}]")
     assert (listed.status, "is a config in a list" in listed.err) == (2, True)
 

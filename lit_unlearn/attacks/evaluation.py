@@ -63,7 +63,7 @@ class Evaluation(TypedOptions, Driver):
             is as Retrain takes five. On the command line it may also be an experiment file of Retrain, which is then
             trained first.
         retrains: how many Retrains the command line trains, of one seed after the other, where ``retrain`` is an
-            experiment file.
+            experiment file. Where it is None, nothing is trained, and a line says so.
         suite: name and version of the suite of attacks, for the result row; None where it is none of the package's.
         reference_models: whether Original and Retrain are measured in this run; a benchmark measures them once.
         cache: folder where the run keeps what does not depend on its own model, for other runs: what each attack finds
