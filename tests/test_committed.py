@@ -82,7 +82,7 @@ def test_pending_rows_are_those_of_todays_benchmark(committed, tmp_path):
     assert len(kept_rows(committed.RESULTS / "elsewhere")) > len(rows), "the page's own rows stay"
 
 
-OPEN_SEARCHES = ("amun", "eu_k", "mode_connectivity")  # of classes: begun, and not ended
+OPEN_SEARCHES = ()
 
 
 @pytest.mark.ci
